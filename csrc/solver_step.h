@@ -1,0 +1,48 @@
+// The contract of solver_step: one coefficient row applied in one pass over memory. The mathematics is written out in
+// fastdiff/ops/row.py and fastdiff/ops/reference.py; every implementation reads this struct.
+#pragma once
+
+#include <cstdint>
+
+namespace fastdiff {
+
+constexpr int kMaxHistory = 8;  // H_0 .. H_7
+constexpr int kMaxNoise = 2;
+constexpr int kMaxDims = 6;  // the batch and five more, after neighbouring dimensions were merged
+
+// One record of a plan's table, the same bytes as the NumPy dtype ROW.
+struct Row {
+  double p_x, p_m;
+  double clamp, guidance, c_in;
+  double a_base, a_x, A[kMaxHistory];
+  double b_base, b_x, B[kMaxHistory];
+  double xi_a[kMaxNoise], xi_b[kMaxNoise];
+  double noise[kMaxNoise];  // noise index, a whole number in [0, 2^32)
+};
+
+enum class DType : int32_t { f32, f64, f16, bf16 };
+
+// A strided view; strides count elements; data is null where the operand is absent.
+struct Operand {
+  void* data;
+  DType dtype;
+  int64_t stride[kMaxDims];
+};
+
+struct SolverStep {
+  Row row;
+  int32_t dims;            // how many of size[] are used, at least 1
+  int64_t size[kMaxDims];  // size[0] is the batch; the rest in the logical (contiguous) order that noise is counted in
+  Operand x, base, m, m_uncond;
+  Operand history[kMaxHistory - 1];  // H_1, H_2, ...
+  Operand out_x, out_base, out_d, out_input;
+  int32_t copies;           // c_in x' is written this many times over, `batch` samples apart
+  const double* guidance;   // [batch], or null: row.guidance
+  const double* threshold;  // [batch], or null: D is clamped to +-threshold and divided by it
+  const int64_t* seeds;     // [batch], or null where the row draws no noise
+};
+
+inline bool reads_history(const Row& row, int k) { return row.A[k] != 0 || row.B[k] != 0; }
+inline bool reads_noise(const Row& row, int j) { return row.xi_a[j] != 0 || row.xi_b[j] != 0; }
+
+}  // namespace fastdiff

@@ -1,0 +1,148 @@
+"""The definition of right: each op in plain torch, differentiable, in float64 when its inputs are.
+
+Half-precision inputs are computed in float32. The kernels are held to these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .philox import normal
+from .registry import Implementation
+from .row import MAX_NOISE, reads_noise
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision an op computes in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def solver_step(
+    row: np.void,
+    x: Tensor,  # [B, ...]
+    base: Tensor | None,  # [B, ...]
+    m: Tensor,  # [B, ...]
+    m_uncond: Tensor | None,  # [B, ...]
+    history: Sequence[Tensor | None],  # H_1, H_2, ... each [B, ...]
+    guidance: Tensor | None,  # [B]
+    threshold: Tensor | None,  # [B]
+    seeds: Tensor | None,  # [B]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One row (see `fastdiff.ops.row`). Returns x', base' and D, each [B, ...] in the compute dtype."""
+    dtype = compute_dtype(x.dtype)
+    per_sample = (-1,) + (1,) * (x.ndim - 1)
+    if m_uncond is not None:
+        g = float(row["guidance"]) if guidance is None else guidance.to(dtype).view(per_sample)
+        m = m_uncond.to(dtype) + g * (m.to(dtype) - m_uncond.to(dtype))
+    d = _combine(x, dtype, [(row["p_x"], x), (row["p_m"], m)])
+    if np.isfinite(row["clamp"]):
+        d = d.clamp(-float(row["clamp"]), float(row["clamp"]))
+    if threshold is not None:
+        limit = threshold.to(dtype).view(per_sample)
+        d = torch.minimum(torch.maximum(d, -limit), limit) / limit
+    xi = [_noise(row, j, x, seeds, dtype) for j in range(MAX_NOISE)]
+    outputs = []
+    for line in ("a", "b"):
+        terms = [(row[f"{line}_base"], base), (row[f"{line}_x"], x)]
+        terms += zip(row[line.upper()], (d, *history), strict=False)
+        terms += zip(row[f"xi_{line}"], xi, strict=True)
+        outputs.append(_combine(x, dtype, terms))
+    return outputs[0], outputs[1], d
+
+
+def _combine(like: Tensor, dtype: torch.dtype, terms: Sequence[tuple[float, Tensor | None]]) -> Tensor:
+    """Sum of weight * tensor over the non-zero weights."""
+    total = torch.zeros_like(like, dtype=dtype)
+    for weight, tensor in terms:
+        if weight != 0:
+            total = total + float(weight) * tensor.to(dtype)
+    return total
+
+
+def _noise(row: np.void, j: int, x: Tensor, seeds: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if not reads_noise(row, j):
+        return None
+    return normal(seeds, int(row["noise"][j]), x[0].numel(), dtype).view(x.shape)
+
+
+def run_solver_step(
+    table: np.ndarray,
+    i: int,
+    x: Tensor,
+    base: Tensor | None,
+    m: Tensor,
+    m_uncond: Tensor | None,
+    history: Sequence[Tensor | None],
+    guidance: Tensor | None,
+    threshold: Tensor | None,
+    seeds: Tensor | None,
+    out_x: Tensor,
+    out_base: Tensor | None,
+    out_d: Tensor | None,
+    out_input: Tensor | None,
+) -> None:
+    """Row `i` of `table` into the given outputs: the contract of every `solver_step` backend.
+
+    Each output is written whole, in its own dtype; `out_base`, `out_d` and `out_input` only where given. `out_input`
+    has one or two times the batch: c_in x' is written once or twice over. Outputs overlap no input.
+    """
+    new_x, new_base, d = solver_step(table[i], x, base, m, m_uncond, history, guidance, threshold, seeds)
+    out_x.copy_(new_x)
+    if out_base is not None:
+        out_base.copy_(new_base)
+    if out_d is not None:
+        out_d.copy_(d)
+    if out_input is not None:
+        scaled = float(table[i]["c_in"]) * new_x
+        for copy in out_input.split(len(x)) if len(x) else ():
+            copy.copy_(scaled)
+
+
+def group_norm(
+    x: Tensor,  # [B, C, ...]
+    groups: int,
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    eps: float,
+    add: Tensor | None,  # [B, C]
+    scale: Tensor | None,  # [B, C]
+    shift: Tensor | None,  # [B, C]
+    act: str,
+) -> Tensor:
+    """act(GN(x + add) * (1 + scale) + shift) with the mean and the variance taken in two passes."""
+    dtype = compute_dtype(x.dtype)
+    h = x.to(dtype)
+    per_channel = (-1, x.shape[1]) + (1,) * (x.ndim - 2)
+    if add is not None:
+        h = h + add.to(dtype).view(per_channel)
+    grouped = h.reshape(x.shape[0], groups, -1)
+    centred = grouped - grouped.mean(-1, keepdim=True)
+    h = (centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)).view(x.shape)
+    if weight is not None:
+        h = h * weight.to(dtype).view(per_channel)
+    if bias is not None:
+        h = h + bias.to(dtype).view(per_channel)
+    if scale is not None:
+        h = h * (1 + scale.to(dtype).view(per_channel))
+    if shift is not None:
+        h = h + shift.to(dtype).view(per_channel)
+    return (F.silu(h) if act == "silu" else h).to(x.dtype)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T scale) v in one piece; [B, H, N, D]."""
+    dtype = compute_dtype(q.dtype)
+    weights = torch.softmax(q.to(dtype) @ k.to(dtype).mT * scale, dim=-1)
+    return (weights @ v.to(dtype)).to(q.dtype)
+
+
+IMPLEMENTS = {
+    "solver_step": Implementation(run_solver_step),
+    "group_norm": Implementation(group_norm),
+    "attention": Implementation(attention),
+}

@@ -1,0 +1,110 @@
+"""Which implementation serves which call: by device, dtype and shape, or the one the user forces."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+BACKENDS = ("reference", "cpu", "triton", "cuda", "torch")
+OPS = ("solver_step", "group_norm", "attention")
+
+# Best first. A backend that refuses the case is passed over.
+_PREFERENCE = {
+    "solver_step": {"cpu": ("cpu",), "cuda": ("cuda", "triton")},
+    "group_norm": {"cpu": ("torch",), "cuda": ("torch",)},
+    "attention": {"cpu": ("torch",), "cuda": ("torch",)},
+}
+
+
+class Case(NamedTuple):
+    """What the choice depends on. shape: x's for solver_step and group_norm, (B, H, N, keys, D) for attention."""
+
+    device: str
+    dtype: torch.dtype
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One backend's version of an op. `refuse` says in words why it cannot serve a case, or None if it can."""
+
+    run: Callable
+    refuse: Callable[[Case], str | None] = lambda case: None
+
+
+_forced: ContextVar[str | None] = ContextVar("fastdiff_backend", default=None)
+
+
+def forced_backend() -> str | None:
+    """The backend that `backend()` or FASTDIFF_BACKEND asks for, or None for the automatic choice."""
+    name = _forced.get() or os.environ.get("FASTDIFF_BACKEND") or "auto"
+    return None if name == "auto" else _known(name)
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Force one backend for every fastdiff op in this context: `with fastdiff.backend("triton"): ...`.
+
+    name: "reference", "cpu", "triton", "cuda", "torch", or "auto" for the automatic choice. A call that the forced
+    backend cannot serve raises RuntimeError with each backend's reason.
+    """
+    token = _forced.set("auto" if name == "auto" else _known(name))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def _known(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)} or auto, got {name!r}")
+    return name
+
+
+@functools.cache
+def _load(op: str, name: str) -> Implementation | str:
+    """The implementation, or why there is none."""
+    module = {"cpu": "native", "cuda": "native", "triton": f"triton_{op}", "torch": "torch_ops"}.get(name, name)
+    try:
+        table = importlib.import_module(f"fastdiff.ops.{module}").IMPLEMENTS
+    except ImportError as error:
+        return f"not available here ({error})"
+    key = (name, op) if module == "native" else op
+    return table.get(key, f"has no {op}")
+
+
+def refusal(op: str, name: str, case: Case) -> str | None:
+    """Why backend `name` cannot serve the case, or None if it can."""
+    found = _load(op, name)
+    return found if isinstance(found, str) else found.refuse(case)
+
+
+def choose(op: str, case: Case) -> Callable:
+    """The function that serves the case. Raises RuntimeError if a forced backend cannot."""
+    return _choose(op, case, forced_backend())
+
+
+@functools.lru_cache(maxsize=4096)
+def _choose(op: str, case: Case, forced: str | None) -> Callable:
+    if forced is not None:
+        if refusal(op, forced, case) is not None:
+            raise RuntimeError(_explain(op, case, forced))
+        return _load(op, forced).run
+    for name in (*_PREFERENCE[op].get(case.device, ()), "torch", "reference"):
+        if refusal(op, name, case) is None:
+            return _load(op, name).run
+    raise AssertionError("the reference serves every case")
+
+
+def _explain(op: str, case: Case, forced: str) -> str:
+    what = f"{op} on {case.device}, {case.dtype}, shape {case.shape}"
+    reasons = (f"  {name}: {refusal(op, name, case) or 'can'}" for name in BACKENDS)
+    return "\n".join([f"backend {forced!r} was asked for and cannot serve {what}:", *reasons])

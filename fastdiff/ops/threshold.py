@@ -1,0 +1,29 @@
+"""dynamic_threshold: the per-sample limit of dynamic thresholding, taken before the step that applies it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import checks
+
+
+def dynamic_threshold(x0: Tensor, *, ratio: float = 0.995, limit: float = 1.0) -> Tensor:
+    """s = clamp(quantile(|x0|, ratio) over each sample, 1, limit) (Saharia et al. 2022, section 2.3).
+
+    x0: [B, ...], the predicted data. Returns [B] float64, to be given to `solver_step` as `threshold`, which clamps
+    the prediction to [-s, s] and divides it by s. ratio in [0, 1]; limit >= 1 is the largest s allowed.
+    The quantile interpolates linearly between the two nearest order statistics, as `torch.quantile` does, at any size.
+    """
+    checks.require_float("x0", x0)
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio: expected a number in [0, 1], got {ratio}")
+    if not limit >= 1:
+        raise ValueError(f"limit: expected a number >= 1, got {limit}")
+    magnitudes = x0.flatten(1).abs().to(torch.float64 if x0.dtype == torch.float64 else torch.float32)
+    position = ratio * (magnitudes.shape[1] - 1)
+    low = int(position)
+    # Only the largest few are needed: everything from order statistic `low` upwards.
+    top = magnitudes.topk(magnitudes.shape[1] - low, dim=1).values
+    lower, upper = top[:, -1].double(), top[:, max(top.shape[1] - 2, 0)].double()
+    return torch.lerp(lower, upper, position - low).clamp(1.0, limit)
