@@ -1,1 +1,11 @@
-"""fastdiff."""
+"""fastdiff: samples from diffusion models in fewer and cheaper steps, without retraining."""
+
+from . import grid, noise, nn, ops, prediction, schedule  # noqa: F401
+from .catalogue import Solver, plan, solvers
+from .ops import backend
+from .plan import Plan
+from .sample import Step, iter_sample, sample
+from .schedule import Schedule
+
+__version__ = "0.1.0"
+__all__ = ["Plan", "Schedule", "Solver", "Step", "backend", "iter_sample", "plan", "sample", "solvers"]

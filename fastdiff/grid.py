@@ -1,0 +1,183 @@
+"""Time grids: where on the schedule the steps begin and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .schedule import Points, Schedule
+
+# Where alpha is 0 at the start, grids that are uniform in a function of lambda are laid from here on instead (the
+# clipping of DPM-Solver's reference code), and the first point is put back to the true start.
+LOG_SNR_CUT = -5.1
+
+# "Align Your Steps" (Sabour et al. 2024), table of optimised ten-step schedules.
+AYS_TIMES = {
+    "sd15": (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),
+    "sdxl": (999, 845, 730, 587, 443, 310, 193, 116, 53, 13),
+}
+AYS_SIGMAS = {"svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)}
+
+GRIDS = ("logsnr", "time", "quadratic", "karras", "exponential", "linspace", "leading", "trailing", "ays")
+FINAL_SIGMAS = ("zero", "sigma_min")
+
+
+def make_grid(
+    schedule: Schedule,
+    steps: int | None,
+    grid: str | ArrayLike = "time",
+    *,
+    final_sigma: str = "zero",
+    sigmas: ArrayLike | None = None,
+    start: float = 1.0,
+    rho: float = 7.0,
+    steps_offset: int = 0,
+    log_snr_min: float = -np.inf,
+) -> Points:
+    """The steps + 1 points of a run, from most noise to least.
+
+    grid: "time" uniform in t (shifted for flow), "quadratic" uniform in sqrt(t), "logsnr" uniform in lambda,
+    "karras" uniform in s^(1/rho) (Karras et al. 2022, eq. 5) and "exponential" uniform in log s with s = sigma/alpha
+    (t for flow), "linspace" | "leading" | "trailing" whole training indices (Lin et al. 2024, table 2; steps_offset
+    shifts "leading"), "ays" | "ays:sd15" | "ays:sdxl" | "ays:svd" the published tables, log-linearly interpolated; or an
+    array of the times at which the model is called.
+    sigmas: instead of a grid, all the points including the last as s = sigma/alpha (t for flow).
+    final_sigma: "zero" ends on clean data, "sigma_min" at the least noise the grid holds.
+    start: keep only the last int(start * steps) steps (image to image).
+    log_snr_min: grids that are uniform in a function of lambda begin no earlier than this.
+    Raises ValueError for unknown names, steps < 1 and grids that do not fall strictly.
+    """
+    _check(steps, grid, sigmas, final_sigma, start)
+    if sigmas is not None:
+        points = _explicit_sigmas(schedule, np.atleast_1d(np.asarray(sigmas, dtype=np.float64)))
+    elif isinstance(grid, str):
+        points = _named(schedule, int(steps), grid, final_sigma, rho, steps_offset, log_snr_min)
+    else:
+        points = schedule.at(np.asarray(grid, dtype=np.float64))
+        points = _clean_end(points, schedule) if final_sigma == "zero" and points.sigma[-1] > 0 else points
+    _check_points(points, steps)
+    count = len(points.t) - 1
+    kept = min(int(start * count + 1e-9), count)
+    if kept < 1:
+        raise ValueError(f"start: expected at least one step to remain of {count}, got {start}")
+    return points.at(slice(count - kept, None))
+
+
+def _named(
+    schedule: Schedule, steps: int, grid: str, final_sigma: str, rho: float, steps_offset: int, log_snr_min: float
+) -> Points:
+    """N noisy points and the clean one, or N + 1 noisy points."""
+    to_zero = final_sigma == "zero"
+    if grid in ("time", "quadratic") and to_zero and schedule.clean_time is not None and schedule.kind != "ve":
+        return schedule.at(_times(schedule, schedule.clean_time, steps + 1, grid))
+    count = steps if to_zero else steps + 1
+    if grid in ("time", "quadratic"):
+        points = schedule.at(_times(schedule, schedule.t_min, count, grid))
+    elif grid in _INDEX_SPACINGS:
+        points = schedule.at(_indices(schedule, count, grid, steps_offset))
+    elif grid.startswith("ays"):
+        points = _align_your_steps(schedule, count, grid)
+    else:
+        points = _uniform_in_noise(schedule, count, grid, rho, log_snr_min)
+    return _clean_end(points, schedule) if to_zero else points
+
+
+def _times(schedule: Schedule, last: float, count: int, grid: str) -> np.ndarray:
+    """Uniform in t or in sqrt(t), from t_max to `last`."""
+    if grid == "time":
+        return schedule.warp(np.linspace(schedule.t_max, schedule.unwarp(last), count))
+    return np.linspace(schedule.t_max**0.5, last**0.5, count) ** 2
+
+
+def _uniform_in_noise(schedule: Schedule, count: int, grid: str, rho: float, log_snr_min: float) -> Points:
+    first, last = schedule.at(schedule.t_max), schedule.at(schedule.t_min)
+    if first.log_snr < log_snr_min:
+        first = schedule.at_log_snr(log_snr_min)
+
+    def to(points: Points) -> np.ndarray:
+        if grid == "logsnr":
+            return points.log_snr
+        s = schedule.coordinate(points)
+        return np.log(s) if grid == "exponential" else s ** (1 / rho)
+
+    def back(u: np.ndarray) -> Points:
+        if grid == "logsnr":
+            return schedule.at_log_snr(u)
+        return schedule.at_coordinate(np.exp(u) if grid == "exponential" else u**rho)
+
+    begin = first if np.isfinite(to(first)) else schedule.at_log_snr(LOG_SNR_CUT)
+    inner = back(np.linspace(to(begin), to(last), count))
+    for values, start, end in zip(inner, first, last, strict=True):
+        values[-1] = end  # the ends exactly as the schedule has them, not through log and exp
+        values[0] = start
+    return inner
+
+
+_INDEX_SPACINGS: dict[str, Callable[[int, int, int], np.ndarray]] = {
+    "linspace": lambda total, count, offset: np.linspace(0, total - 1, count).round()[::-1],
+    "leading": lambda total, count, offset: (np.arange(count) * (total // count))[::-1] + offset,
+    "trailing": lambda total, count, offset: np.round(np.arange(total, 0, -total / count))[:count] - 1,
+}
+
+
+def _indices(schedule: Schedule, count: int, grid: str, offset: int) -> np.ndarray:
+    if schedule.num_train_timesteps is None:
+        raise ValueError(f"grid: {grid!r} needs a discrete schedule; use 'time' on a continuous one")
+    times = _INDEX_SPACINGS[grid](schedule.num_train_timesteps, count, offset)
+    return np.minimum(times, schedule.num_train_timesteps - 1).astype(np.float64)
+
+
+def _align_your_steps(schedule: Schedule, count: int, grid: str) -> Points:
+    table = grid.partition(":")[2] or ("svd" if schedule.kind == "ve" else "sd15")
+    if table in AYS_TIMES:
+        if schedule.num_train_timesteps != 1000:
+            raise ValueError(f"grid: the {table} table of 'ays' needs a discrete schedule of 1000 training steps")
+        log_snr = schedule.log_snr(AYS_TIMES[table])
+    elif table in AYS_SIGMAS:
+        log_snr = -np.log(np.array(AYS_SIGMAS[table]))
+    else:
+        raise ValueError(f"grid: expected ays:{', ays:'.join([*AYS_TIMES, *AYS_SIGMAS])}, got {grid!r}")
+    place = np.linspace(0, len(log_snr) - 1, count)
+    return schedule.at_log_snr(np.interp(place, np.arange(len(log_snr)), log_snr))
+
+
+def _explicit_sigmas(schedule: Schedule, s: np.ndarray) -> Points:
+    if s.size > 1 and s[-1] == 0:
+        return _clean_end(_explicit_sigmas(schedule, s[:-1]), schedule)
+    with np.errstate(invalid="ignore"):
+        return schedule.at_coordinate(s)
+
+
+def _clean_end(points: Points, schedule: Schedule) -> Points:
+    """The points followed by clean data, alpha = 1 and sigma = 0."""
+    clean = schedule.t_min if schedule.clean_time is None else schedule.clean_time
+    return Points(*(np.append(v, end) for v, end in zip(points, (clean, 1.0, 0.0), strict=True)))
+
+
+def _check(
+    steps: int | None, grid: str | ArrayLike, sigmas: ArrayLike | None, final_sigma: str, start: float
+) -> None:
+    named = sigmas is None and isinstance(grid, str)
+    if named and grid.partition(":")[0] not in GRIDS:
+        raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, or an array of times, got {grid!r}")
+    if named and (not isinstance(steps, (int, np.integer)) or steps < 1):
+        raise ValueError(f"steps: expected a whole number >= 1, got {steps!r}")
+    if final_sigma not in FINAL_SIGMAS:
+        raise ValueError(f"final_sigma: expected one of {', '.join(FINAL_SIGMAS)}, got {final_sigma!r}")
+    if not 0 < start <= 1:
+        raise ValueError(f"start: expected a number in (0, 1], got {start}")
+
+
+def _check_points(points: Points, steps: int | None) -> None:
+    log_snr = points.log_snr
+    if log_snr.ndim != 1 or len(log_snr) < 2:
+        raise ValueError("grid: expected at least two points")
+    if np.isnan(log_snr).any() or not np.all(np.diff(log_snr) > 0):
+        raise ValueError(
+            "grid: expected noise that falls strictly from point to point; these times or sigmas repeat, rise or are"
+            f" not numbers: t = {np.array2string(points.t, precision=4, threshold=12)}"
+        )
+    if steps is not None and len(log_snr) != steps + 1:
+        raise ValueError(f"steps: the grid has {len(log_snr) - 1} steps, got steps={steps}")

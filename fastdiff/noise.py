@@ -1,0 +1,42 @@
+"""Counter-based noise: one stream a sample, the same numbers on every backend and in every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .ops import make_row, solver_step
+
+
+def seed_tensor(seeds: Sequence[int] | Tensor, batch: int, device: torch.device | str | None = None) -> Tensor:
+    """[B] int64 seeds. Raises TypeError or ValueError naming `seeds`."""
+    if isinstance(seeds, Tensor) and (seeds.dtype.is_floating_point or seeds.dtype == torch.bool):
+        raise TypeError(f"seeds: expected whole numbers, got {seeds.dtype}")
+    tensor = torch.as_tensor(seeds, dtype=torch.int64, device=device)
+    if tensor.shape != (batch,):
+        raise ValueError(f"seeds: expected one for each of the {batch} samples, got shape {tuple(tensor.shape)}")
+    return tensor
+
+
+def randn(
+    shape: Sequence[int],
+    seeds: Sequence[int] | Tensor,
+    *,
+    index: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Standard normal noise whose sample b depends only on seeds[b] (Philox4x32-10 and Box-Muller).
+
+    shape: [B, ...]; seeds: B whole numbers; index: which noise of the run, in [0, 2^32). Solvers draw from 1 upwards, so
+    the initial noise is 0. The numbers are the same, to the rounding of log and cos, on every device and backend.
+    """
+    if not 0 <= index < 2**32:
+        raise ValueError(f"index: expected a whole number in [0, 2^32), got {index}")
+    out = torch.empty(tuple(shape), dtype=dtype, device=device)
+    if out.ndim == 0:
+        raise ValueError("shape: expected at least one dimension, the batch, got ()")
+    row = make_row(xi_a=[1.0], noise=[index])
+    return solver_step(out, out, row, seeds=seed_tensor(seeds, len(out), out.device)).x

@@ -1,0 +1,221 @@
+"""Plan: a solver run as a table of coefficients, float64, built once before the loop.
+
+A run has two registers, x (where the model is evaluated next) and base (the last accepted state), and a history of
+converted model outputs. `fastdiff.ops.row` has the formula of a row; `Row` is its readable form.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from .ops.row import MAX_HISTORY, MAX_NOISE, empty_table
+from .prediction import PREDICTIONS, convert
+from .schedule import Points
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """base * base + x * x + sum_k history[k] H_k + sum weight * xi_index over noise = ((index, weight), ...)."""
+
+    base: float = 0.0
+    x: float = 0.0
+    history: tuple[float, ...] = ()
+    noise: tuple[tuple[int, float], ...] = ()
+
+
+KEEP = Line(base=1.0)  # base' = base: x' is a stage inside a step
+HERE = Line(x=1.0)  # base' = x
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model evaluation at time t, where x = alpha x0 + sigma eps, and the update that follows it.
+
+    form: D is x0 ("data") or eps ("noise"); D = p_x x + p_m m.
+    x: the next x. base: the next base; None where it is the next x, KEEP where it stays.
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+    form: str
+    p_x: float
+    p_m: float
+    x: Line
+    base: Line | None = None
+    c_in: float = 1.0
+
+    @classmethod
+    def at(cls, point: Points, form: str, prediction: str, x: Line, base: Line | None = None) -> Row:
+        """The row that evaluates the model at one point of a grid."""
+        t, alpha, sigma = (float(v) for v in point)
+        p_x, p_m = convert(prediction, form, alpha, sigma)
+        return cls(t, alpha, sigma, form, p_x, p_m, x, base)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the next x is a solution at its time, not a stage inside a step."""
+        return self.base != KEEP
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a run and what they are for.
+
+    start, end: (alpha, sigma) of the first x and of the result. solver, grid: names, for the reader.
+    """
+
+    rows: tuple[Row, ...]
+    end: tuple[float, float]
+    prediction: str
+    solver: str = "custom"
+    grid: str = "custom"
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+    @property
+    def start(self) -> tuple[float, float]:
+        """(alpha, sigma) where the run begins."""
+        return self.rows[0].alpha, self.rows[0].sigma
+
+    @property
+    def init_scale(self) -> float:
+        """What unit Gaussian noise is multiplied by to begin: sigma at the start (1 for VP and flow)."""
+        return self.rows[0].sigma if self.rows[0].alpha == 1 else math.hypot(*self.start)
+
+    @property
+    def nfe(self) -> int:
+        """Model evaluations in a run."""
+        return len(self.rows)
+
+    @property
+    def depth(self) -> int:
+        """How many history entries the rows read, H_0 included; at least 1."""
+        return max([1, *(len(line.history) for line in _lines(self.rows))])
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any row draws noise."""
+        return any(line.noise for line in _lines(self.rows))
+
+    def point_after(self, i: int) -> tuple[float, float]:
+        """(alpha, sigma) of the x that row i makes."""
+        return (self.rows[i + 1].alpha, self.rows[i + 1].sigma) if i + 1 < len(self.rows) else self.end
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """The rows as the kernels read them: a read-only array of `fastdiff.ops.row.ROW`."""
+        table = empty_table(len(self.rows))
+        for record, row in zip(table, self.rows, strict=True):
+            record["p_x"], record["p_m"], record["c_in"] = row.p_x, row.p_m, row.c_in
+            indices = sorted({j for line in (row.x, row.base or Line()) for j, _ in line.noise})
+            record["noise"][: len(indices)] = indices
+            for name, line in (("a", row.x), ("b", row.base or Line())):
+                record[f"{name}_base"], record[f"{name}_x"] = line.base, line.x
+                record[name.upper()][: len(line.history)] = line.history
+                for j, weight in line.noise:
+                    record[f"xi_{name}"][indices.index(j)] = weight
+        table.flags.writeable = False
+        return table
+
+    def explain(self) -> str:
+        """The table as text: one model evaluation a line, then x' and, where it is its own, base'."""
+        head = f"{self.solver} on {self.grid}: {self.nfe} model evaluations, {self.prediction}, H depth {self.depth}"
+        lines = [head]
+        for i, row in enumerate(self.rows):
+            symbol = "x0" if row.form == "data" else "eps"
+            lines.append(
+                f"{i:3d}  t={row.t:<9.5g} alpha={row.alpha:<9.4g} sigma={row.sigma:<9.4g}"
+                f"D={symbol}={_sum([(row.p_x, 'x'), (row.p_m, 'm')])}"
+            )
+            lines.append(f"     x'    = {_terms(row.x)}")
+            if row.base is not None:
+                lines.append(f"     base' = {_terms(row.base)}")
+        return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the plan as JSON; `Plan.load` gives back the same plan bit for bit. Leaves no partial file."""
+        data = {"fastdiff_plan": VERSION, **asdict(self)}
+        target = Path(path)
+        partial = target.with_name(target.name + ".partial")
+        try:
+            partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Plan:
+        """Read a plan that `save` wrote. Raises ValueError naming the file and what is wrong with it."""
+        try:
+            data = json.loads(Path(path).read_text())
+            if not isinstance(data, dict) or "fastdiff_plan" not in data:
+                raise ValueError("no fastdiff_plan version in it")
+            if data.pop("fastdiff_plan") != VERSION:
+                raise ValueError(f"expected plan version {VERSION}")
+            rows = tuple(_row(r) for r in data.pop("rows"))
+            return cls(rows=rows, end=tuple(data.pop("end")), **data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{os.fspath(path)}: not a valid fastdiff plan: {error}") from error
+
+
+def _lines(rows: Iterable[Row]) -> list[Line]:
+    return [line for row in rows for line in (row.x, row.base) if line is not None]
+
+
+def _row(data: dict) -> Row:
+    expected = {f.name for f in fields(Row)}
+    if set(data) != expected:
+        raise ValueError(f"a row has the fields {sorted(data)}, expected {sorted(expected)}")
+    lines = {name: None if data[name] is None else _line(data[name]) for name in ("x", "base")}
+    return Row(**{**data, **lines})
+
+
+def _line(data: dict) -> Line:
+    noise = tuple((int(j), float(weight)) for j, weight in data["noise"])
+    return Line(data["base"], data["x"], tuple(data["history"]), noise)
+
+
+def _validate(plan: Plan) -> None:
+    if not plan.rows:
+        raise ValueError("plan: expected at least one row")
+    if plan.prediction not in PREDICTIONS:
+        raise ValueError(f"plan: expected a prediction of {', '.join(PREDICTIONS)}, got {plan.prediction!r}")
+    for i, row in enumerate(plan.rows):
+        weights = [row.t, row.alpha, row.sigma, row.p_x, row.p_m, row.c_in]
+        indices = set()
+        for line in _lines([row]):
+            weights += [line.base, line.x, *line.history, *(w for _, w in line.noise)]
+            indices |= {j for j, _ in line.noise}
+            if len(line.history) > MAX_HISTORY:
+                raise ValueError(f"plan: row {i} reads {len(line.history)} history entries, at most {MAX_HISTORY} exist")
+            if len(line.history) > i + 1:
+                raise ValueError(f"plan: row {i} reads H_{len(line.history) - 1}, which no earlier row has made")
+        if not all(isinstance(w, (int, float)) and math.isfinite(w) for w in weights):
+            raise ValueError(f"plan: row {i} holds a number that is not finite: {row}")
+        if len(indices) > MAX_NOISE or any(not 0 <= j < 2**32 for j in indices):
+            raise ValueError(f"plan: row {i} draws the noises {sorted(indices)}, at most {MAX_NOISE} below 2^32 are possible")
+        if row.form not in ("data", "noise"):
+            raise ValueError(f"plan: row {i} has form {row.form!r}, expected 'data' or 'noise'")
+
+
+def _terms(line: Line) -> str:
+    named = [(line.base, "base"), (line.x, "x"), *((w, f"H{k}") for k, w in enumerate(line.history))]
+    return _sum(named + [(w, f"xi{j}") for j, w in line.noise])
+
+
+def _sum(terms: list[tuple[float, str]]) -> str:
+    """'0.5 x - 2 H0', leaving out zeros."""
+    text = " ".join(f"{'-' if w < 0 else '+'} {abs(w):.6g} {name}" for w, name in terms if w != 0)
+    return text.removeprefix("+ ") or "0"

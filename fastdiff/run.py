@@ -1,0 +1,117 @@
+"""The state of one run: two registers, the history, and the next row. A value: two runs share nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .ops import dynamic_threshold, registry
+from .plan import HERE, KEEP, Plan
+
+
+class Run:
+    """Applies the rows of a plan, one a call, to its own buffers; after the first steps it allocates nothing.
+
+    x: [B, ...], the point where the model is evaluated next. base: the last accepted state, often x itself.
+    history: H_0, H_1, ... newest first. model_input: c_in x in the model's dtype, twice over under batched guidance;
+    x itself where that is the same.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        x: Tensor,
+        *,
+        model_dtype: torch.dtype,
+        copies: int = 1,
+        guidance: float | Tensor | None = None,
+        seeds: Tensor | None = None,
+        clamp: float | None = None,
+        threshold: tuple[float, float] | None = None,
+        keep_output: bool = True,
+    ) -> None:
+        self.plan = plan
+        self.table = _with_options(plan.table, guidance, clamp)
+        self.x = self.base = x
+        self.history: list[Tensor] = []
+        self.i = 0
+        self._seeds, self._threshold = seeds, threshold
+        self._guidance = guidance.to(x.device, torch.float64) if isinstance(guidance, Tensor) else None
+        self._slots = [x]
+        self._keep = max(plan.depth, 1 if keep_output else 0) if plan.depth > 1 or keep_output else 0
+        self._input: Tensor | None = None
+        if copies > 1 or model_dtype != x.dtype or any(row.c_in != 1 for row in plan.rows):
+            self._input = x.new_empty((copies * len(x), *x.shape[1:]), dtype=model_dtype)
+            self.refresh_input()
+        self._step = registry.choose("solver_step", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
+
+    @property
+    def model_input(self) -> Tensor:
+        """What the model reads next: [copies * B, ...]."""
+        return self.x if self._input is None else self._input
+
+    def refresh_input(self) -> None:
+        """Make model_input anew from x, after x was changed from outside."""
+        if self._input is not None:
+            scaled = self.x * self.plan.rows[min(self.i, self.plan.nfe - 1)].c_in
+            for copy in self._input.split(max(len(self.x), 1)):
+                copy.copy_(scaled)
+
+    def advance(self, m: Tensor, m_uncond: Tensor | None = None) -> None:
+        """Apply row i to the model's output there, [B, ...]; i grows by one."""
+        row, x, base = self.plan.rows[self.i], self.x, self.base
+        writes_base = row.base is not None and row.base is not KEEP and row.base != KEEP and row.base != HERE
+        out_x = self._free_slot(x, base)
+        out_base = self._free_slot(x, base, out_x) if writes_base else None
+        out_d = None
+        if self._keep:
+            full = len(self.history) == self._keep
+            out_d = self.history.pop() if full else torch.empty_like(x)
+        self._step(
+            self.table, self.i, x, base, m, m_uncond, self.history, self._guidance if m_uncond is not None else None,
+            None if self._threshold is None else self._limit(m, m_uncond), self._seeds,
+            out_x, out_base, out_d, self._input,
+        )  # fmt: skip
+        if out_d is not None:
+            self.history.insert(0, out_d)
+        self.x = out_x
+        if row.base is None:
+            self.base = out_x
+        elif writes_base:
+            self.base = out_base
+        elif row.base == HERE:
+            self.base = x
+        self.i += 1
+
+    def data_prediction(self, x_before: Tensor) -> Tensor:
+        """x0 as row i - 1 saw it: the newest output, converted from noise form where need be."""
+        row, d = self.plan.rows[self.i - 1], self.history[0]
+        return d if row.form == "data" else (x_before - row.sigma * d) / row.alpha
+
+    def _free_slot(self, *taken: Tensor | None) -> Tensor:
+        for slot in self._slots:
+            if all(slot is not other for other in taken):
+                return slot
+        self._slots.append(torch.empty_like(self.x))
+        return self._slots[-1]
+
+    def _limit(self, m: Tensor, m_uncond: Tensor | None) -> Tensor:
+        """The dynamic threshold of this row's prediction."""
+        row = self.table[self.i]
+        if m_uncond is not None:
+            g = self._guidance.to(m.dtype).view(-1, *[1] * (m.ndim - 1)) if self._guidance is not None else None
+            m = m_uncond + (float(row["guidance"]) if g is None else g) * (m - m_uncond)
+        ratio, limit = self._threshold
+        return dynamic_threshold(float(row["p_x"]) * self.x + float(row["p_m"]) * m, ratio=ratio, limit=limit)
+
+
+def _with_options(table: np.ndarray, guidance: float | Tensor | None, clamp: float | None) -> np.ndarray:
+    table = table.copy()
+    if isinstance(guidance, (int, float)):
+        table["guidance"] = guidance
+    if clamp is not None:
+        table["clamp"] = clamp
+    # The input written after row i is read at row i + 1.
+    table["c_in"] = np.append(table["c_in"][1:], 1.0)
+    return table

@@ -1,0 +1,261 @@
+"""sample and iter_sample: the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .noise import seed_tensor
+from .ops import checks
+from .plan import Plan
+from .run import Run
+
+Model = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One model evaluation and its update, as `iter_sample` yields it.
+
+    i: 0 .. n - 1. t, alpha, sigma: where the model was evaluated. x: [B, ...] the state after the update; accepted: whether
+    it is a solution at its time, not a stage inside a step. x and x0 are buffers of the run: clone what you keep.
+    """
+
+    i: int
+    n: int
+    t: float
+    alpha: float
+    sigma: float
+    x: Tensor
+    accepted: bool
+    _run: Run
+    _before: Tensor
+
+    @property
+    def x0(self) -> Tensor:
+        """[B, ...] the data that this evaluation predicted."""
+        return self._run.data_prediction(self._before)
+
+
+def iter_sample(
+    model: Model,
+    plan: Plan,
+    noise: Tensor,
+    *,
+    guidance: float | Tensor | None = None,
+    uncond: dict[str, object] | None = None,
+    guidance_mode: str = "batch",
+    seeds: Sequence[int] | Tensor | None = None,
+    image: Tensor | None = None,
+    mask: Tensor | None = None,
+    clamp: float | None = None,
+    threshold: float | None = None,
+    threshold_limit: float = 1.0,
+    model_dtype: torch.dtype | None = None,
+    **kwargs: object,
+) -> Iterator[Step]:
+    """Run a plan and yield a `Step` after every model evaluation. Arguments as for `sample`."""
+    _check(plan, noise, guidance, uncond, guidance_mode, image, mask, clamp, threshold)
+    evaluate = _evaluator(model, noise, guidance, uncond, guidance_mode, kwargs)
+    run = _start(plan, noise, guidance, guidance_mode, seeds, image, clamp, threshold, threshold_limit, model_dtype)
+    yield from _loop(run, plan, noise, evaluate, image, mask)
+
+
+def _loop(
+    run: Run, plan: Plan, noise: Tensor, evaluate: Callable, image: Tensor | None, mask: Tensor | None
+) -> Iterator[Step]:
+    times = torch.tensor([row.t for row in plan.rows], dtype=run.x.dtype, device=noise.device)
+    times = times[:, None].expand(-1, len(run.model_input)).contiguous().unbind(0)
+    for i, (row, t) in enumerate(zip(plan.rows, times, strict=True)):
+        before = run.x
+        with torch.no_grad():
+            run.advance(*evaluate(run.model_input, t))
+            if mask is not None and row.accepts:
+                _keep_known(run, plan, i, noise, image, mask)
+        yield Step(i, plan.nfe, row.t, row.alpha, row.sigma, run.x, row.accepts, run, before)
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    plan: Plan,
+    noise: Tensor,
+    *,
+    callback: Callable[[Step], bool | None] | None = None,
+    progress: bool = False,
+    return_trajectory: bool = False,
+    **options: object,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Draw samples: start from `noise`, call the model once a row of the plan, return x0.
+
+    model: model(x, t, **kwargs) -> prediction, x [B, ...] and t [B] float in the schedule's units; kwargs are passed on.
+    noise: [B, ...] unit Gaussian noise of any shape, float32, float64 or half precision; the state is float32 (float64
+        for float64 noise), the model reads `model_dtype` (the noise's dtype where not given), the result has noise's.
+    guidance: classifier-free guidance scale (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u).
+    uncond: the keyword arguments that differ in the unconditional evaluation.
+    guidance_mode: "batch" calls the model once on [unconditional; conditional] inputs, "calls" twice.
+    seeds: one whole number a sample for the noise of stochastic solvers; drawn from torch's generator where not given.
+    image: start from alpha image + sigma noise (with a plan made with start < 1: image to image).
+    mask: broadcastable to x, 1 where to generate; elsewhere every accepted state is the image at its noise level.
+    clamp: bound on |x0|. threshold: ratio of dynamic thresholding (Saharia et al. 2022), at most threshold_limit.
+    callback: sees every `Step`; returning False ends the run and what is done so far comes back.
+    progress: a tqdm bar. return_trajectory: also return the accepted states [K, B, ...], the start first.
+    No gradients are recorded. Raises TypeError or ValueError naming the argument.
+    """
+    steps = iter_sample(model, plan, noise, **options)
+    if progress:
+        from tqdm.auto import tqdm
+
+        steps = tqdm(steps, total=plan.nfe, desc=plan.solver, unit="call")
+    trajectory: list[Tensor] = []
+    for step in steps:
+        if return_trajectory and step.i == 0:
+            trajectory.append(step._before.clone())
+        if return_trajectory and step.accepted:
+            trajectory.append(step.x.clone())
+        if callback is not None and callback(step) is False:
+            break
+    x = step.x.to(noise.dtype)
+    return (x, torch.stack(trajectory).to(noise.dtype)) if return_trajectory else x
+
+
+def _start(
+    plan: Plan,
+    noise: Tensor,
+    guidance: float | Tensor | None,
+    guidance_mode: str,
+    seeds: Sequence[int] | Tensor | None,
+    image: Tensor | None,
+    clamp: float | None,
+    threshold: float | None,
+    threshold_limit: float,
+    model_dtype: torch.dtype | None,
+) -> Run:
+    dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
+    alpha, sigma = plan.start
+    state = noise.to(dtype) * (plan.init_scale if image is None else sigma)
+    if image is not None:
+        state = state + alpha * image.to(dtype)
+    if seeds is not None or plan.stochastic:
+        drawn = torch.randint(2**62, (len(noise),)) if seeds is None else seeds
+        seeds = seed_tensor(drawn, len(noise), noise.device)
+    guided = guidance is not None and not _is_one(guidance)
+    return Run(
+        plan,
+        state,
+        model_dtype=model_dtype or noise.dtype,
+        copies=2 if guided and guidance_mode == "batch" else 1,
+        guidance=guidance if guided else None,
+        seeds=seeds,
+        clamp=clamp,
+        threshold=None if threshold is None else (threshold, threshold_limit),
+    )
+
+
+def _is_one(guidance: float | Tensor) -> bool:
+    return not isinstance(guidance, Tensor) and guidance == 1
+
+
+def _evaluator(
+    model: Model,
+    noise: Tensor,
+    guidance: float | Tensor | None,
+    uncond: dict[str, object] | None,
+    guidance_mode: str,
+    kwargs: dict[str, object],
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
+    """(model input, t) -> (m, m_uncond)."""
+    shape, batch = tuple(noise.shape), len(noise)
+    if guidance is None or _is_one(guidance):
+
+        def plain(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
+            return _output(model(x, t, **kwargs), shape), None
+
+        return plain
+    other = {**kwargs, **uncond}
+    if guidance_mode == "calls":
+
+        def twice(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            # The unconditional output is kept while the model runs again: a model may reuse its output buffer.
+            m_uncond = _output(model(x, t, **other), shape).clone()
+            return _output(model(x, t, **kwargs), shape), m_uncond
+
+        return twice
+    doubled = {name: _double(name, kwargs.get(name), other[name], batch) for name in other}
+
+    def together(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        both = _output(model(x, t, **doubled), (2 * batch, *shape[1:]))
+        return both[batch:], both[:batch]
+
+    return together
+
+
+def _double(name: str, cond: object, uncond: object, batch: int) -> object:
+    """One keyword argument for [unconditional; conditional]."""
+    if isinstance(cond, Tensor) and isinstance(uncond, Tensor) and cond.ndim and cond.shape[0] == batch:
+        return torch.cat([uncond.expand(cond.shape), cond])
+    if cond is uncond or (not isinstance(cond, Tensor) and not isinstance(uncond, Tensor) and cond == uncond):
+        return cond
+    raise ValueError(
+        f"uncond: {name} differs between the two evaluations and is not a pair of tensors with the batch of {batch}"
+        " first; use guidance_mode='calls'"
+    )
+
+
+def _output(m: object, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(m, Tensor):
+        raise TypeError(f"model: expected it to return a torch.Tensor, got {type(m).__name__}")
+    if m.shape != shape:
+        hint = "; guidance in one batch needs an output for both halves" if len(m) * 2 == shape[0] else ""
+        raise ValueError(f"model: expected an output of shape {shape}, got {tuple(m.shape)}{hint}")
+    return m
+
+
+def _keep_known(run: Run, plan: Plan, i: int, noise: Tensor, image: Tensor, mask: Tensor) -> None:
+    """Put the image, at its noise level, where the mask is 0 (Lugmayr et al. 2022, eq. 8, without resampling)."""
+    places = [(run.x, plan.point_after(i))]
+    if run.base is not run.x:
+        places.append((run.base, (plan.rows[i].alpha, plan.rows[i].sigma)))
+    for x, (alpha, sigma) in places:
+        known = alpha * image.to(x.dtype) + sigma * noise.to(x.dtype)
+        x.copy_(torch.where(mask > 0.5, x, known) if mask.dtype == torch.bool else known + mask * (x - known))
+    run.refresh_input()
+
+
+def _check(
+    plan: Plan,
+    noise: Tensor,
+    guidance: float | Tensor | None,
+    uncond: dict[str, object] | None,
+    guidance_mode: str,
+    image: Tensor | None,
+    mask: Tensor | None,
+    clamp: float | None,
+    threshold: float | None,
+) -> None:
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan: expected a fastdiff.Plan, got {type(plan).__name__}")
+    checks.require_float("noise", noise)
+    if noise.ndim == 0:
+        raise ValueError("noise: expected [B, ...], got a scalar")
+    if guidance_mode not in ("batch", "calls"):
+        raise ValueError(f"guidance_mode: expected 'batch' or 'calls', got {guidance_mode!r}")
+    if guidance is not None and not _is_one(guidance) and uncond is None:
+        raise ValueError("uncond: guidance needs the unconditional evaluation's keyword arguments, got None")
+    if isinstance(guidance, Tensor):
+        checks.require_shape("guidance", guidance, (len(noise),))
+    if image is not None:
+        checks.require_float("image", image)
+        checks.require_shape("image", image, tuple(noise.shape))
+        checks.require_device("image", image, noise)
+    if mask is not None and image is None:
+        raise ValueError("mask: expected the image beside it, got None")
+    noisy_form = any(row.form == "noise" for row in plan.rows)
+    for name, value in (("clamp", clamp), ("threshold", threshold)):
+        if value is not None and noisy_form:
+            raise ValueError(f"{name}: needs a plan in data form; {plan.solver} converts the output to noise")
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: expected a number > 0, got {value}")

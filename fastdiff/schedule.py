@@ -1,0 +1,321 @@
+"""Noise schedules: x_t = alpha(t) x_0 + sigma(t) eps, in float64 and in the model's own time.
+
+log_snr is lambda(t) = log(alpha / sigma), half the logarithm of the signal-to-noise power ratio. It falls as t rises;
+it is -inf where alpha is 0 (flow models, zero terminal SNR) and +inf where sigma is 0 (clean data).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Points(NamedTuple):
+    """Places on a schedule: three floats, or three arrays of one shape."""
+
+    t: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
+
+    @property
+    def log_snr(self) -> np.ndarray:
+        """lambda = log(alpha / sigma)."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.alpha) - np.log(self.sigma)
+
+    def at(self, i: int | slice) -> Points:
+        """The i-th point (or a slice of them)."""
+        return Points(self.t[i], self.alpha[i], self.sigma[i])
+
+
+class Schedule(ABC):
+    """A noise schedule. Make one with the constructors below; times are in the model's own units.
+
+    t_min, t_max: the times of least and most noise that the model knows. kind: "vp", "ve" or "flow".
+    clean_time: the time whose sigma is exactly 0, where there is one. num_train_timesteps: for discrete schedules.
+    """
+
+    kind: str
+    t_min: float
+    t_max: float
+    clean_time: float | None = None
+    num_train_timesteps: int | None = None
+
+    @abstractmethod
+    def alpha(self, t: ArrayLike) -> np.ndarray:
+        """The factor of the data at time t."""
+
+    @abstractmethod
+    def sigma(self, t: ArrayLike) -> np.ndarray:
+        """The factor of the noise at time t."""
+
+    @abstractmethod
+    def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:
+        """The inverse of log_snr, held within [t_min, t_max]."""
+
+    @abstractmethod
+    def at_log_snr(self, log_snr: ArrayLike) -> Points:
+        """The points of the given lambda; alpha and sigma are exact functions of it."""
+
+    def log_snr(self, t: ArrayLike) -> np.ndarray:
+        """lambda(t) = log(alpha(t) / sigma(t))."""
+        return self.at(t).log_snr
+
+    def at(self, t: ArrayLike) -> Points:
+        """The points at the given times."""
+        t = np.asarray(t, dtype=np.float64)
+        return Points(t, self.alpha(t), self.sigma(t))
+
+    def warp(self, t: np.ndarray) -> np.ndarray:
+        """Where a uniform time grid's t goes: flow schedules shift it, others leave it."""
+        return t
+
+    def unwarp(self, t: float) -> float:
+        """The inverse of `warp`."""
+        return t
+
+    def coordinate(self, points: Points) -> np.ndarray:
+        """The noise level s in which the ODE reads dz/ds = (z - D)/s: sigma/alpha, or sigma/(alpha + sigma) for flow."""
+        with np.errstate(divide="ignore"):
+            return points.sigma / (points.alpha + points.sigma if self.kind == "flow" else points.alpha)
+
+    def at_coordinate(self, s: ArrayLike) -> Points:
+        """The inverse of `coordinate`."""
+        s = np.asarray(s, dtype=np.float64)
+        with np.errstate(divide="ignore"):
+            return self.at_log_snr(np.log1p(-s) - np.log(s) if self.kind == "flow" else -np.log(s))
+
+    @property
+    def init_scale(self) -> float:
+        """The factor of unit Gaussian noise at the start: sigma(t_max)."""
+        return float(self.sigma(self.t_max))
+
+    # The constructors.
+
+    @staticmethod
+    def from_betas(betas: ArrayLike) -> Schedule:
+        """Variance preserving, from beta_1..beta_T (Ho et al. 2020); t is the (fractional) index in [0, T - 1]."""
+        return DiscreteVP(np.cumprod(1.0 - np.asarray(betas, dtype=np.float64)))
+
+    @staticmethod
+    def from_alphas_cumprod(alphas_cumprod: ArrayLike) -> Schedule:
+        """Variance preserving, alpha^2 at each index; between indices log(alpha) is interpolated linearly."""
+        return DiscreteVP(np.asarray(alphas_cumprod, dtype=np.float64))
+
+    @staticmethod
+    def linear(beta_start: float = 1e-4, beta_end: float = 0.02, num_train_timesteps: int = 1000) -> Schedule:
+        """betas linear in the index (Ho et al. 2020)."""
+        return Schedule.from_betas(np.linspace(beta_start, beta_end, num_train_timesteps))
+
+    @staticmethod
+    def scaled_linear(
+        beta_start: float = 0.00085, beta_end: float = 0.012, num_train_timesteps: int = 1000
+    ) -> Schedule:
+        """sqrt(beta) linear in the index (Rombach et al. 2022; Stable Diffusion's numbers)."""
+        return Schedule.from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps) ** 2)
+
+    @staticmethod
+    def cosine(num_train_timesteps: int | None = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
+        """The squared-cosine schedule (Nichol & Dhariwal 2021, eq. 17); num_train_timesteps=None for t in [0, 1]."""
+        if num_train_timesteps is None:
+            return CosineVP(offset)
+        edges = _cosine_angle(np.arange(num_train_timesteps + 1) / num_train_timesteps, offset)
+        alphas_cumprod = np.cos(edges) ** 2
+        return Schedule.from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], max_beta))
+
+    @staticmethod
+    def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> Schedule:
+        """Continuous variance-preserving SDE with beta(t) linear on [0, 1] (Song et al. 2021, eq. 32)."""
+        return LinearVP(beta_min, beta_max, t_min)
+
+    @staticmethod
+    def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
+        """Variance exploding with t = sigma, alpha = 1 (Karras et al. 2022, table 1)."""
+        return EDM(sigma_min, sigma_max)
+
+    @staticmethod
+    def flow(shift: float = 1.0, *, tokens: int | None = None, t_min: float = 1e-3) -> Schedule:
+        """Rectified flow, alpha = 1 - t, sigma = t in [0, 1] (Liu et al. 2023; Lipman et al. 2023).
+
+        shift: a uniform time grid is moved to shift t / (1 + (shift - 1) t) (Esser et al. 2024, eq. 23).
+        tokens: the sequence length, from which Flux's resolution-dependent shift is computed instead: exp(mu) with mu
+        linear from 0.5 at 256 tokens to 1.15 at 4096.
+        """
+        if tokens is not None:
+            shift = math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
+        return Flow(shift, t_min)
+
+    def zero_terminal_snr(self) -> Schedule:
+        """The schedule rescaled so that alpha is 0 at the last index (Lin et al. 2024, algorithm 1)."""
+        raise ValueError("zero_terminal_snr: expected a discrete variance-preserving schedule")
+
+
+def _cosine_angle(t: ArrayLike, offset: float) -> np.ndarray:
+    return (np.asarray(t) + offset) / (1 + offset) * (np.pi / 2)
+
+
+class _VP(Schedule):
+    """Variance preserving: alpha^2 + sigma^2 = 1, everything from log(alpha)."""
+
+    kind = "vp"
+
+    @abstractmethod
+    def log_alpha(self, t: np.ndarray) -> np.ndarray:
+        """log(alpha(t))."""
+
+    @abstractmethod
+    def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
+        """The inverse of log_alpha."""
+
+    def alpha(self, t: ArrayLike) -> np.ndarray:
+        return np.exp(self.log_alpha(np.asarray(t, dtype=np.float64)))
+
+    def sigma(self, t: ArrayLike) -> np.ndarray:
+        return np.sqrt(-np.expm1(2 * self.log_alpha(np.asarray(t, dtype=np.float64))))
+
+    def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:
+        log_alpha = -0.5 * np.logaddexp(0, -2 * np.asarray(log_snr, dtype=np.float64))
+        return np.clip(self._t_of_log_alpha(log_alpha), self.t_min, self.t_max)
+
+    def at_log_snr(self, log_snr: ArrayLike) -> Points:
+        log_snr = np.asarray(log_snr, dtype=np.float64)
+        alpha = np.exp(-0.5 * np.logaddexp(0, -2 * log_snr))
+        return Points(self.t_of_log_snr(log_snr), alpha, np.exp(-0.5 * np.logaddexp(0, 2 * log_snr)))
+
+
+class DiscreteVP(_VP):
+    """alphas_cumprod at whole times, log(alpha) linear between them; alpha itself is linear down to a final 0."""
+
+    t_min = 0.0
+
+    def __init__(self, alphas_cumprod: np.ndarray) -> None:
+        a = np.atleast_1d(alphas_cumprod)
+        inside = a.ndim == 1 and len(a) >= 2 and np.all(a[:-1] > 0) and np.all(a < 1) and a[-1] >= 0
+        if not (inside and np.all(np.diff(a) < 0)):
+            raise ValueError("alphas_cumprod: expected a falling sequence of at least two numbers within (0, 1)")
+        self.alphas_cumprod = a
+        self.num_train_timesteps = len(a)
+        self.t_max = float(len(a) - 1)
+        self._ends_at_zero = bool(a[-1] == 0)
+        self._table = 0.5 * np.log(a[:-1] if self._ends_at_zero else a)
+
+    def log_alpha(self, t: np.ndarray) -> np.ndarray:
+        inner = np.interp(t, np.arange(len(self._table)), self._table)
+        if not self._ends_at_zero:
+            return inner
+        with np.errstate(divide="ignore"):
+            return inner + np.log(np.clip(self.t_max - t, 0, 1))
+
+    def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
+        inner = np.interp(-log_alpha, -self._table, np.arange(len(self._table), dtype=np.float64))
+        return inner + (1 - np.exp(np.minimum(log_alpha - self._table[-1], 0))) if self._ends_at_zero else inner
+
+    def zero_terminal_snr(self) -> Schedule:
+        root = np.sqrt(self.alphas_cumprod)
+        return DiscreteVP(((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2)
+
+
+class LinearVP(_VP):
+    """log(alpha(t)) = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2."""
+
+    t_max = 1.0
+    clean_time = 0.0
+
+    def __init__(self, beta_min: float, beta_max: float, t_min: float) -> None:
+        if not 0 < beta_min < beta_max:
+            raise ValueError(f"beta_min, beta_max: expected 0 < beta_min < beta_max, got {beta_min}, {beta_max}")
+        self.beta_min, self.beta_max, self.t_min = beta_min, beta_max, t_min
+
+    def log_alpha(self, t: np.ndarray) -> np.ndarray:
+        return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+
+    def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
+        slope = self.beta_max - self.beta_min
+        return -4 * log_alpha / (self.beta_min + np.sqrt(self.beta_min**2 - 4 * slope * log_alpha))
+
+
+class CosineVP(_VP):
+    """alpha(t) = cos(angle(t)) / cos(angle(0)) on [0, 1], 0 at t = 1."""
+
+    t_min = 1e-3
+    t_max = 1.0
+    clean_time = 0.0
+
+    def __init__(self, offset: float) -> None:
+        self.offset = offset
+
+    def log_alpha(self, t: np.ndarray) -> np.ndarray:
+        # sin of the angle's complement, which is exactly 0 at t = 1 where cos would leave 6e-17.
+        with np.errstate(divide="ignore"):
+            ratio = np.sin((1 - t) / (1 + self.offset) * (np.pi / 2)) / np.cos(_cosine_angle(0.0, self.offset))
+            return np.minimum(np.log(ratio), 0.0)
+
+    def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
+        complement = np.arcsin(np.exp(log_alpha) * np.cos(_cosine_angle(0.0, self.offset)))
+        return 1 - complement * (1 + self.offset) * (2 / np.pi)
+
+
+class EDM(Schedule):
+    """alpha = 1, sigma = t."""
+
+    kind = "ve"
+    clean_time = 0.0
+
+    def __init__(self, sigma_min: float, sigma_max: float) -> None:
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise ValueError(f"sigma_min, sigma_max: expected 0 < sigma_min < sigma_max, got {sigma_min}, {sigma_max}")
+        self.t_min, self.t_max = float(sigma_min), float(sigma_max)
+
+    def alpha(self, t: ArrayLike) -> np.ndarray:
+        return np.ones_like(np.asarray(t, dtype=np.float64))
+
+    def sigma(self, t: ArrayLike) -> np.ndarray:
+        return np.asarray(t, dtype=np.float64)
+
+    def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:
+        return np.clip(np.exp(-np.asarray(log_snr, dtype=np.float64)), self.t_min, self.t_max)
+
+    def at_log_snr(self, log_snr: ArrayLike) -> Points:
+        sigma = np.exp(-np.asarray(log_snr, dtype=np.float64))
+        return Points(self.t_of_log_snr(log_snr), np.ones_like(sigma), sigma)
+
+
+class Flow(Schedule):
+    """alpha = 1 - t, sigma = t; only the time grid is shifted."""
+
+    kind = "flow"
+    t_max = 1.0
+    clean_time = 0.0
+
+    def __init__(self, shift: float, t_min: float) -> None:
+        if not (shift > 0 and 0 < t_min < 1):
+            raise ValueError(f"shift, t_min: expected shift > 0 and 0 < t_min < 1, got {shift}, {t_min}")
+        self.shift = float(shift)
+        self.t_min = float(self.warp(np.float64(t_min)))
+
+    def warp(self, t: np.ndarray) -> np.ndarray:
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
+    def unwarp(self, t: float) -> float:
+        return t / (self.shift - (self.shift - 1) * t)
+
+    def alpha(self, t: ArrayLike) -> np.ndarray:
+        return 1 - np.asarray(t, dtype=np.float64)
+
+    def sigma(self, t: ArrayLike) -> np.ndarray:
+        return np.asarray(t, dtype=np.float64)
+
+    def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:
+        return np.clip(_sigmoid(-np.asarray(log_snr, dtype=np.float64)), self.t_min, self.t_max)
+
+    def at_log_snr(self, log_snr: ArrayLike) -> Points:
+        log_snr = np.asarray(log_snr, dtype=np.float64)
+        return Points(self.t_of_log_snr(log_snr), _sigmoid(log_snr), _sigmoid(-log_snr))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -x))

@@ -1,0 +1,218 @@
+"""Exponential integrators in lambda: DPM-Solver, DPM-Solver++ and their SDEs are one family.
+
+DPM-Solver (Lu et al. 2022, arXiv 2206.00927), DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095).
+
+x = alpha x0 + sigma eps is symmetric under alpha <-> sigma, x0 <-> eps, lambda <-> -lambda. With u the factor of the
+predicted quantity D, w the other one and l = log(u / w), data form (D = x0, l = lambda) and noise form (D = eps,
+l = -lambda) have the same exact solution, for h = l_t - l_s (2211.01095 eq. 8; 2206.00927 eq. 3.4):
+
+    x_t = (w_t / w_s) x_s + u_t (psi_1(h) D + psi_2(h) h D' + psi_3(h) h^2 D'' + ...)
+
+with psi_k(h) = h phi_k(-h). The reverse SDE with noise level eta (2211.01095 eq. 14 at eta = 1) has the same form with
+w_t / w_s times e^(-eta h), psi at (1 + eta) h and the noise sigma_t sqrt(1 - e^(-2 eta h)) xi.
+
+Limits: an interval from alpha = 0 or to sigma = 0 is infinite in lambda. Its first-order step is exact in the limit
+and is what these builders use there; history does not reach across it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ..plan import KEEP, Line, Row
+from ..schedule import Points, Schedule
+
+
+def phi(k: int, z: float) -> float:
+    """phi_0 = e^z, phi_k(z) = (phi_{k-1}(z) - 1/(k-1)!) / z, phi_k(0) = 1/k!; by its series for |z| < 1."""
+    if abs(z) < 1:
+        return sum(z**n / math.factorial(n + k) for n in range(20))
+    return math.expm1(z) / z if k == 1 else (phi(k - 1, z) - 1 / math.factorial(k - 1)) / z
+
+
+def psi(k: int, h: float) -> float:
+    """h phi_k(-h), whose limit at h = inf is 1/(k-1)!."""
+    return 1 / math.factorial(k - 1) if h == math.inf else h * phi(k, -h)
+
+
+class Side(NamedTuple):
+    """One point as one form sees it."""
+
+    u: float
+    w: float
+    l: float
+
+    @classmethod
+    def of(cls, point: Points, form: str) -> Side:
+        alpha, sigma, log_snr = float(point.alpha), float(point.sigma), float(point.log_snr)
+        return cls(alpha, sigma, log_snr) if form == "data" else cls(sigma, alpha, -log_snr)
+
+
+class Interval(NamedTuple):
+    """From s to t: x_t = ratio x_s + u_t psi_k(H) ... with H = (1 + eta) h."""
+
+    u: float
+    ratio: float
+    h: float
+    eta: float = 0.0
+
+    @classmethod
+    def between(cls, s: Side, t: Side, eta: float = 0.0) -> Interval:
+        h = t.l - s.l
+        return cls(t.u, t.w / s.w * (math.exp(-eta * h) if eta else 1.0), h, eta)
+
+    def weight(self, k: int) -> float:
+        """u_t psi_k((1 + eta) h)."""
+        return self.u * psi(k, (1 + self.eta) * self.h)
+
+
+def first_order(s: Points, t: Points, form: str) -> tuple[float, float]:
+    """(weight of x, weight of D) of the exact step for constant D: DDIM. Finite wherever the form is."""
+    a, b = Side.of(s, form), Side.of(t, form)
+    if math.isfinite(b.l - a.l):
+        step = Interval.between(a, b)
+        return step.ratio, step.weight(1)
+    return b.w / a.w, b.u - a.u * b.w / a.w
+
+
+def is_finite(s: Points, t: Points) -> bool:
+    """Whether the interval is finite in lambda."""
+    return bool(np.isfinite(float(t.log_snr) - float(s.log_snr)))
+
+
+def step_orders(points: Points, order: int, lower_order_final: bool) -> list[int]:
+    """The order of each multistep step: as many earlier intervals as are finite, fewer at the end of short runs.
+
+    lower_order_final: with fewer than 15 steps the last ends at order 1 and the one before at order 2 at most.
+    """
+    count = len(points.t) - 1
+    finite = [is_finite(points.at(i), points.at(i + 1)) for i in range(count)]
+    orders = []
+    for i in range(count):
+        reach = 0
+        while reach < i and finite[i - 1 - reach]:
+            reach += 1
+        limit = count - i if lower_order_final and count < 15 else order
+        orders.append(max(1, min(order, 1 + reach, limit)) if finite[i] else 1)
+    return orders
+
+
+def multistep(
+    schedule: Schedule,
+    points: Points,
+    prediction: str,
+    *,
+    order: int,
+    form: str = "data",
+    correction: str = "midpoint",
+    exact: bool = False,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    lower_order_final: bool = True,
+) -> list[Row]:
+    """DPM-Solver multistep of order 1 to 3 (2211.01095 algorithm 2), ODE and SDE.
+
+    correction: how order 2 weighs the difference of outputs: "midpoint" by psi_1 / 2, "heun" by psi_2 (the Taylor form).
+    exact: order 3 weighs the second derivative in full. Every published code weighs half of it, which is second order.
+    """
+    if eta and form == "noise":
+        raise ValueError("eta: expected 0 in noise form; the SDE solvers are in data form")
+    orders = step_orders(points, order, lower_order_final)
+    rows = []
+    for i, p in enumerate(orders):
+        s, t = points.at(i), points.at(i + 1)
+        here = "data" if float(s.alpha) == 0 else form  # eps says nothing about x0 at alpha = 0
+        noise: tuple[tuple[int, float], ...] = ()
+        if not is_finite(s, t):
+            x_weight, d_weight = first_order(s, t, here) if eta == 0 else (0.0, float(t.alpha))
+            history: tuple[float, ...] = (d_weight,)
+            spread = float(t.sigma)
+        else:
+            step = Interval.between(Side.of(s, here), Side.of(t, here), eta)
+            x_weight = step.ratio
+            history = _differences(step, _ratios(points, i, p), correction, exact)
+            spread = float(t.sigma) * math.sqrt(-math.expm1(-2 * eta * abs(step.h)))
+        if eta and spread:
+            noise = ((i + 1, s_noise * spread),)
+        rows.append(Row.at(s, here, prediction, Line(x=x_weight, history=history, noise=noise)))
+    return rows
+
+
+def _ratios(points: Points, i: int, order: int) -> list[float]:
+    """Lengths of the order - 1 intervals before step i over its own length, nearest first."""
+    log_snr = points.log_snr
+    h = log_snr[i + 1] - log_snr[i]
+    return [float((log_snr[i - k] - log_snr[i - k - 1]) / h) for k in range(order - 1)]
+
+
+def _differences(step: Interval, r: list[float], correction: str, exact: bool) -> tuple[float, ...]:
+    """Weights of H_0, H_1, H_2 from the backward differences of 2211.01095 (appendix B, multistep)."""
+    first = np.array([step.weight(1), 0.0, 0.0])
+    if not r:
+        return (float(first[0]),)
+    d1_0 = np.array([1.0, -1.0, 0.0]) / r[0]
+    if len(r) == 1:
+        second = 0.5 * step.weight(1) if correction == "midpoint" else step.weight(2)
+        return tuple(float(v) for v in (first + second * d1_0)[:2])
+    d1_1 = np.array([0.0, 1.0, -1.0]) / r[1]
+    d1 = d1_0 + r[0] / (r[0] + r[1]) * (d1_0 - d1_1)
+    d2 = (d1_0 - d1_1) / (r[0] + r[1]) * (2.0 if exact else 1.0)
+    return tuple(float(v) for v in first + step.weight(2) * d1 + step.weight(3) * d2)
+
+
+def singlestep(
+    schedule: Schedule,
+    points: Points,
+    prediction: str,
+    *,
+    order: int,
+    form: str = "data",
+    correction: str = "midpoint",
+    r1: float | None = None,
+    r2: float = 2 / 3,
+) -> list[Row]:
+    """DPM-Solver singlestep: `order` evaluations a step (2206.00927 algorithms 1, 2, 4, 5; 2211.01095 algorithm 1).
+
+    correction: "midpoint" as in the algorithms, "heun" the Taylor form. r1, r2: where in the step the stages lie,
+    1/2 for order 2, 1/3 and 2/3 for order 3. Steps that are infinite in lambda take one first-order evaluation.
+    """
+    r1 = r1 if r1 is not None else (0.5 if order == 2 else 1 / 3)
+    rows = []
+    for i in range(len(points.t) - 1):
+        s, t = points.at(i), points.at(i + 1)
+        if order == 1 or not is_finite(s, t):
+            here = "data" if float(s.alpha) == 0 else form
+            x_weight, d_weight = first_order(s, t, here)
+            rows.append(Row.at(s, here, prediction, Line(x=x_weight, history=(d_weight,))))
+            continue
+        stages = [s] + [
+            schedule.at_log_snr(s.log_snr + r * (t.log_snr - s.log_snr)) for r in (r1, r2)[: order - 1]
+        ]
+        lines = _stage_lines(stages, t, form, order, correction, r1, r2)
+        for point, line in zip(stages, lines, strict=True):
+            rows.append(Row.at(point, form, prediction, line, None if line is lines[-1] else KEEP))
+    return rows
+
+
+def _stage_lines(
+    stages: list[Points], t: Points, form: str, order: int, correction: str, r1: float, r2: float
+) -> list[Line]:
+    s = Side.of(stages[0], form)
+    to = [Interval.between(s, Side.of(p, form)) for p in (*stages[1:], t)]
+    lines = [Line(base=to[0].ratio, history=(to[0].weight(1),))]
+    if order == 2:
+        c = (0.5 * to[1].weight(1) if correction == "midpoint" else to[1].weight(2)) / r1
+        return [*lines, Line(base=to[1].ratio, history=(c, to[1].weight(1) - c))]
+    c = r2 / r1 * to[1].u * psi(2, r2 * to[2].h)
+    lines.append(Line(base=to[1].ratio, history=(c, to[1].weight(1) - c)))
+    first, second, third = (to[2].weight(k) for k in (1, 2, 3))
+    if correction == "midpoint":
+        c = second / r2
+        return [*lines, Line(base=to[2].ratio, history=(c, 0.0, first - c))]
+    # Taylor form: D1 = (r2 d_1 - r1 d_2) / (r2 - r1), D2 = 2 (d_2 - d_1) / (r2 - r1), d_k = (D_k - D_0) / r_k
+    d_2 = (third * 2 - second * r1) / (r2 - r1) / r2
+    d_1 = (second * r2 - third * 2) / (r2 - r1) / r1
+    return [*lines, Line(base=to[2].ratio, history=(d_2, d_1, first - d_1 - d_2))]

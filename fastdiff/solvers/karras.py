@@ -1,0 +1,87 @@
+"""Runge-Kutta in the noise level: Heun and DPM2 of Karras et al. 2022 (arXiv 2206.00364), and DPM2's ancestral form.
+
+With z = k x and s the schedule's coordinate (z = x / alpha and s = sigma / alpha; z = x and s = sigma for flow) the ODE
+is dz/ds = (z - D) / s (eq. 4 with eq. 3 for alpha = 1). Steps from s = inf or to s = 0 are Euler's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from ..plan import KEEP, Line, Row
+from ..schedule import Points, Schedule
+from .ancestral import ddim_row, step_down
+
+Stages = Callable[[float, float], tuple[float, list[float], list[float]]]
+
+
+def heun(schedule: Schedule, points: Points, prediction: str) -> list[Row]:
+    """Heun's second-order step (algorithm 1 without churn): two evaluations a step."""
+
+    def stages(s: float, t: float) -> tuple[float, list[float], list[float]]:
+        half = (t - s) / 2
+        return t, [t / s, 1 - t / s], [1 + half / s, half / t, -half / t, -half / s]
+
+    return _two_stage(schedule, points, prediction, stages)
+
+
+def dpm_2(schedule: Schedule, points: Points, prediction: str) -> list[Row]:
+    """The midpoint rule with the middle at sqrt(s t) (k-diffusion's sample_dpm_2): two evaluations a step."""
+
+    def stages(s: float, t: float) -> tuple[float, list[float], list[float]]:
+        middle = math.sqrt(s * t)
+        return middle, [middle / s, 1 - middle / s], [1.0, (t - s) / middle, -(t - s) / middle, 0.0]
+
+    return _two_stage(schedule, points, prediction, stages)
+
+
+def dpm_2_ancestral(
+    schedule: Schedule, points: Points, prediction: str, *, eta: float = 1.0, s_noise: float = 1.0
+) -> list[Row]:
+    """dpm_2 down to the noise level that leaves room for fresh noise (k-diffusion's sample_dpm_2_ancestral)."""
+    rows: list[Row] = []
+    for i in range(len(points.t) - 1):
+        s, t = points.at(i), points.at(i + 1)
+        level_s, level_t = (_over(float(p.sigma), float(p.alpha)) for p in (s, t))
+        down_share, up_share = step_down(s, t, eta)
+        down = level_t * down_share
+        if down == 0 or math.isinf(level_s):
+            rows.append(ddim_row(s, t, prediction, i + 1, eta, s_noise))
+            continue
+        middle = math.sqrt(level_s * down)
+        point = schedule.at_log_snr(-math.log(middle))
+        k_s, k_m, k_t = float(s.alpha), float(point.alpha), float(t.alpha)
+        first = Line(base=k_m / k_s * middle / level_s, history=(k_m * (1 - middle / level_s),))
+        slope = (down - level_s) / middle
+        noise = ((i + 1, s_noise * up_share * float(t.sigma)),) if up_share else ()
+        second = Line(base=k_t / k_s, x=k_t / k_m * slope, history=(-k_t * slope,), noise=noise)
+        rows += [Row.at(s, "data", prediction, first, KEEP), Row.at(point, "data", prediction, second)]
+    return rows
+
+
+def _over(a: float, b: float) -> float:
+    return a / b if b else math.inf
+
+
+def _two_stage(schedule: Schedule, points: Points, prediction: str, stages: Stages) -> list[Row]:
+    """Rows of a two-stage rule. stages(s, t) gives the middle level, (z, D1) weights and (z, z2, D2, D1) weights."""
+    rows: list[Row] = []
+    for i in range(len(points.t) - 1):
+        s, t = points.at(i), points.at(i + 1)
+        level_s, level_t = float(schedule.coordinate(s)), float(schedule.coordinate(t))
+        if level_t == 0 or math.isinf(level_s):
+            rows.append(ddim_row(s, t, prediction, i + 1))
+            continue
+        level_m, (z1, d1), (z, z2, d_2, d_1) = stages(level_s, level_t)
+        point = t if level_m == level_t else schedule.at_coordinate(level_m)
+        k_s, k_m, k_t = (_scale(schedule, p) for p in (s, point, t))
+        first = Line(base=k_m / k_s * z1, history=(k_m * d1,))
+        second = Line(base=k_t / k_s * z, x=k_t / k_m * z2, history=(k_t * d_2, k_t * d_1))
+        rows += [Row.at(s, "data", prediction, first, KEEP), Row.at(point, "data", prediction, second)]
+    return rows
+
+
+def _scale(schedule: Schedule, point: Points) -> float:
+    """x / z."""
+    return float(point.alpha + point.sigma) if schedule.kind == "flow" else float(point.alpha)

@@ -1,0 +1,113 @@
+"""UniPC (Zhao et al. 2023, arXiv 2302.04867): a multistep predictor and a corrector that costs no evaluation.
+
+With m_0 the output at s and rho-weighted differences D_k = (m_k - m_0) / r_k, r_k = (l_{s_k} - l_s) / h (eq. 3 and 9):
+
+    predictor  x_t = (w_t / w_s) x_s + u_t (psi_1 m_0 + b(h) sum_k a_k D_k)
+    corrector  the same with one more difference, m_t - m_0 at r = 1, once the model has seen the predicted point
+
+The coefficients solve R(r) a = b, rows sum_k r_k^(n-1) a_k = n! psi_{n+1}(h) / b(h) (eq. 5). B(h) is h for bh1 and
+e^h - 1 for bh2 in the paper's sign; at order 2 (predictor) and 1 (corrector) the weight is 1/2, as in the authors' code.
+The predicted point is x and the corrected state is base: the two registers of a plan.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..plan import HERE, Line, Row
+from ..schedule import Points, Schedule
+from .exponential import Interval, Side, first_order, is_finite, psi, step_orders
+
+
+def unipc(
+    schedule: Schedule,
+    points: Points,
+    prediction: str,
+    *,
+    order: int = 2,
+    variant: str = "bh2",
+    form: str = "data",
+    corrector: bool = True,
+    lower_order_final: bool = True,
+) -> list[Row]:
+    """One row a step. order 1 to 3; variant "bh1" or "bh2"; form "data" or "noise"; corrector=False leaves UniP."""
+    if variant not in ("bh1", "bh2"):
+        raise ValueError(f"variant: expected bh1 or bh2, got {variant!r}")
+    orders = step_orders(points, order, lower_order_final)
+    rows: list[Row] = []
+    for i, p in enumerate(orders):
+        s = points.at(i)
+        here = "data" if float(s.alpha) == 0 else form
+        ratio, weights = _predictor(points, i, p, here, variant)
+        corrected = None
+        if corrector and i > 0 and is_finite(points.at(i - 1), s):
+            corrected = _corrector(points, i - 1, orders[i - 1], form, variant)
+        line = Line(x=ratio, history=weights)
+        if corrected is not None:
+            line = Line(base=ratio * corrected.base, history=_add(ratio, corrected.history, weights))
+        rows.append(Row.at(s, here, prediction, line, _base(corrected, i, orders, points, corrector)))
+    return rows
+
+
+def _base(corrected: Line | None, i: int, orders: list[int], points: Points, corrector: bool) -> Line | None:
+    """Base is the corrected state where the next row corrects from it; otherwise the next x serves as both."""
+    last = i == len(orders) - 1
+    if last or not corrector or not is_finite(points.at(i), points.at(i + 1)):
+        return None
+    return corrected or HERE
+
+
+def _predictor(points: Points, i: int, order: int, form: str, variant: str) -> tuple[float, tuple[float, ...]]:
+    """(weight of the corrected x_s, weights of H_0, H_1, ...) of UniP."""
+    s, t = points.at(i), points.at(i + 1)
+    if order == 1:
+        ratio, weight = first_order(s, t, form)
+        return ratio, (weight,)
+    step = Interval.between(Side.of(s, form), Side.of(t, form))
+    r = _places(points, i, order - 1)
+    a = np.array([0.5]) if order == 2 else _solve(r, step.h, variant)
+    return step.ratio, _weights(step, a / r, variant)
+
+
+def _corrector(points: Points, i: int, order: int, form: str, variant: str) -> Line:
+    """UniC for the step i -> i + 1, read at the next row: H_0 is the output at the predicted point."""
+    s, t = points.at(i), points.at(i + 1)
+    step = Interval.between(Side.of(s, form), Side.of(t, form))
+    r = np.append(_places(points, i, order - 1), 1.0)
+    a = np.array([0.5]) if order == 1 else _solve(r, step.h, variant)
+    differences = a / r
+    old = _weights(step, differences[:-1], variant)
+    new = step.u * _b(step.h, variant) * differences[-1]
+    return Line(base=step.ratio, history=(new, old[0] - new, *old[1:]))
+
+
+def _weights(step: Interval, differences: np.ndarray, variant: str) -> tuple[float, ...]:
+    """Weights of m_0 and of the outputs whose differences from m_0 carry the given factors."""
+    others = step.u * _b(step.h, variant) * differences
+    return (step.weight(1) - float(others.sum()), *(float(v) for v in others))
+
+
+def _places(points: Points, i: int, count: int) -> np.ndarray:
+    """r_k of the outputs before point i, nearest first: negative numbers."""
+    log_snr = points.log_snr
+    return (log_snr[i - 1 - np.arange(count)] - log_snr[i]) / (log_snr[i + 1] - log_snr[i])
+
+
+def _solve(r: np.ndarray, h: float, variant: str) -> np.ndarray:
+    """The a_k of eq. 5 for as many conditions as there are places."""
+    n = np.arange(1, len(r) + 1)
+    right = [math.factorial(k) * psi(k + 1, h) / _b(h, variant) for k in n]
+    return np.linalg.solve(r[None, :] ** (n - 1)[:, None], np.array(right))
+
+
+def _b(h: float, variant: str) -> float:
+    """B(h) in the sign of l: h for bh1, 1 - e^-h for bh2."""
+    return h if variant == "bh1" else -math.expm1(-h)
+
+
+def _add(scale: float, a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
+    length = max(len(a), len(b))
+    padded = [np.pad(np.array(v), (0, length - len(v))) for v in (a, b)]
+    return tuple(float(v) for v in scale * padded[0] + padded[1])
