@@ -6,7 +6,7 @@
 #if defined(__CUDACC__)
 #define FASTDIFF_HD __host__ __device__ __forceinline__
 #else
-#define FASTDIFF_HD inline
+#define FASTDIFF_HD static inline  // static: each instruction set's object keeps its own copy
 #endif
 
 namespace fastdiff {

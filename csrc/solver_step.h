@@ -42,7 +42,7 @@ struct SolverStep {
   const int64_t* seeds;     // [batch], or null where the row draws no noise
 };
 
-inline bool reads_history(const Row& row, int k) { return row.A[k] != 0 || row.B[k] != 0; }
-inline bool reads_noise(const Row& row, int j) { return row.xi_a[j] != 0 || row.xi_b[j] != 0; }
+static inline bool reads_history(const Row& row, int k) { return row.A[k] != 0 || row.B[k] != 0; }
+static inline bool reads_noise(const Row& row, int j) { return row.xi_a[j] != 0 || row.xi_b[j] != 0; }
 
 }  // namespace fastdiff

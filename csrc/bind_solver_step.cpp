@@ -1,0 +1,317 @@
+// Python arguments to a SolverStep. Errors are Python exceptions; a call that only needs its operands made plain
+// (float64 guidance, contiguous views) is handed to the Python function given to `bind`.
+#include "bind.h"
+
+#include <algorithm>
+#include <cstring>
+
+#ifdef FASTDIFF_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
+#include "cpu/solver_step.h"
+#include "tensor.h"
+
+namespace fastdiff {
+
+#ifdef FASTDIFF_CUDA
+namespace cuda {
+const char* solver_step(const SolverStep& step, void* stream);
+}
+#endif
+
+namespace {
+
+enum Argument {
+  kTable, kIndex, kX, kBase, kM, kMUncond, kHistory, kGuidance, kThreshold, kSeeds, kOutX, kOutBase, kOutD, kOutInput,
+  kArguments
+};
+
+constexpr const char* kNames[] = {"table", "i", "x", "base", "m", "m_uncond", "history", "guidance", "threshold",
+                                  "seeds", "out_x", "out_base", "out_d", "out_input"};
+
+enum class Outcome { ready, untidy, error };
+
+Outcome fail(PyObject* type, int argument, const char* what) {
+  PyErr_Format(type, "%s: %s", kNames[argument], what);
+  return Outcome::error;
+}
+
+// The last table seen stays exported: asking NumPy for a structured array's buffer takes longer than a small step.
+const Row* row_at(PyObject* table, PyObject* index) {
+  static Py_buffer buffer;
+  if (buffer.obj != table) {
+    Py_buffer fresh;
+    if (PyObject_GetBuffer(table, &fresh, PyBUF_STRIDES) != 0) return nullptr;
+    if (fresh.ndim != 1 || fresh.itemsize != sizeof(Row)) {
+      PyBuffer_Release(&fresh);
+      fail(PyExc_TypeError, kTable, "expected a one-dimensional array of dtype ROW");
+      return nullptr;
+    }
+    if (buffer.obj != nullptr) PyBuffer_Release(&buffer);
+    buffer = fresh;
+  }
+  const Py_ssize_t i = PyLong_AsSsize_t(index);
+  if (i == -1 && PyErr_Occurred()) return nullptr;
+  if (i < 0 || i >= buffer.shape[0]) {
+    PyErr_Format(PyExc_IndexError, "i: expected a row in [0, %zd), got %zd", buffer.shape[0], i);
+    return nullptr;
+  }
+  return reinterpret_cast<const Row*>(static_cast<const char*>(buffer.buf) + i * buffer.strides[0]);
+}
+
+class Call {
+ public:
+  Call(PyObject* const* arguments, bool cuda) : arguments_(arguments), cuda_(cuda) {}
+
+  SolverStep step{};
+  int device = 0;
+
+  Outcome read() {
+    const Row* row = row_at(arguments_[kTable], arguments_[kIndex]);
+    if (row == nullptr) return Outcome::error;
+    std::memcpy(&step.row, row, sizeof(Row));
+    Outcome outcome = operands();
+    if (outcome == Outcome::ready) outcome = per_sample();
+    if (outcome == Outcome::ready && !lay_out()) outcome = Outcome::untidy;
+    return outcome;
+  }
+
+  int64_t elements() const {
+    int64_t product = 1;
+    for (int d = 0; d < x_.rank; ++d) product *= x_.shape[d];
+    return product;
+  }
+
+ private:
+  Outcome operands() {
+    Outcome outcome = operand(kX, arguments_[kX], step.x);
+    if (outcome != Outcome::ready) return outcome;
+    const Row& row = step.row;
+    const bool reads_base = row.a_base != 0 || row.b_base != 0;
+    if (reads_base && (outcome = operand(kBase, arguments_[kBase], step.base)) != Outcome::ready) return outcome;
+    if ((outcome = operand(kM, arguments_[kM], step.m)) != Outcome::ready) return outcome;
+    if ((outcome = optional(kMUncond, step.m_uncond)) != Outcome::ready) return outcome;
+    if ((outcome = history()) != Outcome::ready) return outcome;
+    if ((outcome = operand(kOutX, arguments_[kOutX], step.out_x)) != Outcome::ready) return outcome;
+    if ((outcome = optional(kOutBase, step.out_base)) != Outcome::ready) return outcome;
+    if ((outcome = optional(kOutD, step.out_d)) != Outcome::ready) return outcome;
+    return optional(kOutInput, step.out_input);
+  }
+
+  Outcome history() {
+    PyObject* history = arguments_[kHistory];
+    if (!PyList_Check(history) && !PyTuple_Check(history)) return fail(PyExc_TypeError, kHistory, "expected a list");
+    for (int k = 1; k < kMaxHistory; ++k) {
+      if (!reads_history(step.row, k)) continue;
+      if (k > PySequence_Fast_GET_SIZE(history)) return fail(PyExc_ValueError, kHistory, "shorter than the row reads");
+      const Outcome outcome = operand(kHistory, PySequence_Fast_GET_ITEM(history, k - 1), step.history[k - 1]);
+      if (outcome != Outcome::ready) return outcome;
+    }
+    return Outcome::ready;
+  }
+
+  Outcome optional(int argument, Operand& operand) {
+    return arguments_[argument] == Py_None ? Outcome::ready : this->operand(argument, arguments_[argument], operand);
+  }
+
+  Outcome operand(int argument, PyObject* object, Operand& operand) {
+    if (object == Py_None) return fail(PyExc_ValueError, argument, "the row reads it, got None");
+    Tensor& tensor = tensors_[count_];
+    if (!view(object, tensor)) return Outcome::error;
+    if (!tensor.floating()) return fail(PyExc_TypeError, argument, "expected float32, float64, float16 or bfloat16");
+    if (argument == kX) {
+      if (tensor.rank == 0) return fail(PyExc_ValueError, argument, "expected a batch dimension");
+      x_ = tensor;
+      device = tensor.device;
+    }
+    if (tensor.cuda != cuda_ || tensor.device != device) return fail(PyExc_ValueError, argument, "on another device");
+    if (tensor.rank != x_.rank || !std::equal(tensor.shape + 1, tensor.shape + tensor.rank, x_.shape + 1)) {
+      return fail(PyExc_ValueError, argument, "not of x's shape");
+    }
+    if (argument == kOutInput && x_.shape[0] > 0 && tensor.shape[0] % x_.shape[0] == 0) {
+      step.copies = static_cast<int32_t>(tensor.shape[0] / x_.shape[0]);
+    } else if (tensor.shape[0] != x_.shape[0]) {
+      return fail(PyExc_ValueError, argument, "not of x's batch");
+    }
+    operand.data = tensor.data;
+    operand.dtype = tensor.dtype();
+    operands_[count_++] = &operand;
+    return Outcome::ready;
+  }
+
+  Outcome per_sample() {
+    Outcome outcome = values(kGuidance, Tensor::f64, step.guidance);
+    if (outcome == Outcome::ready) outcome = values(kThreshold, Tensor::f64, step.threshold);
+    if (outcome == Outcome::ready) outcome = values(kSeeds, Tensor::i64, step.seeds);
+    if (outcome == Outcome::ready && step.seeds == nullptr && draws()) {
+      return fail(PyExc_ValueError, kSeeds, "the row draws noise, got None");
+    }
+    return outcome;
+  }
+
+  template <class T>
+  Outcome values(int argument, Tensor::Kind kind, const T*& out) {
+    if (arguments_[argument] == Py_None) return Outcome::ready;
+    Tensor tensor;
+    if (!view(arguments_[argument], tensor)) return Outcome::error;
+    const bool plain = tensor.rank == 1 && (tensor.stride[0] == 1 || tensor.shape[0] == 1);
+    if (!plain || tensor.kind != kind || tensor.cuda != cuda_ || tensor.device != device) return Outcome::untidy;
+    if (tensor.shape[0] != x_.shape[0]) return fail(PyExc_ValueError, argument, "not of x's batch");
+    out = static_cast<const T*>(tensor.data);
+    return Outcome::ready;
+  }
+
+  bool draws() const { return reads_noise(step.row, 0) || reads_noise(step.row, 1); }
+
+  // Neighbouring dimensions along which every operand goes on with one stride become one. Without noise the order does
+  // not matter, so out_x's memory order is taken. False where more than kMaxDims are left.
+  bool lay_out() {
+    int order[kMaxRank], used = 0;
+    for (int d = 1; d < x_.rank; ++d) {
+      if (x_.shape[d] != 1) order[used++] = d;
+    }
+    if (!draws()) {
+      const Tensor& out = tensors_[out_x()];
+      std::stable_sort(order, order + used, [&](int a, int b) { return out.stride[a] > out.stride[b]; });
+    }
+    int merged[kMaxRank], groups = 0;  // the last dimension of each group
+    int64_t size[kMaxRank];
+    for (int k = 0; k < used; ++k) {
+      if (groups > 0 && continues(merged[groups - 1], order[k])) {
+        size[groups - 1] *= x_.shape[order[k]];
+        merged[groups - 1] = order[k];
+      } else {
+        size[groups] = x_.shape[order[k]];
+        merged[groups++] = order[k];
+      }
+    }
+    if (groups + 1 > kMaxDims) return false;
+    step.dims = groups + 1;
+    step.size[0] = x_.shape[0];
+    std::copy(size, size + groups, step.size + 1);
+    for (int o = 0; o < count_; ++o) {
+      operands_[o]->stride[0] = tensors_[o].stride[0];
+      for (int g = 0; g < groups; ++g) operands_[o]->stride[g + 1] = tensors_[o].stride[merged[g]];
+    }
+    return true;
+  }
+
+  int out_x() const { return static_cast<int>(std::find(operands_, operands_ + count_, &step.out_x) - operands_); }
+
+  bool continues(int outer, int inner) const {
+    for (int o = 0; o < count_; ++o) {
+      if (tensors_[o].stride[outer] != tensors_[o].stride[inner] * x_.shape[inner]) return false;
+    }
+    return true;
+  }
+
+  PyObject* const* arguments_;
+  const bool cuda_;
+  Tensor x_;
+  int count_ = 0;
+  Tensor tensors_[kMaxHistory + 8];
+  Operand* operands_[kMaxHistory + 8];
+};
+
+constexpr int64_t kReleaseGil = 1 << 18;  // elements; a shorter step is over before another thread could use the GIL
+
+PyObject *tidy, *num_threads, *stream_of;
+
+int torch_threads() {
+  PyObject* count = PyObject_CallNoArgs(num_threads);
+  if (count == nullptr) return -1;
+  const int threads = static_cast<int>(PyLong_AsLong(count));
+  Py_DECREF(count);
+  return threads;
+}
+
+bool run_cpu(const Call& call) {
+  const int useful = cpu::useful_threads(call.step);
+  const int threads = useful > 1 ? torch_threads() : 1;
+  if (threads < 0) return false;
+  if (call.elements() < kReleaseGil) {
+    cpu::solver_step(call.step, threads);
+  } else {
+    Py_BEGIN_ALLOW_THREADS;
+    cpu::solver_step(call.step, threads);
+    Py_END_ALLOW_THREADS;
+  }
+  return true;
+}
+
+#ifdef FASTDIFF_CUDA
+bool torch_stream(int device, void** stream) {
+  if (current_stream(device, stream)) return true;
+  PyObject* handle = PyObject_CallFunction(stream_of, "i", device);
+  if (handle == nullptr) return false;
+  *stream = PyLong_AsVoidPtr(handle);
+  Py_DECREF(handle);
+  return PyErr_Occurred() == nullptr;
+}
+
+bool run_cuda(const Call& call) {
+  void* stream = nullptr;
+  if (!torch_stream(call.device, &stream)) return false;
+  int before = call.device;
+  cudaGetDevice(&before);
+  if (before != call.device) cudaSetDevice(call.device);
+  const char* error = cuda::solver_step(call.step, stream);
+  if (before != call.device) cudaSetDevice(before);
+  if (error != nullptr) PyErr_Format(PyExc_RuntimeError, "fastdiff.solver_step on CUDA: %s", error);
+  return error == nullptr;
+}
+#endif
+
+// tidy(run, *arguments) makes the operands plain and calls run again.
+PyObject* call_tidy(PyObject* run, PyObject* const* arguments) {
+  PyObject* all[kArguments + 1] = {run};
+  std::copy(arguments, arguments + kArguments, all + 1);
+  return PyObject_Vectorcall(tidy, all, kArguments + 1, nullptr);
+}
+
+template <bool kCuda>
+PyObject* run(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != kArguments) {
+    PyErr_Format(PyExc_TypeError, "solver_step: expected %d positional arguments, got %zd", kArguments, count);
+    return nullptr;
+  }
+  Call call(arguments, kCuda);
+  const Outcome outcome = call.read();
+  if (outcome == Outcome::error) return nullptr;
+  if (outcome == Outcome::untidy) {
+    PyObject* self = PyObject_GetAttrString(module, kCuda ? "solver_step_cuda" : "solver_step_cpu");
+    if (self == nullptr) return nullptr;
+    PyObject* result = call_tidy(self, arguments);
+    Py_DECREF(self);
+    return result;
+  }
+  if (call.elements() == 0) Py_RETURN_NONE;
+#ifdef FASTDIFF_CUDA
+  const bool done = kCuda ? run_cuda(call) : run_cpu(call);
+#else
+  const bool done = run_cpu(call);
+#endif
+  if (!done) return nullptr;
+  Py_RETURN_NONE;
+}
+
+}  // namespace
+
+void bind_solver_step(PyObject* tidy_call, PyObject* thread_count, PyObject* stream) {
+  tidy = Py_NewRef(tidy_call);
+  num_threads = Py_NewRef(thread_count);
+  stream_of = Py_NewRef(stream);
+}
+
+PyObject* solver_step_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
+  return run<false>(module, arguments, count);
+}
+
+#ifdef FASTDIFF_CUDA
+PyObject* solver_step_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
+  return run<true>(module, arguments, count);
+}
+#endif
+
+}  // namespace fastdiff

@@ -1,0 +1,102 @@
+#include "tensor.h"
+
+#include <cstring>
+
+#include "dlpack.h"
+
+namespace fastdiff {
+
+namespace {
+
+PyObject *tensor_type, *dtype_kinds;
+dlpack::Exchange* exchange;
+
+Tensor::Kind kind_of(const dlpack::Tensor& t) {
+  if (t.lanes != 1) return Tensor::other;
+  if (t.code == dlpack::kBFloat && t.bits == 16) return Tensor::bf16;
+  if (t.code == dlpack::kInt && t.bits == 64) return Tensor::i64;
+  if (t.code != dlpack::kFloat) return Tensor::other;
+  return t.bits == 32 ? Tensor::f32 : t.bits == 64 ? Tensor::f64 : t.bits == 16 ? Tensor::f16 : Tensor::other;
+}
+
+bool check_rank(Py_ssize_t rank) {
+  if (rank <= kMaxRank) return true;
+  PyErr_Format(PyExc_ValueError, "expected a tensor of at most %d dimensions, got %zd", kMaxRank, rank);
+  return false;
+}
+
+bool view_by_exchange(PyObject* object, Tensor& out) {
+  dlpack::Tensor t;
+  if (exchange->from_object(object, &t) != 0) return false;
+  if (!check_rank(t.ndim)) return false;
+  out.data = static_cast<char*>(t.data) + t.byte_offset;
+  out.kind = kind_of(t);
+  out.cuda = t.device_type == dlpack::kCUDA;
+  out.device = t.device_id;
+  out.rank = t.ndim;
+  std::memcpy(out.shape, t.shape, sizeof(int64_t) * t.ndim);
+  std::memcpy(out.stride, t.strides, sizeof(int64_t) * t.ndim);
+  return true;
+}
+
+// A new reference, dropped at the end of the scope.
+struct Owned {
+  PyObject* object;
+  explicit Owned(PyObject* o) : object(o) {}
+  Owned(const Owned&) = delete;
+  ~Owned() { Py_XDECREF(object); }
+};
+
+bool read_ints(PyObject* tuple, int64_t* to) {
+  for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(tuple); ++k) to[k] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, k));
+  return PyErr_Occurred() == nullptr;
+}
+
+bool view_by_attributes(PyObject* object, Tensor& out) {
+  const Owned shape(PyObject_GetAttrString(object, "shape"));
+  const Owned stride(PyObject_CallMethod(object, "stride", nullptr));
+  const Owned data(PyObject_CallMethod(object, "data_ptr", nullptr));
+  const Owned dtype(PyObject_GetAttrString(object, "dtype"));
+  const Owned cuda(PyObject_GetAttrString(object, "is_cuda"));
+  const Owned device(PyObject_CallMethod(object, "get_device", nullptr));
+  if (PyErr_Occurred()) return false;
+  if (!check_rank(PyTuple_GET_SIZE(shape.object))) return false;
+  out.data = PyLong_AsVoidPtr(data.object);
+  out.cuda = cuda.object == Py_True;
+  out.device = static_cast<int>(PyLong_AsLong(device.object));
+  out.rank = static_cast<int>(PyTuple_GET_SIZE(shape.object));
+  PyObject* kind = PyDict_GetItemWithError(dtype_kinds, dtype.object);
+  out.kind = kind ? static_cast<Tensor::Kind>(PyLong_AsLong(kind)) : Tensor::other;
+  return read_ints(shape.object, out.shape) && read_ints(stride.object, out.stride);
+}
+
+}  // namespace
+
+void bind_tensors(PyObject* type, PyObject* kinds, bool use_exchange) {
+  tensor_type = Py_NewRef(type);
+  dtype_kinds = Py_NewRef(kinds);
+  exchange = nullptr;
+  if (!use_exchange) return;
+  const Owned capsule(PyObject_GetAttrString(type, "__dlpack_c_exchange_api__"));
+  if (capsule.object == nullptr || !PyCapsule_IsValid(capsule.object, "dlpack_exchange_api")) {
+    PyErr_Clear();
+    return;
+  }
+  auto* api = static_cast<dlpack::Exchange*>(PyCapsule_GetPointer(capsule.object, "dlpack_exchange_api"));
+  while (api != nullptr && api->major != 1) api = api->previous;
+  if (api != nullptr && api->from_object != nullptr) exchange = api;
+}
+
+bool view(PyObject* object, Tensor& out) {
+  if (!PyObject_TypeCheck(object, reinterpret_cast<PyTypeObject*>(tensor_type))) {
+    PyErr_Format(PyExc_TypeError, "expected a torch.Tensor, got %s", Py_TYPE(object)->tp_name);
+    return false;
+  }
+  return exchange ? view_by_exchange(object, out) : view_by_attributes(object, out);
+}
+
+bool current_stream(int device, void** stream) {
+  return exchange && exchange->current_stream(dlpack::kCUDA, device, stream) == 0;
+}
+
+}  // namespace fastdiff

@@ -1,0 +1,95 @@
+"""The compiled kernels of fastdiff._C, for CPU and CUDA tensors.
+
+The extension was built without torch and is bound to it here. It reads tensors itself, so its functions are the
+backends' `run` with no Python in between; only operands that it cannot take as they are come back to `_tidy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastdiff import _C
+
+from .registry import Case, Implementation
+
+_KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3, torch.int64: 4}
+_FLOATING = tuple(dtype for dtype in _KINDS if dtype.is_floating_point)
+
+
+def _tidy(
+    run: Callable,
+    table: np.ndarray,
+    i: int,
+    x: Tensor,
+    base: Tensor | None,
+    m: Tensor,
+    m_uncond: Tensor | None,
+    history: Sequence[Tensor | None],
+    guidance: Tensor | None,
+    threshold: Tensor | None,
+    seeds: Tensor | None,
+    *outputs: Tensor | None,
+) -> None:
+    """`run` with contiguous [B, n] operands and with per-sample values of the kernel's dtype, on x's device."""
+
+    def flat(operand: Tensor | None) -> Tensor | None:
+        return None if operand is None else operand.reshape(len(operand), -1).contiguous()
+
+    def values(operand: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        return None if operand is None else operand.to(x.device, dtype).reshape(-1).contiguous()
+
+    results = [None if out is None else torch.empty_like(flat(out)) for out in outputs]
+    per_sample = (values(guidance, torch.float64), values(threshold, torch.float64), values(seeds, torch.int64))
+    run(table, i, flat(x), flat(base), flat(m), flat(m_uncond), [flat(h) for h in history], *per_sample, *results)
+    for out, result in zip(outputs, results, strict=True):
+        if out is not None:
+            out.copy_(result.view(out.shape))
+
+
+def _stream(device: int) -> int:
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def _bind(use_exchange: bool = True) -> None:
+    """use_exchange: read tensors through DLPack's C interface where this torch has it."""
+    _C.bind(torch.Tensor, _KINDS, _tidy, torch.get_num_threads, _stream, use_exchange)
+
+
+def _refuse_cpu(case: Case) -> str | None:
+    if case.device != "cpu":
+        return "serves CPU tensors only"
+    return _refuse_dtype(case)
+
+
+def _refuse_cuda(case: Case) -> str | None:
+    if case.device != "cuda":
+        return "serves CUDA tensors only"
+    if _C.build_info()["cuda"] is None:
+        return "fastdiff._C was built without CUDA (no nvcc was found)"
+    if torch.version.hip is not None:
+        return "serves NVIDIA devices only"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    capability = torch.cuda.get_device_capability()
+    if capability < (8, 0):
+        return f"needs compute capability 8.0 or higher, the device has {capability[0]}.{capability[1]}"
+    return _refuse_dtype(case)
+
+
+def _refuse_dtype(case: Case) -> str | None:
+    return None if case.dtype in _FLOATING else f"serves float32, float64, float16 and bfloat16, not {case.dtype}"
+
+
+def _no_cuda(*_: object) -> None:
+    raise RuntimeError("fastdiff._C was built without CUDA")
+
+
+_bind()
+IMPLEMENTS = {
+    ("cpu", "solver_step"): Implementation(_C.solver_step_cpu, _refuse_cpu),
+    ("cuda", "solver_step"): Implementation(getattr(_C, "solver_step_cuda", _no_cuda), _refuse_cuda),
+}

@@ -1,0 +1,188 @@
+"""Builds fastdiff._C with what the machine offers; torch is not needed, nor imported.
+
+FASTDIFF_BUILD=auto (the default) builds the CPU part if there is a C++17 compiler and the CUDA part if there is nvcc, and
+installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel as BdistWheel
+from setuptools.command.build_ext import build_ext as BuildExt
+
+ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
+MODE = os.environ.get("FASTDIFF_BUILD", "auto")
+
+# Explicit fused multiply-adds only, so that a value does not depend on where a loop was vectorised.
+CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno"]
+CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off"]
+ISA_FLAGS = {
+    "portable": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+}
+CUDA_ARCHS = ["80", "90a", "100"]
+CUDA_PTX = "90"
+
+
+def is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def is_op(source: Path) -> bool:
+    """csrc/cpu/<op>.cpp is a kernel if csrc/<op>.h is its contract, and then compiled once per instruction set."""
+    return (CSRC / f"{source.stem}.h").exists()
+
+
+class Nvcc:
+    """The CUDA compiler, called directly."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.home = self._home()
+        self.version = re.findall(r"V([\d.]+)", self._ask("--version"))[-1]
+        known = self._ask("--list-gpu-code")
+        self.archs = [arch for arch in CUDA_ARCHS if f"sm_{arch.rstrip('a')}" in known.split()]
+
+    @classmethod
+    def find(cls) -> Nvcc | None:
+        home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+        path = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else shutil.which("nvcc")
+        return cls(path) if path else None
+
+    def _ask(self, *arguments: str) -> str:
+        done = subprocess.run([self.path, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    def _home(self) -> Path:
+        """The toolkit's folder as nvcc itself resolves it: the nvcc on PATH may be a link or a script."""
+        found = re.search(r"^#\$ TOP=(.*)$", self._ask("-dryrun", "-c", "-x", "cu", os.devnull), re.MULTILINE)
+        return Path(found.group(1).strip()) if found else Path(self.path).resolve().parent.parent
+
+    @property
+    def holds(self) -> str:
+        return " ".join([*(f"sm_{arch}" for arch in self.archs), f"compute_{CUDA_PTX}"])
+
+    def compile(self, source: Path, folder: Path) -> str:
+        target = folder / f"{source.stem}.o"
+        codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
+        codes.append(f"-gencode=arch=compute_{CUDA_PTX},code=compute_{CUDA_PTX}")
+        flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static"]
+        command = [self.path, "-c", str(source), "-o", str(target), *flags, *codes]
+        print(" ".join(command), flush=True)
+        subprocess.run(command, check=True)
+        return str(target)
+
+    def link_flags(self) -> list[str]:
+        folders = [self.home / name for name in ("lib64", "lib", f"targets/{platform.machine()}-linux/lib")]
+        return [*(f"-L{folder}" for folder in folders), "-lcudart_static", "-ldl", "-lrt"]
+
+
+class build_ext(BuildExt):
+    """Compiles csrc by its naming conventions and, in auto mode, does without what cannot be compiled."""
+
+    def build_extension(self, ext: Extension) -> None:
+        nvcc = self._wanted_nvcc()
+        try:
+            self._build(ext, nvcc)
+        except Exception as error:
+            if MODE != "auto" or nvcc is None:
+                raise
+            print(f"fastdiff: the CUDA part was left out: {error}", flush=True)
+            self._build(ext, None)
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:
+            if MODE != "auto":
+                raise
+            print(f"fastdiff: no compiled part, this is a pure-Python install: {error}", flush=True)
+            self.extensions.clear()
+
+    def copy_extensions_to_source(self) -> None:
+        """In one rename each, so that a process that has the old file open keeps it whole."""
+        for ext in self.extensions:
+            built = Path(self.build_lib, self.get_ext_filename(ext.name))
+            target = ROOT / self.get_ext_filename(ext.name)
+            fresh = target.with_suffix(f".{os.getpid()}")
+            shutil.copy2(built, fresh)
+            fresh.replace(target)
+
+    def _wanted_nvcc(self) -> Nvcc | None:
+        if MODE == "cpu" or not list(CSRC.glob("cuda/*.cu")):
+            return None
+        nvcc = Nvcc.find()
+        if nvcc is None and MODE == "cuda":
+            raise RuntimeError("FASTDIFF_BUILD=cuda, but there is no nvcc on PATH or under CUDA_HOME")
+        return nvcc
+
+    def _build(self, ext: Extension, nvcc: Nvcc | None) -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [job.result() for job in [pool.submit(job) for job in self._jobs(nvcc)]]
+        self.compiler.link_shared_object(
+            objects,
+            self.get_ext_fullpath(ext.name),
+            extra_postargs=["-pthread", *self._link_flags(nvcc)],
+            target_lang="c++",
+        )
+
+    def _link_flags(self, nvcc: Nvcc | None) -> list[str]:
+        hide = ["-Wl,--exclude-libs,ALL"] if platform.system() == "Linux" else []
+        return hide + (nvcc.link_flags() if nvcc else [])
+
+    def _jobs(self, nvcc: Nvcc | None) -> list:
+        isas = list(ISA_FLAGS) if is_x86() else ["portable"]
+        macros = [("FASTDIFF_X86", None)] if is_x86() else []
+        include = []
+        if nvcc:
+            macros += [("FASTDIFF_CUDA", f'"{nvcc.holds}"'), ("FASTDIFF_NVCC", f'"{nvcc.version}"')]
+            include.append(str(nvcc.home / "include"))
+        jobs = [partial(self._cxx, source, "main", macros, include) for source in sorted(CSRC.glob("*.cpp"))]
+        for source in sorted(CSRC.glob("cpu/*.cpp")):
+            if is_op(source):
+                jobs += [partial(self._cxx, source, isa, [*macros, ("FASTDIFF_ISA", isa)]) for isa in isas]
+            else:
+                jobs.append(partial(self._cxx, source, "main", macros))
+        if nvcc:
+            folder = Path(self.build_temp, "cuda")
+            folder.mkdir(parents=True, exist_ok=True)
+            jobs += [partial(nvcc.compile, source, folder) for source in sorted(CSRC.glob("cuda/*.cu"))]
+        return jobs
+
+    def _cxx(self, source: Path, isa: str, macros: list, include: list[str] | None = None) -> str:
+        return self.compiler.compile(
+            [os.path.relpath(source)],
+            output_dir=os.path.join(self.build_temp, isa),
+            macros=macros,
+            include_dirs=[*self.include_dirs, *(include or [])],
+            extra_postargs=[*CXX_FLAGS, *ISA_FLAGS.get(isa, [])],
+        )[0]
+
+
+class bdist_wheel(BdistWheel):
+    """Tags the wheel for this platform only if something was compiled."""
+
+    def run(self) -> None:
+        self.run_command("build")
+        self.root_is_pure = not self.distribution.has_ext_modules()
+        super().run()
+
+
+if MODE not in ("auto", "cpu", "cuda", "none"):
+    raise SystemExit(f"FASTDIFF_BUILD: expected auto, cpu, cuda or none, got {MODE!r}")
+
+setup(
+    ext_modules=[] if MODE == "none" else [Extension("fastdiff._C", sources=[], language="c++")],
+    cmdclass={"build_ext": build_ext, "bdist_wheel": bdist_wheel},
+)
