@@ -1,0 +1,259 @@
+"""solver_step in Triton: one pass over memory, for NVIDIA and AMD.
+
+Only the structure of a row is compiled in: which operands there are, how memory is walked, whether D is clamped.
+Weights, noise indices and seeds are run-time arguments that Triton does not specialise on, so a plan needs as many
+compilations as it has structures. Weights are float32 arguments. Triton passes every Python float as float32, so a
+second build of the same function, for float64 state, takes the bits of each weight as an int64.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .reference import compute_dtype
+from .registry import Case, Implementation
+from .row import MAX_HISTORY, MAX_NOISE, ROW, reads_history, reads_noise
+from .triton_layout import conform, joint_layout, on_device, same_layout, target
+from .triton_philox import normal
+
+BLOCK = 1024
+TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+WARPS = 2 if torch.version.hip else 4  # eight elements a thread: 128-bit accesses in half precision too
+
+
+@triton.jit
+def _offset(b, e, size_1, size_2, stride_b, stride_0, stride_1, stride_2, DIMS: tl.constexpr):
+    """Where element e of sample b lies."""
+    if DIMS == 1:
+        at = e * stride_0
+    elif DIMS == 2:
+        at = e // size_1 * stride_0 + e % size_1 * stride_1
+    else:
+        row = e // size_2
+        at = row // size_1 * stride_0 + row % size_1 * stride_1 + e % size_2 * stride_2
+    return b * stride_b + at
+
+
+@triton.jit
+def _weight(value, DTYPE: tl.constexpr):
+    if tl.float64 == DTYPE:
+        value = value.to(tl.int64).to(tl.float64, bitcast=True)
+    return value
+
+
+@triton.jit
+def _add(new_x, new_base, operand, a, b, at, mask, DTYPE: tl.constexpr):
+    """One term of both lines, with one load, or none if the operand is absent."""
+    if operand is not None:
+        value = tl.load(operand + at, mask=mask).to(DTYPE)
+        new_x += _weight(a, DTYPE) * value
+        new_base += _weight(b, DTYPE) * value
+    return new_x, new_base
+
+
+@triton.jit
+def _add_noise(new_x, new_base, seed, noise, a, b, start, BLOCK: tl.constexpr, DTYPE: tl.constexpr):
+    if noise is not None:
+        xi = normal(seed, noise, start, BLOCK, DTYPE)
+        new_x += _weight(a, DTYPE) * xi
+        new_base += _weight(b, DTYPE) * xi
+    return new_x, new_base
+
+
+def _solver_step(
+    x, base, m, m_uncond, h1, h2, h3, h4, h5, h6, h7, guidances, thresholds, seeds,
+    out_x, out_base, out_d, out_input,
+    p_x, p_m, clamp, guidance, c_in,
+    a_base, a_x, a0, a1, a2, a3, a4, a5, a6, a7,
+    b_base, b_x, b0, b1, b2, b3, b4, b5, b6, b7,
+    xi_a0, xi_a1, xi_b0, xi_b1, noise0, noise1,
+    blocks, count, size_1, size_2,
+    state_b, state_0, state_1, state_2,
+    model_b, model_0, model_1, model_2,
+    input_b, input_0, input_1, input_2, input_copy,
+    COPIES: tl.constexpr, CLAMP: tl.constexpr, DIMS: tl.constexpr, WIDE: tl.constexpr,
+    DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    if WIDE:
+        pid = pid.to(tl.int64)
+    b = pid // blocks
+    start = pid % blocks * BLOCK
+    e = start + tl.arange(0, BLOCK)
+    mask = e < count
+    at = _offset(b, e, size_1, size_2, state_b, state_0, state_1, state_2, DIMS)
+    zero = tl.zeros([BLOCK], DTYPE)
+
+    d = zero
+    new_x = zero
+    new_base = zero
+    if x is not None:
+        value = tl.load(x + at, mask=mask).to(DTYPE)
+        d = _weight(p_x, DTYPE) * value
+        new_x = _weight(a_x, DTYPE) * value
+        new_base = _weight(b_x, DTYPE) * value
+    if m is not None:
+        model_at = _offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS)
+        prediction = tl.load(m + model_at, mask=mask).to(DTYPE)
+        if m_uncond is not None:
+            scale = _weight(guidance, DTYPE) if guidances is None else tl.load(guidances + b).to(DTYPE)
+            uncond = tl.load(m_uncond + model_at, mask=mask).to(DTYPE)
+            prediction = uncond + scale * (prediction - uncond)
+        d += _weight(p_m, DTYPE) * prediction
+    # Comparisons with NaN are false, so NaN passes through both limits.
+    if CLAMP:
+        limit = _weight(clamp, DTYPE)
+        d = tl.where(d > limit, limit, tl.where(d < -limit, -limit, d))
+    if thresholds is not None:
+        s = tl.load(thresholds + b).to(DTYPE)
+        d = tl.where(d > s, s, tl.where(d < -s, -s, d)) / s
+
+    new_x += _weight(a0, DTYPE) * d
+    new_base += _weight(b0, DTYPE) * d
+    new_x, new_base = _add(new_x, new_base, base, a_base, b_base, at, mask, DTYPE)
+    new_x, new_base = _add(new_x, new_base, h1, a1, b1, at, mask, DTYPE)
+    new_x, new_base = _add(new_x, new_base, h2, a2, b2, at, mask, DTYPE)
+    new_x, new_base = _add(new_x, new_base, h3, a3, b3, at, mask, DTYPE)
+    new_x, new_base = _add(new_x, new_base, h4, a4, b4, at, mask, DTYPE)
+    new_x, new_base = _add(new_x, new_base, h5, a5, b5, at, mask, DTYPE)
+    new_x, new_base = _add(new_x, new_base, h6, a6, b6, at, mask, DTYPE)
+    new_x, new_base = _add(new_x, new_base, h7, a7, b7, at, mask, DTYPE)
+    seed = tl.load(seeds + b) if seeds is not None else 0
+    new_x, new_base = _add_noise(new_x, new_base, seed, noise0, xi_a0, xi_b0, start, BLOCK, DTYPE)
+    new_x, new_base = _add_noise(new_x, new_base, seed, noise1, xi_a1, xi_b1, start, BLOCK, DTYPE)
+
+    tl.store(out_x + at, new_x, mask=mask)
+    if out_base is not None:
+        tl.store(out_base + at, new_base, mask=mask)
+    if out_d is not None:
+        tl.store(out_d + at, d, mask=mask)
+    if out_input is not None:
+        input_at = _offset(b, e, size_1, size_2, input_b, input_0, input_1, input_2, DIMS)
+        model_input = _weight(c_in, DTYPE) * new_x
+        tl.store(out_input + input_at, model_input, mask=mask)
+        if COPIES == 2:
+            tl.store(out_input + input_copy + input_at, model_input, mask=mask)
+
+
+PARAMETERS = _solver_step.__code__.co_varnames[: _solver_step.__code__.co_argcount]
+WEIGHTS = PARAMETERS[PARAMETERS.index("p_x") : PARAMETERS.index("noise0")]
+
+
+def _build(weight: str) -> triton.JITFunction:
+    """The kernel with weights declared as this type."""
+    typed = types.FunctionType(_solver_step.__code__, globals(), _solver_step.__name__)
+    typed.__annotations__ = {**_solver_step.__annotations__, **dict.fromkeys(WEIGHTS, weight)}
+    return triton.jit(typed, do_not_specialize=[*WEIGHTS, "noise0", "noise1", "blocks"])
+
+
+KERNELS = {torch.float32: _build("fp32"), torch.float64: _build("int64")}
+INTERPRETED = not isinstance(KERNELS[torch.float32], triton.JITFunction)
+
+
+class _Row(NamedTuple):
+    """One row made ready to launch. Absent noises are None, which compiles them away."""
+
+    x: bool
+    base: bool
+    m: bool
+    history: tuple[bool, ...]  # H_1 .. H_7
+    clamps: bool
+    weights: tuple[float, ...]  # in the order of WEIGHTS
+    noises: tuple[int | None, ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def _ready(record: bytes, dtype: torch.dtype, base_is_x: bool) -> _Row:
+    row = np.frombuffer(record, ROW).copy()[0]
+    if base_is_x:
+        row["a_x"] += row["a_base"]
+        row["b_x"] += row["b_base"]
+        row["a_base"] = row["b_base"] = 0
+    numbers = np.atleast_1d(row).view(np.int64 if dtype == torch.float64 else np.float64).tolist()
+    # Noise indices go as int32 of the same bits: one type, so one compilation, for all of them.
+    noises = [int(np.uint32(row["noise"][j]).view(np.int32)) if reads_noise(row, j) else None for j in range(MAX_NOISE)]
+    return _Row(
+        x=bool(row["p_x"] != 0 or row["a_x"] != 0 or row["b_x"] != 0),
+        base=bool(row["a_base"] != 0 or row["b_base"] != 0),
+        m=bool(row["p_m"] != 0),
+        history=tuple(reads_history(row, k) for k in range(1, MAX_HISTORY)),
+        clamps=bool(np.isfinite(row["clamp"])),
+        weights=tuple(numbers[: len(WEIGHTS)]),
+        noises=tuple(noises),
+    )
+
+
+def run(
+    table: np.ndarray,
+    i: int,
+    x: Tensor,
+    base: Tensor | None,
+    m: Tensor,
+    m_uncond: Tensor | None,
+    history: Sequence[Tensor | None],
+    guidance: Tensor | None,
+    threshold: Tensor | None,
+    seeds: Tensor | None,
+    out_x: Tensor,
+    out_base: Tensor | None,
+    out_d: Tensor | None,
+    out_input: Tensor | None,
+) -> None:
+    """The contract of `reference.run_solver_step`."""
+    if x.numel() == 0:
+        return
+    dtype = compute_dtype(x.dtype)
+    row = _ready(table[i].tobytes(), dtype, base is x)
+    draws = row.noises != (None, None)
+    if m_uncond is not None and not same_layout(m_uncond, m.stride()):
+        m, m_uncond = m.contiguous(), m_uncond.contiguous()
+    layout = joint_layout(
+        tuple(x.shape),
+        (out_x.stride(), m.stride(), (out_x if out_input is None else out_input).stride()),
+        per_sample=draws or guidance is not None or threshold is not None,
+        ordered=draws,
+    )
+    state, model, model_input = layout.groups
+    past = [h if read else None for h, read in zip(history, row.history, strict=False)]
+    inputs = [
+        conform(x if row.x else None, state),
+        conform(base if row.base else None, state),
+        conform(m if row.m else None, model),
+        conform(m_uncond if row.m else None, model),
+        *(conform(h, state) for h in past),
+        *[None] * (MAX_HISTORY - 1 - len(past)),
+        *(None if v is None else v.contiguous() for v in (guidance, threshold, seeds if draws else None)),
+    ]
+    outputs = [(out_x, state), (out_base, state), (out_d, state), (out_input, model_input)]
+    written = [target(tensor, strides) for tensor, strides in outputs]
+    blocks = -(-layout.count // BLOCK)
+    with on_device(x):
+        KERNELS[dtype][(layout.batch * blocks,)](
+            *inputs, *written, *row.weights, *row.noises,
+            blocks, layout.count, *layout.inner, *layout.strides, len(x) * model_input[0],
+            COPIES=1 if out_input is None else len(out_input) // len(x), CLAMP=row.clamps,
+            DIMS=layout.dims, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
+            num_warps=WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
+    for (tensor, _), result in zip(outputs, written, strict=True):
+        if tensor is not result:
+            tensor.copy_(result)
+
+
+def refuse(case: Case) -> str | None:
+    """Why Triton cannot serve the case."""
+    if case.device == "cuda" or INTERPRETED:
+        return None
+    return f"Triton serves CUDA and ROCm devices, not {case.device}"
+
+
+IMPLEMENTS = {"solver_step": Implementation(run, refuse)}
