@@ -1,0 +1,55 @@
+"""Fresh random inputs in every run, the seed shown where a test fails; the backends a test is run over."""
+
+from __future__ import annotations
+
+import os
+import random
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+# A module with `OP = "<name>"` has each test that takes `backend` run over these.
+BACKENDS = {
+    "solver_step": ("reference", "cpu", "triton", "cuda"),
+    "group_norm": ("reference", "torch"),
+    "attention": ("reference", "torch"),
+}
+ON_GPU = ("triton", "cuda")
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+SEED = int(os.environ.get("FASTDIFF_TEST_SEED") or random.SystemRandom().randrange(2**31))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" not in metafunc.fixturenames:
+        return
+    names = ("triton",) if INTERPRETING else BACKENDS[metafunc.module.OP]
+    marks = {name: pytest.mark.gpu for name in ON_GPU if not INTERPRETING}
+    metafunc.parametrize("backend", [pytest.param(name, marks=marks.get(name, ())) for name in names])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if INTERPRETING:
+        items[:] = [item for item in items if "backend" in item.fixturenames]
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def seed(request: pytest.FixtureRequest) -> int:
+    """Seeds every generator from the run's seed and the test's name; captured output shows it where a test fails."""
+    value = (SEED + zlib.crc32(request.node.nodeid.encode())) % 2**31
+    print(f"run again with FASTDIFF_TEST_SEED={SEED}")
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture
+def device(backend: str) -> str:
+    return "cuda" if backend in ON_GPU and not INTERPRETING else "cpu"
