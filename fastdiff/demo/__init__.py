@@ -1,0 +1,71 @@
+"""The demo model that ships with fastdiff: 8x8 handwritten digits, drawn by class or without one.
+
+    model = demo.load_model()
+    v = model(x, t, y)   # x [B, 1, 8, 8], t [B] in [0, 999], y [B] int64 in 0..9; 10 or None is "no label"
+
+Trained by `fastdiff.demo.train` on scikit-learn's digits; sampling needs no scikit-learn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from ..schedule import Schedule
+from .unet import UNet
+
+__all__ = ["NUM_CLASSES", "PREDICTION", "SHAPE", "load_model", "schedule", "to_images"]
+
+PREDICTION = "v_prediction"
+SHAPE = (1, 8, 8)
+NUM_CLASSES = 10
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def schedule() -> Schedule:
+    """The schedule the model was trained on: squared cosine, 1000 steps (Nichol & Dhariwal 2021, eq. 17)."""
+    return Schedule.cosine(1000)
+
+
+def load_model(folder: str | Path = WEIGHTS) -> nn.Module:
+    """The trained network in float32, in eval mode and without gradients.
+
+    folder: where digits.json and digits.safetensors lie; by default the shipped ones, else an output folder of
+    `fastdiff.demo.train`. Raises ValueError if the weights are not the ones whose checksum digits.json holds.
+    """
+    description = _description(Path(folder) / "digits.json")
+    path = Path(folder) / "digits.safetensors"
+    weights = path.read_bytes()
+    expected, got = description["sha256"], hashlib.sha256(weights).hexdigest()
+    if got != expected:
+        raise ValueError(f"{path}: truncated or altered: expected sha256 {expected}, got {got}")
+    model = UNet(**description["model"])
+    model.load_state_dict({name: value.float() for name, value in load(weights).items()})
+    return model.eval().requires_grad_(False)
+
+
+def _description(path: Path) -> dict:
+    """Read digits.json: the checksum of the weights and the network's size."""
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: truncated or altered: expected JSON ({error})") from None
+    if not isinstance(description, dict) or not {"sha256", "model"} <= description.keys():
+        raise ValueError(f"{path}: truncated or altered: expected the keys sha256 and model")
+    return description
+
+
+def to_images(x: Tensor) -> np.ndarray:
+    """Samples [B, 1, 8, 8] in [-1, 1] as grey levels [B, 8, 8] uint8; what lies outside is clipped."""
+    if x.ndim != 4 or tuple(x.shape[1:]) != SHAPE:
+        raise ValueError(f"x: expected shape [B, 1, 8, 8], got {tuple(x.shape)}")
+    if not torch.isfinite(x).all():
+        raise ValueError("x: expected finite numbers, got NaN or infinity")
+    return ((x[:, 0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

@@ -1,0 +1,165 @@
+"""Train the demo model: v-prediction on the digits. Needs scikit-learn.
+
+The shipped weights are `python -m fastdiff.demo.train --steps 12000 --out weights`; with --minutes 10 in the place of
+--steps the run chooses its own length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from ..schedule import Schedule
+from . import NUM_CLASSES, schedule
+from .data import digits
+from .unet import UNet
+
+CONFIG = {"width": 64, "depth": 2, "embedding": 128, "num_classes": NUM_CLASSES}
+PARTS = ("model", "ema", "optimizer")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that, with the number of steps, decides the weights."""
+
+    seed: int = 0
+    batch: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 500
+    decay: float = 0.4  # the share of the run in which the rate falls to zero
+    ema: float = 0.999
+    dropout: float = 0.1
+    label_dropout: float = 0.1
+
+
+def learning_rate(step: int, steps: int | None, recipe: Recipe) -> float:
+    """Linear warmup, plateau, half cosine to zero. On the plateau the length of the run need not be known yet."""
+    value = recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup)
+    if steps is None:
+        return value
+    progress = (step - (1 - recipe.decay) * steps) / (recipe.decay * steps)
+    return value * 0.5 * (1 + math.cos(math.pi * max(0.0, progress)))
+
+
+def v_loss(model: nn.Module, schedule: Schedule, x0: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error of v = alpha eps - sigma x0 (Salimans & Ho 2022, appendix D), t stratified over [0, t_max]."""
+    t = schedule.t_max * (torch.arange(len(x0)) + torch.rand(len(x0))) / len(x0)
+    point = schedule.at(t.double().numpy())
+    alpha, sigma = (torch.from_numpy(value).float()[:, None, None, None] for value in (point.alpha, point.sigma))
+    eps = torch.randn_like(x0)
+    return mse_loss(model(alpha * x0 + sigma * eps, t, y), alpha * eps - sigma * x0)
+
+
+class Trainer:
+    """Model, optimizer and moving average. The randomness of a step depends on (seed, step) alone.
+
+    steps: the length of the run, or None while it is not decided.
+    """
+
+    def __init__(self, recipe: Recipe, steps: int | None = None) -> None:
+        self.recipe, self.steps, self.step = recipe, steps, 0
+        torch.manual_seed(recipe.seed)
+        self.model = UNet(**CONFIG, dropout=recipe.dropout).to(memory_format=torch.channels_last)
+        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+        self.schedule = schedule()
+        self.images, self.labels = digits()
+
+    def advance(self) -> float:
+        """Make one step and return the loss."""
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        picked = torch.randperm(len(self.images))[: self.recipe.batch]
+        unlabelled = torch.rand(len(picked)) < self.recipe.label_dropout
+        y = torch.where(unlabelled, NUM_CLASSES, self.labels[picked])
+        loss = v_loss(self.model, self.schedule, self.images[picked], y)
+        self.optimizer.param_groups[0]["lr"] = learning_rate(self.step, self.steps, self.recipe)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.ema.update_parameters(self.model)
+        self.step += 1
+        return loss.item()
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; an interruption leaves the previous one whole."""
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        part = path.with_suffix(".part")
+        torch.save({"recipe": asdict(self.recipe), "steps": self.steps, "step": self.step, **parts}, part)
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Trainer:
+        """Continue from a checkpoint exactly where it was written."""
+        saved = torch.load(path, weights_only=True)
+        trainer = cls(Recipe(**saved["recipe"]), saved["steps"])
+        trainer.step = saved["step"]
+        for name in PARTS:
+            getattr(trainer, name).load_state_dict(saved[name])
+        return trainer
+
+    def export(self, folder: Path) -> None:
+        """Write the averaged weights as float16 digits.safetensors and their description digits.json."""
+        weights = save({name: value.half().contiguous() for name, value in self.ema.module.state_dict().items()})
+        (folder / "digits.safetensors").write_bytes(weights)
+        description = {
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "model": CONFIG,
+            "training": {"steps": self.step, **asdict(self.recipe)},
+        }
+        (folder / "digits.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int = 1000) -> None:
+    """Run to the end, with a checkpoint every so many steps, and export.
+
+    minutes: where the length of the run is open, the decay begins early enough to end after about that time.
+    """
+    plateau = 1 - trainer.recipe.decay
+    decay_time = time.monotonic() + 60 * minutes * plateau
+    bar = tqdm(total=trainer.steps, initial=trainer.step, unit="step", mininterval=1)
+    loss = 1.0
+    while trainer.steps is None or trainer.step < trainer.steps:
+        if trainer.steps is None and time.monotonic() > decay_time:
+            bar.total = trainer.steps = math.ceil(trainer.step / plateau)
+        loss += 0.01 * (trainer.advance() - loss)
+        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        bar.update()
+        if trainer.step % every == 0 or trainer.step == trainer.steps:
+            trainer.save(folder / "checkpoint.pt")
+    bar.close()
+    trainer.export(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the demo model.")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--steps", type=int, help="the length of the run; the weights depend on it and the seed alone")
+    length.add_argument("--minutes", type=float, help="choose the length by the clock")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint and the weights")
+    parser.add_argument("--seed", type=int, default=0, help="a resumed run keeps its own")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in the folder")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer.load(args.out / "checkpoint.pt") if args.resume else Trainer(Recipe(seed=args.seed))
+    trainer.steps = args.steps or trainer.steps
+    train(trainer, args.out, args.minutes or math.inf)
+
+
+if __name__ == "__main__":
+    main()
