@@ -83,10 +83,10 @@ def is_finite(s: Points, t: Points) -> bool:
     return bool(np.isfinite(float(t.log_snr) - float(s.log_snr)))
 
 
-def step_orders(points: Points, order: int, lower_order_final: bool) -> list[int]:
+def step_orders(points: Points, order: int, lower_order_final: bool, fewer_than: float = 15) -> list[int]:
     """The order of each multistep step: as many earlier intervals as are finite, fewer at the end of short runs.
 
-    lower_order_final: with fewer than 15 steps the last ends at order 1 and the one before at order 2 at most.
+    lower_order_final: where there are fewer steps than that, the last is of order 1 and the one before of at most 2.
     """
     count = len(points.t) - 1
     finite = [is_finite(points.at(i), points.at(i + 1)) for i in range(count)]
@@ -95,7 +95,7 @@ def step_orders(points: Points, order: int, lower_order_final: bool) -> list[int
         reach = 0
         while reach < i and finite[i - 1 - reach]:
             reach += 1
-        limit = count - i if lower_order_final and count < 15 else order
+        limit = count - i if lower_order_final and count < fewer_than else order
         orders.append(max(1, min(order, 1 + reach, limit)) if finite[i] else 1)
     return orders
 

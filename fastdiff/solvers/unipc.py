@@ -32,10 +32,13 @@ def unipc(
     corrector: bool = True,
     lower_order_final: bool = True,
 ) -> list[Row]:
-    """One row a step. order 1 to 3; variant "bh1" or "bh2"; form "data" or "noise"; corrector=False leaves UniP."""
+    """One row a step. order 1 to 3; variant "bh1" or "bh2"; form "data" or "noise"; corrector=False leaves UniP.
+
+    lower_order_final: the order falls to 1 over the last steps, however many there are (as in the authors' code).
+    """
     if variant not in ("bh1", "bh2"):
         raise ValueError(f"variant: expected bh1 or bh2, got {variant!r}")
-    orders = step_orders(points, order, lower_order_final)
+    orders = step_orders(points, order, lower_order_final, math.inf)
     rows: list[Row] = []
     for i, p in enumerate(orders):
         s = points.at(i)
