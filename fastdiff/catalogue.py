@@ -25,8 +25,9 @@ from .solvers.unipc import unipc
 class Solver:
     """One entry of the catalogue.
 
-    order: of convergence on the ODE (for stochastic solvers, of the moments: weak order). nfe: model evaluations a step.
-    aliases: names it goes by elsewhere. build: (schedule, points, prediction, options) -> rows.
+    order: of convergence on the ODE; for stochastic solvers, of the mean and variance (weak order), at most 2 because
+    differences of outputs carry the noise of earlier steps. nfe: model evaluations a step. aliases: names it goes by
+    elsewhere. build: (schedule, points, prediction, options) -> rows.
     """
 
     name: str
@@ -54,7 +55,7 @@ _SOLVERS = (
     ),
     Solver("heun", heun, 2, 2, _EDM, ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")),
     Solver("dpm_2", dpm_2, 2, 2, _EDM, ("DPM2", "KDPM2DiscreteScheduler")),
-    Solver("dpm_2_ancestral", dpm_2_ancestral, 1, 2, _EDM, ("DPM2 a", "KDPM2AncestralDiscreteScheduler"), True),
+    Solver("dpm_2_ancestral", dpm_2_ancestral, 2, 2, _EDM, ("DPM2 a", "KDPM2AncestralDiscreteScheduler"), True),
     Solver("dpm_solver_2s", partial(singlestep, order=2, form="noise"), 2, 2, _DPM, ("DPM-Solver-2",)),
     Solver("dpm_solver_3s", partial(singlestep, order=3, form="noise"), 3, 3, _DPM, ("DPM-Solver-3",)),
     Solver("dpm_solver_2m", partial(multistep, order=2, form="noise"), 2, 1, _DPM),
@@ -65,9 +66,12 @@ _SOLVERS = (
     Solver("dpmpp_2m", partial(multistep, order=2), 2, 1, _DPMPP, ("DPM++ 2M", "DPMSolverMultistepScheduler")),
     Solver("dpmpp_3m", partial(multistep, order=3), 2, 1, _DPMPP, ("DPM++ 3M",)),
     Solver("dpmpp_3m_exact", partial(multistep, order=3, exact=True), 3, 1, _DPMPP),
-    Solver("dpmpp_sde", dpmpp_sde, 1, 2, _DPMPP, ("DPM++ SDE", "DPMSolverSDEScheduler"), True),
-    Solver("dpmpp_2m_sde", partial(multistep, order=2, eta=1.0), 1, 1, _DPMPP, ("DPM++ 2M SDE",), True),
-    Solver("dpmpp_3m_sde", partial(multistep, order=3, eta=1.0), 1, 1, _DPMPP, ("DPM++ 3M SDE",), True),
+    Solver("dpmpp_sde", dpmpp_sde, 2, 2, _DPMPP, ("DPM++ SDE", "DPMSolverSDEScheduler"), True),
+    Solver("dpmpp_2m_sde", partial(multistep, order=2, eta=1.0), 2, 1, _DPMPP, ("DPM++ 2M SDE",), True),
+    # k-diffusion's second step, the one with a single earlier output, is in the Taylor form.
+    Solver(
+        "dpmpp_3m_sde", partial(multistep, order=3, eta=1.0, correction="heun"), 2, 1, _DPMPP, ("DPM++ 3M SDE",), True
+    ),
     Solver("unipc", unipc, 3, 1, _UNIPC, ("UniPC", "uni_pc_bh2", "UniPCMultistepScheduler")),
     Solver("unipc_bh1", partial(unipc, variant="bh1"), 3, 1, _UNIPC, ("uni_pc",)),
 )
@@ -145,10 +149,14 @@ def _check_options(entry: Solver, options: dict[str, object], steps: int) -> Non
     for name, value in options.items():
         if name not in known:
             raise ValueError(f"{name}: {entry.name} has no such option; it has {', '.join(known) or 'none'}")
-        if name == "order" and (value not in (1, 2, 3) or value > steps):
-            raise ValueError(f"order: expected 1, 2 or 3 and at most the number of steps, {steps}; got {value!r}")
+        if name == "order" and value not in (1, 2, 3):
+            raise ValueError(f"order: expected 1, 2 or 3, got {value!r}")
+        if name == "order" and entry.nfe == 1 and value > steps:
+            raise ValueError(f"order: expected at most the number of steps, {steps}; got {value!r}")
         if name in ("eta", "s_noise") and not (isinstance(value, (int, float)) and value >= 0):
             raise ValueError(f"{name}: expected a number >= 0, got {value!r}")
+        if name in ("r", "r1", "r2") and not (isinstance(value, (int, float)) and 0 < value <= 1):
+            raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}")
         if name == "correction" and value not in ("midpoint", "heun"):
             raise ValueError(f"correction: expected midpoint or heun, got {value!r}")
         if name == "form" and value not in ("data", "noise"):

@@ -3,7 +3,8 @@
 DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), DDPM (Ho et al. 2020, arXiv 2006.11239, eq. 7),
 Euler and ancestral Euler (Karras et al. 2022, arXiv 2206.00364; k-diffusion).
 
-    x_t = alpha_t x0 + sqrt(sigma_t^2 - s^2) eps + s xi,   s = eta sigma_t sqrt(1 - (alpha_s sigma_t / alpha_t sigma_s)^2)
+    x_t = alpha_t x0 + sqrt(sigma_t^2 - s^2) eps + s xi
+    s = eta sigma_t sqrt(1 - (alpha_s sigma_t / alpha_t sigma_s)^2)
 
 In the noise level sigma / alpha this is Euler's step down and noise back up, so `euler` and `euler_ancestral` are the
 same rows; eta = 1 is the DDPM posterior with its smaller variance. All limits (alpha_s = 0, sigma_t = 0) are finite.
@@ -21,7 +22,8 @@ def step_down(s: Points, t: Points, eta: float) -> tuple[float, float]:
     """(share of sigma_t that stays predicted noise, share that is drawn fresh), in units of sigma_t."""
     ratio = float(s.alpha * t.sigma / (t.alpha * s.sigma))
     up = min(1.0, eta * math.sqrt(max(0.0, 1 - ratio**2)))
-    return math.sqrt(1 - up**2), up
+    # 1 - up^2 multiplied out: ratio^2 is far below 1 in long steps, and subtracting would lose it.
+    return math.sqrt(max(0.0, 1 - eta**2 + (eta * ratio) ** 2)), up
 
 
 def ddim_row(s: Points, t: Points, prediction: str, noise_index: int, eta: float = 0.0, s_noise: float = 1.0) -> Row:

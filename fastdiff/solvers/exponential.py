@@ -39,11 +39,11 @@ def psi(k: int, h: float) -> float:
 
 
 class Side(NamedTuple):
-    """One point as one form sees it."""
+    """One point as one form sees it: u is the factor of D, w the other one, log is log(u / w)."""
 
     u: float
     w: float
-    l: float
+    log: float
 
     @classmethod
     def of(cls, point: Points, form: str) -> Side:
@@ -61,7 +61,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def between(cls, s: Side, t: Side, eta: float = 0.0) -> Interval:
-        h = t.l - s.l
+        h = t.log - s.log
         return cls(t.u, t.w / s.w * (math.exp(-eta * h) if eta else 1.0), h, eta)
 
     def weight(self, k: int) -> float:
@@ -72,7 +72,7 @@ class Interval(NamedTuple):
 def first_order(s: Points, t: Points, form: str) -> tuple[float, float]:
     """(weight of x, weight of D) of the exact step for constant D: DDIM. Finite wherever the form is."""
     a, b = Side.of(s, form), Side.of(t, form)
-    if math.isfinite(b.l - a.l):
+    if math.isfinite(b.log - a.log):
         step = Interval.between(a, b)
         return step.ratio, step.weight(1)
     return b.w / a.w, b.u - a.u * b.w / a.w
@@ -115,7 +115,7 @@ def multistep(
 ) -> list[Row]:
     """DPM-Solver multistep of order 1 to 3 (2211.01095 algorithm 2), ODE and SDE.
 
-    correction: how order 2 weighs the difference of outputs: "midpoint" by psi_1 / 2, "heun" by psi_2 (the Taylor form).
+    correction: how order 2 weighs the difference of outputs, "midpoint" by psi_1 / 2, "heun" by psi_2 (Taylor).
     exact: order 3 weighs the second derivative in full. Every published code weighs half of it, which is second order.
     """
     if eta and form == "noise":

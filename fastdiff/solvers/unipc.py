@@ -6,7 +6,7 @@ With m_0 the output at s and rho-weighted differences D_k = (m_k - m_0) / r_k, r
     corrector  the same with one more difference, m_t - m_0 at r = 1, once the model has seen the predicted point
 
 The coefficients solve R(r) a = b, rows sum_k r_k^(n-1) a_k = n! psi_{n+1}(h) / b(h) (eq. 5). B(h) is h for bh1 and
-e^h - 1 for bh2 in the paper's sign; at order 2 (predictor) and 1 (corrector) the weight is 1/2, as in the authors' code.
+e^h - 1 for bh2 in the paper's sign; at order 2 (predictor) and 1 (corrector) a is 1/2, as in the authors' code.
 The predicted point is x and the corrected state is base: the two registers of a plan.
 """
 
