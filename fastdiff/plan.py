@@ -165,8 +165,9 @@ class Plan:
             if data.pop("fastdiff_plan") != VERSION:
                 raise ValueError(f"expected plan version {VERSION}")
             rows = tuple(_row(r) for r in data.pop("rows"))
+            _expect(data, set(_NAMES), "a plan")
             return cls(rows=rows, end=tuple(data.pop("end")), **data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)}: not a valid fastdiff plan: {error}") from error
 
 
@@ -174,16 +175,23 @@ def _lines(rows: Iterable[Row]) -> list[Line]:
     return [line for row in rows for line in (row.x, row.base) if line is not None]
 
 
+_NAMES = ("end", "prediction", "solver", "grid")  # of a plan's file, besides its version and its rows
+
+
+def _expect(data: dict, names: set[str], what: str) -> None:
+    if set(data) != names:
+        raise ValueError(f"{what} has the fields {sorted(data)}, expected {sorted(names)}")
+
+
 def _row(data: dict) -> Row:
-    expected = {f.name for f in fields(Row)}
-    if set(data) != expected:
-        raise ValueError(f"a row has the fields {sorted(data)}, expected {sorted(expected)}")
+    _expect(data, {f.name for f in fields(Row)}, "a row")
     lines = {name: None if data[name] is None else _line(data[name]) for name in ("x", "base")}
     return Row(**{**data, **lines})
 
 
 def _line(data: dict) -> Line:
-    noise = tuple((int(j), float(weight)) for j, weight in data["noise"])
+    _expect(data, {f.name for f in fields(Line)}, "a line")
+    noise = tuple((j, weight) for j, weight in data["noise"])
     return Line(data["base"], data["x"], tuple(data["history"]), noise)
 
 
@@ -192,22 +200,33 @@ def _validate(plan: Plan) -> None:
         raise ValueError("plan: expected at least one row")
     if plan.prediction not in PREDICTIONS:
         raise ValueError(f"plan: expected a prediction of {', '.join(PREDICTIONS)}, got {plan.prediction!r}")
+    if len(plan.end) != 2 or not all(_finite(v) for v in plan.end):
+        raise ValueError(f"plan: expected end to be (alpha, sigma), got {plan.end}")
+    if not isinstance(plan.solver, str) or not isinstance(plan.grid, str):
+        raise ValueError(f"plan: expected names for solver and grid, got {plan.solver!r}, {plan.grid!r}")
     for i, row in enumerate(plan.rows):
         weights = [row.t, row.alpha, row.sigma, row.p_x, row.p_m, row.c_in]
         indices = set()
         for line in _lines([row]):
             weights += [line.base, line.x, *line.history, *(w for _, w in line.noise)]
-            indices |= {j for j, _ in line.noise}
+            drawn = [j for j, _ in line.noise]
+            if len(set(drawn)) != len(drawn):
+                raise ValueError(f"plan: row {i} names the same noise twice in one line: {drawn}")
+            indices |= set(drawn)
             if len(line.history) > MAX_HISTORY:
-                raise ValueError(f"plan: row {i} reads {len(line.history)} history entries, at most {MAX_HISTORY} exist")
+                raise ValueError(f"plan: row {i} reads {len(line.history)} outputs, at most {MAX_HISTORY} are kept")
             if len(line.history) > i + 1:
                 raise ValueError(f"plan: row {i} reads H_{len(line.history) - 1}, which no earlier row has made")
-        if not all(isinstance(w, (int, float)) and math.isfinite(w) for w in weights):
+        if not all(_finite(w) for w in weights):
             raise ValueError(f"plan: row {i} holds a number that is not finite: {row}")
-        if len(indices) > MAX_NOISE or any(not 0 <= j < 2**32 for j in indices):
-            raise ValueError(f"plan: row {i} draws the noises {sorted(indices)}, at most {MAX_NOISE} below 2^32 are possible")
+        if len(indices) > MAX_NOISE or any(not isinstance(j, int) or not 0 <= j < 2**32 for j in indices):
+            raise ValueError(f"plan: row {i} draws the noises {sorted(indices)}, expected at most {MAX_NOISE}, below 2^32")
         if row.form not in ("data", "noise"):
             raise ValueError(f"plan: row {i} has form {row.form!r}, expected 'data' or 'noise'")
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _terms(line: Line) -> str:
