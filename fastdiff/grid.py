@@ -41,15 +41,15 @@ def make_grid(
     grid: "time" uniform in t (shifted for flow), "quadratic" uniform in sqrt(t), "logsnr" uniform in lambda,
     "karras" uniform in s^(1/rho) (Karras et al. 2022, eq. 5) and "exponential" uniform in log s with s = sigma/alpha
     (t for flow), "linspace" | "leading" | "trailing" whole training indices (Lin et al. 2024, table 2; steps_offset
-    shifts "leading"), "ays" | "ays:sd15" | "ays:sdxl" | "ays:svd" the published tables, log-linearly interpolated; or an
-    array of the times at which the model is called.
+    shifts "leading"), "ays" | "ays:sd15" | "ays:sdxl" | "ays:svd" the published tables, log-linearly interpolated; or
+    an array of the times at which the model is called.
     sigmas: instead of a grid, all the points including the last as s = sigma/alpha (t for flow).
     final_sigma: "zero" ends on clean data, "sigma_min" at the least noise the grid holds.
     start: keep only the last int(start * steps) steps (image to image).
     log_snr_min: grids that are uniform in a function of lambda begin no earlier than this.
     Raises ValueError for unknown names, steps < 1 and grids that do not fall strictly.
     """
-    _check(steps, grid, sigmas, final_sigma, start)
+    _check(steps, grid, sigmas, final_sigma, start, rho, steps_offset)
     if sigmas is not None:
         points = _explicit_sigmas(schedule, np.atleast_1d(np.asarray(sigmas, dtype=np.float64)))
     elif isinstance(grid, str):
@@ -116,7 +116,7 @@ def _uniform_in_noise(schedule: Schedule, count: int, grid: str, rho: float, log
 
 
 _INDEX_SPACINGS: dict[str, Callable[[int, int, int], np.ndarray]] = {
-    "linspace": lambda total, count, offset: np.linspace(0, total - 1, count).round()[::-1],
+    "linspace": lambda total, count, offset: np.linspace(total - 1, 0, count).round(),
     "leading": lambda total, count, offset: (np.arange(count) * (total // count))[::-1] + offset,
     "trailing": lambda total, count, offset: np.round(np.arange(total, 0, -total / count))[:count] - 1,
 }
@@ -157,10 +157,16 @@ def _clean_end(points: Points, schedule: Schedule) -> Points:
 
 
 def _check(
-    steps: int | None, grid: str | ArrayLike, sigmas: ArrayLike | None, final_sigma: str, start: float
+    steps: int | None,
+    grid: str | ArrayLike,
+    sigmas: ArrayLike | None,
+    final_sigma: str,
+    start: float,
+    rho: float,
+    steps_offset: int,
 ) -> None:
     named = sigmas is None and isinstance(grid, str)
-    if named and grid.partition(":")[0] not in GRIDS:
+    if named and grid not in GRIDS and not grid.startswith("ays:"):
         raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, or an array of times, got {grid!r}")
     if named and (not isinstance(steps, (int, np.integer)) or steps < 1):
         raise ValueError(f"steps: expected a whole number >= 1, got {steps!r}")
@@ -168,6 +174,10 @@ def _check(
         raise ValueError(f"final_sigma: expected one of {', '.join(FINAL_SIGMAS)}, got {final_sigma!r}")
     if not 0 < start <= 1:
         raise ValueError(f"start: expected a number in (0, 1], got {start}")
+    if not rho > 0:
+        raise ValueError(f"rho: expected a number > 0, got {rho}")
+    if not steps_offset >= 0:
+        raise ValueError(f"steps_offset: expected a whole number >= 0, got {steps_offset}")
 
 
 def _check_points(points: Points, steps: int | None) -> None:

@@ -11,6 +11,8 @@ Solvers ask for D in data form (x0) or noise form (eps).
 
 from __future__ import annotations
 
+import math
+
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction", "score")
 
 
@@ -21,14 +23,15 @@ def convert(prediction: str, form: str, alpha: float, sigma: float) -> tuple[flo
     """
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {prediction!r}")
-    if prediction == "score":
-        p_x, p_m = convert("epsilon", form, alpha, sigma)
-        return p_x, -sigma * p_m
-    a, b = {"epsilon": (1.0, 0.0), "sample": (0.0, 1.0), "v_prediction": (alpha, -sigma), "flow_prediction": (1.0, -1.0)}[
-        prediction
-    ]
+    a, b = {
+        "epsilon": (1.0, 0.0),
+        "sample": (0.0, 1.0),
+        "v_prediction": (alpha, -sigma),
+        "flow_prediction": (1.0, -1.0),
+        "score": (-1.0 / sigma if sigma else math.inf, 0.0),
+    }[prediction]
     determinant = a * alpha - b * sigma
-    if determinant == 0:
+    if determinant == 0 or not math.isfinite(determinant):
         raise ValueError(
             f"prediction: {prediction} says nothing about x0 at zero signal-to-noise ratio (alpha = 0); the model must"
             " predict sample, v_prediction or flow_prediction to start there"

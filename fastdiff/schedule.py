@@ -79,7 +79,7 @@ class Schedule(ABC):
         return t
 
     def coordinate(self, points: Points) -> np.ndarray:
-        """The noise level s in which the ODE reads dz/ds = (z - D)/s: sigma/alpha, or sigma/(alpha + sigma) for flow."""
+        """The noise level s in which the ODE is dz/ds = (z - D)/s: sigma/alpha, or sigma/(alpha + sigma) for flow."""
         with np.errstate(divide="ignore"):
             return points.sigma / (points.alpha + points.sigma if self.kind == "flow" else points.alpha)
 
@@ -121,6 +121,8 @@ class Schedule(ABC):
     @staticmethod
     def cosine(num_train_timesteps: int | None = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
         """The squared-cosine schedule (Nichol & Dhariwal 2021, eq. 17); num_train_timesteps=None for t in [0, 1]."""
+        if not 0 <= offset < math.inf:
+            raise ValueError(f"offset: expected a number >= 0, got {offset}")
         if num_train_timesteps is None:
             return CosineVP(offset)
         edges = _cosine_angle(np.arange(num_train_timesteps + 1) / num_train_timesteps, offset)
@@ -228,6 +230,8 @@ class LinearVP(_VP):
     def __init__(self, beta_min: float, beta_max: float, t_min: float) -> None:
         if not 0 < beta_min < beta_max:
             raise ValueError(f"beta_min, beta_max: expected 0 < beta_min < beta_max, got {beta_min}, {beta_max}")
+        if not 0 < t_min < 1:
+            raise ValueError(f"t_min: expected a number in (0, 1), got {t_min}")
         self.beta_min, self.beta_max, self.t_min = beta_min, beta_max, t_min
 
     def log_alpha(self, t: np.ndarray) -> np.ndarray:
@@ -281,7 +285,7 @@ class EDM(Schedule):
 
     def at_log_snr(self, log_snr: ArrayLike) -> Points:
         sigma = np.exp(-np.asarray(log_snr, dtype=np.float64))
-        return Points(self.t_of_log_snr(log_snr), np.ones_like(sigma), sigma)
+        return Points(sigma, np.ones_like(sigma), sigma)
 
 
 class Flow(Schedule):
@@ -314,7 +318,7 @@ class Flow(Schedule):
 
     def at_log_snr(self, log_snr: ArrayLike) -> Points:
         log_snr = np.asarray(log_snr, dtype=np.float64)
-        return Points(self.t_of_log_snr(log_snr), _sigmoid(log_snr), _sigmoid(-log_snr))
+        return Points(_sigmoid(-log_snr), _sigmoid(log_snr), _sigmoid(-log_snr))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
