@@ -1,4 +1,4 @@
-"""Handwritten digits: the 1797 real 8x8 images of ``sklearn.datasets.load_digits`` (Alpaydin and Kaynak, 1998)."""
+"""Handwritten digits: the 1797 real 8x8 images of `sklearn.datasets.load_digits` (Alpaydin & Kaynak, 1998)."""
 
 import torch
 

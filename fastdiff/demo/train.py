@@ -1,6 +1,6 @@
 """Train the demo model: v-prediction on the digits. Needs scikit-learn.
 
-The shipped weights are `python -m fastdiff.demo.train --steps 12000 --out weights`; with --minutes 10 in the place of
+The shipped weights are `python -m fastdiff.demo.train --steps 10000 --out weights`; with --minutes 10 in the place of
 --steps the run chooses its own length.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -130,12 +131,12 @@ def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int 
     plateau = 1 - trainer.recipe.decay
     decay_time = time.monotonic() + 60 * minutes * plateau
     bar = tqdm(total=trainer.steps, initial=trainer.step, unit="step", mininterval=1)
-    loss = 1.0
+    losses = deque(maxlen=100)
     while trainer.steps is None or trainer.step < trainer.steps:
         if trainer.steps is None and time.monotonic() > decay_time:
             bar.total = trainer.steps = math.ceil(trainer.step / plateau)
-        loss += 0.01 * (trainer.advance() - loss)
-        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        losses.append(trainer.advance())
+        bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", refresh=False)
         bar.update()
         if trainer.step % every == 0 or trainer.step == trainer.steps:
             trainer.save(folder / "checkpoint.pt")

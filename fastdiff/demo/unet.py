@@ -1,4 +1,4 @@
-"""A small class-conditional U-Net (Ronneberger et al. 2015; Dhariwal and Nichol 2021) on fastdiff's own ops."""
+"""A small class-conditional U-Net (Ronneberger et al. 2015; Dhariwal & Nichol 2021) on fastdiff's own ops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def zero(layer: nn.Module) -> nn.Module:
 
 
 class ResBlock(nn.Module):
-    """Residual block with AdaGN: the embedding scales and shifts the second norm (Dhariwal and Nichol, eq. 3)."""
+    """Residual block with AdaGN (Dhariwal & Nichol 2021, section 3.1): the embedding modulates the second norm."""
 
     def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Stage(nn.Module):
 class UNet(nn.Module):
     """Predict v [B, 1, 8, 8] from x [B, 1, 8, 8], t [B] in [0, 999] and labels y [B].
 
-    Two resolutions, 8x8 and 4x4, with attention at the lower. The last label (``num_classes``) means "no label";
+    Two resolutions, 8x8 and 4x4, with attention at the lower. The last label (`num_classes`) means "no label";
     y=None is the same.
     """
 
