@@ -1,0 +1,36 @@
+// solver_step on CUDA. There is one kernel for each compute type and width; dtypes and absent operands are uniform
+// branches, which cost little beside the memory traffic and keep any mix of dtypes down to five kernels.
+#include <cuda_runtime.h>
+
+#include "solver_step_launch.h"
+#include "solver_step_math.h"
+
+namespace fastdiff::cuda {
+namespace {
+
+template <class T, int W>
+__global__ void __launch_bounds__(kThreads<W>) solver_step_kernel(const __grid_constant__ Step<T> s) {
+  static_assert(sizeof s <= 4096, "kernel arguments");
+  solver_step_thread<T, W>(s, blockIdx.x, blockIdx.y, gridDim.y, threadIdx.x);
+}
+
+struct OnStream {
+  cudaStream_t stream;
+
+  template <class T, int W>
+  const char* run(const Step<T>& s, Grid grid) const {
+    void* arguments[] = {const_cast<Step<T>*>(&s)};
+    const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
+    const cudaError_t error =
+        cudaLaunchKernel(solver_step_kernel<T, W>, blocks, dim3(kThreads<W>), arguments, 0, stream);
+    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  }
+};
+
+}  // namespace
+
+const char* solver_step(const SolverStep& step, void* stream) {
+  return prepare(step, OnStream{static_cast<cudaStream_t>(stream)});
+}
+
+}  // namespace fastdiff::cuda

@@ -1,0 +1,127 @@
+// From the contract to a launch: what is read, in which precision, how many elements a thread takes, and the grid.
+// Plain C++, used by the launcher and by the test that walks the same grid on the CPU.
+#pragma once
+
+#include <cmath>
+#include <initializer_list>
+#include <limits>
+
+#include "solver_step_args.h"
+
+namespace fastdiff::cuda {
+
+constexpr int64_t kMaxGridY = 65535;
+constexpr int64_t kLarge = 1 << 19;  // elements that fill the machine at eight a thread
+
+struct Grid {
+  int64_t x, y;  // over the elements of a sample, and over samples
+};
+
+inline int64_t elements_per_sample(const SolverStep& step) {
+  int64_t count = 1;
+  for (int d = 1; d < step.dims; ++d) count *= step.size[d];
+  return count;
+}
+
+inline bool needs_double(const SolverStep& step) {
+  const auto wide = [](const Operand& v) { return v.data && v.dtype == DType::f64; };
+  for (const Operand& v : step.history)
+    if (wide(v)) return true;
+  return wide(step.x) || wide(step.base) || wide(step.m) || wide(step.m_uncond) || wide(step.out_x) ||
+         wide(step.out_base) || wide(step.out_d) || wide(step.out_input);
+}
+
+// A row's weights for one operand; the second line counts only where base' is asked for.
+template <class T>
+Weights<T> weights(const SolverStep& step, double a, double b) {
+  return {static_cast<T>(a), step.out_base.data ? static_cast<T>(b) : T(0)};
+}
+
+template <class T>
+void add_term(Step<T>& s, const Operand& value, Weights<T> weight) {
+  if (weight.a != 0 || weight.b != 0) s.term[s.terms++] = {value, weight};
+}
+
+template <class T>
+Step<T> narrow(const SolverStep& step) {
+  const Row& row = step.row;
+  Step<T> s{};
+  s.dims = step.dims;
+  for (int d = 0; d < step.dims; ++d) s.size[d] = step.size[d];
+  s.elements = elements_per_sample(step);
+  s.p_x = static_cast<T>(row.p_x), s.p_m = static_cast<T>(row.p_m);
+  s.clamp = std::isfinite(row.clamp) ? static_cast<T>(row.clamp) : std::numeric_limits<T>::infinity();
+  s.guidance = static_cast<T>(row.guidance), s.c_in = static_cast<T>(row.c_in);
+  s.x_weight = weights<T>(step, row.a_x, row.b_x), s.d_weight = weights<T>(step, row.A[0], row.B[0]);
+  if (s.p_x != 0 || s.x_weight.a != 0 || s.x_weight.b != 0) s.x = step.x;
+  if (s.p_m != 0) s.m = step.m, s.m_uncond = step.m_uncond;
+  add_term(s, step.base, weights<T>(step, row.a_base, row.b_base));
+  for (int k = 1; k < kMaxHistory; ++k) add_term(s, step.history[k - 1], weights<T>(step, row.A[k], row.B[k]));
+  for (int j = 0; j < kMaxNoise; ++j) {
+    const Weights<T> w = weights<T>(step, row.xi_a[j], row.xi_b[j]);
+    if (w.a != 0 || w.b != 0) s.draw[s.draws++] = {static_cast<uint32_t>(row.noise[j]), w};
+  }
+  s.out_x = step.out_x, s.out_base = step.out_base, s.out_d = step.out_d, s.out_input = step.out_input;
+  s.copies = step.copies;
+  s.guidances = step.guidance, s.thresholds = step.threshold, s.seeds = step.seeds;
+  return s;
+}
+
+// What is wrong with the request, or null.
+template <class T>
+const char* complaint(const Step<T>& s) {
+  const bool reads_x = s.p_x != 0 || s.x_weight.a != 0 || s.x_weight.b != 0;
+  if (!s.out_x.data || (reads_x && !s.x.data) || (s.p_m != 0 && !s.m.data)) return "solver_step: no x, m or output";
+  for (int t = 0; t < s.terms; ++t)
+    if (!s.term[t].value.data) return "solver_step: the row reads a base or history that was not given";
+  return s.draws && !s.seeds ? "solver_step: the row draws noise and no seeds were given" : nullptr;
+}
+
+// Whether `width` elements at a time can be had of an operand: samples contiguous, and each aligned for the access.
+template <class T>
+bool fits(const Step<T>& s, const Operand& v, int width) {
+  if (!v.data) return true;
+  int64_t dense = 1;
+  for (int d = s.dims - 1; d > 0; --d) {
+    if (s.size[d] != 1 && v.stride[d] != dense) return false;
+    dense *= s.size[d];
+  }
+  const int64_t bytes = v.dtype == DType::f64 ? 8 : v.dtype == DType::f32 ? 4 : 2;
+  const int64_t access = width * bytes < 16 ? width * bytes : 16;
+  return reinterpret_cast<uintptr_t>(v.data) % static_cast<uintptr_t>(access) == 0 && v.stride[0] * bytes % access == 0;
+}
+
+template <class T>
+bool fits(const Step<T>& s, int width) {
+  bool fit = s.elements % width == 0;
+  for (const Operand* v : {&s.x, &s.m, &s.m_uncond, &s.out_x, &s.out_base, &s.out_d, &s.out_input})
+    fit = fit && fits(s, *v, width);
+  for (int t = 0; t < s.terms; ++t) fit = fit && fits(s, s.term[t].value, width);
+  return fit;
+}
+
+template <int W, class T>
+Grid grid(const Step<T>& s) {
+  constexpr int64_t per_block = static_cast<int64_t>(W) * kThreads<W>;
+  return {(s.elements + per_block - 1) / per_block, s.size[0] < kMaxGridY ? s.size[0] : kMaxGridY};
+}
+
+// Calls launch.run<T, W>(step, grid) with W, the elements a thread takes, 8 (float only), 4, or 1 where the memory
+// does not allow more. Returns what went wrong, or null.
+template <class T, class Launch>
+const char* prepare(const SolverStep& step, const Launch& launch) {
+  const Step<T> s = narrow<T>(step);
+  if (const char* wrong = complaint(s)) return wrong;
+  if (s.size[0] == 0 || s.elements == 0) return nullptr;
+  if constexpr (sizeof(T) == 4) {
+    if (s.size[0] * s.elements >= kLarge && fits(s, 8)) return launch.template run<T, 8>(s, grid<8>(s));
+  }
+  return fits(s, 4) ? launch.template run<T, 4>(s, grid<4>(s)) : launch.template run<T, 1>(s, grid<1>(s));
+}
+
+template <class Launch>
+const char* prepare(const SolverStep& step, const Launch& launch) {
+  return needs_double(step) ? prepare<double>(step, launch) : prepare<float>(step, launch);
+}
+
+}  // namespace fastdiff::cuda
