@@ -1,0 +1,128 @@
+"""Feeds cases to the CPU build of solver_step's CUDA kernel code (twin.cpp)."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastdiff.ops.reference import run_solver_step
+from fastdiff.ops.row import MAX_HISTORY, ROW
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]  # the order of DType in solver_step.h
+OPERAND = np.dtype([("data", "u8"), ("dtype", "i4"), ("stride", "i8", 6)], align=True)
+STEP = np.dtype(
+    [
+        ("row", ROW),
+        ("dims", "i4"),
+        ("size", "i8", 6),
+        *((name, OPERAND) for name in ("x", "base", "m", "m_uncond")),
+        ("history", OPERAND, MAX_HISTORY - 1),
+        *((name, OPERAND) for name in ("out_x", "out_base", "out_d", "out_input")),
+        ("copies", "i4"),
+        *((name, "u8") for name in ("guidance", "threshold", "seeds")),
+    ],
+    align=True,
+)
+REPORT = np.dtype([("precision", "i8"), ("width", "i8"), ("x", "i8"), ("y", "i8"), ("text", "S96")])
+
+
+def flat(t: Tensor) -> Tensor:
+    """All of the storage that t is a view of."""
+    return t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
+
+
+@dataclass
+class Case:
+    """One call of a backend: the arguments of run_solver_step by name. Absent ones are None."""
+
+    row: np.void
+    x: Tensor
+    base: Tensor | None
+    m: Tensor
+    m_uncond: Tensor | None
+    history: list[Tensor | None]
+    guidance: Tensor | None
+    threshold: Tensor | None
+    seeds: Tensor | None
+    out_x: Tensor
+    out_base: Tensor | None
+    out_d: Tensor | None
+    out_input: Tensor | None
+
+    def inputs(self) -> Iterator[Tensor]:
+        everything = (self.x, self.base, self.m, self.m_uncond, *self.history)
+        yield from (t for t in everything if t is not None)
+
+    def outputs(self) -> dict[str, Tensor]:
+        named = {name: getattr(self, name) for name in ("out_x", "out_base", "out_d", "out_input")}
+        return {name: t for name, t in named.items() if t is not None}
+
+    def expected(self) -> dict[str, Tensor]:
+        """Each output's whole storage, in float64, as the reference leaves it."""
+        state = [None if t is None else t.double() for t in (self.x, self.base, self.m, self.m_uncond, *self.history)]
+        new = {name: torch.empty(t.shape, dtype=torch.float64) for name, t in self.outputs().items()}
+        outputs = {"out_base": None, "out_d": None, "out_input": None} | new
+        table, per_sample = np.array([self.row], dtype=ROW), (self.guidance, self.threshold, self.seeds)
+        run_solver_step(table, 0, *state[:4], state[4:], *per_sample, **outputs)
+        left = {name: flat(t).double() for name, t in self.outputs().items()}
+        for name, t in self.outputs().items():
+            left[name] = left[name].clone()
+            left[name].as_strided(t.shape, t.stride(), t.storage_offset()).copy_(new[name])
+        return left
+
+
+class _Packing:
+    """The bytes of a case, with each pointer as (buffer << 32) + byte offset."""
+
+    def __init__(self, case: Case) -> None:
+        self.buffers: dict[int, tuple[int, np.ndarray]] = {}
+        step = np.zeros((), STEP)
+        step["row"], step["dims"] = case.row, case.x.ndim
+        step["size"][: case.x.ndim] = case.x.shape
+        for name in ("x", "base", "m", "m_uncond", "out_x", "out_base", "out_d", "out_input"):
+            step[name] = self._operand(getattr(case, name))
+        for k, t in enumerate(case.history):
+            step["history"][k] = self._operand(t)
+        if case.out_input is not None:
+            step["copies"] = len(case.out_input) // max(len(case.x), 1)
+        for name in ("guidance", "threshold", "seeds"):
+            if getattr(case, name) is not None:
+                step[name] = self._pointer(getattr(case, name))
+        parts = [step.tobytes(), np.int64(len(self.buffers)).tobytes()]
+        for _, data in self.buffers.values():
+            parts += [np.int64(data.size).tobytes(), data.tobytes()]
+        self.data = b"".join(parts)
+
+    def _pointer(self, t: Tensor) -> int:
+        data = flat(t).view(torch.uint8).numpy()
+        number, _ = self.buffers.setdefault(t.untyped_storage().data_ptr(), (len(self.buffers) + 1, data))
+        return number << 32 | t.storage_offset() * t.element_size()
+
+    def _operand(self, t: Tensor | None) -> np.void:
+        record = np.zeros((), OPERAND)
+        if t is not None:
+            record["data"], record["dtype"] = self._pointer(t), DTYPES.index(t.dtype)
+            record["stride"][: t.ndim] = t.stride()
+        return record
+
+
+def execute(program: Path, cases: list[Case]) -> list[np.void]:
+    """Run the cases; every buffer is left as the kernel left it. Returns what the twin reports of each."""
+    packings = [_Packing(case) for case in cases]
+    done = subprocess.run([program], input=b"".join(p.data for p in packings), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    answer, reports = memoryview(done.stdout), []
+    for packing in packings:
+        reports.append(np.frombuffer(answer[: REPORT.itemsize], REPORT)[0])
+        answer = answer[REPORT.itemsize :]
+        for _, data in packing.buffers.values():
+            data[:] = np.frombuffer(answer[: data.size], np.uint8)
+            answer = answer[data.size :]
+    assert not answer
+    return reports

@@ -1,0 +1,346 @@
+"""The CUDA solver_step without a GPU: what the compiler made of it, and its arithmetic run on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cuda_twin.twin import DTYPES, Case, execute, flat
+from torch import Tensor
+
+from fastdiff.ops.row import empty_table
+
+ROOT = Path(__file__).resolve().parents[1]
+TWIN = ROOT / "tests" / "cuda_twin"
+SOURCE = ROOT / "csrc" / "cuda" / "solver_step.cu"
+
+# The most registers of a kernel, by compute type and elements a thread takes. 65536 of them make a multiprocessor.
+REGISTERS = {("float", 1): 64, ("float", 4): 64, ("float", 8): 128, ("double", 1): 80, ("double", 4): 128}
+DENSE = [kernel for kernel in REGISTERS if kernel[1] > 1]
+
+
+def tool(name: str) -> str:
+    """A program from PATH, from beside nvcc, or from Triton's wheel; skips the test if there is none."""
+    places = [shutil.which(name)]
+    if nvcc := shutil.which("nvcc"):
+        places.append(str(Path(nvcc).resolve().parent / name))
+    try:
+        import triton
+
+        places.append(str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name))
+    except ImportError:
+        pass
+    found = next((place for place in places if place and Path(place).exists()), None)
+    return found or pytest.skip(f"{name} is not installed")
+
+
+def run(*command: object) -> subprocess.CompletedProcess:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@dataclass
+class Built:
+    """The CUDA library and what ptxas says of it, by (arch, (compute type, elements a thread takes))."""
+
+    library: Path
+    arches: list[str]
+    registers: dict[tuple, int] = field(default_factory=dict)
+    stack: dict[tuple, tuple[int, ...]] = field(default_factory=dict)
+
+
+def kernel_of(mangled: str) -> tuple[str, int]:
+    code, width = re.search(r"solver_step_kernelI([fd])Li(\d+)E", mangled).groups()
+    return {"f": "float", "d": "double"}[code], int(width)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    nvcc, library = tool("nvcc"), tmp_path_factory.mktemp("cuda") / "libsolver_step.so"
+    known = run(nvcc, "--list-gpu-arch").stdout.split()
+    arches = ["80", "90a"] + (["100"] if "compute_100" in known else [])
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in arches]
+    checks = ["-Xptxas", "-v,-warn-spills,-Werror", "-Werror", "all-warnings", "-Xcompiler", "-fPIC"]
+    shared = ["-shared", "-cudart", "static", SOURCE, "-o", library]
+    log = run(nvcc, "-std=c++17", "-O3", *targets, *checks, *shared).stderr
+    out = Built(library, [f"sm_{arch}" for arch in arches])
+    for block in log.split("Compiling entry function")[1:]:
+        mangled, arch = re.search(r"'(\S+)' for '(\w+)'", block).groups()
+        stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", block)
+        key = arch, kernel_of(mangled)
+        out.registers[key] = int(re.search(r"Used (\d+) registers", block)[1])
+        out.stack[key] = tuple(int(n) for n in stack.groups())
+    return out
+
+
+@pytest.fixture(scope="session")
+def sass(built: Built) -> dict[tuple, list[str]]:
+    """The machine instructions of each kernel."""
+    out = {}
+    for arch in built.arches:
+        text = run(tool("cuobjdump"), "-sass", "-arch", arch, built.library).stdout
+        for block in text.split("Function : ")[1:]:
+            out[arch, kernel_of(block.split()[0])] = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", block)
+    assert len(out) == len(built.registers)
+    return out
+
+
+def test_registers_and_stack(built: Built) -> None:
+    assert len(built.registers) == len(REGISTERS) * len(built.arches)
+    for (arch, kernel), used in built.registers.items():
+        assert used <= REGISTERS[kernel], (arch, kernel)
+        assert built.stack[arch, kernel] == (0, 0, 0), (arch, kernel)
+
+
+def test_dense_kernels_use_wide_accesses(sass: dict[tuple, list[str]]) -> None:
+    """16 bytes where the elements fill them (four halves fill 8), and never less than 8."""
+    for (arch, kernel), instructions in sass.items():
+        if kernel in DENSE:
+            accesses = [op for op in instructions if re.search(r"\b(LDG|STG)\b", op)]
+            for kind in ("LDG", "STG"):
+                assert any(re.search(rf"\b{kind}\.E[.A-Z0-9]*\.128", op) for op in accesses), (arch, kernel, kind)
+            assert all(re.search(r"\.(64|128)\b", op) for op in accesses), (arch, kernel)
+
+
+def test_no_local_memory(sass: dict[tuple, list[str]]) -> None:
+    for kernel, instructions in sass.items():
+        assert not [op for op in instructions if re.search(r"\b(LDL|STL)\b", op)], kernel
+
+
+def test_loads_are_in_flight_together(sass: dict[tuple, list[str]]) -> None:
+    """x, m, m_uncond and four terms, each as halves or as floats, before the first half is converted."""
+    for (arch, kernel), instructions in sass.items():
+        if kernel in DENSE and kernel[0] == "float":
+            first = next(i for i, op in enumerate(instructions) if "HADD2.F32" in op)
+            assert sum("LDG" in op for op in instructions[:first]) >= 14, (arch, kernel)
+
+
+def test_without_a_driver_it_answers(built: Built, tmp_path: Path) -> None:
+    assert "libcuda" not in run(tool("readelf"), "-d", built.library).stdout
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        pass
+    else:
+        pytest.skip("there is a driver here")
+    program, where = tmp_path / "no_driver", built.library.parent
+    run(tool("g++"), "-std=c++17", TWIN / "no_driver.cpp", built.library, f"-Wl,-rpath,{where}", "-o", program)
+    assert "driver" in run(program).stdout
+
+
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("twin") / "twin"
+    checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    run(tool("g++"), "-std=c++17", "-O1", "-g", *checks, *sanitizers, TWIN / "twin.cpp", "-o", program)
+    return program
+
+
+# For halves, the rounding of one store to nearest and next to nothing beside.
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13, torch.float16: 5e-4, torch.bfloat16: 4e-3}
+SEEDS = torch.tensor([0, 1, -1, 2**62, -(2**63), 12345], dtype=torch.int64)
+
+
+def dense(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64).to(dtype)
+
+
+def misaligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return dense((math.prod(shape) + 3,), dtype)[1:-2].view(shape)
+
+
+def half_of_batch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Contiguous samples that are not next to each other."""
+    return dense((shape[0], 2, *shape[1:]), dtype)[:, 1]
+
+
+def padded(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Contiguous samples, only the first of which is aligned."""
+    return dense((shape[0], math.prod(shape[1:]) + 1), dtype)[:, :-1].view(shape)
+
+
+def channels_last(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return dense((shape[0], *shape[2:], shape[1]), dtype).movedim(-1, 1)
+
+
+def sliced(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return dense((*shape[:-1], 2 * shape[-1] + 1), dtype)[..., 1::2]
+
+
+Layout = Callable[[tuple[int, ...], torch.dtype], Tensor]
+
+
+def make_case(
+    shape: tuple[int, ...],
+    state: torch.dtype,
+    model: torch.dtype,
+    *layouts: Layout,
+    terms: int = 2,
+    noise: int = 0,
+    full: bool = True,
+    copies: int = 2,
+) -> Case:
+    """A row with `terms` old outputs and `noise` draws; `full` adds guidance, a threshold, a clamp and base."""
+    cycle = itertools.cycle(layouts or (dense,))
+    row = empty_table(1)[0]
+    for name, value in (("p_x", 0.7), ("p_m", -0.6), ("a_x", 0.8), ("guidance", 4.5), ("c_in", 0.35)):
+        row[name] = value
+    row["A"][: terms + 1] = np.linspace(0.9, -0.4, terms + 1)
+    row["xi_a"][:noise], row["noise"][:noise] = [0.6, -0.3][:noise], [7, 2**32 - 1][:noise]
+    if full:
+        row["clamp"], row["a_base"], row["b_base"], row["b_x"] = 2.5, 0.3, -0.7, 0.2
+        row["B"][: terms + 1 : 2], row["xi_b"][:noise] = 0.15, 0.25
+    batch = shape[0]
+
+    def tensor(dtype: torch.dtype, times: int = 1) -> Tensor:
+        return next(cycle)((times * batch, *shape[1:]), dtype)
+
+    return Case(
+        row=row,
+        x=tensor(state),
+        base=tensor(state) if full else None,
+        m=tensor(model),
+        m_uncond=tensor(model) if full else None,
+        history=[tensor(state) for _ in range(terms)],
+        guidance=torch.linspace(1, 7.5, batch, dtype=torch.float64) if full else None,
+        threshold=torch.linspace(1, 2, batch, dtype=torch.float64) if full else None,
+        seeds=SEEDS.repeat(batch // 6 + 1)[:batch].clone() if noise else None,
+        out_x=tensor(state),
+        out_base=tensor(state) if full else None,
+        out_d=tensor(state) if full else None,
+        out_input=tensor(model, copies) if copies else None,
+    )
+
+
+def check(twin: Path, cases: list[Case]) -> list[np.void]:
+    """Run the cases and hold every byte of their buffers to the reference in float64."""
+    wanted = [case.expected() for case in cases]
+    before = [[flat(t).view(torch.uint8).clone() for t in case.inputs()] for case in cases]
+    reports = execute(twin, cases)
+    for case, want, old, report in zip(cases, wanted, before, reports, strict=True):
+        assert report["text"] == b""
+        for t, was in zip(case.inputs(), old, strict=True):
+            assert torch.equal(flat(t).view(torch.uint8), was)
+        for name, t in case.outputs().items():
+            assert_close(flat(t).double(), want[name], TOLERANCE[t.dtype], f"{name} {tuple(t.shape)} {t.dtype}")
+    return reports
+
+
+def assert_close(got: Tensor, want: Tensor, tolerance: float, what: str) -> None:
+    assert torch.equal(got.isnan(), want.isnan()), what
+    assert torch.equal(got.isfinite(), want.isfinite()), what
+    finite = want.isfinite()
+    if finite.any():
+        # A small tensor's result may happen to be much smaller than the terms it is the sum of.
+        error = (got - want)[finite].abs().max() / want[finite].abs().max().clamp_min(4)
+        assert error <= tolerance, f"{what}: {error:.2e}"
+
+
+@pytest.mark.parametrize("noise", [0, 1, 2])
+def test_every_mix_of_dtypes(twin: Path, noise: int) -> None:
+    pairs = list(itertools.product(DTYPES, DTYPES))
+    cases = [make_case((3, 4, 5, 8), state, model, noise=noise) for state, model in pairs]
+    for (state, model), report in zip(pairs, check(twin, cases), strict=True):
+        assert report["precision"] == (8 if torch.float64 in (state, model) else 4)
+        assert report["width"] == 4
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 5), (3, 7, 1), (5, 260), (2, 3, 5, 7), (2, 1, 2, 3, 4, 5), (7,)])
+def test_odd_shapes(twin: Path, shape: tuple[int, ...]) -> None:
+    pairs = [(torch.float32, torch.float16), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+    options = [{"noise": noise, "full": full} for noise in (0, 2) for full in (False, True)]
+    check(twin, [make_case(shape, *pair, **option) for pair in pairs for option in options])
+
+
+@pytest.mark.parametrize("terms", range(8))
+@pytest.mark.parametrize("full", [False, True])
+def test_history_of_every_length(twin: Path, terms: int, full: bool) -> None:
+    kinds = [(torch.float32, torch.float32), (torch.float64, torch.float64)]
+    cases = [make_case(shape, *kind, terms=terms, full=full) for kind in kinds for shape in ((2, 24), (2, 27))]
+    assert [report["width"] for report in check(twin, cases)] == [4, 1, 4, 1]
+
+
+@pytest.mark.parametrize("layout", [misaligned, half_of_batch, padded, channels_last, sliced])
+def test_layouts(twin: Path, layout: Layout) -> None:
+    """One strided operand is enough to leave the vector path; separated samples do not."""
+    pairs = [(torch.float32, torch.bfloat16), (torch.float16, torch.float16), (torch.float64, torch.float64)]
+    shapes = [(3, 4, 6, 8), (2, 3, 2, 3, 2, 4)]
+    cases = [make_case(shape, *pair, layout, dense, dense, noise=1) for shape in shapes for pair in pairs]
+    for report in check(twin, cases):
+        assert report["width"] == (4 if layout is half_of_batch else 1)
+
+
+def test_expanded_inputs(twin: Path) -> None:
+    case = make_case((4, 16), torch.float32, torch.float32)
+    case.x, case.m = case.x[:1].expand(4, 16), case.m[:, :1].expand(4, 16)
+    check(twin, [case])
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float16), (torch.bfloat16, torch.bfloat16)])
+def test_large_tensors_take_eight_at_once(twin: Path, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    shape = (2, 4, 256, 257)
+    (report,) = check(twin, [make_case(shape, *dtypes, terms=1, noise=1)])
+    assert (report["width"], report["x"], report["y"]) == (8, math.ceil(4 * 256 * 257 / 1024), 2)
+
+
+def test_more_samples_than_the_grid_is_high(twin: Path) -> None:
+    (report,) = check(twin, [make_case((65537, 4), torch.float32, torch.float32, terms=0, full=False, copies=0)])
+    assert report["y"] == 65535
+
+
+def test_small_latents_spread_over_the_machine(twin: Path) -> None:
+    (report,) = check(twin, [make_case((1, 4, 64, 64), torch.float32, torch.float16, full=False)])
+    assert report["x"] * report["y"] >= 64
+
+
+def test_empty_tensors_launch_nothing(twin: Path) -> None:
+    for shape in ((0, 4), (2, 0)):
+        case = make_case((2, 4), torch.float32, torch.float32, full=False, copies=0)
+        (case.x, case.m, case.out_x) = (t[: shape[0], : shape[1]] for t in (case.x, case.m, case.out_x))
+        case.history = [t[: shape[0], : shape[1]] for t in case.history]
+        (report,) = execute(twin, [case])
+        assert report["x"] == 0
+        assert report["text"] == b""
+
+
+def test_nan_and_infinity(twin: Path) -> None:
+    """NaN passes the clamp and the threshold, and an operand of weight zero is left alone whatever it holds."""
+    case = make_case((2, 8), torch.float32, torch.float32)
+    case.x[0, 1], case.m[0, 2], case.m[1, 3], case.m_uncond[1, 4] = math.nan, math.nan, math.inf, -math.inf
+    case.row["B"][1], case.row["A"][1] = 0, 1
+    case.history[0][0, 5] = math.inf
+    quiet = make_case((2, 8), torch.float16, torch.float16, full=False)
+    quiet.row["A"][1] = 0
+    quiet.history[0][:] = math.nan
+    check(twin, [case, quiet])
+    assert quiet.out_x.isfinite().all()
+
+
+@pytest.mark.parametrize("change", [{"a_base": 1.0}, {"xi_a": 1.0}, {"A": 1.0}])
+def test_what_the_row_reads_must_be_there(twin: Path, change: dict[str, float]) -> None:
+    case = make_case((2, 8), torch.float32, torch.float32, full=False)
+    for name, value in change.items():
+        case.row[name] = value
+    (report,) = execute(twin, [case])
+    assert report["text"].startswith(b"solver_step: ")
+
+
+def test_unread_operands_may_be_absent(twin: Path) -> None:
+    """x' may be made of D and noise alone, and nothing is read for base' unless it is wanted."""
+    case = make_case((2, 8), torch.float32, torch.float32, terms=0, noise=1, full=False)
+    case.row["p_x"] = case.row["a_x"] = 0
+    other = make_case((2, 8), torch.float32, torch.float32, full=False)
+    other.base, other.row["b_base"] = sliced((2, 8), torch.float64), 1
+    check(twin, [case, other])
