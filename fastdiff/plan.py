@@ -67,6 +67,11 @@ class Row:
         """Whether the next x is a solution at its time, not a stage inside a step."""
         return self.base != KEEP
 
+    @property
+    def base_move(self) -> str:
+        """Where the next base comes from: "next" x, "keep", "here" (this x), or "write" (computed)."""
+        return {None: "next", KEEP: "keep", HERE: "here"}.get(self.base, "write")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -220,7 +225,7 @@ def _validate(plan: Plan) -> None:
         if not all(_finite(w) for w in weights):
             raise ValueError(f"plan: row {i} holds a number that is not finite: {row}")
         if len(indices) > MAX_NOISE or any(not isinstance(j, int) or not 0 <= j < 2**32 for j in indices):
-            raise ValueError(f"plan: row {i} draws the noises {sorted(indices)}, expected at most {MAX_NOISE}, below 2^32")
+            raise ValueError(f"plan: row {i} draws noises {sorted(indices)}, expected at most {MAX_NOISE}, below 2^32")
         if row.form not in ("data", "noise"):
             raise ValueError(f"plan: row {i} has form {row.form!r}, expected 'data' or 'noise'")
 

@@ -1,0 +1,78 @@
+"""Orders of convergence on Gaussian data, whose score and probability flow are known, against the catalogue's claims.
+
+Every solver runs on noise levels smooth and uneven in lambda. Multistep methods start from exact states and outputs.
+"""
+
+import numpy as np
+import pytest
+from gaussian import DATA, SCHEDULES, run_rows, slope, smooth_levels
+
+import fastdiff as fd
+
+STEPS = (80, 113, 160, 226, 300)
+FULL = {"lower_order_final": False}
+TABLE = [
+    ("ddim", {}, 0), ("euler", {}, 0), ("heun", {}, 0), ("dpm_2", {}, 0),
+    *[
+        (name, {"correction": correction}, 0)
+        for name in ("dpm_solver_2s", "dpm_solver_3s", "dpmpp_2s", "dpmpp_3s")
+        for correction in ("midpoint", "heun")
+    ],
+    *[
+        (name, {"correction": correction, **FULL}, 1)
+        for name in ("dpm_solver_2m", "dpmpp_2m")
+        for correction in ("midpoint", "heun")
+    ],
+    *[(name, FULL, 2) for name in ("dpm_solver_3m", "dpm_solver_3m_exact", "dpmpp_3m", "dpmpp_3m_exact")],
+    ("unipc", FULL, 2), ("unipc_bh1", FULL, 2),
+]  # fmt: skip
+UNIPC = [
+    (order, variant, form, corrector)
+    for order in (1, 2, 3)
+    for variant in ("bh1", "bh2")
+    for form in ("data", "noise")
+    for corrector in (True, False)
+]
+
+
+def error(solver: str, schedule: str, steps: int, exact_until: int, **options: object) -> float:
+    noise_levels = smooth_levels(SCHEDULES[schedule], steps)
+    plan = fd.plan(solver, SCHEDULES[schedule], sigmas=noise_levels, **options)
+    alpha, sigma = plan.start
+    x = alpha * DATA.mean + np.sqrt(DATA.spread(alpha, sigma)) * np.array([1.3, -0.8, 0.6, 1.1])
+    exact = DATA.flow(x, plan.start)
+    return np.abs(run_rows(plan, DATA.x0, x, exact=exact, exact_until=exact_until) - exact(*plan.end)).max()
+
+
+def measured_order(solver: str, schedule: str, exact_until: int, **options: object) -> float:
+    return slope(STEPS, [error(solver, schedule, n, exact_until, **options) for n in STEPS])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("solver", "options", "exact_until"), TABLE)
+def test_deterministic_solver_converges_at_the_order_it_claims(solver, options, exact_until, schedule):
+    claimed = next(entry.order for entry in fd.solvers() if entry.name == solver)
+    assert measured_order(solver, schedule, exact_until, **options) == pytest.approx(claimed, abs=0.25)
+
+
+@pytest.mark.parametrize(("order", "variant", "form", "corrector"), UNIPC)
+def test_unipc_predictor_has_its_order_and_the_corrector_adds_one(order, variant, form, corrector):
+    options = {"order": order, "variant": variant, "form": form, "corrector": corrector, **FULL}
+    assert measured_order("unipc", "vp", order, **options) == pytest.approx(order + corrector, abs=0.3)
+
+
+def test_every_deterministic_solver_of_the_catalogue_is_measured():
+    assert {entry.name for entry in fd.solvers() if not entry.stochastic} == {name for name, *_ in TABLE}
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_3m", "dpm_solver_3m"])
+def test_exact_3m_leaves_the_published_3m_behind_as_steps_grow(solver):
+    """The published form weighs half of the second derivative: the ratio of the errors grows with the steps."""
+    ratios = [error(solver, "vp", n, 2, **FULL) / error(f"{solver}_exact", "vp", n, 2, **FULL) for n in (80, 320, 640)]
+    assert ratios[0] < ratios[1] < ratios[2]
+    assert ratios[2] > 12
+
+
+def test_lowering_the_final_orders_costs_accuracy_in_a_long_smooth_run():
+    kept = error("unipc", "vp", 80, 2, lower_order_final=False)
+    assert error("unipc", "vp", 80, 2, lower_order_final=True) > 3 * kept
