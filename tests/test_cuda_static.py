@@ -257,6 +257,13 @@ def test_every_mix_of_dtypes(twin: Path, noise: int) -> None:
         assert report["width"] == 4
 
 
+def test_conversions_of_the_cuda_headers(tmp_path: Path) -> None:
+    """The twin built by nvcc, which converts halves with the toolkit's own functions as the kernel does."""
+    program = tmp_path / "twin"
+    run(tool("nvcc"), "-x", "cu", "-std=c++17", "-O1", "-arch=sm_80", TWIN / "twin.cpp", "-o", program)
+    check(program, [make_case((3, 4, 5, 8), state, model) for state, model in itertools.product(DTYPES, DTYPES)])
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 5), (3, 7, 1), (5, 260), (2, 3, 5, 7), (2, 1, 2, 3, 4, 5), (7,)])
 def test_odd_shapes(twin: Path, shape: tuple[int, ...]) -> None:
     pairs = [(torch.float32, torch.float16), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
@@ -286,6 +293,14 @@ def test_expanded_inputs(twin: Path) -> None:
     case = make_case((4, 16), torch.float32, torch.float32)
     case.x, case.m = case.x[:1].expand(4, 16), case.m[:, :1].expand(4, 16)
     check(twin, [case])
+
+
+def test_a_lone_sample_may_have_any_batch_stride(twin: Path) -> None:
+    case = make_case((1, 24), torch.float32, torch.float32)
+    case.x = case.x.as_strided((1, 24), (1, 1))
+    copied = make_case((1, 24), torch.float32, torch.float32)
+    copied.out_input = dense((2, 25), torch.float32)[:, :-1]
+    assert [report["width"] for report in check(twin, [case, copied])] == [4, 1]
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.float16), (torch.bfloat16, torch.bfloat16)])

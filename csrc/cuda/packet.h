@@ -32,7 +32,6 @@ FASTDIFF_INLINE To bits(From from) {
 }
 
 // One memory access of so many bytes.
-// clang-format off
 template <int Bytes> struct Access;
 template <> struct Access<2> { using type = unsigned short; };
 template <> struct Access<4> { using type = unsigned int; };
@@ -48,7 +47,6 @@ FASTDIFF_INLINE void gather(unsigned short& v, const uint32_t* word) { v = stati
 FASTDIFF_INLINE void gather(unsigned int& v, const uint32_t* word) { v = word[0]; }
 FASTDIFF_INLINE void gather(uint2& v, const uint32_t* word) { v = {word[0], word[1]}; }
 FASTDIFF_INLINE void gather(uint4& v, const uint32_t* word) { v = {word[0], word[1], word[2], word[3]}; }
-// clang-format on
 
 // `once`: nobody reads these bytes again, so they should leave the cache first.
 template <class V>

@@ -47,7 +47,7 @@ struct Step {
 template <int W>
 constexpr int kThreads = W == 1 ? 256 : W == 4 ? 64 : 128;
 
-// Where a thread's W elements lie in each operand. More than one is taken only where a sample's elements are contiguous.
+// Where a thread's W elements lie in each operand. More than one is taken only where samples are contiguous.
 template <int W>
 struct Place {
   int64_t sample, element;

@@ -77,7 +77,8 @@ const char* complaint(const Step<T>& s) {
   return s.draws && !s.seeds ? "solver_step: the row draws noise and no seeds were given" : nullptr;
 }
 
-// Whether `width` elements at a time can be had of an operand: samples contiguous, and each aligned for the access.
+// Whether `width` elements at a time can be had of an operand: samples contiguous, and each aligned for the access. The
+// batch stride of a lone sample means nothing, except between copies.
 template <class T>
 bool fits(const Step<T>& s, const Operand& v, int width) {
   if (!v.data) return true;
@@ -88,7 +89,9 @@ bool fits(const Step<T>& s, const Operand& v, int width) {
   }
   const int64_t bytes = v.dtype == DType::f64 ? 8 : v.dtype == DType::f32 ? 4 : 2;
   const int64_t access = width * bytes < 16 ? width * bytes : 16;
-  return reinterpret_cast<uintptr_t>(v.data) % static_cast<uintptr_t>(access) == 0 && v.stride[0] * bytes % access == 0;
+  const bool lone = s.size[0] == 1 && &v != &s.out_input;
+  const bool starts_aligned = reinterpret_cast<uintptr_t>(v.data) % static_cast<uintptr_t>(access) == 0;
+  return starts_aligned && (lone || v.stride[0] * bytes % access == 0);
 }
 
 template <class T>

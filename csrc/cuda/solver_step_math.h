@@ -96,7 +96,8 @@ FASTDIFF_INLINE void add_terms(Lines<T, W>& lines, const Step<T>& s, const Place
 
 // D, the model's output in the form the solver works with.
 template <class T, int W>
-FASTDIFF_INLINE void convert(T (&d)[W], const T (&x)[W], const Step<T>& s, const PerSample& own, const Loads<T, W>& loads) {
+FASTDIFF_INLINE void convert(T (&d)[W], const T (&x)[W], const Step<T>& s, const PerSample& own,
+                             const Loads<T, W>& loads) {
   T m[W];
   unpack(loads.m, s.m.dtype, m);
   if (s.m_uncond.data) {
@@ -134,7 +135,8 @@ FASTDIFF_INLINE void solver_step_elements(const Step<T>& s, int64_t sample, int6
 
 // A block takes the same stretch of elements in every grid_y-th sample.
 template <class T, int W>
-FASTDIFF_INLINE void solver_step_thread(const Step<T>& s, int64_t block_x, int64_t block_y, int64_t grid_y, int thread) {
+FASTDIFF_INLINE void solver_step_thread(const Step<T>& s, int64_t block_x, int64_t block_y, int64_t grid_y,
+                                        int thread) {
   const int64_t element = (block_x * kThreads<W> + thread) * W;
   if (element >= s.elements) return;
   for (int64_t sample = block_y; sample < s.size[0]; sample += grid_y) solver_step_elements<T, W>(s, sample, element);

@@ -1,6 +1,6 @@
 // Runs solver_step's kernel code on the CPU, thread by thread over the grid that the launcher would ask for. Cases come
-// on standard input, each the SolverStep with (buffer << 32) + byte offset for a pointer, the number of buffers, and each
-// buffer's size and bytes. On standard output go a report and the buffers as the kernel left them.
+// on standard input, each the SolverStep with (buffer << 32) + byte offset for a pointer, the number of buffers, and
+// each buffer's size and bytes. On standard output go a report and the buffers as the kernel left them.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
