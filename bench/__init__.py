@@ -1,0 +1,1 @@
+"""`pytest bench/` prints; `python -m bench.report` and `python -m bench.quality` write bench/results/."""

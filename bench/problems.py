@@ -1,0 +1,66 @@
+"""Problems with a known answer, on which solvers are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import fastdiff as fd
+from fastdiff import demo
+from fastdiff.noise import randn
+
+Model = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, its schedule and its samples' shape; `labels` are the model's y, where it has one."""
+
+    name: str
+    model: Model
+    schedule: fd.Schedule
+    prediction: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    converged_grid: str
+    conditional: bool = False
+
+    def noise(self, seeds: list[int]) -> Tensor:
+        return randn((len(seeds), *self.shape), seeds, dtype=self.dtype)
+
+    def draw(self, plan: fd.Plan, seeds: list[int]) -> Tensor:
+        """The samples of these seeds; a conditional model draws the seed's last digit."""
+        labels = {"y": torch.tensor(seeds) % 10} if self.conditional else {}
+        return fd.sample(self.model, plan, self.noise(seeds), seeds=seeds, **labels)
+
+    def plan(self, solver: str, steps: int, grid: str, **options: object) -> fd.Plan:
+        return fd.plan(solver, self.schedule, steps, grid=grid, prediction=self.prediction, **options)
+
+
+def digits() -> Problem:
+    """The shipped model, conditional on the digit."""
+    model = demo.load_model()
+    return Problem("digits", model, demo.schedule(), demo.PREDICTION, demo.SHAPE, torch.float32, "quadratic", True)
+
+
+def mixture(components: int = 6, size: int = 32) -> Problem:
+    """A Gaussian mixture in 32 dimensions with power-law covariances, seen through its exact posterior mean."""
+    generator = torch.Generator().manual_seed(0)
+    normal = {"generator": generator, "dtype": torch.float64}
+    means = torch.randn(components, size, **normal) * 0.5
+    basis = torch.linalg.qr(torch.randn(components, size, size, **normal)).Q
+    variances = 0.25 / torch.arange(1, size + 1, dtype=torch.float64)
+    weights = torch.softmax(torch.randn(components, **normal) * 0.5, dim=0)
+
+    def posterior_mean(x: Tensor, t: Tensor) -> Tensor:
+        """E[x0 | x0 + t eps = x]; x [B, size], t [B]."""
+        s2 = t[:, None, None] ** 2  # [B, 1, 1]
+        offset = torch.einsum("cij,bci->bcj", basis, x[:, None] - means)  # in each component's own axes
+        log_weight = weights.log() - 0.5 * (offset**2 / (variances + s2) + (variances + s2).log()).sum(-1)
+        inner = torch.einsum("cij,bcj->bci", basis, offset * variances / (variances + s2))
+        return (torch.softmax(log_weight, dim=1)[..., None] * (means + inner)).sum(1)
+
+    return Problem("mixture", posterior_mean, fd.Schedule.edm(), "sample", (size,), torch.float64, "logsnr")

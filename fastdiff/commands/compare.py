@@ -1,0 +1,64 @@
+"""fastdiff sample --compare: the same seeds by several plans, with each one's distance from the converged solution."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from .. import demo
+from ..catalogue import plan
+from ..plan import Plan
+from . import pictures
+from .sample import draw, labels_of
+
+CONVERGED_STEPS = 200
+SHOWN = 12
+
+
+def converged_plan() -> Plan:
+    """The plan that stands for the exact solution: its error is far below that of any plan in use."""
+    return plan("dpmpp_3m_exact", demo.schedule(), CONVERGED_STEPS, grid="quadratic", prediction=demo.PREDICTION)
+
+
+def distances(x: Tensor, exact: Tensor) -> np.ndarray:
+    """[N] root mean square difference of each sample."""
+    return (x.double() - exact.double()).flatten(1).square().mean(1).sqrt().cpu().numpy()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table and write the picture."""
+    plans = [_parse(entry, arguments.grid) for entry in arguments.compare]
+    out = arguments.out or Path("compare.png")
+    model = demo.load_model()
+    labels = labels_of(arguments.seeds, arguments.label)
+    exact = draw(model, converged_plan(), arguments.seeds, labels, arguments.guidance, progress=True)
+    rows = [("converged", _strip(exact))]
+    print(f"{'plan':28s} {'NFE':>4s} {'seconds':>8s} {'median error':>13s} {'RMSE':>7s}")
+    for name, table in plans:
+        began = time.perf_counter()
+        x = draw(model, table, arguments.seeds, labels, arguments.guidance)
+        seconds = time.perf_counter() - began
+        error = distances(x, exact)
+        median, rmse = np.median(error), np.sqrt(np.mean(error**2))
+        note = "  (stochastic: its samples are not meant to meet the ODE's)" if table.stochastic else ""
+        print(f"{name:28s} {table.nfe:4d} {seconds:8.2f} {median:13.4f} {rmse:7.4f}{note}")
+        rows.append((f"{name}\n{table.nfe} NFE\nmedian error {median:.3f}", _strip(x)))
+    pictures.write_png(out, pictures.captioned(rows))
+    print(f"{len(arguments.seeds)} seeds, the first {min(SHOWN, len(arguments.seeds))} shown -> {out}")
+    return 0
+
+
+def _strip(x: Tensor) -> np.ndarray:
+    return pictures.mosaic(demo.to_images(x[:SHOWN]), columns=SHOWN)
+
+
+def _parse(entry: str, default_grid: str) -> tuple[str, Plan]:
+    solver, _, rest = entry.partition(":")
+    steps, _, grid = rest.partition(":")
+    if not steps.isdigit():
+        raise ValueError(f"--compare: expected SOLVER:STEPS or SOLVER:STEPS:GRID, got {entry!r}")
+    return entry, plan(solver, demo.schedule(), int(steps), grid=grid or default_grid, prediction=demo.PREDICTION)

@@ -1,0 +1,130 @@
+"""fastdiff sample: draw digits with the shipped model."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import demo
+from ..catalogue import plan
+from ..noise import randn
+from ..plan import Plan
+from ..sample import sample
+from . import pictures
+
+BATCH = 256
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--solver", default="dpmpp_2m", help="a solver name or alias (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="steps of the solver (default: %(default)s)")
+    parser.add_argument("--grid", default="quadratic", help="time grid (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=seed_list, default="0-63", help="such as 0-63 or 3,7,20-29 (default: %(default)s)"
+    )
+    parser.add_argument("--label", type=digit, help="draw this digit only (default: the seed's last digit)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: none)")
+    parser.add_argument("--out", type=Path, help="file to write (default: samples.png or samples.npy)")
+    parser.add_argument("--format", choices=("png", "npy"), default="png", help="(default: %(default)s)")
+    parser.add_argument("--each", action="store_true", help="one file a seed, named by it, in the folder --out")
+    parser.add_argument("--trajectory", type=Path, metavar="STRIP.PNG", help="also write how the first 8 came about")
+    parser.add_argument(
+        "--compare", nargs="+", metavar="SOLVER:STEPS[:GRID]", help="the same seeds by several plans, side by side"
+    )
+
+
+def seed_list(text: str) -> list[int]:
+    """"0-3,7" -> [0, 1, 2, 3, 7]."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected numbers and ranges such as 0-63,70, got {text!r}") from None
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"expected at least one seed, got {text!r}")
+    return seeds
+
+
+def digit(text: str) -> int:
+    if text not in [str(d) for d in range(demo.NUM_CLASSES)]:
+        raise argparse.ArgumentTypeError(f"expected a digit 0 to 9, got {text!r}")
+    return int(text)
+
+
+def labels_of(seeds: list[int], label: int | None) -> Tensor:
+    """[N] int64: the label asked for, or each seed's last digit."""
+    return torch.tensor([seed % 10 if label is None else label for seed in seeds])
+
+
+def draw(
+    model: torch.nn.Module,
+    run: Plan,
+    seeds: list[int],
+    labels: Tensor,
+    guidance: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    **options: object,
+) -> Tensor:
+    """The samples of these seeds, in batches; each depends on its own seed alone."""
+    if guidance is not None:
+        options |= {"guidance": guidance, "uncond": {"y": torch.full((1,), demo.NUM_CLASSES)}}
+    parts = []
+    for first in range(0, len(seeds), BATCH):
+        part = slice(first, first + BATCH)
+        noise = randn((len(seeds[part]), *demo.SHAPE), seeds[part], dtype=dtype)
+        parts.append(sample(model, run, noise, seeds=seeds[part], y=labels[part], **options))
+    return torch.cat(parts)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw, write, and say in one line what it took."""
+    out = arguments.out or Path("samples" if arguments.each else f"samples.{arguments.format}")
+    model = demo.load_model()
+    table = plan(
+        arguments.solver, demo.schedule(), arguments.steps, grid=arguments.grid, prediction=demo.PREDICTION
+    )
+    labels = labels_of(arguments.seeds, arguments.label)
+    began = time.perf_counter()
+    x = draw(model, table, arguments.seeds, labels, arguments.guidance, progress=True)
+    seconds = time.perf_counter() - began
+    _write(out, x, arguments)
+    if arguments.trajectory:
+        _write_trajectory(arguments.trajectory, model, table, arguments, labels)
+    count = len(arguments.seeds)
+    print(f"{count} samples, {table.nfe} NFE, {seconds:.2f} s, {count / seconds:.0f} images/s -> {out}")
+    return 0
+
+
+def _write(out: Path, x: Tensor, arguments: argparse.Namespace) -> None:
+    images = demo.to_images(x)
+    if not arguments.each:
+        if arguments.format == "npy":
+            pictures.write_npy(out, x.numpy())
+        else:
+            pictures.write_png(out, pictures.mosaic(images))
+        return
+    for seed, values, image in zip(arguments.seeds, x.numpy(), images, strict=True):
+        path = out / f"{seed:06d}.{arguments.format}"
+        if arguments.format == "npy":
+            pictures.write_npy(path, values)
+        else:
+            pictures.write_png(path, pictures.enlarge(image))
+
+
+def _write_trajectory(
+    path: Path, model: torch.nn.Module, table: Plan, arguments: argparse.Namespace, labels: Tensor
+) -> None:
+    """One row a sample, one column a step: the data predicted there, and the result."""
+    seeds, labels = arguments.seeds[:8], labels[:8]
+    columns: list[Tensor] = []
+    x = draw(
+        model, table, seeds, labels, arguments.guidance, callback=lambda step: columns.append(step.x0.clone())
+    )
+    strip = torch.stack([*columns, x], dim=1).flatten(0, 1)
+    pictures.write_png(path, pictures.mosaic(demo.to_images(strip), columns=len(columns) + 1))
