@@ -78,16 +78,25 @@ class Schedule(ABC):
         """The inverse of `warp`."""
         return t
 
-    def coordinate(self, points: Points) -> np.ndarray:
-        """The noise level s in which the ODE is dz/ds = (z - D)/s: sigma/alpha, or sigma/(alpha + sigma) for flow."""
-        with np.errstate(divide="ignore"):
-            return points.sigma / (points.alpha + points.sigma if self.kind == "flow" else points.alpha)
+    def coordinate(self, points: Points, which: str | None = None) -> np.ndarray:
+        """The noise level s in which the ODE reads dz/ds = (z - D) / s.
 
-    def at_coordinate(self, s: ArrayLike) -> Points:
+        which: "sigma" for s = sigma / alpha, z = x / alpha; "flow" for s = sigma / (alpha + sigma),
+        z = x / (alpha + sigma), which is bounded by 1; None for the schedule's own: "flow" for flow, else "sigma".
+        """
+        with np.errstate(divide="ignore"):
+            return points.sigma / (points.alpha + points.sigma if self._bounded(which) else points.alpha)
+
+    def at_coordinate(self, s: ArrayLike, which: str | None = None) -> Points:
         """The inverse of `coordinate`."""
         s = np.asarray(s, dtype=np.float64)
         with np.errstate(divide="ignore"):
-            return self.at_log_snr(np.log1p(-s) - np.log(s) if self.kind == "flow" else -np.log(s))
+            return self.at_log_snr(np.log1p(-s) - np.log(s) if self._bounded(which) else -np.log(s))
+
+    def _bounded(self, which: str | None) -> bool:
+        if which not in (None, "sigma", "flow"):
+            raise ValueError(f"coordinate: expected 'sigma' or 'flow', got {which!r}")
+        return which == "flow" or (which is None and self.kind == "flow")
 
     @property
     def init_scale(self) -> float:

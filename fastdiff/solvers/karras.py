@@ -16,24 +16,28 @@ from .ancestral import ddim_row, step_down
 Stages = Callable[[float, float], tuple[float, list[float], list[float]]]
 
 
-def heun(schedule: Schedule, points: Points, prediction: str) -> list[Row]:
-    """Heun's second-order step (algorithm 1 without churn): two evaluations a step."""
+def heun(schedule: Schedule, points: Points, prediction: str, *, coordinate: str | None = None) -> list[Row]:
+    """Heun's second-order step (algorithm 1 without churn): two evaluations a step.
+
+    coordinate: "sigma" or "flow" (see `Schedule.coordinate`). Choose "flow" where sigma / alpha starts in the
+    thousands, as on the cosine schedule: a trapezium that long has an error of its own length.
+    """
 
     def stages(s: float, t: float) -> tuple[float, list[float], list[float]]:
         half = (t - s) / 2
         return t, [t / s, 1 - t / s], [1 + half / s, half / t, -half / t, -half / s]
 
-    return _two_stage(schedule, points, prediction, stages)
+    return _two_stage(schedule, points, prediction, stages, coordinate)
 
 
-def dpm_2(schedule: Schedule, points: Points, prediction: str) -> list[Row]:
+def dpm_2(schedule: Schedule, points: Points, prediction: str, *, coordinate: str | None = None) -> list[Row]:
     """The midpoint rule with the middle at sqrt(s t) (k-diffusion's sample_dpm_2): two evaluations a step."""
 
     def stages(s: float, t: float) -> tuple[float, list[float], list[float]]:
         middle = math.sqrt(s * t)
         return middle, [middle / s, 1 - middle / s], [1.0, (t - s) / middle, -(t - s) / middle, 0.0]
 
-    return _two_stage(schedule, points, prediction, stages)
+    return _two_stage(schedule, points, prediction, stages, coordinate)
 
 
 def dpm_2_ancestral(
@@ -64,24 +68,21 @@ def _over(a: float, b: float) -> float:
     return a / b if b else math.inf
 
 
-def _two_stage(schedule: Schedule, points: Points, prediction: str, stages: Stages) -> list[Row]:
+def _two_stage(
+    schedule: Schedule, points: Points, prediction: str, stages: Stages, coordinate: str | None
+) -> list[Row]:
     """Rows of a two-stage rule. stages(s, t) gives the middle level, (z, D1) weights and (z, z2, D2, D1) weights."""
     rows: list[Row] = []
     for i in range(len(points.t) - 1):
         s, t = points.at(i), points.at(i + 1)
-        level_s, level_t = float(schedule.coordinate(s)), float(schedule.coordinate(t))
+        level_s, level_t = (float(schedule.coordinate(p, coordinate)) for p in (s, t))
         if level_t == 0 or math.isinf(level_s):
             rows.append(ddim_row(s, t, prediction, i + 1))
             continue
         level_m, (z1, d1), (z, z2, d_2, d_1) = stages(level_s, level_t)
-        point = t if level_m == level_t else schedule.at_coordinate(level_m)
-        k_s, k_m, k_t = (_scale(schedule, p) for p in (s, point, t))
+        point = t if level_m == level_t else schedule.at_coordinate(level_m, coordinate)
+        k_s, k_m, k_t = (float(p.sigma / schedule.coordinate(p, coordinate)) for p in (s, point, t))
         first = Line(base=k_m / k_s * z1, history=(k_m * d1,))
         second = Line(base=k_t / k_s * z, x=k_t / k_m * z2, history=(k_t * d_2, k_t * d_1))
         rows += [Row.at(s, "data", prediction, first, KEEP), Row.at(point, "data", prediction, second)]
     return rows
-
-
-def _scale(schedule: Schedule, point: Points) -> float:
-    """x / z."""
-    return float(point.alpha + point.sigma) if schedule.kind == "flow" else float(point.alpha)
