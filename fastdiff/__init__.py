@@ -1,6 +1,6 @@
 """fastdiff: samples from diffusion models in fewer and cheaper steps, without retraining."""
 
-from . import grid, noise, nn, ops, prediction, schedule  # noqa: F401
+from . import grid, nn, noise, ops, prediction, schedule  # noqa: F401
 from .catalogue import Solver, plan, solvers
 from .ops import backend
 from .plan import Plan

@@ -30,8 +30,8 @@ def randn(
 ) -> Tensor:
     """Standard normal noise whose sample b depends only on seeds[b] (Philox4x32-10 and Box-Muller).
 
-    shape: [B, ...]; seeds: B whole numbers; index: which noise of the run, in [0, 2^32). Solvers draw from 1 upwards, so
-    the initial noise is 0. The numbers are the same, to the rounding of log and cos, on every device and backend.
+    shape: [B, ...]; seeds: B whole numbers; index: which noise of the run, in [0, 2^32): 0 is the initial noise,
+    solvers draw from 1 upwards. The numbers are the same, to the rounding of log and cos, on every device and backend.
     """
     if not 0 <= index < 2**32:
         raise ValueError(f"index: expected a whole number in [0, 2^32), got {index}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .ops import dynamic_threshold, registry
-from .plan import HERE, KEEP, Plan
+from .plan import Plan
 
 
 class Run:
@@ -39,7 +39,8 @@ class Run:
         self._seeds, self._threshold = seeds, threshold
         self._guidance = guidance.to(x.device, torch.float64) if isinstance(guidance, Tensor) else None
         self._slots = [x]
-        self._keep = max(plan.depth, 1 if keep_output else 0) if plan.depth > 1 or keep_output else 0
+        self._moves = [row.base_move for row in plan.rows]
+        self._kept = plan.depth if plan.depth > 1 or keep_output else 0  # how many outputs are stored
         self._input: Tensor | None = None
         if copies > 1 or model_dtype != x.dtype or any(row.c_in != 1 for row in plan.rows):
             self._input = x.new_empty((copies * len(x), *x.shape[1:]), dtype=model_dtype)
@@ -60,14 +61,12 @@ class Run:
 
     def advance(self, m: Tensor, m_uncond: Tensor | None = None) -> None:
         """Apply row i to the model's output there, [B, ...]; i grows by one."""
-        row, x, base = self.plan.rows[self.i], self.x, self.base
-        writes_base = row.base is not None and row.base is not KEEP and row.base != KEEP and row.base != HERE
+        move, x, base = self._moves[self.i], self.x, self.base
         out_x = self._free_slot(x, base)
-        out_base = self._free_slot(x, base, out_x) if writes_base else None
+        out_base = self._free_slot(x, base, out_x) if move == "write" else None
         out_d = None
-        if self._keep:
-            full = len(self.history) == self._keep
-            out_d = self.history.pop() if full else torch.empty_like(x)
+        if self._kept:
+            out_d = self.history.pop() if len(self.history) == self._kept else torch.empty_like(x)
         self._step(
             self.table, self.i, x, base, m, m_uncond, self.history, self._guidance if m_uncond is not None else None,
             None if self._threshold is None else self._limit(m, m_uncond), self._seeds,
@@ -76,12 +75,12 @@ class Run:
         if out_d is not None:
             self.history.insert(0, out_d)
         self.x = out_x
-        if row.base is None:
+        if move == "next":
             self.base = out_x
-        elif writes_base:
-            self.base = out_base
-        elif row.base == HERE:
+        elif move == "here":
             self.base = x
+        elif move == "write":
+            self.base = out_base
         self.i += 1
 
     def data_prediction(self, x_before: Tensor) -> Tensor:

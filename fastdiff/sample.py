@@ -20,8 +20,8 @@ Model = Callable[..., Tensor]
 class Step:
     """One model evaluation and its update, as `iter_sample` yields it.
 
-    i: 0 .. n - 1. t, alpha, sigma: where the model was evaluated. x: [B, ...] the state after the update; accepted: whether
-    it is a solution at its time, not a stage inside a step. x and x0 are buffers of the run: clone what you keep.
+    i: 0 .. n - 1. t, alpha, sigma: where the model was evaluated. x: [B, ...] the state after the update; accepted:
+    whether it is a solution at its time, not a stage inside a step. x, x0 are the run's buffers: clone what you keep.
     """
 
     i: int
@@ -91,7 +91,7 @@ def sample(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Draw samples: start from `noise`, call the model once a row of the plan, return x0.
 
-    model: model(x, t, **kwargs) -> prediction, x [B, ...] and t [B] float in the schedule's units; kwargs are passed on.
+    model: model(x, t, **kwargs) -> prediction; x [B, ...], t [B] float in the schedule's units; kwargs are passed on.
     noise: [B, ...] unit Gaussian noise of any shape, float32, float64 or half precision; the state is float32 (float64
         for float64 noise), the model reads `model_dtype` (the noise's dtype where not given), the result has noise's.
     guidance: classifier-free guidance scale (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u).

@@ -1,4 +1,4 @@
-"""The checks every public op makes once, before any launch. Messages name the argument, what was expected, what came."""
+"""The checks every public op makes once, before any launch. Messages say what was expected and what came."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How the public ops enter torch's dispatcher: schema, implementation, shape function and gradient.
 
-`Library.define` and `Library.impl` are used instead of `torch.library.custom_op`, which costs four times as much a call.
+`Library.define` and `Library.impl` instead of `torch.library.custom_op`, which costs four times as much a call.
 """
 
 from __future__ import annotations
