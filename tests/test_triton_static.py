@@ -94,6 +94,13 @@ def test_amd_kernels_keep_their_budget(name: str, tmp_path: Path) -> None:
     assert binary.count("global_store_.*") == stores
 
 
+@pytest.mark.parametrize("row", [{}, {"xi_a": [0.5]}], ids=["ode", "sde"])
+def test_latents_of_odd_sizes_are_moved_in_vectors_too(row: dict, tmp_path: Path) -> None:
+    binary = aot.compiled(launch(row, copies=2, shape=(3, 4, 85, 125)), "sm_90", tmp_path)
+    assert binary.count(r"LDG\.E\.128.*") == 2 * 2
+    assert binary.count("STG.*") == binary.count(r"STG\.E\.128.*") == 2 * 4
+
+
 def test_each_philox_call_serves_four_elements(tmp_path: Path) -> None:
     binary = aot.compiled(launch({"xi_a": [0.5], "noise": [3]}), "sm_90", tmp_path)
     calls = 8 // 4  # eight elements a thread

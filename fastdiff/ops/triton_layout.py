@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 MAX_DIMS = 3
+WIDEST = 8  # elements a thread moves at once
 LONG = 4096  # elements: enough to be worth a loop of their own
 _Strides = tuple[int, ...]
 
@@ -23,7 +24,9 @@ class Layout(NamedTuple):
     count: int
     dims: int
     inner: tuple[int, int]  # sizes of the second and the third dimension
-    strides: tuple[int, ...]  # for each group: the strides of the batch and of three dimensions
+    strides: tuple[int, ...]  # for each group: the strides of the batch, in units, and of three dimensions
+    copy: int  # from one copy of the last group to the next, in units
+    unit: int  # what count, the batch strides and copy are multiples of: accesses this wide are aligned
     wide: bool  # some offset does not fit 32 bits
 
 
@@ -47,11 +50,12 @@ def joint_layout(shape: tuple[int, ...], groups: tuple[_Strides, ...], per_sampl
     used = max(1, len(dims))
     dims += [(1, (0,) * len(groups))] * (MAX_DIMS - len(dims))
     sizes = [size for size, _ in dims]
-    strides = tuple(s for g, first in enumerate(batch_strides) for s in (first, *(steps[g] for _, steps in dims)))
-    count = sizes[0] * sizes[1] * sizes[2]
+    count, copy = math.prod(sizes), shape[0] * groups[-1][0]
+    unit = math.gcd(count, copy, *batch_strides, WIDEST)
+    strides = [s for g, b in enumerate(batch_strides) for s in (b // unit, *(steps[g] for _, steps in dims))]
     reach = max(sum((size - 1) * step for size, step in zip(shape, group, strict=True)) for group in groups)
-    wide = max(count, reach) >= 2**31 - 2**16
-    return Layout(groups, batch, count, used, (sizes[1], sizes[2]), strides, wide)
+    wide = max(count, reach + copy) >= 2**31 - 2**16
+    return Layout(groups, batch, count, used, (sizes[1], sizes[2]), tuple(strides), copy // unit, unit, wide)
 
 
 def _merge(dims: list[tuple[int, _Strides]]) -> list[tuple[int, _Strides]]:

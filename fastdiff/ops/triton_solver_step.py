@@ -31,8 +31,8 @@ WARPS = 2 if torch.version.hip else 4  # eight elements a thread: 128-bit access
 
 
 @triton.jit
-def _offset(b, e, size_1, size_2, stride_b, stride_0, stride_1, stride_2, DIMS: tl.constexpr):
-    """Where element e of sample b lies."""
+def _offset(b, e, size_1, size_2, stride_b, stride_0, stride_1, stride_2, DIMS: tl.constexpr, UNIT: tl.constexpr):
+    """Where element e of sample b lies. Multiplying by UNIT tells Triton what the offset is a multiple of."""
     if DIMS == 1:
         at = e * stride_0
     elif DIMS == 2:
@@ -40,7 +40,7 @@ def _offset(b, e, size_1, size_2, stride_b, stride_0, stride_1, stride_2, DIMS: 
     else:
         row = e // size_2
         at = row // size_1 * stride_0 + row % size_1 * stride_1 + e % size_2 * stride_2
-    return b * stride_b + at
+    return b * stride_b * UNIT + at
 
 
 @triton.jit
@@ -76,11 +76,11 @@ def _solver_step(
     a_base, a_x, a0, a1, a2, a3, a4, a5, a6, a7,
     b_base, b_x, b0, b1, b2, b3, b4, b5, b6, b7,
     xi_a0, xi_a1, xi_b0, xi_b1, noise0, noise1,
-    blocks, count, size_1, size_2,
+    blocks, units, size_1, size_2,
     state_b, state_0, state_1, state_2,
     model_b, model_0, model_1, model_2,
     input_b, input_0, input_1, input_2, input_copy,
-    COPIES: tl.constexpr, CLAMP: tl.constexpr, DIMS: tl.constexpr, WIDE: tl.constexpr,
+    COPIES: tl.constexpr, CLAMP: tl.constexpr, DIMS: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
     DTYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
@@ -89,8 +89,8 @@ def _solver_step(
     b = pid // blocks
     start = pid % blocks * BLOCK
     e = start + tl.arange(0, BLOCK)
-    mask = e < count
-    at = _offset(b, e, size_1, size_2, state_b, state_0, state_1, state_2, DIMS)
+    mask = e < units * UNIT
+    at = _offset(b, e, size_1, size_2, state_b, state_0, state_1, state_2, DIMS, UNIT)
     zero = tl.zeros([BLOCK], DTYPE)
 
     d = zero
@@ -102,7 +102,7 @@ def _solver_step(
         new_x = _weight(a_x, DTYPE) * value
         new_base = _weight(b_x, DTYPE) * value
     if m is not None:
-        model_at = _offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS)
+        model_at = _offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
         prediction = tl.load(m + model_at, mask=mask).to(DTYPE)
         if m_uncond is not None:
             scale = _weight(guidance, DTYPE) if guidances is None else tl.load(guidances + b).to(DTYPE)
@@ -137,11 +137,11 @@ def _solver_step(
     if out_d is not None:
         tl.store(out_d + at, d, mask=mask)
     if out_input is not None:
-        input_at = _offset(b, e, size_1, size_2, input_b, input_0, input_1, input_2, DIMS)
+        input_at = _offset(b, e, size_1, size_2, input_b, input_0, input_1, input_2, DIMS, UNIT)
         model_input = _weight(c_in, DTYPE) * new_x
         tl.store(out_input + input_at, model_input, mask=mask)
         if COPIES == 2:
-            tl.store(out_input + input_copy + input_at, model_input, mask=mask)
+            tl.store(out_input + input_copy * UNIT + input_at, model_input, mask=mask)
 
 
 PARAMETERS = _solver_step.__code__.co_varnames[: _solver_step.__code__.co_argcount]
@@ -160,7 +160,7 @@ INTERPRETED = not isinstance(KERNELS[torch.float32], triton.JITFunction)
 
 
 class _Row(NamedTuple):
-    """One row made ready to launch. Absent noises are None, which compiles them away."""
+    """One row made ready to launch: which operands it reads, and its numbers. A noise it does not draw is None."""
 
     x: bool
     base: bool
@@ -239,9 +239,9 @@ def run(
     with on_device(x):
         KERNELS[dtype][(layout.batch * blocks,)](
             *inputs, *written, *row.weights, *row.noises,
-            blocks, layout.count, *layout.inner, *layout.strides, len(x) * model_input[0],
+            blocks, layout.count // layout.unit, *layout.inner, *layout.strides, layout.copy,
             COPIES=1 if out_input is None else len(out_input) // len(x), CLAMP=row.clamps,
-            DIMS=layout.dims, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
+            DIMS=layout.dims, UNIT=layout.unit, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
             num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     for (tensor, _), result in zip(outputs, written, strict=True):
