@@ -82,7 +82,7 @@ def _corrector(points: Points, i: int, order: int, form: str, variant: str) -> L
     a = np.array([0.5]) if order == 1 else _solve(r, step.h, variant)
     differences = a / r
     old = _weights(step, differences[:-1], variant)
-    new = step.u * _b(step.h, variant) * differences[-1]
+    new = float(step.u * _b(step.h, variant) * differences[-1])
     return Line(base=step.ratio, history=(new, old[0] - new, *old[1:]))
 
 
