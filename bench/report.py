@@ -1,4 +1,4 @@
-"""python -m bench.report: run the benchmarks and write them to bench/results/ as markdown, with ratios in each group."""
+"""python -m bench.report: run the benchmarks and write bench/results/cpu.md, with ratios in each group."""
 
 from __future__ import annotations
 
