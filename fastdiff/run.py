@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .ops import dynamic_threshold, registry
+from .ops.layout import empty_input
 from .plan import Plan
 
 
@@ -43,7 +44,7 @@ class Run:
         self._kept = plan.depth if plan.depth > 1 or keep_output else 0  # how many outputs are stored
         self._input: Tensor | None = None
         if copies > 1 or model_dtype != x.dtype or any(row.c_in != 1 for row in plan.rows):
-            self._input = x.new_empty((copies * len(x), *x.shape[1:]), dtype=model_dtype)
+            self._input = empty_input(x, copies, model_dtype)
             self.refresh_input()
         self._step = registry.choose("solver_step", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
 

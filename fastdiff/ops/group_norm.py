@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import checks, reference, registry
+from .layout import layout_of
 from .library import register
 
 ACTIVATIONS = ("none", "silu")
@@ -71,18 +72,11 @@ def _check(
 
 def _run(x, groups, weight, bias, eps, add, scale, shift, act) -> Tensor:
     run = registry.choose("group_norm", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
-    return run(x, groups, weight, bias, eps, add, scale, shift, act).contiguous(memory_format=_layout(x))
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    for ndim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if x.ndim == ndim and x.is_contiguous(memory_format=layout) and not x.is_contiguous():
-            return layout
-    return torch.contiguous_format
+    return run(x, groups, weight, bias, eps, add, scale, shift, act).contiguous(memory_format=layout_of(x))
 
 
 def _meta(x, groups, weight, bias, eps, add, scale, shift, act) -> Tensor:
-    return torch.empty_like(x, memory_format=_layout(x))
+    return torch.empty_like(x, memory_format=layout_of(x))
 
 
 register(

@@ -67,12 +67,13 @@ def _recompute(formula: Callable) -> Callable:
         def gradient(value: object) -> object:
             if isinstance(value, _Saved):
                 return gradients[value]
-            return [gradient(v) for v in value] if isinstance(value, list) and value and _holds(value) else None
+            return [gradient(v) for v in value] if isinstance(value, list) and _all_saved(value) else None
 
         return tuple(gradient(value) for value in ctx.arguments)
 
     return backward
 
 
-def _holds(values: list) -> bool:
-    return any(isinstance(v, _Saved) for v in values)
+def _all_saved(values: list) -> bool:
+    """Whether this was a list of tensors; an empty one has an empty list of gradients."""
+    return all(isinstance(v, _Saved) for v in values)

@@ -67,7 +67,7 @@ def _combine(like: Tensor, dtype: torch.dtype, terms: Sequence[tuple[float, Tens
 def _noise(row: np.void, j: int, x: Tensor, seeds: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if not reads_noise(row, j):
         return None
-    return normal(seeds, int(row["noise"][j]), x[0].numel(), dtype).view(x.shape)
+    return normal(seeds, int(row["noise"][j]), x.shape[1:].numel(), dtype).view(x.shape)
 
 
 def run_solver_step(

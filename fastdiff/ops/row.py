@@ -8,7 +8,8 @@ A row is one record of `ROW`, the same C struct as `csrc/solver_step.h`. All fie
     x'    = a_base base + a_x x + sum_k A[k] H_k + sum_j xi_a[j] xi_noise[j]
     base' = b_base base + b_x x + sum_k B[k] H_k + sum_j xi_b[j] xi_noise[j]
 
-and `c_in x'` is what the model reads next. An operand whose weights are all zero is not read.
+and `c_in x'` is what the model reads next. An operand whose weights are all zero is not read; one that is read
+in either line may spread its infinities and NaNs to both.
 """
 
 from __future__ import annotations

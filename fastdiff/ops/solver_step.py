@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks, reference, registry
+from .layout import empty_input
 from .library import register
 from .row import MAX_HISTORY, MAX_NOISE, ROW, WIDTH, empty_table, flat_row, reads_history, reads_noise
 
@@ -153,10 +154,7 @@ def _meta(
     def like(wanted: bool) -> Tensor:
         return torch.empty_like(x) if wanted else x.new_empty(0)
 
-    batch, rest = (x.shape[0], x.shape[1:])
-    model_input = x.new_empty(0)
-    if input_dtype is not None:
-        model_input = x.new_empty((copies * batch, *rest), dtype=input_dtype)
+    model_input = x.new_empty(0) if input_dtype is None else empty_input(x, copies, input_dtype)
     return like(True), like(write_base), like(True), model_input
 
 
