@@ -51,11 +51,11 @@ def make_grid(
     """
     _check(steps, grid, sigmas, final_sigma, start, rho, steps_offset)
     if sigmas is not None:
-        points = _explicit_sigmas(schedule, np.atleast_1d(np.asarray(sigmas, dtype=np.float64)))
+        points = _explicit_sigmas(schedule, _sequence("sigmas", sigmas))
     elif isinstance(grid, str):
         points = _named(schedule, int(steps), grid, final_sigma, rho, steps_offset, log_snr_min)
     else:
-        points = schedule.at(np.asarray(grid, dtype=np.float64))
+        points = schedule.at(_sequence("grid", grid))
         points = _clean_end(points, schedule) if final_sigma == "zero" and points.sigma[-1] > 0 else points
     _check_points(points, steps)
     count = len(points.t) - 1
@@ -87,8 +87,12 @@ def _named(
 def _times(schedule: Schedule, last: float, count: int, grid: str) -> np.ndarray:
     """Uniform in t or in sqrt(t), from t_max to `last`."""
     if grid == "time":
-        return schedule.warp(np.linspace(schedule.t_max, schedule.unwarp(last), count))
-    return np.linspace(schedule.t_max**0.5, last**0.5, count) ** 2
+        times = schedule.warp(np.linspace(schedule.t_max, schedule.unwarp(last), count))
+    else:
+        times = np.linspace(schedule.t_max**0.5, last**0.5, count) ** 2
+    times[-1] = last  # the ends exactly, not through the root or the shift; a single point is the start
+    times[0] = schedule.t_max
+    return times
 
 
 def _uniform_in_noise(schedule: Schedule, count: int, grid: str, rho: float, log_snr_min: float) -> Points:
@@ -178,6 +182,13 @@ def _check(
         raise ValueError(f"rho: expected a number > 0, got {rho}")
     if not steps_offset >= 0:
         raise ValueError(f"steps_offset: expected a whole number >= 0, got {steps_offset}")
+
+
+def _sequence(name: str, values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name}: expected a sequence of numbers, got an array of shape {array.shape}")
+    return array
 
 
 def _check_points(points: Points, steps: int | None) -> None:

@@ -108,7 +108,10 @@ class Schedule(ABC):
     @staticmethod
     def from_betas(betas: ArrayLike) -> Schedule:
         """Variance preserving, from beta_1..beta_T (Ho et al. 2020); t is the (fractional) index in [0, T - 1]."""
-        return DiscreteVP(np.cumprod(1.0 - np.asarray(betas, dtype=np.float64)))
+        betas = np.asarray(betas, dtype=np.float64)
+        if betas.ndim != 1 or len(betas) < 2 or not np.all((betas > 0) & (betas <= 1)):
+            raise ValueError("betas: expected a sequence of at least two numbers in (0, 1]")
+        return DiscreteVP(np.cumprod(1.0 - betas))
 
     @staticmethod
     def from_alphas_cumprod(alphas_cumprod: ArrayLike) -> Schedule:

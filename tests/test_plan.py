@@ -26,8 +26,8 @@ DPMPP_2M = [
     (0, 1, 0),
 ]
 # UniPC of order 3 with bh2, orders 1, 2, 3, 2, 1: (weight of base, of H_0, H_1, ...). By 2302.04867 algorithms 5 and 6
-# as the authors' code solves them (hh = -h, R_nk = r_k^(n-1), b_n = n! hh phi_{n+1}(hh) / (e^hh - 1), 1/2 where there is
-# one place only), the corrected state put into the predictor symbolically, in forty digits of mpmath.
+# as the authors' code solves them (hh = -h, R_nk = r_k^(n-1), b_n = n! hh phi_{n+1}(hh) / (e^hh - 1), 1/2 where there
+# is one place only), the corrected state put into the predictor symbolically, in forty digits of mpmath.
 UNIPC_X = [
     (0.91911764705882353, 0.21323529411764706),
     (0.625, 0.91686953562086938, -0.29186953562086938),
