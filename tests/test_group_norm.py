@@ -1,0 +1,136 @@
+"""group_norm: one definition, every backend, and the torch.nn face."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fastdiff as fd
+from fastdiff.nn import GroupNorm
+from fastdiff.ops import group_norm
+
+OP = "group_norm"
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float64: 1e-13}
+CASES = [((2, 32, 8, 8), 8), ((1, 320, 5, 7), 32), ((3, 12), 4), ((2, 6, 11), 3), ((1, 8, 3, 4, 5), 1), ((2, 60, 9), 2)]
+MODULATION = ("add", "scale", "shift")
+
+
+def operands(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Random x [B, C, ...], weight and bias [C], add, scale and shift [B, C]."""
+    batch, channels = shape[:2]
+    shapes = {"x": shape, "weight": (channels,), "bias": (channels,)} | dict.fromkeys(MODULATION, (batch, channels))
+    return {name: torch.randn(shape).to(dtype) for name, shape in shapes.items()}
+
+
+def formula(groups: int, act: str, x: Tensor, weight: Tensor, bias: Tensor, **modulation: Tensor) -> Tensor:
+    """act(GN(x + add) * (1 + scale) + shift) in float64."""
+    wide = (*x.shape[:2], *[1] * (x.ndim - 2))
+    add, scale, shift = (modulation[n].double().view(wide) if n in modulation else 0.0 for n in MODULATION)
+    y = F.group_norm(x.double() + add, groups, weight.double(), bias.double()) * (1 + scale) + shift
+    return F.silu(y) if act == "silu" else y
+
+
+def error(y: Tensor, expected: Tensor) -> float:
+    return ((y.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("shape", "groups"), CASES)
+@pytest.mark.parametrize("act", ["none", "silu"])
+def test_equals_the_formula(
+    backend: str, device: str, shape: tuple[int, ...], groups: int, dtype: torch.dtype, act: str
+) -> None:
+    given = operands(shape, dtype)
+    with fd.backend(backend):
+        y = group_norm(groups=groups, act=act, **{name: t.to(device) for name, t in given.items()}).cpu()
+    # The torch backend is a chain of ops, each of which rounds to the storage type.
+    chain = 3 if backend == "torch" else 1
+    assert y.dtype == dtype
+    assert error(y, formula(groups, act, **given)) <= chain * TOLERANCE[dtype]
+
+
+def test_each_operand_may_be_left_out() -> None:
+    given = operands((2, 8, 5), torch.float64)
+    ones, zeros = torch.ones(8), torch.zeros(8)
+    assert error(group_norm(given["x"], 4), formula(4, "none", given["x"], ones, zeros)) < 1e-13
+    for name in MODULATION:
+        y = group_norm(given["x"], 4, **{name: given[name]})
+        assert error(y, formula(4, "none", given["x"], ones, zeros, **{name: given[name]})) < 1e-13
+
+
+def test_large_means_keep_the_digits_of_the_variance() -> None:
+    x = torch.randn(2, 32, 64, 64) + 1000
+    y = group_norm(x, 8)
+    assert error(y, formula(8, "none", x, torch.ones(32), torch.zeros(32))) < 1e-4  # x itself holds 6e-5 of its spread
+
+
+def test_constant_input_has_no_variance_and_gives_the_bias() -> None:
+    x, bias = torch.full((2, 8, 4, 4), 3.0), torch.randn(8)
+    y = group_norm(x, 2, torch.randn(8), bias)
+    torch.testing.assert_close(y, bias.view(1, 8, 1, 1).expand_as(x), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("backend_name", ["reference", "torch"])
+def test_channels_last_stays_channels_last(backend_name: str) -> None:
+    x = torch.randn(2, 8, 5, 6).to(memory_format=torch.channels_last)
+    with fd.backend(backend_name):
+        y = group_norm(x, 4, act="silu")
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, group_norm(x.contiguous(), 4, act="silu"))
+
+
+def test_an_empty_batch_is_an_empty_result() -> None:
+    assert group_norm(torch.empty(0, 8, 4, 4), 2, act="silu").shape == (0, 8, 4, 4)
+
+
+def test_gradients_of_all_operands_are_right() -> None:
+    given = [t.requires_grad_() for t in operands((2, 6, 3), torch.float64).values()]
+
+    def call(x: Tensor, weight: Tensor, bias: Tensor, add: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return group_norm(x, 3, weight, bias, add=add, scale=scale, shift=shift, act="silu")
+
+    assert torch.autograd.gradcheck(call, given)
+
+
+def test_the_op_is_registered_soundly_and_compiles_whole() -> None:
+    x, weight = torch.randn(2, 8, 4, 4, requires_grad=True), torch.randn(8, requires_grad=True)
+    arguments = (x, 4, weight, None, 1e-5, torch.randn(2, 8), None, None, "silu")
+    torch.library.opcheck(torch.ops.fastdiff.group_norm, arguments)
+    compiled = torch.compile(lambda x: group_norm(x, 4, weight, act="silu"), fullgraph=True)
+    torch.testing.assert_close(compiled(x), group_norm(x, 4, weight, act="silu"))
+
+
+def test_the_module_is_a_drop_in_with_an_activation() -> None:
+    ours, theirs = GroupNorm(4, 8, activation="silu"), torch.nn.GroupNorm(4, 8)
+    torch.nn.init.normal_(theirs.weight)
+    ours.load_state_dict(theirs.state_dict())
+    x, scale = torch.randn(2, 8, 5, 5), torch.randn(2, 8)
+    torch.testing.assert_close(ours(x), F.silu(theirs(x)))
+    torch.testing.assert_close(ours(x, scale=scale), F.silu(theirs(x) * (1 + scale.view(2, 8, 1, 1))))
+    assert isinstance(ours, torch.nn.GroupNorm)
+    with pytest.raises(ValueError, match="activation: expected None or 'silu', got 'gelu'"):
+        GroupNorm(4, 8, activation="gelu")
+
+
+X = torch.randn(2, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "error_type", "message"),
+    [
+        (([1.0], 2), {}, TypeError, "x: expected a torch.Tensor, got list"),
+        ((X.int(), 2), {}, TypeError, "x: expected float32.* got torch.int32"),
+        ((X[0, 0], 1), {}, ValueError, r"x: expected \[B, C, ...\]"),
+        ((X, 3), {}, ValueError, "groups: expected a divisor of the 8 channels, got 3"),
+        ((X, 2, torch.ones(7)), {}, ValueError, r"weight: expected shape \(8,\), got \(7,\)"),
+        ((X, 2), {"scale": torch.ones(8)}, ValueError, r"scale: expected shape \(2, 8\), got \(8,\)"),
+        ((X, 2), {"act": "gelu"}, ValueError, "act: expected one of none, silu, got 'gelu'"),
+        ((X, 2), {"eps": -1.0}, ValueError, "eps: expected a number >= 0"),
+        ((X, 2), {"shift": torch.ones(2, 8, device="meta")}, ValueError, "shift: expected device cpu, got meta"),
+    ],
+)
+def test_bad_input_names_the_argument(arguments: tuple, named: dict, error_type: type, message: str) -> None:
+    with pytest.raises(error_type, match=message):
+        group_norm(*arguments, **named)
