@@ -1,7 +1,7 @@
 """Builds fastdiff._C with what the machine offers; torch is not needed, nor imported.
 
-FASTDIFF_BUILD=auto (the default) builds the CPU part if there is a C++17 compiler and the CUDA part if there is nvcc, and
-installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing.
+FASTDIFF_BUILD=auto (the default) builds the CPU part if there is a C++17 compiler and the CUDA part if there is nvcc,
+and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ MODE = os.environ.get("FASTDIFF_BUILD", "auto")
 # Explicit fused multiply-adds only, so that a value does not depend on where a loop was vectorised.
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno"]
 CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off"]
+CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 finds its own intrinsics at fault
 ISA_FLAGS = {
     "portable": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
 }
 CUDA_ARCHS = ["80", "90a", "100"]
 CUDA_PTX = "90"

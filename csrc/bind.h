@@ -5,8 +5,9 @@
 
 namespace fastdiff {
 
-// tidy(run, *arguments): calls run again with plain operands. thread_count(): torch's. stream(device): torch's, an int.
-void bind_solver_step(PyObject* tidy, PyObject* thread_count, PyObject* stream);
+// values(run, *arguments): calls run again with guidance, threshold and seeds in the kernel's dtype, on x's device.
+// layout(run, *arguments): the same with contiguous tensors. thread_count(): torch's. stream(device): torch's, an int.
+void bind_solver_step(PyObject* values, PyObject* layout, PyObject* thread_count, PyObject* stream);
 
 // (table, i, x, base, m, m_uncond, history, guidance, threshold, seeds, out_x, out_base, out_d, out_input) -> None
 PyObject* solver_step_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);

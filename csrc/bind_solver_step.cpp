@@ -1,5 +1,5 @@
-// Python arguments to a SolverStep. Errors are Python exceptions; a call that only needs its operands made plain
-// (float64 guidance, contiguous views) is handed to the Python function given to `bind`.
+// Python arguments to a SolverStep. Errors are Python exceptions. A call that only needs its arguments made plain
+// (float64 guidance, contiguous views) goes by way of the Python functions given to `bind`.
 #include "bind.h"
 
 #include <algorithm>
@@ -30,7 +30,7 @@ enum Argument {
 constexpr const char* kNames[] = {"table", "i", "x", "base", "m", "m_uncond", "history", "guidance", "threshold",
                                   "seeds", "out_x", "out_base", "out_d", "out_input"};
 
-enum class Outcome { ready, untidy, error };
+enum class Outcome { ready, other_values, other_layout, error };
 
 Outcome fail(PyObject* type, int argument, const char* what) {
   PyErr_Format(type, "%s: %s", kNames[argument], what);
@@ -73,7 +73,7 @@ class Call {
     std::memcpy(&step.row, row, sizeof(Row));
     Outcome outcome = operands();
     if (outcome == Outcome::ready) outcome = per_sample();
-    if (outcome == Outcome::ready && !lay_out()) outcome = Outcome::untidy;
+    if (outcome == Outcome::ready && !lay_out()) outcome = Outcome::other_layout;
     return outcome;
   }
 
@@ -156,7 +156,7 @@ class Call {
     Tensor tensor;
     if (!view(arguments_[argument], tensor)) return Outcome::error;
     const bool plain = tensor.rank == 1 && (tensor.stride[0] == 1 || tensor.shape[0] == 1);
-    if (!plain || tensor.kind != kind || tensor.cuda != cuda_ || tensor.device != device) return Outcome::untidy;
+    if (!plain || tensor.kind != kind || tensor.cuda != cuda_ || tensor.device != device) return Outcome::other_values;
     if (tensor.shape[0] != x_.shape[0]) return fail(PyExc_ValueError, argument, "not of x's batch");
     out = static_cast<const T*>(tensor.data);
     return Outcome::ready;
@@ -164,11 +164,13 @@ class Call {
 
   bool draws() const { return reads_noise(step.row, 0) || reads_noise(step.row, 1); }
 
-  // Neighbouring dimensions along which every operand goes on with one stride become one. Without noise the order does
-  // not matter, so out_x's memory order is taken. False where more than kMaxDims are left.
+  // Neighbouring dimensions along which every operand goes on with one stride become one; where nothing is per sample
+  // the batch is a dimension like the others. Without noise the order does not matter, so out_x's memory order is taken.
+  // False where more than kMaxDims are left.
   bool lay_out() {
+    const bool one_sample = !draws() && step.guidance == nullptr && step.threshold == nullptr;
     int order[kMaxRank], used = 0;
-    for (int d = 1; d < x_.rank; ++d) {
+    for (int d = one_sample ? 0 : 1; d < x_.rank; ++d) {
       if (x_.shape[d] != 1) order[used++] = d;
     }
     if (!draws()) {
@@ -188,10 +190,10 @@ class Call {
     }
     if (groups + 1 > kMaxDims) return false;
     step.dims = groups + 1;
-    step.size[0] = x_.shape[0];
+    step.size[0] = one_sample ? 1 : x_.shape[0];
     std::copy(size, size + groups, step.size + 1);
     for (int o = 0; o < count_; ++o) {
-      operands_[o]->stride[0] = tensors_[o].stride[0];
+      operands_[o]->stride[0] = tensors_[o].stride[0] * (one_sample ? x_.shape[0] : 1);
       for (int g = 0; g < groups; ++g) operands_[o]->stride[g + 1] = tensors_[o].stride[merged[g]];
     }
     return true;
@@ -216,7 +218,7 @@ class Call {
 
 constexpr int64_t kReleaseGil = 1 << 18;  // elements; a shorter step is over before another thread could use the GIL
 
-PyObject *tidy, *num_threads, *stream_of;
+PyObject *plain_values, *plain_layout, *num_threads, *stream_of;
 
 int torch_threads() {
   PyObject* count = PyObject_CallNoArgs(num_threads);
@@ -263,11 +265,14 @@ bool run_cuda(const Call& call) {
 }
 #endif
 
-// tidy(run, *arguments) makes the operands plain and calls run again.
-PyObject* call_tidy(PyObject* run, PyObject* const* arguments) {
-  PyObject* all[kArguments + 1] = {run};
+// plain(run, *arguments) makes the arguments plain and calls run again.
+PyObject* call_plain(PyObject* plain, PyObject* module, const char* run, PyObject* const* arguments) {
+  PyObject* all[kArguments + 1] = {PyObject_GetAttrString(module, run)};
+  if (all[0] == nullptr) return nullptr;
   std::copy(arguments, arguments + kArguments, all + 1);
-  return PyObject_Vectorcall(tidy, all, kArguments + 1, nullptr);
+  PyObject* result = PyObject_Vectorcall(plain, all, kArguments + 1, nullptr);
+  Py_DECREF(all[0]);
+  return result;
 }
 
 template <bool kCuda>
@@ -279,12 +284,9 @@ PyObject* run(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
   Call call(arguments, kCuda);
   const Outcome outcome = call.read();
   if (outcome == Outcome::error) return nullptr;
-  if (outcome == Outcome::untidy) {
-    PyObject* self = PyObject_GetAttrString(module, kCuda ? "solver_step_cuda" : "solver_step_cpu");
-    if (self == nullptr) return nullptr;
-    PyObject* result = call_tidy(self, arguments);
-    Py_DECREF(self);
-    return result;
+  if (outcome != Outcome::ready) {
+    PyObject* plain = outcome == Outcome::other_values ? plain_values : plain_layout;
+    return call_plain(plain, module, kCuda ? "solver_step_cuda" : "solver_step_cpu", arguments);
   }
   if (call.elements() == 0) Py_RETURN_NONE;
 #ifdef FASTDIFF_CUDA
@@ -298,8 +300,9 @@ PyObject* run(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
 
 }  // namespace
 
-void bind_solver_step(PyObject* tidy_call, PyObject* thread_count, PyObject* stream) {
-  tidy = Py_NewRef(tidy_call);
+void bind_solver_step(PyObject* values, PyObject* layout, PyObject* thread_count, PyObject* stream) {
+  plain_values = Py_NewRef(values);
+  plain_layout = Py_NewRef(layout);
   num_threads = Py_NewRef(thread_count);
   stream_of = Py_NewRef(stream);
 }

@@ -10,14 +10,14 @@ namespace {
 using fastdiff::cpu::Isa;
 
 PyObject* bind(PyObject*, PyObject* args) {
-  PyObject *tensor_type, *kinds, *tidy, *thread_count, *stream;
+  PyObject *tensor_type, *kinds, *values, *layout, *thread_count, *stream;
   int use_exchange;
-  if (!PyArg_ParseTuple(args, "O!O!OOOp", &PyType_Type, &tensor_type, &PyDict_Type, &kinds, &tidy, &thread_count, &stream,
-                        &use_exchange)) {
+  if (!PyArg_ParseTuple(args, "O!O!OOOOp", &PyType_Type, &tensor_type, &PyDict_Type, &kinds, &values, &layout,
+                        &thread_count, &stream, &use_exchange)) {
     return nullptr;
   }
   fastdiff::bind_tensors(tensor_type, kinds, use_exchange);
-  fastdiff::bind_solver_step(tidy, thread_count, stream);
+  fastdiff::bind_solver_step(values, layout, thread_count, stream);
   Py_RETURN_NONE;
 }
 

@@ -52,18 +52,29 @@ bool read_ints(PyObject* tuple, int64_t* to) {
   return PyErr_Occurred() == nullptr;
 }
 
+PyObject* attribute(PyObject* object, const char* name, PyObject*& interned) {
+  if (interned == nullptr) interned = PyUnicode_InternFromString(name);
+  return PyObject_GetAttr(object, interned);
+}
+
+PyObject* method(PyObject* object, const char* name, PyObject*& interned) {
+  if (interned == nullptr) interned = PyUnicode_InternFromString(name);
+  return PyObject_CallMethodNoArgs(object, interned);
+}
+
 bool view_by_attributes(PyObject* object, Tensor& out) {
-  const Owned shape(PyObject_GetAttrString(object, "shape"));
-  const Owned stride(PyObject_CallMethod(object, "stride", nullptr));
-  const Owned data(PyObject_CallMethod(object, "data_ptr", nullptr));
-  const Owned dtype(PyObject_GetAttrString(object, "dtype"));
-  const Owned cuda(PyObject_GetAttrString(object, "is_cuda"));
-  const Owned device(PyObject_CallMethod(object, "get_device", nullptr));
+  static PyObject* names[6];
+  const Owned shape(attribute(object, "shape", names[0]));
+  const Owned stride(method(object, "stride", names[1]));
+  const Owned data(method(object, "data_ptr", names[2]));
+  const Owned dtype(attribute(object, "dtype", names[3]));
+  const Owned cuda(attribute(object, "is_cuda", names[4]));
+  const Owned device(method(object, "get_device", names[5]));
   if (PyErr_Occurred()) return false;
   if (!check_rank(PyTuple_GET_SIZE(shape.object))) return false;
   out.data = PyLong_AsVoidPtr(data.object);
   out.cuda = cuda.object == Py_True;
-  out.device = static_cast<int>(PyLong_AsLong(device.object));
+  out.device = out.cuda ? static_cast<int>(PyLong_AsLong(device.object)) : 0;
   out.rank = static_cast<int>(PyTuple_GET_SIZE(shape.object));
   PyObject* kind = PyDict_GetItemWithError(dtype_kinds, dtype.object);
   out.kind = kind ? static_cast<Tensor::Kind>(PyLong_AsLong(kind)) : Tensor::other;

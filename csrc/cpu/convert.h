@@ -7,6 +7,10 @@
 
 #include "../solver_step.h"
 
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
 namespace fastdiff::cpu {
 namespace {
 
@@ -79,10 +83,35 @@ inline void narrow(float v, Half& out) {
 inline void narrow(double v, BFloat& out) { narrow(static_cast<float>(v), out); }
 inline void narrow(double v, Half& out) { narrow(static_cast<float>(v), out); }
 
+// How many elements from the start of a contiguous run the hardware's own conversion took.
+template <class From, class To>
+inline int64_t converted(const From*, int64_t, To*) {
+  return 0;
+}
+
+#ifdef __F16C__
+inline int64_t converted(const Half* from, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+  }
+  return i;
+}
+
+inline int64_t converted(const float* from, int64_t n, Half* to) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), half);
+  }
+  return i;
+}
+#endif
+
 template <class T, class S>
 void load_run(const S* from, int64_t stride, int64_t n, T* __restrict to) {
   if (stride == 1) {
-    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(widen(from[i]));
+    for (int64_t i = converted(from, n, to); i < n; ++i) to[i] = static_cast<T>(widen(from[i]));
   } else {
     for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(widen(from[i * stride]));
   }
@@ -91,7 +120,7 @@ void load_run(const S* from, int64_t stride, int64_t n, T* __restrict to) {
 template <class T, class S>
 void store_run(const T* __restrict from, int64_t n, S* to, int64_t stride) {
   if (stride == 1) {
-    for (int64_t i = 0; i < n; ++i) narrow(from[i], to[i]);
+    for (int64_t i = converted(from, n, to); i < n; ++i) narrow(from[i], to[i]);
   } else {
     for (int64_t i = 0; i < n; ++i) narrow(from[i], to[i * stride]);
   }

@@ -14,7 +14,8 @@ FASTDIFF_FOR_EACH_ISA(FASTDIFF_DECLARE)
 
 namespace {
 
-constexpr int64_t kBlocksPerThread = 64;  // fewer than this and waking a thread costs more than it saves
+constexpr int64_t kWorkPerThread = 128;  // in blocks: less than this and waking a thread costs more than it saves
+constexpr int64_t kNoiseWork = 3;        // drawing a block of noise takes as long as the rest of three
 
 constexpr int kMaxThreads = 256;
 
@@ -31,7 +32,9 @@ void run_blocks(const void* context, int64_t first, int64_t last) {
 }  // namespace
 
 int useful_threads(const SolverStep& step) {
-  const int64_t threads = portable::solver_step_blocks(step) / kBlocksPerThread;
+  int64_t work = portable::solver_step_blocks(step);
+  for (int j = 0; j < kMaxNoise; ++j) work += reads_noise(step.row, j) ? kNoiseWork * work : 0;
+  const int64_t threads = work / kWorkPerThread;
   return threads < 1 ? 1 : threads > kMaxThreads ? kMaxThreads : static_cast<int>(threads);
 }
 

@@ -5,62 +5,144 @@
 
 #include "../philox.h"
 #include "convert.h"
+#include "lanes.h"
 
 namespace fastdiff::cpu {
 namespace {
 
-// sqrt(-2 ln u) for u in (0, 1]: u = 2^e m with m in [sqrt(1/2), sqrt(2)), then a minimax polynomial in m - 1.
-inline float radius(float u) {
-  const int32_t shifted = bits<int32_t>(u) - 0x3f3504f3;
-  const float e = static_cast<float>(shifted >> 23);
-  const float f = bits<float>((shifted & 0x007fffff) + 0x3f3504f3) - 1.0f;
-  float p = 7.0376836292e-2f;
-  p = mad(p, f, -1.1514610310e-1f);
-  p = mad(p, f, 1.1676998740e-1f);
-  p = mad(p, f, -1.2420140846e-1f);
-  p = mad(p, f, 1.4249322787e-1f);
-  p = mad(p, f, -1.6668057665e-1f);
-  p = mad(p, f, 2.0000714765e-1f);
-  p = mad(p, f, -2.4999993993e-1f);
-  p = mad(p, f, 3.3333331174e-1f);
-  const float tail = f * f * mad(p, f, -0.5f);
-  const float ln = mad(e, 0.693147180559945f, f + tail);
-  return __builtin_sqrtf(-2.0f * ln);
+inline float to_float(int32_t v) { return static_cast<float>(v); }
+inline float to_float(uint32_t v) { return static_cast<float>(v); }
+inline float root(float v) { return __builtin_sqrtf(v); }
+
+// a polynomial in x, highest power first
+template <class F>
+inline F horner(F x, F sum) {
+  static_cast<void>(x);
+  return sum;
+}
+
+template <class F, class... More>
+inline F horner(F x, F sum, float next, More... more) {
+  return horner(x, mad(sum, x, F{} + next), more...);
+}
+
+// sqrt(-2 ln u) for r = 2^32 u - 1/2: u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and a minimax polynomial for
+// -2 (ln(1 + f) - f) / f^2, to 3e-8 of the logarithm.
+template <class F, class I, class U>
+inline F radius(U r) {
+  const F u = mad(to_float(r), F{} + 0x1p-32f, F{} + 0x1p-33f);
+  const I shifted = bits<I>(u) - 0x3f3504f3;
+  const F f = bits<F>((shifted & 0x007fffff) + 0x3f3504f3) - 1.0f;
+  const F tail = horner(f, F{} - 1.7469682120e-1f, 2.8615052792e-1f, -2.9835952690e-1f, 3.3141015501e-1f,
+                        -3.9924143710e-1f, 5.0003510525e-1f, -6.6667900456e-1f, 9.9999983213e-1f);
+  const F head = mad(f, F{} - 2.0f, to_float(shifted >> 23) * -1.3862943611f);
+  return root(mad(f * f, tail, head));
 }
 
 // cos and sin of 2 pi s 2^-32: the nearest quarter turn is split off exactly, in integers.
-inline void turn(uint32_t s, float& cosine, float& sine) {
-  const uint32_t quarter = (s + 0x20000000u) >> 30;
-  const float y = static_cast<float>(static_cast<int32_t>(s - (quarter << 30))) * 1.46291807926716e-9f, z = y * y;
-  const float sin_tail = mad(mad(-1.9515295891e-4f, z, 8.3321608736e-3f), z, -1.6666654611e-1f);
-  const float cos_tail = mad(mad(2.443315711809948e-5f, z, -1.388731625493765e-3f), z, 4.166664568298827e-2f);
-  const float sin_y = mad(y * z, sin_tail, y), cos_y = mad(z * z, cos_tail, mad(z, -0.5f, 1.0f));
-  const bool odd = quarter & 1u;
-  const uint32_t c = bits<uint32_t>(odd ? sin_y : cos_y) ^ ((quarter + 1) & 2u) << 30;
-  const uint32_t n = bits<uint32_t>(odd ? cos_y : sin_y) ^ (quarter & 2u) << 30;
-  cosine = bits<float>(c);
-  sine = bits<float>(n);
+template <class F, class I, class U>
+inline void turn(U s, F& cosine, F& sine) {
+  const U ahead = s + 0x20000000u;  // the quarter is in its two top bits
+  const F y = to_float(bits<I>(ahead & 0x3fffffffu) - 0x20000000) * 1.46291807926716e-9f, z = y * y;
+  const F sin_y = mad(y * z, horner(z, F{} - 1.9515282621e-4f, 8.3321607578e-3f, -1.6666654609e-1f), y);
+  const F cos_y = horner(z, F{} - 1.3591853037e-3f, 4.1655777004e-2f, -4.9999884745e-1f, 1.0f);
+  const auto odd = (ahead & 0x40000000u) != 0;
+  cosine = bits<F>(bits<U>(odd ? sin_y : cos_y) ^ ((ahead + 0x40000000u) & 0x80000000u));
+  sine = bits<F>(bits<U>(odd ? cos_y : sin_y) ^ (ahead & 0x80000000u));
 }
 
-inline double radius(double u) { return __builtin_sqrt(-2.0 * ::log(u)); }
+#ifdef FASTDIFF_LANES
 
-inline void turn(uint32_t s, double& cosine, double& sine) {
-  const double angle = static_cast<double>(s) * (6.283185307179586476925 * 0x1p-32);
-  cosine = ::cos(angle);
-  sine = ::sin(angle);
+// What Box-Muller takes: r_0 and r_2 in `radii`, r_1 and r_3 in `angles`.
+struct Pairs {
+  Words32 radii, angles;
+};
+
+// Vectors worked on side by side: one alone would wait for its own multiplications.
+constexpr int kChains = 4;
+constexpr int kLanes = kVector / 8;
+
+struct Keys {
+  Words64 first[10], second[10];
+
+  explicit Keys(uint64_t seed) {
+    for (uint32_t r = 0; r < 10; ++r) {
+      first[r] = Words64{} + (static_cast<uint32_t>(seed) + r * 0x9E3779B9u);
+      second[r] = Words64{} + (static_cast<uint32_t>(seed >> 32) + r * 0xBB67AE85u);
+    }
+  }
+};
+
+// Philox on 64-bit lanes, each word in a lane's low half and anything in its high half.
+inline void philox_lanes(const Keys& keys, Words64 block, Words64 block_high, Words64 noise, Pairs* out) {
+  const Words64 m0 = Words64{} + 0xD2511F53u, m1 = Words64{} + 0xCD9E8D57u;
+  Words64 c0[kChains], c1[kChains], c2[kChains], c3[kChains];
+  for (int k = 0; k < kChains; ++k) c0[k] = block + k * kLanes, c1[k] = block_high, c2[k] = noise, c3[k] = Words64{};
+#pragma GCC unroll 10
+  for (int r = 0; r < 10; ++r) {
+    for (int k = 0; k < kChains; ++k) {
+      const Words64 p0 = product(c0[k], m0), p1 = product(c2[k], m1);
+      c0[k] = high(p1) ^ c1[k] ^ keys.first[r];
+      c1[k] = p1;
+      c2[k] = high(p0) ^ c3[k] ^ keys.second[r];
+      c3[k] = p0;
+    }
+  }
+  for (int k = 0; k < kChains; ++k) out[k] = {join(c0[k], c2[k]), join(c1[k], c3[k])};
 }
 
-// Normals for elements 4 block .. 4 (block + blocks) - 1 of one sample.
-template <class T>
-void normals(uint64_t seed, uint32_t noise, uint64_t block, int64_t blocks, T* __restrict out) {
+// Normals for elements 4 block .. 4 (block + blocks) - 1 of one sample, rounded up to whole vectors. `block` is a
+// multiple of 256 and `blocks` at most that, so a call sees one high word of the block counter. each(element, count) is
+// called ahead of every `count` elements: room for a caller's prefetches.
+template <class Each>
+inline void normals(uint64_t seed, uint32_t noise, uint64_t block, int64_t blocks, float* out, Each each) {
+  const Keys keys(seed);
+  const Words64 block_high = Words64{} + (block >> 32), index = Words64{} + noise;
+  Words64 counter = block_order() + block;
+  for (int64_t i = 0; i < blocks; i += kChains * kLanes) {
+    each(4 * i, 4 * kChains * kLanes);
+    Pairs pairs[kChains];
+    philox_lanes(keys, counter, block_high, index, pairs);
+    counter += kChains * kLanes;
+    for (int k = 0; k < kChains; ++k) {
+      Floats cosine, sine;
+      turn<Floats, Ints>(pairs[k].angles, cosine, sine);
+      const Floats r = radius<Floats, Ints>(pairs[k].radii), even = r * cosine, odd = r * sine;
+      const Floats first = interleave_low(even, odd), second = interleave_high(even, odd);
+      float* to = out + 4 * (i + k * kLanes);
+      __builtin_memcpy(to, &first, kVector);
+      __builtin_memcpy(to + 2 * kLanes, &second, kVector);
+    }
+  }
+}
+
+#else
+
+template <class Each>
+inline void normals(uint64_t seed, uint32_t noise, uint64_t block, int64_t blocks, float* __restrict out, Each) {
   for (int64_t i = 0; i < blocks; ++i) {
     const Words words = philox(seed, block + static_cast<uint64_t>(i), noise);
     for (int pair = 0; pair < 4; pair += 2) {
-      T cosine, sine;
-      turn(words.r[pair + 1], cosine, sine);
-      const T r = radius(static_cast<T>(radius_uniform(words.r[pair])));
+      float cosine, sine;
+      turn<float, int32_t>(words.r[pair + 1], cosine, sine);
+      const float r = radius<float, int32_t>(words.r[pair]);
       out[4 * i + pair] = r * cosine;
       out[4 * i + pair + 1] = r * sine;
+    }
+  }
+}
+
+#endif
+
+template <class Each>
+inline void normals(uint64_t seed, uint32_t noise, uint64_t block, int64_t blocks, double* __restrict out, Each) {
+  for (int64_t i = 0; i < blocks; ++i) {
+    const Words words = philox(seed, block + static_cast<uint64_t>(i), noise);
+    for (int pair = 0; pair < 4; pair += 2) {
+      const double angle = words.r[pair + 1] * (6.283185307179586476925 * 0x1p-32);
+      const double r = __builtin_sqrt(-2.0 * ::log(static_cast<double>(radius_uniform(words.r[pair]))));
+      out[4 * i + pair] = r * ::cos(angle);
+      out[4 * i + pair + 1] = r * ::sin(angle);
     }
   }
 }

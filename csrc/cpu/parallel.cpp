@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <memory>
@@ -18,6 +19,7 @@ namespace fastdiff::cpu {
 
 namespace {
 
+constexpr int kChunksPerThread = 4;
 constexpr int kSpins = 1000;  // some 10 us: longer would hold a core that torch's own threads want
 
 template <class Done>
@@ -31,60 +33,80 @@ bool spin_until(Done done) {
   return done();
 }
 
+// Whoever is awake takes the next chunk, so a helper that wakes late, or has lost its core, holds nobody up.
 struct Job {
-  int64_t count;
-  int parts;
+  int64_t count, chunk;
   Body body;
   const void* context;
+  std::atomic<int64_t> next{0};
 
-  void run(int part) const { body(context, count * part / parts, count * (part + 1) / parts); }
+  void run() {
+    for (int64_t begin; (begin = next.fetch_add(chunk, std::memory_order_relaxed)) < count;) {
+      body(context, begin, begin + chunk < count ? begin + chunk : count);
+    }
+  }
 };
 
-struct Worker {
-  std::atomic<bool> called{false};
-  std::mutex mutex;
-  std::condition_variable wake;
-
-  void call() {
+class Worker {
+ public:
+  void call(Job* job) {
     {
-      std::lock_guard<std::mutex> lock(mutex);
-      called.store(true, std::memory_order_release);
+      std::lock_guard<std::mutex> lock(mutex_);
+      job_ = job;
+      state_.store(kCalled, std::memory_order_release);
     }
-    wake.notify_one();
+    wake_.notify_one();
   }
 
-  void wait() {
-    const auto was_called = [this] { return called.load(std::memory_order_acquire); };
-    if (!spin_until(was_called)) {
-      std::unique_lock<std::mutex> lock(mutex);
-      wake.wait(lock, was_called);
-    }
-    called.store(false, std::memory_order_relaxed);
+  // Takes the call back if it has not been heard yet; otherwise waits until the worker is done.
+  void dismiss() {
+    int heard = kCalled;
+    if (state_.compare_exchange_strong(heard, kIdle)) return;
+    while (!spin_until([this] { return state_.load(std::memory_order_acquire) == kIdle; })) std::this_thread::yield();
   }
+
+  void serve() {
+    const auto called = [this] { return state_.load(std::memory_order_acquire) == kCalled; };
+    for (;;) {
+      if (!spin_until(called)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, called);
+      }
+      int heard = kCalled;
+      if (!state_.compare_exchange_strong(heard, kRunning)) continue;
+      job_->run();
+      state_.store(kIdle, std::memory_order_release);
+    }
+  }
+
+ private:
+  enum { kIdle, kCalled, kRunning };
+
+  std::atomic<int> state_{kIdle};
+  Job* job_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
 };
 
 class Pool {
  public:
-  void run(Job job) {
-    start_workers(job.parts - 1);
-    const int helpers = static_cast<int>(workers_.size()) < job.parts ? static_cast<int>(workers_.size()) : job.parts - 1;
-    job.parts = helpers + 1;
-    job_ = job;
-    remaining_.store(helpers, std::memory_order_relaxed);
-    for (int i = 0; i < helpers; ++i) workers_[i]->call();
-    job.run(0);
-    while (!spin_until([this] { return remaining_.load(std::memory_order_acquire) == 0; })) std::this_thread::yield();
+  void run(Job& job, int helpers) {
+    start(helpers);
+    helpers = std::min(helpers, static_cast<int>(workers_.size()));
+    for (int i = 0; i < helpers; ++i) workers_[i]->call(&job);
+    job.run();
+    for (int i = 0; i < helpers; ++i) workers_[i]->dismiss();
   }
 
   std::mutex busy;  // held while a job runs
 
  private:
   // Where the system gives no more threads, those there are share the work.
-  void start_workers(int wanted) {
+  void start(int wanted) {
     while (static_cast<int>(workers_.size()) < wanted) {
       workers_.push_back(std::make_unique<Worker>());
       try {
-        std::thread(&Pool::serve, this, workers_.back().get(), static_cast<int>(workers_.size())).detach();
+        std::thread(&Worker::serve, workers_.back().get()).detach();
       } catch (const std::system_error&) {
         workers_.pop_back();
         return;
@@ -92,17 +114,7 @@ class Pool {
     }
   }
 
-  void serve(Worker* self, int part) {
-    for (;;) {
-      self->wait();
-      job_.run(part);
-      remaining_.fetch_sub(1, std::memory_order_release);
-    }
-  }
-
-  Job job_{};
   std::vector<std::unique_ptr<Worker>> workers_;
-  std::atomic<int> remaining_{0};
 };
 
 std::atomic<Pool*> pool{nullptr};  // never destroyed: its workers sleep in it until the process ends
@@ -125,11 +137,13 @@ Pool& the_pool() {
 }  // namespace
 
 void parallel(int64_t count, int threads, Body body, const void* context) {
-  if (threads > count) threads = static_cast<int>(count);
   if (threads > 1) {
     Pool& shared = the_pool();
     std::unique_lock<std::mutex> mine(shared.busy, std::try_to_lock);
-    if (mine.owns_lock()) return shared.run({count, threads, body, context});
+    if (mine.owns_lock()) {
+      Job job{count, count / (kChunksPerThread * threads) + 1, body, context};
+      return shared.run(job, threads - 1);
+    }
   }
   body(context, 0, count);
 }

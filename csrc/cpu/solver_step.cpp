@@ -18,7 +18,7 @@ constexpr DType kDType = DType::f32;
 template <>
 constexpr DType kDType<double> = DType::f64;
 
-// One output line: a weighted sum of slots, zero weights left out.
+// One output line: a weighted sum of slots, zero weights left out, D last.
 template <class T>
 struct Line {
   int terms = 0;
@@ -28,9 +28,12 @@ struct Line {
   Line(double base, double x, const double* history, const double* noise) {
     add(BASE, base);
     add(X, x);
-    for (int k = 0; k < kMaxHistory; ++k) add(H0 + k, history[k]);
+    for (int k = 1; k < kMaxHistory; ++k) add(H0 + k, history[k]);
     for (int j = 0; j < kMaxNoise; ++j) add(XI0 + j, noise[j]);
+    add(H0, history[0]);
   }
+
+  bool ends_in_data() const { return terms > 0 && slot[terms - 1] == H0; }
 
   void add(int from, double by) {
     if (by == 0) return;
@@ -44,8 +47,10 @@ void sum_terms(const T* const* in, const T* weights, int64_t n, T* __restrict ou
   const T* from[N + 1];
   T weight[N + 1];
   for (int k = 0; k < N; ++k) from[k] = in[k], weight[k] = weights[k];
+#pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     T total = N > 0 ? weight[0] * from[0][i] : T(0);
+#pragma GCC unroll 16
     for (int k = 1; k < N; ++k) total = mad(weight[k], from[k][i], total);
     out[i] = total;
   }
@@ -77,12 +82,43 @@ struct Data {
   }
 };
 
-template <class T, bool kX, bool kGuided>
-void make_data(const Data<T>& data, const T* x, const T* m, const T* m_uncond, int64_t n, T* __restrict out) {
-  const Data<T> d = data;
-  for (int64_t i = 0; i < n; ++i) {
-    const T model = kGuided ? mad(d.guidance, m[i] - m_uncond[i], m_uncond[i]) : m[i];
-    out[i] = d(kX ? mad(d.p_x, x[i], d.p_m * model) : d.p_m * model);
+template <class T>
+struct Block {
+  Data<T> data;
+  const T *x, *m, *m_uncond;
+  const T* in[kMaxTerms];
+  const T* weight;
+  int64_t n;
+  T *d, *line;
+};
+
+// D, and in the same loop, where N >= 0, the line over N operands and D.
+template <class T, bool kX, bool kGuided, int N>
+void make_data(const Block<T>& block) {
+  const Data<T> data = block.data;
+  const T *x = block.x, *m = block.m, *m_uncond = block.m_uncond, *in[kMaxTerms];
+  T weight[kMaxTerms], *d = block.d, *line = block.line;
+  for (int k = 0; k < N; ++k) in[k] = block.in[k];
+  for (int k = 0; k <= N; ++k) weight[k] = block.weight[k];
+#pragma GCC ivdep  // outputs overlap no input
+  for (int64_t i = 0; i < block.n; ++i) {
+    const T model = kGuided ? mad(data.guidance, m[i] - m_uncond[i], m_uncond[i]) : m[i];
+    d[i] = data(kX ? mad(data.p_x, x[i], data.p_m * model) : data.p_m * model);
+    if constexpr (N >= 0) {
+      T total = weight[N] * d[i];
+#pragma GCC unroll 16
+      for (int k = 0; k < N; ++k) total = mad(weight[k], in[k][i], total);
+      line[i] = total;
+    }
+  }
+}
+
+template <class T, int N>
+void make_data(bool reads_x, bool guided, const Block<T>& block) {
+  if (reads_x) {
+    guided ? make_data<T, true, true, N>(block) : make_data<T, true, false, N>(block);
+  } else {
+    guided ? make_data<T, false, true, N>(block) : make_data<T, false, false, N>(block);
   }
 }
 
@@ -141,17 +177,19 @@ class Kernel {
 
   void block(int64_t sample, int64_t begin, int64_t n) {
     for (int k = 0; k < count_; ++k) value_[reads_[k]] = fetch(reads_[k], sample, begin, n);
+    T* d = target(H0, sample, begin);
+    T* x = target(OUT_X, sample, begin);
     for (int j = 0; j < kMaxNoise; ++j) {
       if (!reads_noise(s_.row, j)) continue;
       normals(static_cast<uint64_t>(s_.seeds[sample]), static_cast<uint32_t>(s_.row.noise[j]),
-              static_cast<uint64_t>(begin / 4), (n + 3) / 4, scratch_[XI0 + j]);
+              static_cast<uint64_t>(begin / 4), (n + 3) / 4, scratch_[XI0 + j], [&](int64_t from, int64_t count) __attribute__((always_inline)) {
+                for (int k = 0; k < count_; ++k) prefetch(value_[reads_[k]] + from, count);
+                prefetch(d + from, count);
+                prefetch(x + from, count);
+              });
       value_[XI0 + j] = scratch_[XI0 + j];
     }
-    T* d = target(H0, sample, begin);
-    T* x = target(OUT_X, sample, begin);
-    make(Data<T>(s_, sample), n, d);
-    value_[H0] = d;
-    sum(a_, n, x);
+    make(sample, n, d, x);
     put(H0, d, sample, begin, n);
     put(OUT_X, x, sample, begin, n);
     if (views_[OUT_BASE].operand) {
@@ -167,17 +205,31 @@ class Kernel {
     }
   }
 
-  void make(const Data<T>& data, int64_t n, T* d) const {
-    const T *x = value_[X], *m = value_[M], *m_uncond = value_[M_UNCOND];
-    const bool guided = views_[M_UNCOND].operand != nullptr;
-    if (s_.row.p_m == 0) {
-      sum_terms<T>(s_.row.p_x != 0, &x, &data.p_x, n, d);
-      for (int64_t i = 0; i < n; ++i) d[i] = data(d[i]);
-    } else if (s_.row.p_x != 0) {
-      guided ? make_data<T, true, true>(data, x, m, m_uncond, n, d) : make_data<T, true, false>(data, x, m, m, n, d);
-    } else {
-      guided ? make_data<T, false, true>(data, x, m, m_uncond, n, d) : make_data<T, false, false>(data, x, m, m, n, d);
+  __attribute__((always_inline)) static void prefetch(const T* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
+  }
+
+  // D and x'. One loop does both for the usual rows.
+  void make(int64_t sample, int64_t n, T* d, T* x) {
+    Block<T> block{Data<T>(s_, sample), value_[X], value_[M], value_[M_UNCOND], {}, a_.weight, n, d, x};
+    const bool reads_x = s_.row.p_x != 0, guided = views_[M_UNCOND].operand != nullptr;
+    for (int k = 0; k < a_.terms; ++k) block.in[k] = value_[a_.slot[k]];
+    const int fused = s_.row.p_m != 0 && a_.ends_in_data() ? a_.terms - 1 : -1;
+    value_[H0] = d;
+    switch (fused) {
+      case 0: return make_data<T, 0>(reads_x, guided, block);
+      case 1: return make_data<T, 1>(reads_x, guided, block);
+      case 2: return make_data<T, 2>(reads_x, guided, block);
+      case 3: return make_data<T, 3>(reads_x, guided, block);
+      case 4: return make_data<T, 4>(reads_x, guided, block);
     }
+    if (s_.row.p_m != 0) {
+      make_data<T, -1>(reads_x, guided, block);
+    } else {
+      sum_terms<T>(reads_x, &block.x, &block.data.p_x, n, d);
+      for (int64_t i = 0; i < n; ++i) d[i] = block.data(d[i]);
+    }
+    sum(a_, n, x);
   }
 
   void sum(const Line<T>& line, int64_t n, T* out) const {

@@ -1,7 +1,8 @@
 """The compiled kernels of fastdiff._C, for CPU and CUDA tensors.
 
 The extension was built without torch and is bound to it here. It reads tensors itself, so its functions are the
-backends' `run` with no Python in between; only operands that it cannot take as they are come back to `_tidy`.
+backends' `run` with no Python in between; only arguments that it cannot take as they are come back to `_plain_values`
+and `_plain_layout`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ _KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 
 _FLOATING = tuple(dtype for dtype in _KINDS if dtype.is_floating_point)
 
 
-def _tidy(
+def _plain_values(run: Callable, table: np.ndarray, i: int, x: Tensor, *others: object) -> None:
+    """`run` with guidance, threshold and seeds [B] in the kernel's dtype, on x's device."""
+    tensors, (guidance, threshold, seeds), outputs = others[:4], others[4:7], others[7:]
+
+    def values(given: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        return None if given is None else given.to(x.device, dtype).reshape(-1).contiguous()
+
+    per_sample = (values(guidance, torch.float64), values(threshold, torch.float64), values(seeds, torch.int64))
+    run(table, i, x, *tensors, *per_sample, *outputs)
+
+
+def _plain_layout(
     run: Callable,
     table: np.ndarray,
     i: int,
@@ -34,17 +46,14 @@ def _tidy(
     seeds: Tensor | None,
     *outputs: Tensor | None,
 ) -> None:
-    """`run` with contiguous [B, n] operands and with per-sample values of the kernel's dtype, on x's device."""
+    """`run` with contiguous [B, n] tensors."""
 
-    def flat(operand: Tensor | None) -> Tensor | None:
-        return None if operand is None else operand.reshape(len(operand), -1).contiguous()
-
-    def values(operand: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        return None if operand is None else operand.to(x.device, dtype).reshape(-1).contiguous()
+    def flat(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.reshape(len(tensor), -1).contiguous()
 
     results = [None if out is None else torch.empty_like(flat(out)) for out in outputs]
-    per_sample = (values(guidance, torch.float64), values(threshold, torch.float64), values(seeds, torch.int64))
-    run(table, i, flat(x), flat(base), flat(m), flat(m_uncond), [flat(h) for h in history], *per_sample, *results)
+    tensors = (flat(x), flat(base), flat(m), flat(m_uncond), [flat(h) for h in history])
+    run(table, i, *tensors, guidance, threshold, seeds, *results)
     for out, result in zip(outputs, results, strict=True):
         if out is not None:
             out.copy_(result.view(out.shape))
@@ -56,7 +65,7 @@ def _stream(device: int) -> int:
 
 def _bind(use_exchange: bool = True) -> None:
     """use_exchange: read tensors through DLPack's C interface where this torch has it."""
-    _C.bind(torch.Tensor, _KINDS, _tidy, torch.get_num_threads, _stream, use_exchange)
+    _C.bind(torch.Tensor, _KINDS, _plain_values, _plain_layout, torch.get_num_threads, _stream, use_exchange)
 
 
 def _refuse_cpu(case: Case) -> str | None:

@@ -1,0 +1,67 @@
+// The few vector operations that noise needs beyond the compiler's own vector types. Internal linkage: see convert.h.
+#pragma once
+
+#include <cstdint>
+
+#include "convert.h"
+
+#if defined(__AVX2__)
+#define FASTDIFF_LANES
+#include <immintrin.h>
+
+namespace fastdiff::cpu {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVector = 64;
+#else
+constexpr int kVector = 32;
+#endif
+
+typedef float Floats __attribute__((vector_size(kVector)));
+typedef int32_t Ints __attribute__((vector_size(kVector)));
+typedef uint32_t Words32 __attribute__((vector_size(kVector)));
+typedef uint64_t Words64 __attribute__((vector_size(kVector)));
+
+inline Floats to_float(Ints v) { return __builtin_convertvector(v, Floats); }
+
+#if defined(__AVX512F__)
+
+inline Floats mad(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats root(Floats v) { return _mm512_sqrt_ps(v); }
+inline Floats to_float(Words32 v) { return _mm512_cvtepu32_ps(bits<__m512i>(v)); }
+inline Words64 product(Words64 a, Words64 b) { return bits<Words64>(_mm512_mul_epu32(bits<__m512i>(a), bits<__m512i>(b))); }
+inline Words64 high(Words64 v) { return bits<Words64>(_mm512_shuffle_epi32(bits<__m512i>(v), _MM_PERM_DDBB)); }
+inline Words32 join(Words64 even, Words64 odd) {
+  return bits<Words32>(_mm512_mask_shuffle_epi32(bits<__m512i>(even), 0xaaaa, bits<__m512i>(odd), _MM_PERM_CCAA));
+}
+inline Floats interleave_low(Floats a, Floats b) { return _mm512_unpacklo_ps(a, b); }
+inline Floats interleave_high(Floats a, Floats b) { return _mm512_unpackhi_ps(a, b); }
+// Where lanes 2j and 2j + 1 hold blocks j and j + 4, interleaving two vectors gives blocks in order.
+inline Words64 block_order() { return Words64{0, 4, 1, 5, 2, 6, 3, 7}; }
+
+#else
+
+inline Floats mad(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats root(Floats v) { return _mm256_sqrt_ps(v); }
+inline Words64 product(Words64 a, Words64 b) { return bits<Words64>(_mm256_mul_epu32(bits<__m256i>(a), bits<__m256i>(b))); }
+inline Words64 high(Words64 v) { return v >> 32; }
+inline Words32 join(Words64 even, Words64 odd) {
+  return bits<Words32>(_mm256_blend_epi32(bits<__m256i>(even), _mm256_shuffle_epi32(bits<__m256i>(odd), 0xa0), 0xaa));
+}
+inline Floats interleave_low(Floats a, Floats b) { return _mm256_unpacklo_ps(a, b); }
+inline Floats interleave_high(Floats a, Floats b) { return _mm256_unpackhi_ps(a, b); }
+inline Words64 block_order() { return Words64{0, 2, 1, 3}; }
+
+// The halves are exact, so the one rounding is the sum's.
+inline Floats to_float(Words32 v) {
+  const Floats high = to_float(bits<Ints>(v >> 16)), low = to_float(bits<Ints>(v & 0xffff));
+  return mad(high, Floats{} + 65536.0f, low);
+}
+
+#endif
+
+}  // namespace
+}  // namespace fastdiff::cpu
+
+#endif
