@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -12,8 +13,13 @@ from .ops import make_row, solver_step
 
 def seed_tensor(seeds: Sequence[int] | Tensor, batch: int, device: torch.device | str | None = None) -> Tensor:
     """[B] int64 seeds. Raises TypeError or ValueError naming `seeds`."""
-    if isinstance(seeds, Tensor) and (seeds.dtype.is_floating_point or seeds.dtype == torch.bool):
-        raise TypeError(f"seeds: expected whole numbers, got {seeds.dtype}")
+    if isinstance(seeds, Tensor):
+        if seeds.dtype.is_floating_point or seeds.dtype == torch.bool:
+            raise TypeError(f"seeds: expected whole numbers, got {seeds.dtype}")
+    elif not all(isinstance(seed, numbers.Integral) for seed in seeds):
+        raise TypeError(f"seeds: expected whole numbers, got {seeds!r}")
+    elif not all(-(2**63) <= seed < 2**63 for seed in seeds):
+        raise ValueError(f"seeds: expected numbers of 64 bits with sign, got {seeds!r}")
     tensor = torch.as_tensor(seeds, dtype=torch.int64, device=device)
     if tensor.shape != (batch,):
         raise ValueError(f"seeds: expected one for each of the {batch} samples, got shape {tuple(tensor.shape)}")

@@ -12,7 +12,8 @@ import fastdiff as fd
 STEPS = (80, 113, 160, 226, 300)
 FULL = {"lower_order_final": False}
 TABLE = [
-    ("ddim", {}, 0), ("euler", {}, 0), ("heun", {}, 0), ("dpm_2", {}, 0),
+    ("ddim", {}, 0), ("euler", {}, 0),
+    *[(name, {"coordinate": which}, 0) for name in ("heun", "dpm_2") for which in ("sigma", "flow")],
     *[
         (name, {"correction": correction}, 0)
         for name in ("dpm_solver_2s", "dpm_solver_3s", "dpmpp_2s", "dpmpp_3s")

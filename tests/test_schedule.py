@@ -54,9 +54,14 @@ def test_point_of_a_log_snr_has_it_and_its_time_has_the_same_alpha_and_sigma(sch
 
 
 @each_schedule
-def test_coordinate_is_inverted(schedule):
+@pytest.mark.parametrize("which", ["sigma", "flow", None])
+def test_coordinate_is_a_ratio_of_noise_and_is_inverted(schedule, which):
     points = schedule.at(inner_times(schedule))
-    back = schedule.at_coordinate(schedule.coordinate(points))
+    level = schedule.coordinate(points, which)
+    bounded = which == "flow" or (which is None and schedule.kind == "flow")
+    total = points.alpha + points.sigma if bounded else points.alpha
+    np.testing.assert_allclose(level, points.sigma / total, rtol=1e-15)
+    back = schedule.at_coordinate(level, which)
     np.testing.assert_allclose(back.alpha, points.alpha, rtol=1e-10)
     np.testing.assert_allclose(back.sigma, points.sigma, rtol=1e-10)
 
