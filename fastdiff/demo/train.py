@@ -78,6 +78,15 @@ class Trainer:
         self.schedule = schedule()
         self.images, self.labels = digits()
 
+    def set_length(self, steps: int) -> None:
+        """Decide the length of the run. Raises ValueError where the steps made so far do not belong to such a run."""
+        decay_from = (1 - self.recipe.decay) * min(steps, self.steps or steps)
+        if steps < 1 or (steps != self.steps and self.step > decay_from):
+            raise ValueError(
+                f"steps: a run of {self.steps} steps that has made {self.step} cannot become one of {steps}"
+            )
+        self.steps = steps
+
     def advance(self) -> float:
         """Make one step and return the loss."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
@@ -158,8 +167,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer.load(args.out / "checkpoint.pt") if args.resume else Trainer(Recipe(seed=args.seed))
-    trainer.steps = args.steps or trainer.steps
-    train(trainer, args.out, args.minutes or math.inf)
+    if args.steps is not None:
+        trainer.set_length(args.steps)
+    train(trainer, args.out, math.inf if args.minutes is None else args.minutes)
 
 
 if __name__ == "__main__":
