@@ -2,7 +2,8 @@
 
     judge = DigitsJudge()
     judge.measure(images, labels)    # a dict of scores; images [N, 1, 8, 8] in [-1, 1]
-    judge.floor()                    # the scores of one half of the real digits against the other
+    judge.floor()                    # one half of the real digits against the other: distances to compare with
+    judge.unseen()                   # the other half itself: confidence and agreement to compare with
 
 Generator and judge know the same 1797 images, so a distance below the floor is no wonder: `nearest` shows whether the
 samples are copies.
@@ -87,3 +88,7 @@ class DigitsJudge:
     def floor(self) -> dict[str, float]:
         """The scores of the real half that the reference is not."""
         return self.measure(self.fitted, self.labels[: len(self.fitted)])
+
+    def unseen(self) -> dict[str, float]:
+        """The scores of the reference half: how sure the classifier is of real digits that it was not fitted to."""
+        return self.measure(self.reference, self.labels[len(self.fitted) :])
