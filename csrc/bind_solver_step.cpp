@@ -144,7 +144,7 @@ class Call {
     Outcome outcome = values(kGuidance, Tensor::f64, step.guidance);
     if (outcome == Outcome::ready) outcome = values(kThreshold, Tensor::f64, step.threshold);
     if (outcome == Outcome::ready) outcome = values(kSeeds, Tensor::i64, step.seeds);
-    if (outcome == Outcome::ready && step.seeds == nullptr && draws()) {
+    if (outcome == Outcome::ready && arguments_[kSeeds] == Py_None && draws()) {
       return fail(PyExc_ValueError, kSeeds, "the row draws noise, got None");
     }
     return outcome;
