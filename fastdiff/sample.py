@@ -61,7 +61,7 @@ def iter_sample(
     _check(plan, noise, guidance, uncond, guidance_mode, image, mask, clamp, threshold)
     evaluate = _evaluator(model, noise, guidance, uncond, guidance_mode, kwargs)
     run = _start(plan, noise, guidance, guidance_mode, seeds, image, clamp, threshold, threshold_limit, model_dtype)
-    yield from _loop(run, plan, noise, evaluate, image, mask)
+    return _loop(run, plan, noise, evaluate, image, mask)
 
 
 def _loop(
@@ -122,6 +122,7 @@ def sample(
     return (x, torch.stack(trajectory).to(noise.dtype)) if return_trajectory else x
 
 
+@torch.no_grad()
 def _start(
     plan: Plan,
     noise: Tensor,
@@ -209,7 +210,7 @@ def _output(m: object, shape: tuple[int, ...]) -> Tensor:
     if not isinstance(m, Tensor):
         raise TypeError(f"model: expected it to return a torch.Tensor, got {type(m).__name__}")
     if m.shape != shape:
-        hint = "; guidance in one batch needs an output for both halves" if len(m) * 2 == shape[0] else ""
+        hint = "; guidance in one batch needs an output for both halves" if m.ndim and len(m) * 2 == shape[0] else ""
         raise ValueError(f"model: expected an output of shape {shape}, got {tuple(m.shape)}{hint}")
     return m
 
@@ -253,9 +254,17 @@ def _check(
         checks.require_device("image", image, noise)
     if mask is not None and image is None:
         raise ValueError("mask: expected the image beside it, got None")
+    if mask is not None:
+        checks.require_tensor("mask", mask)
+        checks.require_device("mask", mask, noise)
+        sizes = zip(reversed(mask.shape), reversed(noise.shape), strict=False)
+        if mask.ndim > noise.ndim or any(m not in (1, n) for m, n in sizes):
+            raise ValueError(f"mask: expected a shape that broadcasts to {tuple(noise.shape)}, got {tuple(mask.shape)}")
     noisy_form = any(row.form == "noise" for row in plan.rows)
     for name, value in (("clamp", clamp), ("threshold", threshold)):
         if value is not None and noisy_form:
             raise ValueError(f"{name}: needs a plan in data form; {plan.solver} converts the output to noise")
         if value is not None and not value > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
+    if threshold is not None and threshold > 1:
+        raise ValueError(f"threshold: expected a ratio in (0, 1], got {threshold}")
