@@ -58,7 +58,7 @@ def test_bad_arguments_are_refused_before_the_model_is_called(entry_point, error
         (ValueError, torch.tensor(1.0), {}, "model: expected an output of shape"),
         (
             ValueError, NOISE, {"guidance": 2.0, "uncond": {}},
-            r"model: expected an output of shape \(4, 6\), got \(2, 6\); guidance in one batch needs an output for both",
+            r"model: expected an output of shape \(4, 6\), got \(2, 6\); guidance in one batch needs an output",
         ),
         (ValueError, torch.ones(2, 5), {"guidance": 2.0, "uncond": {}, "guidance_mode": "calls"}, r"got \(2, 5\)"),
     ],
