@@ -74,6 +74,34 @@ def test_every_coefficient_of_five_unipc_steps_is_the_hand_derived_one():
             assert row.x.x == row.base.x == 0
 
 
+@pytest.mark.parametrize(("form", "solver"), [("data", "dpmpp_3s"), ("noise", "dpm_solver_3s")])
+@pytest.mark.parametrize("correction", ["midpoint", "heun"])
+@pytest.mark.parametrize(("r1", "r2"), [(1 / 3, 2 / 3), (0.2, 0.9)])
+def test_third_order_singlestep_is_the_official_update(r1, r2, correction, form, solver):
+    """2206.00927 algorithm 5 and 2211.01095's singlestep, as the authors' code has them ("heun" is its "taylor")."""
+    schedule = fd.Schedule.vp()
+    plan = fd.plan(solver, schedule, sigmas=[15 / 8, 3 / 4], correction=correction, r1=r1, r2=r2)
+    h = np.log(15 / 8 / (3 / 4)) * (1 if form == "data" else -1)
+    stages = [schedule.at_log_snr(-np.log(15 / 8) + r * abs(h)) for r in (0, r1, r2, 1)]
+    u = [float(p.alpha if form == "data" else p.sigma) for p in stages]
+    w = [float(p.sigma if form == "data" else p.alpha) for p in stages]
+    phi_1, phi_12 = np.expm1(-h), np.expm1(-r2 * h)
+    phi_22, phi_2 = phi_12 / (r2 * h) + 1, phi_1 / h + 1
+    phi_3 = phi_2 / h - 0.5
+    m_s, m_1, m_2 = np.eye(3)
+    difference_1, difference_2 = (m_1 - m_s) / r1, (m_2 - m_s) / r2
+    second = -u[2] * phi_12 * m_s + r2 / r1 * u[2] * phi_22 * (m_1 - m_s)
+    last = -u[3] * phi_1 * m_s + u[3] * phi_2 * difference_2
+    if correction == "heun":
+        d1 = (r2 * difference_1 - r1 * difference_2) / (r2 - r1)
+        d2 = 2 * (difference_2 - difference_1) / (r2 - r1)
+        last = u[3] * (-phi_1 * m_s + phi_2 * d1 - phi_3 * d2)
+    first = -u[1] * np.expm1(-r1 * h) * m_s
+    for k, (row, expected) in enumerate(zip(plan.rows, (first, second, last), strict=True)):
+        assert row.x.base == pytest.approx(w[k + 1] / w[0], rel=1e-12)
+        np.testing.assert_allclose(row.x.history, expected[: k + 1][::-1], rtol=1e-11, atol=1e-14)
+
+
 def test_explain_prints_what_each_evaluation_does():
     plan = fd.plan("heun", fd.Schedule.edm(), sigmas=[4, 2, 0], prediction="v_prediction")
     assert plan.explain() == "\n".join(
