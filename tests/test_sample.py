@@ -10,6 +10,7 @@ import fastdiff as fd
 VP = fd.Schedule.scaled_linear()
 DATA_SOLVERS = ["ddim", "heun", "dpmpp_2m", "dpmpp_3s", "unipc", "dpmpp_sde", "dpm_2_ancestral", "dpmpp_3m_sde"]
 NOISE_FORM = [("dpm_solver_2m", {}), ("dpm_solver_3s", {}), ("unipc", {"form": "noise"})]
+ALL_FORMS = [*[(name, {}) for name in DATA_SOLVERS], *NOISE_FORM]
 STOCHASTIC = [entry.name for entry in fd.solvers() if entry.stochastic]
 
 
@@ -131,7 +132,7 @@ def test_callback_sees_every_evaluation_and_stops_the_run_by_returning_false():
     assert torch.equal(stopped, states[3])
 
 
-@pytest.mark.parametrize(("solver", "options"), [*[(name, {}) for name in DATA_SOLVERS], *NOISE_FORM])
+@pytest.mark.parametrize(("solver", "options"), ALL_FORMS)
 def test_steps_x0_is_what_the_model_predicted_there(solver, options):
     plan, seen = plan_of(solver, **options), []
 
@@ -192,14 +193,14 @@ def test_image_to_image_starts_at_the_images_noise_level():
     torch.testing.assert_close(first[0], alpha * image + sigma * noise, rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize("solver", DATA_SOLVERS)
+@pytest.mark.parametrize(("solver", "options"), ALL_FORMS)
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
-def test_inpainting_keeps_the_known_part_exactly_and_at_its_noise_level_on_the_way(solver, dtype):
+def test_inpainting_keeps_the_known_part_exactly_and_at_its_noise_level_on_the_way(solver, options, dtype):
     image, noise = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     mask = (torch.rand(1, 1, 4) < 0.5).to(dtype)
     mask[..., 0], mask[..., 1] = 0, 1
     known = (mask == 0).expand(2, 3, 4)
-    plan = plan_of(solver, 6)
+    plan = plan_of(solver, 6, **options)
     for step in fd.iter_sample(model, plan, noise, image=image, mask=mask, seeds=[1, 2]):
         if step.accepted:
             alpha, sigma = plan.point_after(step.i)
@@ -262,6 +263,13 @@ def test_the_callers_tensors_are_never_written(solver):
     for tensor, copy in zip((noise, image, mask), copies, strict=True):
         assert torch.equal(tensor, copy)
         assert out.data_ptr() != tensor.data_ptr()
+
+
+def test_progress_bar_counts_model_evaluations_and_changes_nothing(capsys):
+    noise = torch.randn(2, 6)
+    out = fd.sample(model, plan_of("heun", 4), noise, progress=True)
+    assert "7/7" in capsys.readouterr().err
+    assert torch.equal(out, fd.sample(model, plan_of("heun", 4), noise))
 
 
 def test_no_gradients_are_recorded():
