@@ -38,7 +38,8 @@ def make_grid(
 ) -> Points:
     """The steps + 1 points of a run, from most noise to least.
 
-    grid: "time" uniform in t (shifted for flow), "quadratic" uniform in sqrt(t), "logsnr" uniform in lambda,
+    grid: "time" uniform in t (shifted for flow), "quadratic" uniform in the root of the time from clean data (index -1
+    of a discrete schedule, so that no evaluation is spent where there is next to no noise), "logsnr" uniform in lambda,
     "karras" uniform in s^(1/rho) (Karras et al. 2022, eq. 5) and "exponential" uniform in log s with s = sigma/alpha
     (t for flow), "linspace" | "leading" | "trailing" whole training indices (Lin et al. 2024, table 2; steps_offset
     shifts "leading"), "ays" | "ays:sd15" | "ays:sdxl" | "ays:svd" the published tables, log-linearly interpolated; or
@@ -70,7 +71,7 @@ def _named(
 ) -> Points:
     """N noisy points and the clean one, or N + 1 noisy points."""
     to_zero = final_sigma == "zero"
-    if grid in ("time", "quadratic") and to_zero and schedule.clean_time is not None and schedule.kind != "ve":
+    if grid in ("time", "quadratic") and to_zero and schedule.kind != "ve":
         return schedule.at(_times(schedule, schedule.clean_time, steps + 1, grid))
     count = steps if to_zero else steps + 1
     if grid in ("time", "quadratic"):
@@ -85,11 +86,12 @@ def _named(
 
 
 def _times(schedule: Schedule, last: float, count: int, grid: str) -> np.ndarray:
-    """Uniform in t or in sqrt(t), from t_max to `last`."""
+    """Uniform in t or in the root of the time from clean data, from t_max to `last`."""
     if grid == "time":
         times = schedule.warp(np.linspace(schedule.t_max, schedule.unwarp(last), count))
     else:
-        times = np.linspace(schedule.t_max**0.5, last**0.5, count) ** 2
+        clean = schedule.clean_time
+        times = clean + np.linspace((schedule.t_max - clean) ** 0.5, (last - clean) ** 0.5, count) ** 2
     times[-1] = last  # the ends exactly, not through the root or the shift; a single point is the start
     times[0] = schedule.t_max
     return times
@@ -156,8 +158,8 @@ def _explicit_sigmas(schedule: Schedule, s: np.ndarray) -> Points:
 
 def _clean_end(points: Points, schedule: Schedule) -> Points:
     """The points followed by clean data, alpha = 1 and sigma = 0."""
-    clean = schedule.t_min if schedule.clean_time is None else schedule.clean_time
-    return Points(*(np.append(v, end) for v, end in zip(points, (clean, 1.0, 0.0), strict=True)))
+    clean = (schedule.clean_time, 1.0, 0.0)
+    return Points(*(np.append(v, end) for v, end in zip(points, clean, strict=True)))
 
 
 def _check(

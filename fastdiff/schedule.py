@@ -36,13 +36,13 @@ class Schedule(ABC):
     """A noise schedule. Make one with the constructors below; times are in the model's own units.
 
     t_min, t_max: the times of least and most noise that the model knows. kind: "vp", "ve" or "flow".
-    clean_time: the time whose sigma is exactly 0, where there is one. num_train_timesteps: for discrete schedules.
+    clean_time: the time whose sigma is exactly 0. num_train_timesteps: for discrete schedules.
     """
 
     kind: str
     t_min: float
     t_max: float
-    clean_time: float | None = None
+    clean_time: float = 0.0
     num_train_timesteps: int | None = None
 
     @abstractmethod
@@ -202,9 +202,13 @@ class _VP(Schedule):
 
 
 class DiscreteVP(_VP):
-    """alphas_cumprod at whole times, log(alpha) linear between them; alpha itself is linear down to a final 0."""
+    """alphas_cumprod at whole times, log(alpha) linear between them; alpha itself is linear down to a final 0.
+
+    Index t has t + 1 steps of noise in it, so the clean data lie at -1, a time that no model is asked about.
+    """
 
     t_min = 0.0
+    clean_time = -1.0
 
     def __init__(self, alphas_cumprod: np.ndarray) -> None:
         a = np.atleast_1d(alphas_cumprod)
@@ -215,17 +219,18 @@ class DiscreteVP(_VP):
         self.num_train_timesteps = len(a)
         self.t_max = float(len(a) - 1)
         self._ends_at_zero = bool(a[-1] == 0)
-        self._table = 0.5 * np.log(a[:-1] if self._ends_at_zero else a)
+        self._table = 0.5 * np.log(np.append(1.0, a[:-1] if self._ends_at_zero else a))
+        self._times = np.arange(len(self._table)) - 1.0
 
     def log_alpha(self, t: np.ndarray) -> np.ndarray:
-        inner = np.interp(t, np.arange(len(self._table)), self._table)
+        inner = np.interp(t, self._times, self._table)
         if not self._ends_at_zero:
             return inner
         with np.errstate(divide="ignore"):
             return inner + np.log(np.clip(self.t_max - t, 0, 1))
 
     def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
-        inner = np.interp(-log_alpha, -self._table, np.arange(len(self._table), dtype=np.float64))
+        inner = np.interp(-log_alpha, -self._table, self._times)
         return inner + (1 - np.exp(np.minimum(log_alpha - self._table[-1], 0))) if self._ends_at_zero else inner
 
     def zero_terminal_snr(self) -> Schedule:
@@ -237,7 +242,6 @@ class LinearVP(_VP):
     """log(alpha(t)) = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2."""
 
     t_max = 1.0
-    clean_time = 0.0
 
     def __init__(self, beta_min: float, beta_max: float, t_min: float) -> None:
         if not 0 < beta_min < beta_max:
@@ -259,7 +263,6 @@ class CosineVP(_VP):
 
     t_min = 1e-3
     t_max = 1.0
-    clean_time = 0.0
 
     def __init__(self, offset: float) -> None:
         self.offset = offset
@@ -279,7 +282,6 @@ class EDM(Schedule):
     """alpha = 1, sigma = t."""
 
     kind = "ve"
-    clean_time = 0.0
 
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
         if not 0 < sigma_min < sigma_max < math.inf:
@@ -305,7 +307,6 @@ class Flow(Schedule):
 
     kind = "flow"
     t_max = 1.0
-    clean_time = 0.0
 
     def __init__(self, shift: float, t_min: float) -> None:
         if not (shift > 0 and 0 < t_min < 1):

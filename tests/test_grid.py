@@ -117,7 +117,7 @@ def test_ays_with_other_step_counts_is_log_linear_between_the_table():
 
 
 def test_explicit_times_are_the_points_with_the_end_asked_for():
-    np.testing.assert_array_equal(make_grid(SD, None, [999, 500, 20]).t, [999, 500, 20, 0])
+    np.testing.assert_array_equal(make_grid(SD, None, [999, 500, 20]).t, [999, 500, 20, -1])
     assert make_grid(SD, 3, [999, 500, 20]).sigma[-1] == 0
     np.testing.assert_array_equal(make_grid(SD, None, [999, 500, 20], final_sigma="sigma_min").t, [999, 500, 20])
     flow = make_grid(fd.Schedule.flow(), None, [1.0, 0.5, 0.0])

@@ -72,8 +72,7 @@ def test_alpha_and_sigma_fit_the_kind(schedule):
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     expected = {"vp": alpha**2 + sigma**2, "ve": alpha, "flow": alpha + sigma}[schedule.kind]
     np.testing.assert_allclose(expected, 1, rtol=1e-12)
-    if schedule.clean_time is not None:
-        assert (schedule.alpha(schedule.clean_time), schedule.sigma(schedule.clean_time)) == (1, 0)
+    assert (schedule.alpha(schedule.clean_time), schedule.sigma(schedule.clean_time)) == (1, 0)
 
 
 @pytest.mark.parametrize(
