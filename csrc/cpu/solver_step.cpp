@@ -179,14 +179,16 @@ class Kernel {
     for (int k = 0; k < count_; ++k) value_[reads_[k]] = fetch(reads_[k], sample, begin, n);
     T* d = target(H0, sample, begin);
     T* x = target(OUT_X, sample, begin);
+    // The operands come into the cache while the noise is computed. Not inlined, gcc takes prefetches for dead code.
+    const auto each = [&](int64_t from, int64_t count) __attribute__((always_inline)) {
+      for (int k = 0; k < count_; ++k) prefetch(value_[reads_[k]] + from, count);
+      prefetch(d + from, count);
+      prefetch(x + from, count);
+    };
     for (int j = 0; j < kMaxNoise; ++j) {
       if (!reads_noise(s_.row, j)) continue;
       normals(static_cast<uint64_t>(s_.seeds[sample]), static_cast<uint32_t>(s_.row.noise[j]),
-              static_cast<uint64_t>(begin / 4), (n + 3) / 4, scratch_[XI0 + j], [&](int64_t from, int64_t count) __attribute__((always_inline)) {
-                for (int k = 0; k < count_; ++k) prefetch(value_[reads_[k]] + from, count);
-                prefetch(d + from, count);
-                prefetch(x + from, count);
-              });
+              static_cast<uint64_t>(begin / 4), (n + 3) / 4, scratch_[XI0 + j], each);
       value_[XI0 + j] = scratch_[XI0 + j];
     }
     make(sample, n, d, x);
