@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import pybind11
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel as BdistWheel
 from setuptools.command.build_ext import build_ext as BuildExt
@@ -149,6 +150,7 @@ class build_ext(BuildExt):
         if nvcc:
             macros += [("FASTDIFF_CUDA", f'"{nvcc.holds}"'), ("FASTDIFF_NVCC", f'"{nvcc.version}"')]
             include.append(str(nvcc.home / "include"))
+        include.append(pybind11.get_include())
         jobs = [partial(self._cxx, source, "main", macros, include) for source in sorted(CSRC.glob("*.cpp"))]
         for source in sorted(CSRC.glob("cpu/*.cpp")):
             if is_op(source):
