@@ -27,7 +27,7 @@ SCHEDULE = fd.Schedule.scaled_linear()
 PLANS = {
     "2m": ("dpmpp_2m", {}, 5),
     "2m_sde": ("dpmpp_2m_sde", {}, 5),
-    "unipc3": ("unipc", {"order": 3}, 8),
+    "unipc3": ("unipc", {"order": 3}, 9),
 }
 
 
