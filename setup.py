@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import pybind11
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel as BdistWheel
 from setuptools.command.build_ext import build_ext as BuildExt
@@ -150,6 +149,8 @@ class build_ext(BuildExt):
         if nvcc:
             macros += [("FASTDIFF_CUDA", f'"{nvcc.holds}"'), ("FASTDIFF_NVCC", f'"{nvcc.version}"')]
             include.append(str(nvcc.home / "include"))
+        import pybind11  # here, because FASTDIFF_BUILD=none does without
+
         include.append(pybind11.get_include())
         jobs = [partial(self._cxx, source, "main", macros, include) for source in sorted(CSRC.glob("*.cpp"))]
         for source in sorted(CSRC.glob("cpu/*.cpp")):

@@ -153,7 +153,7 @@ class Plan:
         """Write the plan as JSON; `Plan.load` gives back the same plan bit for bit. Leaves no partial file."""
         data = {"fastdiff_plan": VERSION, **asdict(self)}
         target = Path(path)
-        partial = target.with_name(target.name + ".partial")
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         try:
             partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
             os.replace(partial, target)

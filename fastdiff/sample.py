@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .guidance import Model, check_guidance, evaluator, is_guided
 from .noise import seed_tensor
 from .ops import checks
 from .plan import Plan
 from .run import Run
-
-Model = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,9 @@ def iter_sample(
     **kwargs: object,
 ) -> Iterator[Step]:
     """Run a plan and yield a `Step` after every model evaluation. Arguments as for `sample`."""
-    _check(plan, noise, guidance, uncond, guidance_mode, image, mask, clamp, threshold)
-    evaluate = _evaluator(model, noise, guidance, uncond, guidance_mode, kwargs)
+    _check(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
+    check_guidance(guidance, uncond, guidance_mode, len(noise))
+    evaluate = evaluator(model, noise, guidance, uncond, guidance_mode, kwargs)
     run = _start(plan, noise, guidance, guidance_mode, seeds, image, clamp, threshold, threshold_limit, model_dtype)
     return _loop(run, plan, noise, evaluate, image, mask)
 
@@ -143,7 +143,7 @@ def _start(
     if seeds is not None or plan.stochastic:
         drawn = torch.randint(2**62, (len(noise),)) if seeds is None else seeds
         seeds = seed_tensor(drawn, len(noise), noise.device)
-    guided = guidance is not None and not _is_one(guidance)
+    guided = is_guided(guidance)
     return Run(
         plan,
         state,
@@ -154,65 +154,6 @@ def _start(
         clamp=clamp,
         threshold=None if threshold is None else (threshold, threshold_limit),
     )
-
-
-def _is_one(guidance: float | Tensor) -> bool:
-    return not isinstance(guidance, Tensor) and guidance == 1
-
-
-def _evaluator(
-    model: Model,
-    noise: Tensor,
-    guidance: float | Tensor | None,
-    uncond: dict[str, object] | None,
-    guidance_mode: str,
-    kwargs: dict[str, object],
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
-    """(model input, t) -> (m, m_uncond)."""
-    shape, batch = tuple(noise.shape), len(noise)
-    if guidance is None or _is_one(guidance):
-
-        def plain(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
-            return _output(model(x, t, **kwargs), shape), None
-
-        return plain
-    other = {**kwargs, **uncond}
-    if guidance_mode == "calls":
-
-        def twice(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            # The unconditional output is kept while the model runs again: a model may reuse its output buffer.
-            m_uncond = _output(model(x, t, **other), shape).clone()
-            return _output(model(x, t, **kwargs), shape), m_uncond
-
-        return twice
-    doubled = {name: _double(name, kwargs.get(name), other[name], batch) for name in other}
-
-    def together(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        both = _output(model(x, t, **doubled), (2 * batch, *shape[1:]))
-        return both[batch:], both[:batch]
-
-    return together
-
-
-def _double(name: str, cond: object, uncond: object, batch: int) -> object:
-    """One keyword argument for [unconditional; conditional]."""
-    if isinstance(cond, Tensor) and isinstance(uncond, Tensor) and cond.ndim and cond.shape[0] == batch:
-        return torch.cat([uncond.expand(cond.shape), cond])
-    if cond is uncond or (not isinstance(cond, Tensor) and not isinstance(uncond, Tensor) and cond == uncond):
-        return cond
-    raise ValueError(
-        f"uncond: {name} differs between the two evaluations and is not a pair of tensors with the batch of {batch}"
-        " first; use guidance_mode='calls'"
-    )
-
-
-def _output(m: object, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(m, Tensor):
-        raise TypeError(f"model: expected it to return a torch.Tensor, got {type(m).__name__}")
-    if m.shape != shape:
-        hint = "; guidance in one batch needs an output for both halves" if m.ndim and len(m) * 2 == shape[0] else ""
-        raise ValueError(f"model: expected an output of shape {shape}, got {tuple(m.shape)}{hint}")
-    return m
 
 
 def _keep_known(run: Run, plan: Plan, i: int, noise: Tensor, image: Tensor, mask: Tensor) -> None:
@@ -229,25 +170,20 @@ def _keep_known(run: Run, plan: Plan, i: int, noise: Tensor, image: Tensor, mask
 def _check(
     plan: Plan,
     noise: Tensor,
-    guidance: float | Tensor | None,
-    uncond: dict[str, object] | None,
-    guidance_mode: str,
     image: Tensor | None,
     mask: Tensor | None,
     clamp: float | None,
     threshold: float | None,
+    threshold_limit: float,
+    model_dtype: torch.dtype | None,
 ) -> None:
     if not isinstance(plan, Plan):
         raise TypeError(f"plan: expected a fastdiff.Plan, got {type(plan).__name__}")
     checks.require_float("noise", noise)
     if noise.ndim == 0:
         raise ValueError("noise: expected [B, ...], got a scalar")
-    if guidance_mode not in ("batch", "calls"):
-        raise ValueError(f"guidance_mode: expected 'batch' or 'calls', got {guidance_mode!r}")
-    if guidance is not None and not _is_one(guidance) and uncond is None:
-        raise ValueError("uncond: guidance needs the unconditional evaluation's keyword arguments, got None")
-    if isinstance(guidance, Tensor):
-        checks.require_shape("guidance", guidance, (len(noise),))
+    if model_dtype is not None and model_dtype not in checks.FLOATS:
+        raise ValueError(f"model_dtype: expected a floating-point dtype, got {model_dtype}")
     if image is not None:
         checks.require_float("image", image)
         checks.require_shape("image", image, tuple(noise.shape))
@@ -268,3 +204,5 @@ def _check(
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     if threshold is not None and threshold > 1:
         raise ValueError(f"threshold: expected a ratio in (0, 1], got {threshold}")
+    if not threshold_limit >= 1:
+        raise ValueError(f"threshold_limit: expected a number >= 1, got {threshold_limit}")

@@ -18,7 +18,7 @@ from .sample import draw, labels_of
 
 SHAPES = ((1, 4, 64, 64), (8, 4, 128, 128))
 ENTRIES = ("ddim:8", "ddim:20", "unipc:8", "dpmpp_2m:8", "dpmpp_2m:20", "heun:10")
-ROW = 10
+ROW, COUNT = 10, 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     for shape in SHAPES:
         times = [measure(step, arguments.seconds) for step in _steps(shape)]
         print(f"{shape!s:28s} {times[0]:10.1f} {times[1]:12.1f} " + (f"{times[2]:10.1f}" if times[2:] else " " * 10))
-    print(f"\n{'64 digits':28s} {'NFE':>10s} {'median error':>12s} {'images/s':>10s}")
-    model, seeds = demo.load_model(), list(range(64))
+    print(f"\n{f'{COUNT} digits':28s} {'NFE':>10s} {'median error':>12s} {'images/s':>10s}")
+    model, seeds = demo.load_model(), list(range(COUNT))
     labels = labels_of(seeds, None)
     exact = draw(model, converged_plan(), seeds, labels)
     for entry in ENTRIES:

@@ -1,0 +1,88 @@
+"""Classifier-free guidance (Ho & Salimans 2022): how the model is called for both of its outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .ops import checks
+
+Model = Callable[..., Tensor]
+
+
+def is_guided(guidance: float | Tensor | None) -> bool:
+    """Whether an unconditional evaluation is needed at all; a scale of exactly 1 needs none."""
+    return guidance is not None and (isinstance(guidance, Tensor) or guidance != 1)
+
+
+def check_guidance(guidance: float | Tensor | None, uncond: object, guidance_mode: str, batch: int) -> None:
+    """Raises ValueError naming the argument."""
+    if guidance_mode not in ("batch", "calls"):
+        raise ValueError(f"guidance_mode: expected 'batch' or 'calls', got {guidance_mode!r}")
+    if is_guided(guidance) and uncond is None:
+        raise ValueError("uncond: guidance needs the unconditional evaluation's keyword arguments, got None")
+    if isinstance(guidance, Tensor):
+        checks.require_shape("guidance", guidance, (batch,))
+    elif guidance is not None and not math.isfinite(guidance):
+        raise ValueError(f"guidance: expected a finite number, got {guidance}")
+
+
+def evaluator(
+    model: Model,
+    noise: Tensor,
+    guidance: float | Tensor | None,
+    uncond: dict[str, object] | None,
+    guidance_mode: str,
+    kwargs: dict[str, object],
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
+    """The function (model input, t) -> (m, m_uncond) of a run: m_uncond is None where there is no guidance.
+
+    guidance_mode "batch" evaluates [unconditional; conditional] at once, on an input twice over; "calls" one by one.
+    """
+    shape, batch = tuple(noise.shape), len(noise)
+    if not is_guided(guidance):
+
+        def plain(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
+            return _output(model(x, t, **kwargs), shape), None
+
+        return plain
+    other = {**kwargs, **uncond}
+    if guidance_mode == "calls":
+
+        def twice(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            # The unconditional output is kept while the model runs again: a model may reuse its output buffer.
+            m_uncond = _output(model(x, t, **other), shape).clone()
+            return _output(model(x, t, **kwargs), shape), m_uncond
+
+        return twice
+    doubled = {name: _double(name, kwargs.get(name), other[name], batch) for name in other}
+
+    def together(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        both = _output(model(x, t, **doubled), (2 * batch, *shape[1:]))
+        return both[batch:], both[:batch]
+
+    return together
+
+
+def _double(name: str, cond: object, uncond: object, batch: int) -> object:
+    """One keyword argument for [unconditional; conditional]."""
+    if isinstance(cond, Tensor) and isinstance(uncond, Tensor) and cond.ndim and cond.shape[0] == batch:
+        return torch.cat([uncond.expand(cond.shape), cond])
+    if cond is uncond or (not isinstance(cond, Tensor) and not isinstance(uncond, Tensor) and cond == uncond):
+        return cond
+    raise ValueError(
+        f"uncond: {name} differs between the two evaluations and is not a pair of tensors with the batch of {batch}"
+        " first; use guidance_mode='calls'"
+    )
+
+
+def _output(m: object, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(m, Tensor):
+        raise TypeError(f"model: expected it to return a torch.Tensor, got {type(m).__name__}")
+    if m.shape != shape:
+        hint = "; guidance in one batch needs an output for both halves" if m.ndim and len(m) * 2 == shape[0] else ""
+        raise ValueError(f"model: expected an output of shape {shape}, got {tuple(m.shape)}{hint}")
+    return m
