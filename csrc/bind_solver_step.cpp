@@ -165,8 +165,8 @@ class Call {
   bool draws() const { return reads_noise(step.row, 0) || reads_noise(step.row, 1); }
 
   // Neighbouring dimensions along which every operand goes on with one stride become one; where nothing is per sample
-  // the batch is a dimension like the others. Without noise the order does not matter, so out_x's memory order is taken.
-  // False where more than kMaxDims are left.
+  // the batch is a dimension like the others. Without noise the order does not matter, so that of out_x's memory is
+  // taken. False where more than kMaxDims are left.
   bool lay_out() {
     const bool one_sample = !draws() && step.guidance == nullptr && step.threshold == nullptr;
     int order[kMaxRank], used = 0;

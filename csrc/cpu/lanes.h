@@ -30,7 +30,9 @@ inline Floats to_float(Ints v) { return __builtin_convertvector(v, Floats); }
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats root(Floats v) { return _mm512_sqrt_ps(v); }
 inline Floats to_float(Words32 v) { return _mm512_cvtepu32_ps(bits<__m512i>(v)); }
-inline Words64 product(Words64 a, Words64 b) { return bits<Words64>(_mm512_mul_epu32(bits<__m512i>(a), bits<__m512i>(b))); }
+inline Words64 product(Words64 a, Words64 b) {
+  return bits<Words64>(_mm512_mul_epu32(bits<__m512i>(a), bits<__m512i>(b)));
+}
 inline Words64 high(Words64 v) { return bits<Words64>(_mm512_shuffle_epi32(bits<__m512i>(v), _MM_PERM_DDBB)); }
 inline Words32 join(Words64 even, Words64 odd) {
   return bits<Words32>(_mm512_mask_shuffle_epi32(bits<__m512i>(even), 0xaaaa, bits<__m512i>(odd), _MM_PERM_CCAA));
@@ -44,7 +46,9 @@ inline Words64 block_order() { return Words64{0, 4, 1, 5, 2, 6, 3, 7}; }
 
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats root(Floats v) { return _mm256_sqrt_ps(v); }
-inline Words64 product(Words64 a, Words64 b) { return bits<Words64>(_mm256_mul_epu32(bits<__m256i>(a), bits<__m256i>(b))); }
+inline Words64 product(Words64 a, Words64 b) {
+  return bits<Words64>(_mm256_mul_epu32(bits<__m256i>(a), bits<__m256i>(b)));
+}
 inline Words64 high(Words64 v) { return v >> 32; }
 inline Words32 join(Words64 even, Words64 odd) {
   return bits<Words32>(_mm256_blend_epi32(bits<__m256i>(even), _mm256_shuffle_epi32(bits<__m256i>(odd), 0xa0), 0xaa));
