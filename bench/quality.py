@@ -25,18 +25,20 @@ RESULTS = Path(__file__).parent / "results"
 EVALUATIONS = (4, 5, 6, 8, 10, 15, 20, 50)
 SCORED = (5, 8, 10, 20, 50)
 GRIDS = ("time", "quadratic", "logsnr", "karras")
-SAME = {"euler", "unipc_bh1"}  # the rows of ddim, and a variant of unipc
+LEFT_OUT = {"euler", "unipc_bh1", "heun", "dpm_2"}  # the rows of ddim, a variant of unipc, and those told apart below
 VARIANTS = {
-    "heun (flow coordinate)": ("heun", {"coordinate": "flow"}),
-    "dpm_2 (flow coordinate)": ("dpm_2", {"coordinate": "flow"}),
-    "unipc (order 3)": ("unipc", {"order": 3}),
+    "heun, sigma": ("heun", {"coordinate": "sigma"}),
+    "heun, flow": ("heun", {"coordinate": "flow"}),
+    "dpm_2, sigma": ("dpm_2", {"coordinate": "sigma"}),
+    "dpm_2, flow": ("dpm_2", {"coordinate": "flow"}),
+    "unipc, order 3": ("unipc", {"order": 3}),
 }
-SHOWN = ("ddim", "heun (flow coordinate)", "dpmpp_2m", "dpmpp_3m", "unipc", "ddpm", "dpmpp_2m_sde")
+SHOWN = ("ddim", "heun, flow", "dpmpp_2m", "dpmpp_3m", "unipc", "ddpm", "dpmpp_2m_sde")
 
 
 def contestants() -> dict[str, tuple[str, dict]]:
     """Every deterministic solver, and the variants worth a row of their own: name -> (solver, options)."""
-    names = [s.name for s in fd.solvers() if not s.stochastic and s.name not in SAME]
+    names = [s.name for s in fd.solvers() if not s.stochastic and s.name not in LEFT_OUT]
     return {name: (name, {}) for name in names} | VARIANTS
 
 

@@ -1,6 +1,7 @@
 """The solvers by name: what people call them, what they take, and what is refused."""
 
 import pytest
+import torch
 
 import fastdiff as fd
 from fastdiff.catalogue import find_solver
@@ -127,3 +128,16 @@ def test_bad_requests_are_refused_by_name(solver, options, message):
 
 def test_singlestep_order_is_not_bounded_by_the_steps():
     assert fd.plan("dpmpp_2s", SD, 1, order=3, final_sigma="sigma_min").nfe == 3
+
+
+def test_heun_and_dpm_2_stay_near_the_solution_in_few_steps_where_sigma_over_alpha_starts_at_20_000():
+    schedule, noise = fd.Schedule.cosine(), torch.randn(64, 4, dtype=torch.float64)
+
+    def model(x, t):  # the exact velocity of data with variance 1/4
+        alpha, sigma = (torch.as_tensor(f(t.numpy()))[:, None] for f in (schedule.alpha, schedule.sigma))
+        x0 = 0.25 * alpha * x / (0.25 * alpha**2 + sigma**2)
+        return (alpha * x - x0) / sigma
+
+    for solver in ("heun", "dpm_2"):
+        x = fd.sample(model, fd.plan(solver, schedule, 4, grid="quadratic", prediction="v_prediction"), noise)
+        assert 0.3 < x.std() < 0.7

@@ -19,8 +19,9 @@ Stages = Callable[[float, float], tuple[float, list[float], list[float]]]
 def heun(schedule: Schedule, points: Points, prediction: str, *, coordinate: str | None = None) -> list[Row]:
     """Heun's second-order step (algorithm 1 without churn): two evaluations a step.
 
-    coordinate: "sigma" or "flow" (see `Schedule.coordinate`). Choose "flow" where sigma / alpha starts in the
-    thousands, as on the cosine schedule: a trapezium that long has an error of its own length.
+    coordinate: "sigma" or "flow" (see `Schedule.coordinate`); where not given, "sigma" on EDM schedules as in the paper
+    and "flow" on others: on the cosine schedule sigma / alpha starts at 20,000, and a trapezium that long has an error
+    of its own length. k-diffusion and diffusers always take "sigma".
     """
 
     def stages(s: float, t: float) -> tuple[float, list[float], list[float]]:
@@ -72,6 +73,7 @@ def _two_stage(
     schedule: Schedule, points: Points, prediction: str, stages: Stages, coordinate: str | None
 ) -> list[Row]:
     """Rows of a two-stage rule. stages(s, t) gives the middle level, (z, D1) weights and (z, z2, D2, D1) weights."""
+    coordinate = coordinate or ("sigma" if schedule.kind == "ve" else "flow")
     rows: list[Row] = []
     for i in range(len(points.t) - 1):
         s, t = points.at(i), points.at(i + 1)
