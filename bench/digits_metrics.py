@@ -18,11 +18,17 @@ from sklearn.neural_network import MLPClassifier
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) between the rows of a and b (Heusel et al. 2017, eq. 6)."""
-    covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    """Between the rows of a and b (Heusel et al. 2017, eq. 6)."""
+    return frechet_of_moments(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+
+
+def frechet_of_moments(
+    mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
+) -> float:
+    """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))."""
     # The eigenvalues of a product of two positive semidefinite matrices are real and >= 0 but for rounding.
     roots = np.sqrt(np.maximum(np.linalg.eigvals(covariance_a @ covariance_b).real, 0))
-    mean = np.square(a.mean(0) - b.mean(0)).sum()
+    mean = np.square(mean_a - mean_b).sum()
     return float(mean + np.trace(covariance_a) + np.trace(covariance_b) - 2 * roots.sum())
 
 

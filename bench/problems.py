@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ class Problem:
     dtype: torch.dtype
     converged_grid: str
     conditional: bool = False
+    moments: tuple[np.ndarray, np.ndarray] | None = None  # the data's mean and covariance, where known
 
     def noise(self, seeds: list[int]) -> Tensor:
         return randn((len(seeds), *self.shape), seeds, dtype=self.dtype)
@@ -63,4 +65,9 @@ def mixture(components: int = 6, size: int = 32) -> Problem:
         inner = torch.einsum("cij,bcj->bci", basis, offset * variances / (variances + s2))
         return (torch.softmax(log_weight, dim=1)[..., None] * (means + inner)).sum(1)
 
-    return Problem("mixture", posterior_mean, fd.Schedule.edm(), "sample", (size,), torch.float64, "logsnr")
+    mean = weights @ means
+    second = torch.einsum("c,cij,j,ckj->ik", weights, basis, variances, basis) + (weights * means.T) @ means
+    moments = (mean.numpy(), (second - torch.outer(mean, mean)).numpy())
+    return Problem(
+        "mixture", posterior_mean, fd.Schedule.edm(), "sample", (size,), torch.float64, "logsnr", moments=moments
+    )

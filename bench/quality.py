@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 
@@ -25,6 +25,8 @@ RESULTS = Path(__file__).parent / "results"
 EVALUATIONS = (4, 5, 6, 8, 10, 15, 20, 50)
 SCORED = (5, 8, 10, 20, 50)
 GRIDS = ("time", "quadratic", "logsnr", "karras")
+Measure = Callable[[np.ndarray, list[int]], dict[str, float]]
+
 LEFT_OUT = {"euler", "unipc_bh1", "heun", "dpm_2"}  # the rows of ddim, a variant of unipc, and those told apart below
 VARIANTS = {
     "heun, sigma": ("heun", {"coordinate": "sigma"}),
@@ -64,12 +66,13 @@ def errors(problem: Problem, seeds: list[int], evaluations: Iterable[int]) -> li
     return rows
 
 
-def scores(problem: Problem, rows: list[dict], evaluations: Iterable[int], runs: int, samples: int) -> list[dict]:
-    """Classifier and Frechet scores of the digits of the shown solvers, mean and spread over `runs` sets of seeds.
+def scores(
+    problem: Problem, measure: Measure, rows: list[dict], evaluations: Iterable[int], runs: int, samples: int
+) -> list[dict]:
+    """Scores of the samples of the shown solvers, mean and spread over `runs` sets of seeds.
 
     Each runs on its grid of least median error, the stochastic ones on dpmpp_2m's.
     """
-    judge = digits_metrics.DigitsJudge()
     found = []
     for name, count in product(SHOWN, evaluations):
         contestant = contestants().get(name, (name, {}))
@@ -77,8 +80,8 @@ def scores(problem: Problem, rows: list[dict], evaluations: Iterable[int], runs:
         fitting = [r for r in rows if (r["problem"], r["solver"], r["nfe"]) == (problem.name, source, count)]
         grid = min(fitting, key=lambda r: r["median"])["grid"]
         plan = plan_within(problem, contestant, count, grid)
-        sets = [_judged(problem, judge, plan, 10_000 + run * samples, samples) for run in range(runs)]
-        row = {"solver": name, "nfe": count, "grid": grid}
+        sets = [_judged(problem, measure, plan, 10_000 + run * samples, samples) for run in range(runs)]
+        row = {"problem": problem.name, "solver": name, "nfe": count, "grid": grid}
         for key in sets[0]:
             values = [s[key] for s in sets]
             row[key], row[f"{key}_spread"] = float(np.mean(values)), float(np.std(values))
@@ -86,10 +89,25 @@ def scores(problem: Problem, rows: list[dict], evaluations: Iterable[int], runs:
     return found
 
 
-def _judged(problem: Problem, judge: digits_metrics.DigitsJudge, plan: fd.Plan, first: int, count: int) -> dict:
+def digits_measure() -> Measure:
+    """Classifier and Frechet scores against the real digits."""
+    judge = digits_metrics.DigitsJudge()
+    return lambda x, seeds: judge.measure(x, np.array(seeds) % 10)
+
+
+def moments_measure(problem: Problem) -> Measure:
+    """The Frechet distance from the data's own mean and covariance."""
+
+    def measure(x: np.ndarray, seeds: list[int]) -> dict[str, float]:
+        return {"frechet": digits_metrics.frechet_of_moments(x.mean(0), np.cov(x, rowvar=False), *problem.moments)}
+
+    return measure
+
+
+def _judged(problem: Problem, measure: Measure, plan: fd.Plan, first: int, count: int) -> dict:
     seeds = list(range(first, first + count))
     parts = [problem.draw(plan, seeds[i : i + 250]) for i in range(0, count, 250)]
-    return judge.measure(torch.cat(parts).numpy(), np.array(seeds) % 10)
+    return measure(torch.cat(parts).numpy(), seeds)
 
 
 def main() -> None:
@@ -104,7 +122,9 @@ def main() -> None:
     count = 16 if quick else 128
     seeds = list(range(count))
     rows = [row for problem in (mixture(), digits()) for row in errors(problem, seeds, evaluations)]
-    judged = scores(digits(), rows, scored, *((1, 250) if quick else (3, 500)))
+    runs, size = (1, 250) if quick else (3, 500)
+    judged = scores(digits(), digits_measure(), rows, scored, runs, size)
+    judged += scores(mixture(), moments_measure(mixture()), rows, scored, runs, 4 * size)
     result = {"samples": count, "floor": digits_metrics.DigitsJudge().floor(), "errors": rows, "scores": judged}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -14,6 +14,9 @@ TITLES = {
 }
 
 
+PLOTTED = ("ddim", "heun, flow", "dpm_solver_3m_exact", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc, order 3")
+
+
 def write(result: dict, out: Path) -> None:
     """quality.md and quality.png from the numbers in quality.json."""
     parts = [
@@ -25,7 +28,8 @@ def write(result: dict, out: Path) -> None:
     for problem in dict.fromkeys(row["problem"] for row in result["errors"]):
         rows = [row for row in result["errors"] if row["problem"] == problem]
         parts += [f"## {problem}: {TITLES[problem]}", *(_errors(rows, key) for key in ("median", "rmse"))]
-    parts += ["## digits: what a classifier and Frechet distances say", _scores(result)]
+    parts += ["## digits: what a classifier and Frechet distances say", _scores(result, "digits", result["floor"])]
+    parts += ["## mixture: Frechet distance from the data's own mean and covariance", _scores(result, "mixture", None)]
     (out / "quality.md").write_text("\n\n".join(parts) + "\n")
     _plot(result, out / "quality.png")
 
@@ -55,19 +59,16 @@ def _cell(row: dict | None, key: str, least: float) -> str:
     return f"**{text}** {row['grid'][0]}" if row[key] == least else f"{text} {row['grid'][0]}"
 
 
-def _scores(result: dict) -> str:
-    keys = [k for k in result["scores"][0] if f"{k}_spread" in result["scores"][0]]
+def _scores(result: dict, problem: str, floor: dict | None) -> str:
+    rows = [row for row in result["scores"] if row["problem"] == problem]
+    keys = [k for k in rows[0] if f"{k}_spread" in rows[0]]
     lines = ["| solver | NFE | grid | " + " | ".join(keys) + " |", "|---" * (len(keys) + 3) + "|"]
-    floor = result["floor"]
-    lines.append("| one half of the real digits | | | " + " | ".join(_number(floor.get(k)) for k in keys) + " |")
-    for row in result["scores"]:
+    if floor is not None:
+        lines.append("| one half of the real digits | | | " + " | ".join(f"{floor[k]:.3f}" for k in keys) + " |")
+    for row in rows:
         values = " | ".join(f"{row[k]:.3f} ± {row[k + '_spread']:.3f}" for k in keys)
         lines.append(f"| {row['solver']} | {row['nfe']} | {row['grid']} | {values} |")
     return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _plot(result: dict, path: Path) -> None:
@@ -80,11 +81,14 @@ def _plot(result: dict, path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(problems), figsize=(6 * len(problems), 4.5), squeeze=False)
     for axis, problem in zip(axes[0], problems, strict=True):
         rows = [row for row in result["errors"] if row["problem"] == problem]
-        for name in dict.fromkeys(r["solver"] for r in rows):
+        for name in PLOTTED:
             found = [r for c in sorted({r["nfe"] for r in rows}) if (r := best(rows, name, c, "median"))]
             axis.loglog([r["spent"] for r in found], [r["median"] for r in found], marker=".", label=name)
         axis.set(title=problem, xlabel="model evaluations", ylabel="median distance from the converged solution")
+        axis.set_ylim(top=1)
+        axis.set_xticks(ticks := [4, 5, 6, 8, 10, 15, 20, 50], labels=ticks)
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0][-1].legend(fontsize=7)
+    axes[0][0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
