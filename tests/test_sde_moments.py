@@ -110,7 +110,8 @@ def test_every_stochastic_solver_of_the_catalogue_is_measured():
 )
 @pytest.mark.parametrize("schedule", ["vp", "edm"])
 def test_eta_0_leaves_the_deterministic_solvers_rows(stochastic, deterministic, options, schedule):
-    ode = fd.plan(deterministic, SCHEDULES[schedule], 20, grid="karras", **options)
+    level = {"coordinate": "sigma"} if deterministic == "dpm_2" else {}  # where ancestral steps are taken
+    ode = fd.plan(deterministic, SCHEDULES[schedule], 20, grid="karras", **options, **level)
     sde = fd.plan(stochastic, SCHEDULES[schedule], 20, grid="karras", eta=0.0, **options)
     assert not sde.stochastic
     for field in ode.table.dtype.names:
