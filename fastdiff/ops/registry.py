@@ -76,7 +76,7 @@ def _load(op: str, name: str) -> Implementation | str:
     try:
         table = importlib.import_module(f"fastdiff.ops.{module}").IMPLEMENTS
     except ImportError as error:
-        return f"not available here ({error})"
+        return f"has no {op}" if error.name == f"fastdiff.ops.{module}" else f"not available here ({error})"
     key = (name, op) if module == "native" else op
     return table.get(key, f"has no {op}")
 
