@@ -76,7 +76,7 @@ _SOLVERS = (
     Solver("unipc_bh1", partial(unipc, variant="bh1"), 3, 1, _UNIPC, ("uni_pc",)),
 )
 _BY_NAME = {solver.name: solver for solver in _SOLVERS}
-_GRID_SUFFIXES = {"karras": "karras", "exponential": "exponential", "ays": "ays"}
+_GRID_SUFFIXES = ("karras", "exponential", "ays")
 
 
 def solvers() -> tuple[Solver, ...]:
@@ -99,7 +99,7 @@ def find_solver(name: str) -> tuple[Solver, str | None]:
     plain = _plain(name)
     head, _, tail = plain.rpartition("_")
     if tail in _GRID_SUFFIXES and head in _ALIASES:
-        return _ALIASES[head], _GRID_SUFFIXES[tail]
+        return _ALIASES[head], tail
     if plain in _ALIASES:
         return _ALIASES[plain], None
     near = difflib.get_close_matches(plain, _ALIASES, n=3, cutoff=0.4) or list(_BY_NAME)

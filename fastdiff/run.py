@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .ops import dynamic_threshold, registry
 from .ops.layout import empty_input
+from .ops.reference import converted_output
 from .plan import Plan
 
 
@@ -30,7 +31,6 @@ class Run:
         seeds: Tensor | None = None,
         clamp: float | None = None,
         threshold: tuple[float, float] | None = None,
-        keep_output: bool = True,
     ) -> None:
         self.plan = plan
         self.table = _with_options(plan.table, guidance, clamp)
@@ -40,8 +40,8 @@ class Run:
         self._seeds, self._threshold = seeds, threshold
         self._guidance = guidance.to(x.device, torch.float64) if isinstance(guidance, Tensor) else None
         self._slots = [x]
+        self._depth = plan.depth
         self._moves = [row.base_move for row in plan.rows]
-        self._kept = plan.depth if plan.depth > 1 or keep_output else 0  # how many outputs are stored
         self._input: Tensor | None = None
         if copies > 1 or model_dtype != x.dtype or any(row.c_in != 1 for row in plan.rows):
             self._input = empty_input(x, copies, model_dtype)
@@ -65,16 +65,13 @@ class Run:
         move, x, base = self._moves[self.i], self.x, self.base
         out_x = self._free_slot(x, base)
         out_base = self._free_slot(x, base, out_x) if move == "write" else None
-        out_d = None
-        if self._kept:
-            out_d = self.history.pop() if len(self.history) == self._kept else torch.empty_like(x)
+        out_d = self.history.pop() if len(self.history) == self._depth else torch.empty_like(x)
         self._step(
             self.table, self.i, x, base, m, m_uncond, self.history, self._guidance if m_uncond is not None else None,
             None if self._threshold is None else self._limit(m, m_uncond), self._seeds,
             out_x, out_base, out_d, self._input,
         )  # fmt: skip
-        if out_d is not None:
-            self.history.insert(0, out_d)
+        self.history.insert(0, out_d)
         self.x = out_x
         if move == "next":
             self.base = out_x
@@ -98,12 +95,9 @@ class Run:
 
     def _limit(self, m: Tensor, m_uncond: Tensor | None) -> Tensor:
         """The dynamic threshold of this row's prediction."""
-        row = self.table[self.i]
-        if m_uncond is not None:
-            g = self._guidance.to(m.dtype).view(-1, *[1] * (m.ndim - 1)) if self._guidance is not None else None
-            m = m_uncond + (float(row["guidance"]) if g is None else g) * (m - m_uncond)
         ratio, limit = self._threshold
-        return dynamic_threshold(float(row["p_x"]) * self.x + float(row["p_m"]) * m, ratio=ratio, limit=limit)
+        prediction = converted_output(self.table[self.i], self.x, m, m_uncond, self._guidance)
+        return dynamic_threshold(prediction, ratio=ratio, limit=limit)
 
 
 def _with_options(table: np.ndarray, guidance: float | Tensor | None, clamp: float | None) -> np.ndarray:

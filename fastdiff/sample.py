@@ -163,7 +163,7 @@ def _keep_known(run: Run, plan: Plan, i: int, noise: Tensor, image: Tensor, mask
         places.append((run.base, (plan.rows[i].alpha, plan.rows[i].sigma)))
     for x, (alpha, sigma) in places:
         known = alpha * image.to(x.dtype) + sigma * noise.to(x.dtype)
-        x.copy_(torch.where(mask > 0.5, x, known) if mask.dtype == torch.bool else known + mask * (x - known))
+        x.copy_(torch.where(mask, x, known) if mask.dtype == torch.bool else known + mask * (x - known))
     run.refresh_input()
 
 

@@ -35,15 +35,11 @@ def solver_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One row (see `fastdiff.ops.row`). Returns x', base' and D, each [B, ...] in the compute dtype."""
     dtype = compute_dtype(x.dtype)
-    per_sample = (-1,) + (1,) * (x.ndim - 1)
-    if m_uncond is not None:
-        g = float(row["guidance"]) if guidance is None else guidance.to(dtype).view(per_sample)
-        m = m_uncond.to(dtype) + g * (m.to(dtype) - m_uncond.to(dtype))
-    d = _combine(x, dtype, [(row["p_x"], x), (row["p_m"], m)])
+    d = converted_output(row, x, m, m_uncond, guidance)
     if np.isfinite(row["clamp"]):
         d = d.clamp(-float(row["clamp"]), float(row["clamp"]))
     if threshold is not None:
-        limit = threshold.to(dtype).view(per_sample)
+        limit = _per_sample(threshold, x)
         d = torch.minimum(torch.maximum(d, -limit), limit) / limit
     xi = [_noise(row, j, x, seeds, dtype) for j in range(MAX_NOISE)]
     outputs = []
@@ -53,6 +49,22 @@ def solver_step(
         terms += zip(row[f"xi_{line}"], xi, strict=True)
         outputs.append(_combine(x, dtype, terms))
     return outputs[0], outputs[1], d
+
+
+def converted_output(
+    row: np.void, x: Tensor, m: Tensor, m_uncond: Tensor | None, guidance: Tensor | None
+) -> Tensor:
+    """D = p_x x + p_m (m_u + g (m - m_u)) [B, ...] before any limit, in the compute dtype."""
+    dtype = compute_dtype(x.dtype)
+    if m_uncond is not None:
+        g = float(row["guidance"]) if guidance is None else _per_sample(guidance, x)
+        m = m_uncond.to(dtype) + g * (m.to(dtype) - m_uncond.to(dtype))
+    return _combine(x, dtype, [(row["p_x"], x), (row["p_m"], m)])
+
+
+def _per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """[B] numbers, shaped to go with x, in its compute dtype."""
+    return values.to(compute_dtype(x.dtype)).view(-1, *[1] * (x.ndim - 1))
 
 
 def _combine(like: Tensor, dtype: torch.dtype, terms: Sequence[tuple[float, Tensor | None]]) -> Tensor:

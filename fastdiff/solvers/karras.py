@@ -1,6 +1,6 @@
 """Runge-Kutta in the noise level: Heun and DPM2 of Karras et al. 2022 (arXiv 2206.00364), and DPM2's ancestral form.
 
-With z = k x and s the schedule's coordinate (z = x / alpha and s = sigma / alpha; z = x and s = sigma for flow) the ODE
+With s = sigma / alpha and z = x / alpha, or s = sigma / (alpha + sigma) and z = x / (alpha + sigma), the ODE
 is dz/ds = (z - D) / s (eq. 4 with eq. 3 for alpha = 1). Steps from s = inf or to s = 0 are Euler's.
 """
 
