@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "dtype.h"
+
 namespace fastdiff {
 
 constexpr int kMaxHistory = 8;  // H_0 .. H_7
@@ -19,8 +21,6 @@ struct Row {
   double xi_a[kMaxNoise], xi_b[kMaxNoise];
   double noise[kMaxNoise];  // noise index, a whole number in [0, 2^32)
 };
-
-enum class DType : int32_t { f32, f64, f16, bf16 };
 
 // A strided view; strides count elements; data is null where the operand is absent.
 struct Operand {

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "solver_step.h"
+#include "dtype.h"
 
 namespace fastdiff {
 

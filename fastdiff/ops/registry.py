@@ -13,15 +13,10 @@ from typing import NamedTuple
 
 import torch
 
+from .preference import preferred
+
 BACKENDS = ("reference", "cpu", "triton", "cuda", "torch")
 OPS = ("solver_step", "group_norm", "attention")
-
-# Best first. A backend that refuses the case is passed over.
-_PREFERENCE = {
-    "solver_step": {"cpu": ("cpu",), "cuda": ("cuda", "triton")},
-    "group_norm": {"cpu": ("torch",), "cuda": ("torch",)},
-    "attention": {"cpu": ("torch",), "cuda": ("torch",)},
-}
 
 
 class Case(NamedTuple):
@@ -98,7 +93,7 @@ def _choose(op: str, case: Case, forced: str | None) -> Callable:
         if refusal(op, forced, case) is not None:
             raise RuntimeError(_explain(op, case, forced))
         return _load(op, forced).run
-    for name in (*_PREFERENCE[op].get(case.device, ()), "torch", "reference"):
+    for name in (*preferred(op, case), "torch", "reference"):
         if refusal(op, name, case) is None:
             return _load(op, name).run
     raise AssertionError("the reference serves every case")
