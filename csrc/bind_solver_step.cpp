@@ -5,11 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
-#ifdef FASTDIFF_CUDA
-#include <cuda_runtime_api.h>
-#endif
-
 #include "cpu/solver_step.h"
+#include "on_device.h"
 #include "tensor.h"
 
 namespace fastdiff {
@@ -218,15 +215,7 @@ class Call {
 
 constexpr int64_t kReleaseGil = 1 << 18;  // elements; a shorter step is over before another thread could use the GIL
 
-PyObject *plain_values, *plain_layout, *num_threads, *stream_of;
-
-int torch_threads() {
-  PyObject* count = PyObject_CallNoArgs(num_threads);
-  if (count == nullptr) return -1;
-  const int threads = static_cast<int>(PyLong_AsLong(count));
-  Py_DECREF(count);
-  return threads;
-}
+PyObject *plain_values, *plain_layout;
 
 bool run_cpu(const Call& call) {
   const int useful = cpu::useful_threads(call.step);
@@ -243,25 +232,8 @@ bool run_cpu(const Call& call) {
 }
 
 #ifdef FASTDIFF_CUDA
-bool torch_stream(int device, void** stream) {
-  if (current_stream(device, stream)) return true;
-  PyObject* handle = PyObject_CallFunction(stream_of, "i", device);
-  if (handle == nullptr) return false;
-  *stream = PyLong_AsVoidPtr(handle);
-  Py_DECREF(handle);
-  return PyErr_Occurred() == nullptr;
-}
-
 bool run_cuda(const Call& call) {
-  void* stream = nullptr;
-  if (!torch_stream(call.device, &stream)) return false;
-  int before = call.device;
-  cudaGetDevice(&before);
-  if (before != call.device) cudaSetDevice(call.device);
-  const char* error = cuda::solver_step(call.step, stream);
-  if (before != call.device) cudaSetDevice(before);
-  if (error != nullptr) PyErr_Format(PyExc_RuntimeError, "fastdiff.solver_step on CUDA: %s", error);
-  return error == nullptr;
+  return on_device("solver_step", call.device, [&](void* stream) { return cuda::solver_step(call.step, stream); });
 }
 #endif
 
@@ -300,11 +272,9 @@ PyObject* run(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
 
 }  // namespace
 
-void bind_solver_step(PyObject* values, PyObject* layout, PyObject* thread_count, PyObject* stream) {
+void bind_solver_step(PyObject* values, PyObject* layout) {
   plain_values = Py_NewRef(values);
   plain_layout = Py_NewRef(layout);
-  num_threads = Py_NewRef(thread_count);
-  stream_of = Py_NewRef(stream);
 }
 
 PyObject* solver_step_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {

@@ -12,10 +12,11 @@ namespace cpu = fastdiff::cpu;
 
 namespace {
 
-void bind(py::type tensor_type, py::dict kinds, py::function plain_values, py::function plain_layout,
-          py::function thread_count, py::function stream, bool use_exchange) {
-  fastdiff::bind_tensors(tensor_type.ptr(), kinds.ptr(), use_exchange);
-  fastdiff::bind_solver_step(plain_values.ptr(), plain_layout.ptr(), thread_count.ptr(), stream.ptr());
+void bind(py::type tensor_type, py::dict kinds, py::function thread_count, py::function stream, py::function workspace,
+          py::function plain_values, py::function plain_layout, bool use_exchange) {
+  fastdiff::bind_torch(tensor_type.ptr(), kinds.ptr(), thread_count.ptr(), stream.ptr(), use_exchange);
+  fastdiff::bind_solver_step(plain_values.ptr(), plain_layout.ptr());
+  fastdiff::bind_attention(workspace.ptr());
 }
 
 py::list usable_isas() {
@@ -56,7 +57,9 @@ PyCFunction function(F* f) {
 // What runs once a step goes round pybind11's argument conversion, which would cost as much as a small step.
 PyMethodDef ops[] = {
     {"solver_step_cpu", function(fastdiff::solver_step_cpu), METH_FASTCALL, "One row of a plan, on the CPU."},
+    {"attention_cpu", function(fastdiff::attention_cpu), METH_FASTCALL, "Attention on the CPU."},
 #ifdef FASTDIFF_CUDA
+    {"attention_cuda", function(fastdiff::attention_cuda), METH_FASTCALL, "Attention on a CUDA device."},
     {"solver_step_cuda", function(fastdiff::solver_step_cuda), METH_FASTCALL, "One row of a plan, on a CUDA device."},
 #endif
     {nullptr, nullptr, 0, nullptr},

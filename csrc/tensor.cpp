@@ -8,7 +8,7 @@ namespace fastdiff {
 
 namespace {
 
-PyObject *tensor_type, *dtype_kinds;
+PyObject *tensor_type, *dtype_kinds, *thread_count_of, *stream_of;
 dlpack::Exchange* exchange;
 
 Tensor::Kind kind_of(const dlpack::Tensor& t) {
@@ -83,9 +83,11 @@ bool view_by_attributes(PyObject* object, Tensor& out) {
 
 }  // namespace
 
-void bind_tensors(PyObject* type, PyObject* kinds, bool use_exchange) {
+void bind_torch(PyObject* type, PyObject* kinds, PyObject* thread_count, PyObject* stream, bool use_exchange) {
   tensor_type = Py_NewRef(type);
   dtype_kinds = Py_NewRef(kinds);
+  thread_count_of = Py_NewRef(thread_count);
+  stream_of = Py_NewRef(stream);
   exchange = nullptr;
   if (!use_exchange) return;
   const Owned capsule(PyObject_GetAttrString(type, "__dlpack_c_exchange_api__"));
@@ -106,8 +108,17 @@ bool view(PyObject* object, Tensor& out) {
   return exchange ? view_by_exchange(object, out) : view_by_attributes(object, out);
 }
 
-bool current_stream(int device, void** stream) {
-  return exchange && exchange->current_stream(dlpack::kCUDA, device, stream) == 0;
+int torch_threads() {
+  const Owned count(PyObject_CallNoArgs(thread_count_of));
+  return count.object == nullptr ? -1 : static_cast<int>(PyLong_AsLong(count.object));
+}
+
+bool torch_stream(int device, void** stream) {
+  if (exchange && exchange->current_stream(dlpack::kCUDA, device, stream) == 0) return true;
+  const Owned handle(PyObject_CallFunction(stream_of, "i", device));
+  if (handle.object == nullptr) return false;
+  *stream = PyLong_AsVoidPtr(handle.object);
+  return PyErr_Occurred() == nullptr;
 }
 
 }  // namespace fastdiff

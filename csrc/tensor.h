@@ -1,4 +1,4 @@
-// Torch tensors seen without torch's headers, so that one binary serves every torch. Torch >= 2.10 fills the view
+// Torch seen without its headers, so that one binary serves every torch. Torch >= 2.10 fills the view of a tensor
 // through DLPack's C exchange API in some 30 ns; from an older one it is read attribute by attribute.
 #pragma once
 
@@ -26,14 +26,17 @@ struct Tensor {
   DType dtype() const { return static_cast<DType>(kind); }
 };
 
-// What the binding needs from torch: the Tensor type and a dict of dtype -> Tensor::Kind. `use_exchange` false reads
-// attributes whatever the torch, for tests.
-void bind_tensors(PyObject* tensor_type, PyObject* kinds, bool use_exchange);
+// What the binding needs from torch: the Tensor type, a dict of dtype -> Tensor::Kind, thread_count() and
+// stream(device), an int. `use_exchange` false reads attributes whatever the torch, for tests.
+void bind_torch(PyObject* tensor_type, PyObject* kinds, PyObject* thread_count, PyObject* stream, bool use_exchange);
 
 // False with a Python error set where `object` is no tensor of rank <= kMaxRank.
 bool view(PyObject* object, Tensor& out);
 
-// The stream torch is using, if torch can say so in C.
-bool current_stream(int device, void** stream);
+// How many threads torch uses, or -1 with a Python error set.
+int torch_threads();
+
+// The stream torch is using on the device; false with a Python error set where it cannot say.
+bool torch_stream(int device, void** stream);
 
 }  // namespace fastdiff

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastdiff import _C
 
+from .attention import MAX_HEAD_SIZE
 from .registry import Case, Implementation
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3, torch.int64: 4}
@@ -59,13 +60,30 @@ def _plain_layout(
             out.copy_(result.view(out.shape))
 
 
+def _attention(run: Callable) -> Callable:
+    """Attention in new memory laid out like q; heads whose elements are no neighbours along D are copied."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+        out = torch.empty_like(q)
+        run(q, k, v, out, scale)
+        return out
+
+    return attention
+
+
 def _stream(device: int) -> int:
     return torch.cuda.current_stream(device).cuda_stream
 
 
+def _workspace(size: int, device: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, device=f"cuda:{device}")
+
+
 def _bind(use_exchange: bool = True) -> None:
     """use_exchange: read tensors through DLPack's C interface where this torch has it."""
-    _C.bind(torch.Tensor, _KINDS, _plain_values, _plain_layout, torch.get_num_threads, _stream, use_exchange)
+    run_time = (torch.get_num_threads, _stream, _workspace)
+    _C.bind(torch.Tensor, _KINDS, *run_time, _plain_values, _plain_layout, use_exchange)
 
 
 def _refuse_cpu(case: Case) -> str | None:
@@ -93,6 +111,21 @@ def _refuse_dtype(case: Case) -> str | None:
     return None if case.dtype in _FLOATING else f"serves float32, float64, float16 and bfloat16, not {case.dtype}"
 
 
+def _refuse_cpu_attention(case: Case) -> str | None:
+    return _refuse_cpu(case) or _refuse_heads(case)
+
+
+def _refuse_cuda_attention(case: Case) -> str | None:
+    return _refuse_cuda(case) or _refuse_heads(case)
+
+
+def _refuse_heads(case: Case) -> str | None:
+    if case.dtype == torch.float64:
+        return "serves float32, float16 and bfloat16, not torch.float64"
+    size = case.shape[-1]
+    return f"serves head sizes up to {MAX_HEAD_SIZE}, not {size}" if size > MAX_HEAD_SIZE else None
+
+
 def _no_cuda(*_: object) -> None:
     raise RuntimeError("fastdiff._C was built without CUDA")
 
@@ -101,4 +134,6 @@ _bind()
 IMPLEMENTS = {
     ("cpu", "solver_step"): Implementation(_C.solver_step_cpu, _refuse_cpu),
     ("cuda", "solver_step"): Implementation(getattr(_C, "solver_step_cuda", _no_cuda), _refuse_cuda),
+    ("cpu", "attention"): Implementation(_attention(_C.attention_cpu), _refuse_cpu_attention),
+    ("cuda", "attention"): Implementation(_attention(getattr(_C, "attention_cuda", _no_cuda)), _refuse_cuda_attention),
 }
