@@ -12,6 +12,11 @@ void bind_solver_step(PyObject* values, PyObject* layout);
 // (table, i, x, base, m, m_uncond, history, guidance, threshold, seeds, out_x, out_base, out_d, out_input) -> None
 PyObject* solver_step_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 PyObject* solver_step_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+// The same arguments -> (bytes, precision, width, grid x, grid y): the row as an entry of a device table.
+PyObject* solver_step_pack(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+// (steps, counter, times [rows, ...], t [...], precision, width, grid x, grid y) -> None: entry `counter` of the table,
+// then the counter goes on and t becomes the next of times.
+PyObject* solver_step_table(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
 // workspace(bytes, device): a tensor of that many bytes on the CUDA device.
 void bind_attention(PyObject* workspace);

@@ -61,6 +61,8 @@ PyMethodDef ops[] = {
 #ifdef FASTDIFF_CUDA
     {"attention_cuda", function(fastdiff::attention_cuda), METH_FASTCALL, "Attention on a CUDA device."},
     {"solver_step_cuda", function(fastdiff::solver_step_cuda), METH_FASTCALL, "One row of a plan, on a CUDA device."},
+    {"solver_step_pack", function(fastdiff::solver_step_pack), METH_FASTCALL, "One row as an entry of a device table."},
+    {"solver_step_table", function(fastdiff::solver_step_table), METH_FASTCALL, "The next entry of a device table."},
 #endif
     {nullptr, nullptr, 0, nullptr},
 };

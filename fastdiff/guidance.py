@@ -30,41 +30,54 @@ def check_guidance(guidance: float | Tensor | None, uncond: object, guidance_mod
         raise ValueError(f"guidance: expected a finite number, got {guidance}")
 
 
-def evaluator(
-    model: Model,
-    noise: Tensor,
+def copies_of(guidance: float | Tensor | None, guidance_mode: str) -> int:
+    """How many times over the model's input holds x."""
+    return 2 if is_guided(guidance) and guidance_mode == "batch" else 1
+
+
+def calls_of(
     guidance: float | Tensor | None,
     uncond: dict[str, object] | None,
     guidance_mode: str,
     kwargs: dict[str, object],
+    batch: int,
+) -> tuple[dict[str, object], ...]:
+    """The keyword arguments of each call of the model in one evaluation, the unconditional one first.
+
+    One call without guidance; with it, one on [unconditional; conditional] inputs ("batch"), or two ("calls").
+    """
+    if not is_guided(guidance):
+        return (kwargs,)
+    other = {**kwargs, **uncond}
+    if guidance_mode == "calls":
+        return other, kwargs
+    return ({name: _double(name, kwargs.get(name), other[name], batch) for name in other},)
+
+
+def evaluator(
+    model: Model, noise: Tensor, calls: tuple[dict[str, object], ...], copies: int
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
     """The function (model input, t) -> (m, m_uncond) of a run: m_uncond is None where there is no guidance.
 
-    guidance_mode "batch" evaluates [unconditional; conditional] at once, on an input twice over; "calls" one by one.
+    calls: from `calls_of`. copies: how many times over the input holds x; 2 for guidance in one batch.
     """
     shape, batch = tuple(noise.shape), len(noise)
-    if not is_guided(guidance):
 
-        def plain(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
-            return _output(model(x, t, **kwargs), shape), None
+    def plain(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
+        return _output(model(x, t, **calls[0]), shape), None
 
-        return plain
-    other = {**kwargs, **uncond}
-    if guidance_mode == "calls":
-
-        def twice(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            # The unconditional output is kept while the model runs again: a model may reuse its output buffer.
-            m_uncond = _output(model(x, t, **other), shape).clone()
-            return _output(model(x, t, **kwargs), shape), m_uncond
-
-        return twice
-    doubled = {name: _double(name, kwargs.get(name), other[name], batch) for name in other}
+    def twice(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        # The unconditional output is kept while the model runs again: a model may reuse its output buffer.
+        m_uncond = _output(model(x, t, **calls[0]), shape).clone()
+        return _output(model(x, t, **calls[1]), shape), m_uncond
 
     def together(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        both = _output(model(x, t, **doubled), (2 * batch, *shape[1:]))
+        both = _output(model(x, t, **calls[0]), (2 * batch, *shape[1:]))
         return both[batch:], both[:batch]
 
-    return together
+    if len(calls) == 2:
+        return twice
+    return together if copies == 2 else plain
 
 
 def _double(name: str, cond: object, uncond: object, batch: int) -> object:

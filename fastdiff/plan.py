@@ -9,16 +9,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .ops.row import MAX_HISTORY, MAX_NOISE, empty_table
 from .prediction import PREDICTIONS, convert
 from .schedule import Points
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .graph import Captured
 
 VERSION = 1
 
@@ -133,6 +139,17 @@ class Plan:
                     record[f"xi_{name}"][indices.index(j)] = weight
         table.flags.writeable = False
         return table
+
+    def capture(self, model: Callable, example: Tensor, **options: object) -> Captured:
+        """Capture the whole run as a CUDA graph: `run = plan.capture(model, noise)`, then `x0 = run(noise)`.
+
+        example: noise of the shape, dtype and device that will come. options: guidance, uncond, guidance_mode, clamp,
+        threshold, model_dtype and the model's keyword arguments, as for `fastdiff.sample`; whole=False captures one
+        step and replays it for every row. Raises fastdiff.graph.CaptureError where the model cannot be captured.
+        """
+        from .graph import Captured
+
+        return Captured(self, model, example, **options)
 
     def explain(self) -> str:
         """The table as text: one model evaluation a line, then x' and, where it is its own, base'."""

@@ -16,8 +16,8 @@ class Run:
     """Applies the rows of a plan, one a call, to its own buffers; after the first steps it allocates nothing.
 
     x: [B, ...], the point where the model is evaluated next. base: the last accepted state, often x itself.
-    history: H_0, H_1, ... newest first. model_input: c_in x in the model's dtype, twice over under batched guidance;
-    x itself where that is the same.
+    history: H_0, H_1, ... newest first. model_input: c_in x in the model's dtype, twice over under batched guidance; in
+    the tensor given for it, or x itself where that is the same. step: the backend that runs a row.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Run:
         seeds: Tensor | None = None,
         clamp: float | None = None,
         threshold: tuple[float, float] | None = None,
+        model_input: Tensor | None = None,
     ) -> None:
         self.plan = plan
         self.table = _with_options(plan.table, guidance, clamp)
@@ -42,11 +43,11 @@ class Run:
         self._slots = [x]
         self._depth = plan.depth
         self._moves = [row.base_move for row in plan.rows]
-        self._input: Tensor | None = None
-        if copies > 1 or model_dtype != x.dtype or any(row.c_in != 1 for row in plan.rows):
+        self._input = model_input
+        if model_input is None and (copies > 1 or model_dtype != x.dtype or any(row.c_in != 1 for row in plan.rows)):
             self._input = empty_input(x, copies, model_dtype)
-            self.refresh_input()
-        self._step = registry.choose("solver_step", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
+        self.refresh_input()
+        self.step = registry.choose("solver_step", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
 
     @property
     def model_input(self) -> Tensor:
@@ -66,7 +67,7 @@ class Run:
         out_x = self._free_slot(x, base)
         out_base = self._free_slot(x, base, out_x) if move == "write" else None
         out_d = self.history.pop() if len(self.history) == self._depth else torch.empty_like(x)
-        self._step(
+        self.step(
             self.table, self.i, x, base, m, m_uncond, self.history, self._guidance if m_uncond is not None else None,
             None if self._threshold is None else self._limit(m, m_uncond), self._seeds,
             out_x, out_base, out_d, self._input,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .guidance import Model, check_guidance, evaluator, is_guided
+from .guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
 from .noise import seed_tensor
 from .ops import checks
 from .plan import Plan
@@ -57,10 +57,21 @@ def iter_sample(
     **kwargs: object,
 ) -> Iterator[Step]:
     """Run a plan and yield a `Step` after every model evaluation. Arguments as for `sample`."""
-    _check(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
+    check_sample(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
     check_guidance(guidance, uncond, guidance_mode, len(noise))
-    evaluate = evaluator(model, noise, guidance, uncond, guidance_mode, kwargs)
-    run = _start(plan, noise, guidance, guidance_mode, seeds, image, clamp, threshold, threshold_limit, model_dtype)
+    calls = calls_of(guidance, uncond, guidance_mode, kwargs, len(noise))
+    copies = copies_of(guidance, guidance_mode)
+    evaluate = evaluator(model, noise, calls, copies)
+    run = Run(
+        plan,
+        start_state(plan, noise, image),
+        model_dtype=model_dtype or noise.dtype,
+        copies=copies,
+        guidance=guidance if is_guided(guidance) else None,
+        seeds=sample_seeds(plan, noise, seeds),
+        clamp=clamp,
+        threshold=None if threshold is None else (threshold, threshold_limit),
+    )
     return _loop(run, plan, noise, evaluate, image, mask)
 
 
@@ -87,6 +98,7 @@ def sample(
     callback: Callable[[Step], bool | None] | None = None,
     progress: bool = False,
     return_trajectory: bool = False,
+    graph: bool | str = False,
     **options: object,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Draw samples: start from `noise`, call the model once a row of the plan, return x0.
@@ -103,8 +115,16 @@ def sample(
     clamp: bound on |x0|. threshold: ratio of dynamic thresholding (Saharia et al. 2022), at most threshold_limit.
     callback: sees every `Step`; returning False ends the run and what is done so far comes back.
     progress: a tqdm bar. return_trajectory: also return the accepted states [K, B, ...], the start first.
+    graph: capture model and steps as one CUDA graph and replay it, now and in later calls with the same module, shapes
+        and number of rows (`fastdiff.graph`); the result is the same to the bit. "auto" runs without one where the
+        model cannot be captured or the noise is on no CUDA device. Not with callback, progress, trajectory or mask.
     No gradients are recorded. Raises TypeError or ValueError naming the argument.
     """
+    if graph:
+        watched = callback is not None or progress or return_trajectory
+        drawn = _from_graph(model, plan, noise, graph, watched, options)
+        if drawn is not None:
+            return drawn
     steps = iter_sample(model, plan, noise, **options)
     if progress:
         from tqdm.auto import tqdm
@@ -122,38 +142,45 @@ def sample(
     return (x, torch.stack(trajectory).to(noise.dtype)) if return_trajectory else x
 
 
+def _from_graph(
+    model: Model, plan: Plan, noise: Tensor, graph: bool | str, watched: bool, options: dict[str, object]
+) -> Tensor | None:
+    """The samples, or None where graph="auto" has to do without."""
+    if graph not in (True, "auto"):
+        raise ValueError(f"graph: expected False, True or 'auto', got {graph!r}")
+    if watched or options.get("mask") is not None:
+        raise ValueError("graph: a captured run has no callback, progress bar, trajectory or mask")
+    checks.require_tensor("noise", noise)
+    if not noise.is_cuda:
+        if graph == "auto":
+            return None
+        raise ValueError(f"graph: expected noise on a CUDA device, got {noise.device}; graph='auto' does without")
+    from .graph import CaptureError
+    from .graph.kept import sample_captured
+
+    try:
+        return sample_captured(model, plan, noise, options)
+    except CaptureError:
+        if graph == "auto":
+            return None
+        raise
+
+
 @torch.no_grad()
-def _start(
-    plan: Plan,
-    noise: Tensor,
-    guidance: float | Tensor | None,
-    guidance_mode: str,
-    seeds: Sequence[int] | Tensor | None,
-    image: Tensor | None,
-    clamp: float | None,
-    threshold: float | None,
-    threshold_limit: float,
-    model_dtype: torch.dtype | None,
-) -> Run:
+def start_state(plan: Plan, noise: Tensor, image: Tensor | None) -> Tensor:
+    """The first x [B, ...], float32 or float64: the plan's scale times noise, or the image at its noise level."""
     dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
     alpha, sigma = plan.start
     state = noise.to(dtype) * (plan.init_scale if image is None else sigma)
-    if image is not None:
-        state = state + alpha * image.to(dtype)
-    if seeds is not None or plan.stochastic:
-        drawn = torch.randint(2**62, (len(noise),)) if seeds is None else seeds
-        seeds = seed_tensor(drawn, len(noise), noise.device)
-    guided = is_guided(guidance)
-    return Run(
-        plan,
-        state,
-        model_dtype=model_dtype or noise.dtype,
-        copies=2 if guided and guidance_mode == "batch" else 1,
-        guidance=guidance if guided else None,
-        seeds=seeds,
-        clamp=clamp,
-        threshold=None if threshold is None else (threshold, threshold_limit),
-    )
+    return state if image is None else state + alpha * image.to(dtype)
+
+
+def sample_seeds(plan: Plan, noise: Tensor, seeds: Sequence[int] | Tensor | None) -> Tensor | None:
+    """[B] int64 on noise's device: the seeds given, or drawn where the plan needs some."""
+    if seeds is None and not plan.stochastic:
+        return None
+    drawn = torch.randint(2**62, (len(noise),)) if seeds is None else seeds
+    return seed_tensor(drawn, len(noise), noise.device)
 
 
 def _keep_known(run: Run, plan: Plan, i: int, noise: Tensor, image: Tensor, mask: Tensor) -> None:
@@ -167,7 +194,7 @@ def _keep_known(run: Run, plan: Plan, i: int, noise: Tensor, image: Tensor, mask
     run.refresh_input()
 
 
-def _check(
+def check_sample(
     plan: Plan,
     noise: Tensor,
     image: Tensor | None,

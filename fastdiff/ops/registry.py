@@ -87,16 +87,22 @@ def choose(op: str, case: Case) -> Callable:
     return _choose(op, case, forced_backend())
 
 
+def chosen(op: str, case: Case) -> str:
+    """The name of the backend that serves the case. Raises RuntimeError if a forced backend cannot."""
+    return _chosen(op, case, forced_backend())
+
+
 @functools.lru_cache(maxsize=4096)
 def _choose(op: str, case: Case, forced: str | None) -> Callable:
+    return _load(op, _chosen(op, case, forced)).run
+
+
+def _chosen(op: str, case: Case, forced: str | None) -> str:
     if forced is not None:
         if refusal(op, forced, case) is not None:
             raise RuntimeError(_explain(op, case, forced))
-        return _load(op, forced).run
-    for name in (*preferred(op, case), "torch", "reference"):
-        if refusal(op, name, case) is None:
-            return _load(op, name).run
-    raise AssertionError("the reference serves every case")
+        return forced
+    return next(name for name in (*preferred(op, case), "torch", "reference") if refusal(op, name, case) is None)
 
 
 def _explain(op: str, case: Case, forced: str) -> str:

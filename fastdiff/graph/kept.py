@@ -1,0 +1,51 @@
+"""The last graph of each module, for `sample(..., graph=True)`."""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..guidance import Model, is_guided
+from ..plan import Plan
+from .captured import Captured
+
+_kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def sample_captured(model: Model, plan: Plan, noise: Tensor, options: dict[str, object]) -> Tensor:
+    """`sample(..., graph=True)`: the model's last graph if it fits the call, a new one otherwise."""
+    inputs = {name: options[name] for name in ("seeds", "image") if name in options}
+    options = {name: value for name, value in options.items() if name not in (*inputs, "mask")}
+    named = {name: options[name] for name in _STRUCTURE if name in options}
+    arguments = {name: value for name, value in options.items() if name not in named}
+    key = _signature(model, noise, named, arguments)
+    found = _kept.get(model) if _weak(model) else None
+    if found is None or found[0] != key or not found[1].serves(plan):
+        found = key, Captured(plan, model, noise, **options)
+        if _weak(model):
+            _kept[model] = found
+    changed = {name: named[name] for name in ("guidance", "uncond") if name in named}
+    return found[1](noise, plan=plan, **inputs, **changed, **arguments)
+
+
+_STRUCTURE = ("guidance", "uncond", "guidance_mode", "clamp", "threshold", "threshold_limit", "model_dtype")
+
+
+def _weak(model: Model) -> bool:
+    return isinstance(model, torch.nn.Module)
+
+
+def _signature(model: Model, noise: Tensor, named: dict, arguments: dict) -> tuple:
+    """What a graph holds and cannot change: shapes, places of weights, options and plain arguments."""
+    guided = is_guided(named.get("guidance"))
+    fixed = tuple(repr(named.get(name)) for name in _STRUCTURE[2:])
+    leaves, layout = pytree.tree_flatten((arguments, named.get("uncond")))
+    described = tuple((tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else repr(v) for v in leaves)
+    weights = ()
+    if isinstance(model, torch.nn.Module):
+        weights = tuple(w.data_ptr() for w in [*model.parameters(), *model.buffers()])
+    like = tuple(noise.shape), noise.dtype, noise.device
+    return like, guided, fixed, described, str(layout), weights, getattr(model, "training", None)

@@ -1,0 +1,103 @@
+"""What is captured: every step with its own numbers, or steps that read a table on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..ops.step_table import StepTable, borrowed
+from ..plan import Plan
+from .record import record
+
+if TYPE_CHECKING:
+    from .captured import Captured
+
+
+class FixedProgram:
+    """Every step captured with its own numbers."""
+
+    def __init__(self, owner: Captured, plan: Plan, evaluate: Callable, whole: bool) -> None:
+        if not whole:
+            raise ValueError("whole: one captured step serves every row only where the CUDA kernel reads a table")
+        self._plan = plan
+        t = owner.new_t()
+        self._times = [torch.full_like(t, row.t) for row in plan.rows]
+
+        def run() -> Tensor:
+            run = owner.start_run(plan)
+            for t in self._times:
+                run.advance(*evaluate(owner.model_input, t))
+            return run.x
+
+        self._replay = record(run, lambda: evaluate(owner.model_input, self._times[0]))
+
+    def serves(self, plan: Plan) -> bool:
+        return plan == self._plan
+
+    def use(self, plan: Plan | None) -> Plan:
+        if plan is not None and not self.serves(plan):
+            raise ValueError("plan: this graph holds its plan's numbers; capture the other plan anew")
+        return self._plan
+
+    def replay(self) -> Tensor:
+        return self._replay()
+
+
+class TableProgram:
+    """Steps read from a table on the device; `whole` captures all of them, otherwise one is replayed for each row."""
+
+    def __init__(self, owner: Captured, plan: Plan, evaluate: Callable, whole: bool) -> None:
+        self._owner, self._plan, self._whole = owner, plan, whole
+        self._t = owner.new_t()
+        self._table = StepTable(plan.nfe, self._t)
+        self._outputs: list[tuple[Tensor, Tensor | None]] = [evaluate(owner.model_input, self._t)] * plan.nfe
+        self._write(plan)
+        count = plan.nfe if whole else 1
+
+        def run() -> list:
+            outputs = []
+            for _ in range(count):
+                m, m_uncond = evaluate(owner.model_input, self._t)
+                outputs.append((borrowed(m), None if m_uncond is None else borrowed(m_uncond)))
+                self._table.launch()
+            return outputs
+
+        def warm_up() -> None:
+            evaluate(owner.model_input, self._t)
+            self._table.rewind()
+            self._table.launch()
+
+        self._run = record(run, warm_up)
+        self._outputs = self._run.result if whole else self._run.result * plan.nfe
+        self._write(plan)
+
+    def serves(self, plan: Plan) -> bool:
+        return plan.nfe == self._table.rows
+
+    def use(self, plan: Plan | None) -> Plan:
+        if plan is not None and plan != self._plan:
+            if not self.serves(plan):
+                raise ValueError(f"plan: expected {self._table.rows} rows as captured, got {plan.nfe}")
+            self._plan = plan
+            self._write(plan)
+        return self._plan
+
+    def replay(self) -> Tensor:
+        self._table.rewind()
+        for _ in range(1 if self._whole else self._table.rows):
+            self._run()
+        return self._result
+
+    def _write(self, plan: Plan) -> None:
+        """The plan's steps as they would be run, with the buffers of a run of its own."""
+        run = self._owner.start_run(plan)
+        calls: list[tuple] = []
+        run.step = lambda *call: calls.append(tuple(list(v) if isinstance(v, list) else v for v in call))
+        for m, m_uncond in self._outputs:
+            run.advance(m, m_uncond)
+        self._result = run.x
+        self._calls = calls  # keeps the buffers that the table points at
+        self._table.write(calls, torch.tensor([row.t for row in plan.rows], dtype=torch.float64))

@@ -1,0 +1,248 @@
+"""A captured run: one graph replayed for any noise, seed, guidance, argument and plan equals `sample` to the bit.
+
+Without a GPU the program that would be captured is run again at every replay, and the device table is a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastdiff as fd
+from fastdiff.graph import Captured, CaptureError, captured, programs
+from fastdiff.ops import registry
+
+SCHEDULE = fd.Schedule.scaled_linear()
+SHAPE = (2, 3, 8, 8)
+SEEDS = [3, 2**40 + 7]
+SINGLE = [s.name for s in fd.solvers()]
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, x: Tensor, t: Tensor, shift: Tensor | float = 0.0, scale: float = 1.0) -> Tensor:
+        phase = (t / 1000).view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+        if isinstance(shift, Tensor):
+            shift = shift.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+        return (torch.sin(self.gain * x + 2 * phase) * scale + 0.2 * x.roll(1, -1) + shift).to(x.dtype)
+
+
+class ListTable:
+    """The device table on the CPU: the same contract, the steps run by the backend that `sample` uses."""
+
+    def __init__(self, rows: int, t: Tensor) -> None:
+        self.rows, self.t, self.counter = rows, t, 0
+
+    def write(self, calls: list[tuple], times: Tensor) -> None:
+        self.calls, self.times = calls, times
+
+    def rewind(self) -> None:
+        self.counter = 0
+        self.t.fill_(self.times[0].item())
+
+    def launch(self) -> None:
+        if self.counter == self.rows:  # capturing runs nothing, so it has no rows to come to the end of
+            self.rewind()
+        x = self.calls[self.counter][2]
+        registry.choose("solver_step", registry.Case("cpu", x.dtype, tuple(x.shape)))(*self.calls[self.counter])
+        self.counter += 1
+        if self.counter < self.rows:
+            self.t.fill_(self.times[self.counter].item())
+
+
+class Rerun:
+    """A graph on the CPU: the program again at every call, the model's outputs always in the same places."""
+
+    running: Rerun
+
+    def __init__(self, program: Callable[[], object], warm_up: Callable[[], object]) -> None:
+        warm_up()
+        self.program, self.places = program, []
+        self.result = self()
+
+    def __call__(self) -> object:
+        Rerun.running, self.filled = self, 0
+        self.result = self.program()
+        return self.result
+
+    @classmethod
+    def borrowed(cls, tensor: Tensor) -> Tensor:
+        run = cls.running
+        run.filled += 1
+        if len(run.places) < run.filled:
+            run.places.append(tensor.clone())
+        return run.places[run.filled - 1].copy_(tensor)
+
+
+@pytest.fixture(params=["table", "fixed", pytest.param("cuda", marks=pytest.mark.gpu)])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param != "cuda":
+        monkeypatch.setattr(programs, "record", Rerun)
+        monkeypatch.setattr(programs, "StepTable", ListTable)
+        monkeypatch.setattr(programs, "borrowed", Rerun.borrowed)
+    if request.param == "table":
+        monkeypatch.setattr(captured.registry, "chosen", lambda op, case: "cuda")
+    return request.param
+
+
+@pytest.fixture
+def device(kind: str) -> str:
+    return "cuda" if kind == "cuda" else "cpu"
+
+
+def plan(solver: str, steps: int = 5, **options: object) -> fd.Plan:
+    return fd.plan(solver, SCHEDULE, steps, **options)
+
+
+def test_a_replay_equals_sample_for_every_solver(kind: str, device: str) -> None:
+    model = Network().to(device)
+    for name in SINGLE:
+        made = plan(name)
+        run = made.capture(model, torch.randn(SHAPE, device=device))
+        for _ in range(2):
+            noise = torch.randn(SHAPE, device=device)
+            assert torch.equal(run(noise, seeds=SEEDS), fd.sample(model, made, noise, seeds=SEEDS)), name
+
+
+@pytest.mark.parametrize("mode", ["batch", "calls"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_guidance_and_arguments_change_without_a_capture(kind: str, device: str, mode: str, dtype: torch.dtype) -> None:
+    def arguments(guidance: float | Tensor) -> dict[str, object]:
+        shifts = torch.randn(2, 2, device=device)
+        return {"guidance": guidance, "shift": shifts[0], "uncond": {"shift": shifts[1]}}
+
+    model, made = Network().to(device), plan("dpmpp_2m")
+    example = torch.randn(SHAPE, device=device, dtype=dtype)
+    run = made.capture(model, example, guidance_mode=mode, **arguments(3.0))
+    for guidance in (3.0, 7.5, 1.5, torch.tensor([2.0, 5.0])):
+        noise, given = torch.randn(SHAPE, device=device, dtype=dtype), arguments(guidance)
+        expected = fd.sample(model, made, noise, guidance_mode=mode, **given)
+        assert torch.equal(run(noise, **given), expected)
+    again = run(noise)
+    assert torch.equal(again, expected)  # what is left out stays as it was
+
+
+def test_one_graph_runs_every_plan_with_as_many_rows(device: str, kind: str) -> None:
+    model, noise = Network().to(device), torch.randn(SHAPE, device=device)
+    run = plan("ddim", 6).capture(model, noise)
+    for other in (plan("unipc", 6, order=3), plan("dpmpp_2m_sde", 6), plan("heun", 3, grid="karras"), plan("ddim", 6)):
+        if other.nfe != 6:
+            continue
+        if kind == "fixed":
+            if run.serves(other):
+                continue
+            with pytest.raises(ValueError, match="capture the other plan anew"):
+                run(noise, plan=other)
+        else:
+            assert torch.equal(run(noise, plan=other, seeds=SEEDS), fd.sample(model, other, noise, seeds=SEEDS))
+    with pytest.raises(ValueError, match="plan: "):
+        run(noise, plan=plan("ddim", 7))
+
+
+def test_one_captured_step_serves_a_whole_run(device: str, kind: str) -> None:
+    model, noise, made = Network().to(device), torch.randn(SHAPE, device=device), plan("dpmpp_2m", 9)
+    if kind == "fixed":
+        with pytest.raises(ValueError, match="whole: one captured step"):
+            made.capture(model, noise, whole=False)
+    else:
+        run = made.capture(model, noise, whole=False)
+        assert torch.equal(run(noise), fd.sample(model, made, noise))
+
+
+def test_images_thresholds_and_clamps_go_in(device: str, kind: str) -> None:
+    model, noise, image = Network().to(device), torch.randn(SHAPE, device=device), torch.rand(SHAPE, device=device)
+    made = plan("dpmpp_2m", 5, start=0.6)
+    for options in ({"threshold": 0.9, "threshold_limit": 3.0}, {"clamp": 0.8}):
+        run = made.capture(model, noise, **options)
+        assert torch.equal(run(noise, image=image), fd.sample(model, made, noise, image=image, **options))
+
+
+def test_a_weight_changed_in_place_is_seen(device: str, kind: str) -> None:
+    model, noise, made = Network().to(device), torch.randn(SHAPE, device=device), plan("ddim")
+    run = made.capture(model, noise)
+    before = run(noise)
+    with torch.no_grad():
+        model.gain.mul_(0.5)
+    assert torch.equal(run(noise), fd.sample(model, made, noise))
+    assert not torch.equal(run(noise), before)
+
+
+def test_seeds_are_drawn_where_none_are_given(device: str, kind: str) -> None:
+    model, noise, made = Network().to(device), torch.randn(SHAPE, device=device), plan("dpmpp_2m_sde")
+    run = made.capture(model, noise)
+    torch.manual_seed(1)
+    expected = fd.sample(model, made, noise)
+    torch.manual_seed(1)
+    assert torch.equal(run(noise), expected)
+    assert not torch.equal(run(noise), expected)
+
+
+def test_bad_input_names_the_argument(device: str, kind: str) -> None:
+    model, noise = Network().to(device), torch.randn(SHAPE, device=device)
+    run = plan("ddim").capture(model, noise, shift=torch.zeros(2, device=device), scale=1.0)
+    with pytest.raises(ValueError, match=r"noise: expected .* as captured"):
+        run(noise[:1])
+    with pytest.raises(TypeError, match=r"noise: expected a torch\.Tensor"):
+        run([1.0])
+    with pytest.raises(ValueError, match="guidance: captured without guidance"):
+        run(noise, guidance=2.0)
+    with pytest.raises(ValueError, match="another structure"):
+        run(noise, shift=torch.zeros(2, device=device))
+    with pytest.raises(ValueError, match=r"1\.0 was captured and is no tensor"):
+        run(noise, shift=torch.zeros(2, device=device), scale=2.0)
+    with pytest.raises(ValueError, match="example: expected at least one element"):
+        plan("ddim").capture(model, noise[:0])
+    with pytest.raises(ValueError, match="clamp: needs a plan in data form"):
+        plan("dpm_solver_2m").capture(model, noise, clamp=1.0)
+
+
+def test_sample_says_what_a_graph_needs() -> None:
+    model, noise, made = Network(), torch.randn(SHAPE), plan("ddim")
+    with pytest.raises(ValueError, match="graph: expected noise on a CUDA device, got cpu"):
+        fd.sample(model, made, noise, graph=True)
+    with pytest.raises(ValueError, match="graph: expected False, True or 'auto', got 'yes'"):
+        fd.sample(model, made, noise, graph="yes")
+    with pytest.raises(ValueError, match="graph: a captured run has no callback"):
+        fd.sample(model, made, noise, graph=True, progress=True)
+    assert torch.equal(fd.sample(model, made, noise, graph="auto"), fd.sample(model, made, noise))
+
+
+@pytest.mark.gpu
+def test_sample_keeps_the_graph_of_a_module() -> None:
+    model, noise = Network().cuda(), torch.randn(SHAPE, device="cuda")
+    for made in (plan("dpmpp_2m"), plan("unipc"), plan("dpmpp_2m", 7)):
+        for guidance in (2.0, 4.0):
+            options = {"guidance": guidance, "shift": noise[:, 0, 0, 0], "uncond": {"shift": noise[:, 0, 0, 1]}}
+            drawn = fd.sample(model, made, noise, graph=True, **options)
+            assert torch.equal(drawn, fd.sample(model, made, noise, **options))
+
+
+@pytest.mark.gpu
+def test_a_model_that_cannot_be_captured_is_named() -> None:
+    def waits(x: Tensor, t: Tensor) -> Tensor:
+        return x * float(x.mean().item())
+
+    made, noise = plan("ddim"), torch.randn(SHAPE, device="cuda")
+    with pytest.raises(CaptureError, match="_local_scalar_dense"):
+        fd.sample(waits, made, noise, graph=True)
+    torch.cuda.synchronize()
+    assert torch.equal(fd.sample(waits, made, noise, graph="auto"), fd.sample(waits, made, noise))
+
+
+@pytest.mark.gpu
+def test_memory_does_not_grow_with_the_steps() -> None:
+    def used(steps: int) -> int:
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        kept = Captured(plan("dpmpp_2m", steps), lambda x, t: 0.9 * x, torch.randn(4, 4, 256, 256, device="cuda"))
+        after = torch.cuda.memory_reserved()
+        del kept
+        return after - before
+
+    assert used(40) <= used(5) + 2**21
