@@ -25,7 +25,7 @@ MODE = os.environ.get("FASTDIFF_BUILD", "auto")
 
 # Explicit fused multiply-adds only, so that a value does not depend on where a loop was vectorised.
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno"]
-CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off"]
+CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off", "-Wno-unknown-pragmas"]  # unroll is nvcc's
 CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 finds its own intrinsics at fault
 ISA_FLAGS = {
     "portable": [],

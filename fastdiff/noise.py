@@ -20,10 +20,10 @@ def seed_tensor(seeds: Sequence[int] | Tensor, batch: int, device: torch.device 
         raise TypeError(f"seeds: expected whole numbers, got {seeds!r}")
     elif not all(-(2**63) <= seed < 2**63 for seed in seeds):
         raise ValueError(f"seeds: expected numbers of 64 bits with sign, got {seeds!r}")
-    tensor = torch.as_tensor(seeds, dtype=torch.int64, device=device)
+    tensor = torch.as_tensor(seeds, dtype=torch.int64)
     if tensor.shape != (batch,):
         raise ValueError(f"seeds: expected one for each of the {batch} samples, got shape {tuple(tensor.shape)}")
-    return tensor
+    return tensor.to(device or tensor.device, non_blocking=True)  # the host does not wait for the copy
 
 
 def randn(

@@ -39,7 +39,7 @@ class Run:
         self.history: list[Tensor] = []
         self.i = 0
         self._seeds, self._threshold = seeds, threshold
-        self._guidance = guidance.to(x.device, torch.float64) if isinstance(guidance, Tensor) else None
+        self._guidance = guidance.to(x.device, torch.float64, non_blocking=True) if isinstance(guidance, Tensor) else None
         self._slots = [x]
         self._depth = plan.depth
         self._moves = [row.base_move for row in plan.rows]

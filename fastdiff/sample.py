@@ -78,7 +78,7 @@ def iter_sample(
 def _loop(
     run: Run, plan: Plan, noise: Tensor, evaluate: Callable, image: Tensor | None, mask: Tensor | None
 ) -> Iterator[Step]:
-    times = torch.tensor([row.t for row in plan.rows], dtype=run.x.dtype, device=noise.device)
+    times = torch.tensor([row.t for row in plan.rows], dtype=run.x.dtype).to(noise.device, non_blocking=True)
     times = times[:, None].expand(-1, len(run.model_input)).contiguous().unbind(0)
     for i, (row, t) in enumerate(zip(plan.rows, times, strict=True)):
         before = run.x

@@ -123,7 +123,7 @@ class Captured:
         for copy in self._input.split(len(self._x)):
             copy.copy_(self._x * plan.rows[0].c_in)
         if isinstance(guidance, Tensor):
-            self._guidance.copy_(guidance)
+            self._guidance.copy_(guidance, non_blocking=True)
         elif self._guided and guidance is not None:
             self._guidance.fill_(guidance)
         drawn = sample_seeds(plan, noise, seeds)

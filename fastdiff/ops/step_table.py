@@ -33,12 +33,12 @@ class StepTable:
         if self._steps is None:
             self._steps = torch.empty_like(data, device=self.t.device)
         self._launch = launch
-        self._steps.copy_(data)
+        self._steps.copy_(data, non_blocking=True)
         self._write_times(times)
 
     def _write_times(self, times: Tensor) -> None:
         column = times.to(self.t.dtype).view(-1, *[1] * self.t.ndim)
-        self._times.copy_(column.expand(self._times.shape).contiguous())
+        self._times.copy_(column.expand(self._times.shape).contiguous(), non_blocking=True)
 
     def rewind(self) -> None:
         """Begin at the first row."""

@@ -5,8 +5,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "../../csrc/cuda/solver_step_launch.h"
 #include "../../csrc/cuda/solver_step_math.h"
+#include "../../csrc/cuda/solver_step_table.h"
 
 namespace fastdiff::cuda {
 namespace {
@@ -16,12 +16,16 @@ struct Report {
   char text[96];
 };
 
+// Every step goes through the bytes of a table entry.
 struct OnHost {
   Report* report;
 
   template <class T, int W>
-  const char* run(const Step<T>& s, Grid grid) const {
-    static_assert(sizeof s <= 4096);
+  const char* run(const Step<T>& step, Grid grid) const {
+    static_assert(sizeof step <= 4096);
+    PackedStep packed;
+    Pack{&packed}.run<T, W>(step, grid);
+    const Step<T>& s = *reinterpret_cast<const Step<T>*>(packed.bytes);
     *report = {sizeof(T), W, grid.x, grid.y, {}};
     for (int64_t y = 0; y < grid.y; ++y)
       for (int64_t x = 0; x < grid.x; ++x)

@@ -1,0 +1,28 @@
+"""The kernels that read a device table of steps, without a GPU: what the compiler made of them.
+
+Their arithmetic is solver_step's; its twin on the CPU (test_cuda_static) runs every case from a packed table entry.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from test_cuda_static import run, tool
+
+CUDA = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
+REGISTERS = {"f1": 80, "f4": 96, "f8": 144, "d1": 96, "d4": 144}
+
+
+def test_the_kernels_spill_nothing(tmp_path: Path) -> None:
+    nvcc = tool("nvcc")
+    known = run(nvcc, "--list-gpu-arch").stdout.split()
+    arches = ["80", "90a"] + (["100"] if "compute_100" in known else [])
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in arches]
+    checks = ["-Xptxas", "-v,-warn-spills,-Werror", "-Werror", "all-warnings"]
+    log = run(nvcc, "-std=c++17", "-O3", *targets, *checks, "-c", CUDA / "solver_step_table.cu", "-o", tmp_path / "o")
+    kernels = re.findall(r"table_kernelI([fd])Li(\d)E.*?(\d+) bytes stack.*?Used (\d+) reg", log.stderr, re.DOTALL)
+    assert len(kernels) == len(REGISTERS) * len(arches)
+    for kind, width, stack, registers in kernels:
+        assert int(stack) == 0
+        assert int(registers) <= REGISTERS[kind + width], (kind, width)

@@ -1,0 +1,71 @@
+"""The loop never waits for the device: no tensor's value is read on the host, so a GPU always has work queued."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastdiff as fd
+
+SCHEDULE = fd.Schedule.scaled_linear()
+SHAPE = (2, 3, 4, 4)
+HOST_READS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item", "masked_select")
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the ops whose result the host has to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.seen += [name] if name in HOST_READS else []
+        return func(*args, **(kwargs or {}))
+
+
+def model(x: Tensor, t: Tensor, **kwargs: object) -> Tensor:
+    return torch.sin(x) + (t / 1000).view(-1, 1, 1, 1).to(x.dtype)
+
+
+def draw(name: str, device: str, **options: object) -> None:
+    plan = fd.plan(name, SCHEDULE, 4)
+    fd.sample(model, plan, torch.randn(SHAPE, device=device), **options)
+
+
+def test_the_mode_sees_a_read() -> None:
+    with HostReads() as reads:
+        float(torch.randn(3).sum())
+    assert reads.seen == ["_local_scalar_dense"]
+
+
+@pytest.mark.parametrize("name", [s.name for s in fd.solvers()])
+def test_no_solver_reads_a_value(name: str) -> None:
+    with HostReads() as reads:
+        draw(name, "cpu")
+        draw(name, "cpu", guidance=3.0, uncond={})
+        draw(name, "cpu", guidance=torch.tensor([2.0, 3.0]), uncond={}, guidance_mode="calls")
+    assert reads.seen == []
+
+
+def test_neither_do_thresholds_nor_masks() -> None:
+    image, mask = torch.rand(SHAPE), torch.rand(SHAPE) > 0.5
+    with HostReads() as reads:
+        draw("dpmpp_2m", "cpu", threshold=0.9)
+        draw("dpmpp_2m", "cpu", image=image, mask=mask)
+    assert reads.seen == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [s.name for s in fd.solvers()])
+def test_a_gpu_is_never_waited_for(name: str) -> None:
+    draw(name, "cuda")  # compiles what has to be compiled
+    noise, plan = torch.randn(SHAPE, device="cuda"), fd.plan(name, SCHEDULE, 4)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        fd.sample(model, plan, noise, guidance=3.0, uncond={})
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
