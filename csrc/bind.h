@@ -25,4 +25,12 @@ void bind_attention(PyObject* workspace);
 PyObject* attention_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 PyObject* attention_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
+// workspace: as for attention.
+void bind_group_norm(PyObject* workspace);
+
+// (x, y, groups, weight, bias, eps, add, scale, shift, act) -> whether it ran: false where x and y are neither both
+// contiguous nor both channels_last, or the elements of a per-channel operand are no neighbours along C.
+PyObject* group_norm_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+PyObject* group_norm_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+
 }  // namespace fastdiff

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastdiff import _C
 
 from .attention import MAX_HEAD_SIZE
+from .layout import layout_of
 from .registry import Case, Implementation
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3, torch.int64: 4}
@@ -72,6 +73,34 @@ def _attention(run: Callable) -> Callable:
     return attention
 
 
+def _group_norm(run: Callable) -> Callable:
+    """Group norm in new memory laid out like x; what `run` cannot read as it is, is copied."""
+
+    def group_norm(
+        x: Tensor,
+        groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        add: Tensor | None,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        act: str,
+    ) -> Tensor:
+        out = torch.empty_like(x)
+        silu = int(act == "silu")
+        if not run(x, out, groups, weight, bias, eps, add, scale, shift, silu):
+            x = x.contiguous(memory_format=layout_of(x))
+            out = torch.empty_like(x)
+            weight, bias, add, scale, shift = (
+                None if t is None else t.contiguous() for t in (weight, bias, add, scale, shift)
+            )
+            run(x, out, groups, weight, bias, eps, add, scale, shift, silu)
+        return out
+
+    return group_norm
+
+
 def _stream(device: int) -> int:
     return torch.cuda.current_stream(device).cuda_stream
 
@@ -112,16 +141,26 @@ def _refuse_dtype(case: Case) -> str | None:
 
 
 def _refuse_cpu_attention(case: Case) -> str | None:
-    return _refuse_cpu(case) or _refuse_heads(case)
+    return _refuse_cpu(case) or _refuse_double(case) or _refuse_heads(case)
 
 
 def _refuse_cuda_attention(case: Case) -> str | None:
-    return _refuse_cuda(case) or _refuse_heads(case)
+    return _refuse_cuda(case) or _refuse_double(case) or _refuse_heads(case)
+
+
+def _refuse_double(case: Case) -> str | None:
+    return "serves float32, float16 and bfloat16, not torch.float64" if case.dtype == torch.float64 else None
+
+
+def _refuse_cpu_group_norm(case: Case) -> str | None:
+    return _refuse_cpu(case) or _refuse_double(case)
+
+
+def _refuse_cuda_group_norm(case: Case) -> str | None:
+    return _refuse_cuda(case) or _refuse_double(case)
 
 
 def _refuse_heads(case: Case) -> str | None:
-    if case.dtype == torch.float64:
-        return "serves float32, float16 and bfloat16, not torch.float64"
     size = case.shape[-1]
     return f"serves head sizes up to {MAX_HEAD_SIZE}, not {size}" if size > MAX_HEAD_SIZE else None
 
@@ -134,6 +173,10 @@ _bind()
 IMPLEMENTS = {
     ("cpu", "solver_step"): Implementation(_C.solver_step_cpu, _refuse_cpu),
     ("cuda", "solver_step"): Implementation(getattr(_C, "solver_step_cuda", _no_cuda), _refuse_cuda),
+    ("cpu", "group_norm"): Implementation(_group_norm(_C.group_norm_cpu), _refuse_cpu_group_norm),
+    ("cuda", "group_norm"): Implementation(
+        _group_norm(getattr(_C, "group_norm_cuda", _no_cuda)), _refuse_cuda_group_norm
+    ),
     ("cpu", "attention"): Implementation(_attention(_C.attention_cpu), _refuse_cpu_attention),
     ("cuda", "attention"): Implementation(_attention(getattr(_C, "attention_cuda", _no_cuda)), _refuse_cuda_attention),
 }

@@ -21,7 +21,7 @@ def _solver_step(case: Case) -> tuple[str, ...]:
 
 
 def _group_norm(case: Case) -> tuple[str, ...]:
-    return ()
+    return ("cpu",) if case.device == "cpu" else ()
 
 
 def _attention(case: Case) -> tuple[str, ...]:
