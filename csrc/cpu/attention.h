@@ -5,6 +5,8 @@
 
 namespace fastdiff::cpu {
 
+constexpr int64_t kMostRows = 256, kLeastRows = 64;  // queries of one head that a thread takes at a time
+
 // How many threads are worth waking for this call, at least 1.
 int useful_threads(const Attention& attention);
 

@@ -48,7 +48,6 @@ void solver_step(const SolverStep& step, int threads) {
 namespace {
 
 constexpr int64_t kProductsPerThread = 1 << 20;  // less than this and waking a thread costs more than it saves
-constexpr int64_t kMostRows = 256, kLeastRows = 64;
 
 // A task is `rows` queries of one head.
 struct AttentionTasks {

@@ -1,4 +1,4 @@
-// The few vector operations that noise needs beyond the compiler's own vector types. Internal linkage: see convert.h.
+// The few vector operations that kernels need beyond the compiler's own vector types. Internal linkage: see convert.h.
 #pragma once
 
 #include <cstdint>
@@ -6,17 +6,21 @@
 #include "convert.h"
 
 #if defined(__AVX2__)
-#define FASTDIFF_LANES
+#define FASTDIFF_LANES  // the operations that only noise needs
 #include <immintrin.h>
+#endif
 
 namespace fastdiff::cpu {
 namespace {
 
 #if defined(__AVX512F__)
 constexpr int kVector = 64;
-#else
+#elif defined(__AVX2__)
 constexpr int kVector = 32;
+#else
+constexpr int kVector = 16;
 #endif
+constexpr int kLanes = kVector / 4;
 
 typedef float Floats __attribute__((vector_size(kVector)));
 typedef int32_t Ints __attribute__((vector_size(kVector)));
@@ -24,10 +28,20 @@ typedef uint32_t Words32 __attribute__((vector_size(kVector)));
 typedef uint64_t Words64 __attribute__((vector_size(kVector)));
 
 inline Floats to_float(Ints v) { return __builtin_convertvector(v, Floats); }
+inline Floats spread(float v) { return v - Floats{}; }
+
+inline Floats load(const float* from) {
+  Floats v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
 
 #if defined(__AVX512F__)
 
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where one is NaN
 inline Floats root(Floats v) { return _mm512_sqrt_ps(v); }
 inline Floats to_float(Words32 v) { return _mm512_cvtepu32_ps(bits<__m512i>(v)); }
 inline Words64 product(Words64 a, Words64 b) {
@@ -42,9 +56,10 @@ inline Floats interleave_high(Floats a, Floats b) { return _mm512_unpackhi_ps(a,
 // Where lanes 2j and 2j + 1 hold blocks j and j + 4, interleaving two vectors gives blocks in order.
 inline Words64 block_order() { return Words64{0, 4, 1, 5, 2, 6, 3, 7}; }
 
-#else
+#elif defined(__AVX2__)
 
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where one is NaN
 inline Floats root(Floats v) { return _mm256_sqrt_ps(v); }
 inline Words64 product(Words64 a, Words64 b) {
   return bits<Words64>(_mm256_mul_epu32(bits<__m256i>(a), bits<__m256i>(b)));
@@ -63,9 +78,24 @@ inline Floats to_float(Words32 v) {
   return mad(high, Floats{} + 65536.0f, low);
 }
 
+#else
+
+inline Floats mad(Floats a, Floats b, Floats c) { return a * b + c; }
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }  // b where one is NaN
+
 #endif
+
+// A polynomial in x, highest power first.
+template <class F>
+inline F horner(F x, F sum) {
+  static_cast<void>(x);
+  return sum;
+}
+
+template <class F, class... More>
+inline F horner(F x, F sum, float next, More... more) {
+  return horner(x, mad(sum, x, F{} + next), more...);
+}
 
 }  // namespace
 }  // namespace fastdiff::cpu
-
-#endif

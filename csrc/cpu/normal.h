@@ -14,18 +14,6 @@ inline float to_float(int32_t v) { return static_cast<float>(v); }
 inline float to_float(uint32_t v) { return static_cast<float>(v); }
 inline float root(float v) { return __builtin_sqrtf(v); }
 
-// a polynomial in x, highest power first
-template <class F>
-inline F horner(F x, F sum) {
-  static_cast<void>(x);
-  return sum;
-}
-
-template <class F, class... More>
-inline F horner(F x, F sum, float next, More... more) {
-  return horner(x, mad(sum, x, F{} + next), more...);
-}
-
 // sqrt(-2 ln u) for r = 2^32 u - 1/2: u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and a minimax polynomial for
 // -2 (ln(1 + f) - f) / f^2, to 3e-8 of the logarithm.
 template <class F, class I, class U>
@@ -60,7 +48,7 @@ struct Pairs {
 
 // Vectors worked on side by side: one alone would wait for its own multiplications.
 constexpr int kChains = 4;
-constexpr int kLanes = kVector / 8;
+constexpr int kBlocks = kVector / 8;  // in a vector of counters
 
 struct Keys {
   Words64 first[10], second[10];
@@ -77,7 +65,7 @@ struct Keys {
 inline void philox_lanes(const Keys& keys, Words64 block, Words64 block_high, Words64 noise, Pairs* out) {
   const Words64 m0 = Words64{} + 0xD2511F53u, m1 = Words64{} + 0xCD9E8D57u;
   Words64 c0[kChains], c1[kChains], c2[kChains], c3[kChains];
-  for (int k = 0; k < kChains; ++k) c0[k] = block + k * kLanes, c1[k] = block_high, c2[k] = noise, c3[k] = Words64{};
+  for (int k = 0; k < kChains; ++k) c0[k] = block + k * kBlocks, c1[k] = block_high, c2[k] = noise, c3[k] = Words64{};
 #pragma GCC unroll 10
   for (int r = 0; r < 10; ++r) {
     for (int k = 0; k < kChains; ++k) {
@@ -99,19 +87,19 @@ inline void normals(uint64_t seed, uint32_t noise, uint64_t block, int64_t block
   const Keys keys(seed);
   const Words64 block_high = Words64{} + (block >> 32), index = Words64{} + noise;
   Words64 counter = block_order() + block;
-  for (int64_t i = 0; i < blocks; i += kChains * kLanes) {
-    each(4 * i, 4 * kChains * kLanes);
+  for (int64_t i = 0; i < blocks; i += kChains * kBlocks) {
+    each(4 * i, 4 * kChains * kBlocks);
     Pairs pairs[kChains];
     philox_lanes(keys, counter, block_high, index, pairs);
-    counter += kChains * kLanes;
+    counter += kChains * kBlocks;
     for (int k = 0; k < kChains; ++k) {
       Floats cosine, sine;
       turn<Floats, Ints>(pairs[k].angles, cosine, sine);
       const Floats r = radius<Floats, Ints>(pairs[k].radii), even = r * cosine, odd = r * sine;
       const Floats first = interleave_low(even, odd), second = interleave_high(even, odd);
-      float* to = out + 4 * (i + k * kLanes);
+      float* to = out + 4 * (i + k * kBlocks);
       __builtin_memcpy(to, &first, kVector);
-      __builtin_memcpy(to + 2 * kLanes, &second, kVector);
+      __builtin_memcpy(to + 2 * kBlocks, &second, kVector);
     }
   }
 }
