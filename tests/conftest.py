@@ -14,7 +14,7 @@ import torch
 BACKENDS = {
     "solver_step": ("reference", "cpu", "triton", "cuda"),
     "group_norm": ("reference", "torch", "cpu"),
-    "attention": ("reference", "torch"),
+    "attention": ("reference", "torch", "cpu"),
 }
 ON_GPU = ("triton", "cuda")
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
-from fastdiff.ops import attention
+from fastdiff.ops import attention, registry
 
 OP = "attention"
-TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float64: 1e-13}
-CASES = [(2, 8, 64, 64, 40), (1, 3, 17, 77, 72), (2, 1, 1, 1, 8), (1, 2, 33, 300, 7), (1, 4, 129, 5, 160)]
+TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+# batch, heads, queries, keys, head size
+CASES = [
+    (2, 8, 64, 64, 40), (1, 3, 17, 77, 72), (2, 1, 1, 1, 8), (1, 2, 33, 300, 7), (1, 4, 129, 5, 160), (1, 2, 65, 77, 1),
+    (1, 2, 16, 128, 24), (1, 1, 70, 129, 64), (1, 2, 31, 77, 80), (2, 1, 40, 96, 96), (1, 1, 48, 130, 128),
+    (1, 1, 19, 77, 200), (1, 1, 33, 65, 256),
+]  # fmt: skip
 
 
 def operands(case: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,16 +36,43 @@ def error(y: Tensor, expected: Tensor) -> float:
     return ((y.double() - expected).abs().max() / expected.abs().max()).item()
 
 
+def deviation(y: Tensor, expected: Tensor) -> float:
+    return (y.double() - expected).square().mean().sqrt().item()
+
+
+def attend(backend: str, device: str, q: Tensor, k: Tensor, v: Tensor, **options: float) -> Tensor:
+    with fd.backend(backend):
+        return attention(q.to(device), k.to(device), v.to(device), **options).cpu()
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_the_formula(backend: str, device: str, case: tuple[int, ...], dtype: torch.dtype) -> None:
     q, k, v = operands(case, dtype)
-    with fd.backend(backend):
-        y = attention(q.to(device), k.to(device), v.to(device)).cpu()
-        scaled = attention(q.to(device), k.to(device), v.to(device), scale=0.5).cpu()
+    y = attend(backend, device, q, k, v)
     assert y.dtype == dtype
     assert error(y, formula(q, k, v, case[-1] ** -0.5)) <= TOLERANCE[dtype]
-    assert error(scaled, formula(q, k, v, 0.5)) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.0, -0.25])
+def test_the_scale_may_be_any_number(backend: str, device: str, scale: float) -> None:
+    q, k, v = operands((1, 2, 33, 77, 40), torch.float32)
+    assert error(attend(backend, device, q, k, v, scale=scale), formula(q, k, v, scale)) <= 5e-6
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("case", [(1, 2, 64, 77, 40), (1, 1, 48, 300, 80), (1, 1, 32, 130, 256)], ids=str)
+def test_is_as_accurate_as_pytorch(backend: str, device: str, case: tuple[int, ...], dtype: torch.dtype) -> None:
+    q, k, v = operands(case, dtype)
+    right = formula(q, k, v, case[-1] ** -0.5)
+    theirs = F.scaled_dot_product_attention(q.to(device), k.to(device), v.to(device)).cpu()
+    assert deviation(attend(backend, device, q, k, v), right) <= 1.5 * deviation(theirs, right)
+
+
+@pytest.mark.parametrize("name", ["auto", "reference", "torch"])
+def test_float64_is_computed_in_float64(name: str) -> None:
+    q, k, v = operands((1, 2, 17, 77, 40), torch.float64)
+    assert error(attend(name, "cpu", q, k, v), formula(q, k, v, 40**-0.5)) < 1e-13
 
 
 def test_transposed_heads_are_taken_as_they_are_and_come_back_so(backend: str, device: str) -> None:
@@ -49,32 +83,111 @@ def test_transposed_heads_are_taken_as_they_are_and_come_back_so(backend: str, d
     assert error(y.cpu(), formula(q.cpu(), k.cpu(), v.cpu(), 0.25)) < 5e-6
 
 
-def test_huge_logits_do_not_overflow(backend: str, device: str) -> None:
-    q, k, v = (torch.randn(1, 2, 9, 8, device=device) for _ in range(3))
-    with fd.backend(backend):
-        y = attention(q * 1e2, k * 1e2, v)
-    assert torch.isfinite(y).all()
+def test_any_strides_are_taken(backend: str, device: str) -> None:
+    packed = torch.randn(2, 19, 3, 4, 24, device=device)  # [B, N, qkv, H, D], one projection
+    q, k, v = packed.permute(2, 0, 3, 1, 4)
+    shared = k[:1, :1].expand(2, 4, 19, 24)
+    turned = torch.randn(2, 4, 24, 19, device=device).transpose(2, 3)
+    for keys, values in ((k, v), (shared, v), (turned, v), (k, turned), (k[:, :, 3:], v[:, :, 3:])):
+        for queries in (q, turned, q[:, :, ::2]):
+            y = attend(backend, device, queries, keys, values)
+            assert error(y, formula(queries.cpu(), keys.cpu(), values.cpu(), 24**-0.5)) < 5e-6
 
 
-def test_equal_keys_average_the_values() -> None:
-    q, k, v = torch.randn(1, 2, 9, 8), torch.ones(1, 2, 5, 8), torch.randn(1, 2, 5, 8)
-    torch.testing.assert_close(attention(q, k, v), v.mean(2, keepdim=True).expand(1, 2, 9, 8))
+def test_logits_of_ten_thousand_lose_no_more_than_their_rounding(backend: str, device: str) -> None:
+    q, k = (torch.randint(-24, 25, (1, 2, 40, 40)).float() for _ in range(2))  # so that logits are whole numbers
+    k[:, :, 1] = k[:, :, 0]  # the largest weight is not always 1
+    v = torch.randn(1, 2, 40, 40)
+    logits = q @ k.mT
+    scale = 1e4 / logits.abs().max().item()
+    assert error(attend(backend, device, q, k, v, scale=scale), formula(q, k, v, scale)) < 2e-3
+    for sign in (-1, 1):  # all logits near 10^4, or near -10^4
+        far = torch.full_like(q, 16.0) + torch.randint(0, 2, q.shape)
+        y = attend(backend, device, far, sign * far, v, scale=1.0)
+        assert error(y, formula(far, sign * far, v, 1.0)) < 5e-3
 
 
-def test_an_empty_batch_is_an_empty_result() -> None:
-    empty = torch.empty(0, 2, 3, 8)
-    assert attention(empty, empty, empty).shape == (0, 2, 3, 8)
+def test_equal_keys_average_the_values(backend: str, device: str) -> None:
+    q, k, v = torch.randn(1, 2, 9, 8), torch.ones(1, 2, 300, 8), torch.randn(1, 2, 300, 8)
+    average = v.double().mean(2, keepdim=True).expand(1, 2, 9, 8)
+    assert (attend(backend, device, q, k, v) - average).abs().max() < 1e-6
+
+
+def test_one_key_gives_its_value(backend: str, device: str) -> None:
+    q, k, v = operands((2, 2, 9, 1, 40), torch.float32)
+    assert error(attend(backend, device, q, k, v), v.double().expand(2, 2, 9, 40)) < 3e-7
+
+
+def test_an_empty_batch_is_an_empty_result(backend: str, device: str) -> None:
+    for shape in ((0, 2, 3, 8), (2, 0, 3, 8)):
+        empty = torch.empty(shape)
+        assert attend(backend, device, empty, empty, empty).shape == shape
+    assert attend(backend, device, torch.empty(1, 2, 0, 8), *[torch.randn(1, 2, 3, 8)] * 2).shape == (1, 2, 0, 8)
+
+
+def test_infinity_and_nan_go_where_the_formula_sends_them(backend: str, device: str) -> None:
+    inf, nan = float("inf"), float("nan")
+    q, k, v = operands((1, 1, 9, 300, 8), torch.float32)
+    q[..., 0] = 1
+    for keys in ([3], [200], [3, 200], list(range(150)), list(range(299))):
+        for bad in (inf, -inf, nan):  # logits of the bad keys are bad
+            bad_k = k.clone()
+            bad_k[:, :, keys, 0] = bad
+            right = formula(q, bad_k, v, 0.3)
+            y = attend(backend, device, q, bad_k, v, scale=0.3)
+            assert torch.equal(y.isnan(), right.isnan()), f"keys {keys[:3]} are {bad}"
+            assert right.isnan().all() or error(y, right) < 5e-6
+    v[:, :, 250, 5] = nan
+    assert attend(backend, device, q, k, v).isnan().nonzero()[:, 3].unique().tolist() == [5]
 
 
 def test_gradients_are_right() -> None:
     q, k, v = (t.requires_grad_() for t in operands((1, 2, 3, 4, 5), torch.float64))
     assert torch.autograd.gradcheck(attention, (q, k, v))
+    assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, scale=-0.7), (q, k.mT.contiguous().mT, v))
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that any op returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, Tensor)]
+        self.elements = max(self.elements, *(t.numel() for t in tensors), 0)
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_memory_is_linear_in_the_sequence(dtype: torch.dtype) -> None:
+    n, size = 2048, 8
+    q, k, v = (torch.randn(1, 1, n, size, dtype=dtype).requires_grad_() for _ in range(3))
+    turned = torch.randn(1, 1, size, n, dtype=dtype).requires_grad_()
+    with Largest() as largest:
+        attention(q, k, v).sum().backward()
+        attention(turned.mT, k, turned.mT).sum().backward()
+    assert 0 < largest.elements <= 4 * n * size
+
+
+def test_large_heads_are_left_to_pytorch() -> None:
+    q, k, v = operands((1, 1, 9, 11, 512), torch.float32)
+    assert error(attention(q, k, v), formula(q, k, v, 512**-0.5)) < 5e-6
+    with fd.backend("cpu"), pytest.raises(RuntimeError, match=r"cpu: (serves head sizes up to 256, not 512|not avail)"):
+        attention(q, k, v)
 
 
 def test_the_op_is_registered_soundly_and_compiles_whole() -> None:
     q, k, v = (t.requires_grad_() for t in operands((1, 2, 3, 4, 8), torch.float32))
     torch.library.opcheck(torch.ops.fastdiff.attention, (q, k, v, 0.3))
     torch.testing.assert_close(torch.compile(attention, fullgraph=True)(q, k, v), attention(q, k, v))
+
+
+def test_the_layout_promised_to_the_compiler_is_the_layout_given(backend: str, device: str) -> None:
+    for q in (torch.randn(2, 3, 5, 8), torch.randn(2, 5, 3, 8).transpose(1, 2), torch.randn(2, 3, 8, 5).mT):
+        with fd.backend(backend):
+            y = attention(q.to(device), q.to(device), q.to(device))
+        assert y.stride() == torch.empty_like(q).stride()
 
 
 Q = torch.randn(1, 2, 3, 8)
@@ -95,3 +208,9 @@ Q = torch.randn(1, 2, 3, 8)
 def test_bad_input_names_the_argument(arguments: tuple, error_type: type, message: str) -> None:
     with pytest.raises(error_type, match=message):
         attention(*arguments)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_the_automatic_choice_on_cpu_serves_every_dtype_and_size(dtype: torch.dtype) -> None:
+    for size in (1, 40, 256, 257):
+        assert registry.choose("attention", registry.Case("cpu", dtype, (1, 1, 64, 77, size)))

@@ -1,5 +1,5 @@
-// attention for one instruction set (FASTDIFF_ISA). A lane is a query: K and V are read as they are, element by element
-// against a vector of queries, so no head size and no number of keys wastes work, and the softmax never leaves its lane.
+// attention for one instruction set (FASTDIFF_ISA). A lane is a query: K and V are read as they are, element by
+// element against vectors of queries, so no head size and no number of keys wastes work, and a softmax stays in a lane.
 #include <cmath>
 #include <memory>
 #include <new>
@@ -19,7 +19,8 @@ constexpr int kMostVectors = 4, kTile = 6;  // registers: kMostVectors * kTile s
 constexpr int kMostVectors = 2, kTile = 6;
 #endif
 constexpr int kPanel = kMostVectors * kLanes;  // queries that go through the keys together
-constexpr int64_t kMostKeys = 128;             // in a block: more, and the weights of a panel leave the first-level cache
+constexpr int64_t kMostKeys = 128;  // in a block: the weights of a panel stay in the first-level cache
+constexpr int64_t kLongestSum = 160;  // of products in float: longer ones lose digits
 constexpr float kLog2e = 1.44269504f;
 
 template <int kValue>
@@ -70,10 +71,11 @@ struct Rows {
   int64_t stride;
 };
 
-// Up to kPanel queries on their way through the keys: q and the sum of weighted values as [head_size][kVectors] vectors.
+// Up to kPanel queries on their way through the keys: q and the sum of weighted values are [head_size][vectors].
 struct Panel {
   float *q, *out;
-  Floats top[kMostVectors], weight[kMostVectors];  // the largest logit so far, and the sum of weights relative to it
+  Floats top[kMostVectors];                           // the largest logit so far
+  Floats origin[kMostVectors], weight[kMostVectors];  // -top in powers of two, and the sum of weights relative to it
 };
 
 // The logits of a block of keys as [keys][kVectors] vectors; `top` grows to their largest.
@@ -83,8 +85,17 @@ void logits(const Panel& panel, Rows k, int64_t keys, int64_t size, float* to, F
   for (int v = 0; v < kVectors; ++v) largest[v] = top[v];
   each_tile(keys, [&](int64_t key, auto count) {
     constexpr int kRows = decltype(count)::value;
+    const float* factor = k.data + key * k.stride;
     Floats sum[kRows][kVectors];
-    multiply(panel.q, size, k.data + key * k.stride, k.stride, 1, sum);
+    multiply(panel.q, size < kLongestSum ? size : kLongestSum, factor, k.stride, 1, sum);
+    for (int64_t d = kLongestSum; d < size; d += kLongestSum) {
+      Floats more[kRows][kVectors];
+      const int64_t terms = size - d < kLongestSum ? size - d : kLongestSum;
+      multiply(panel.q + d * kVectors * kLanes, terms, factor + d, k.stride, 1, more);
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += more[r][v];
+      }
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
@@ -97,30 +108,34 @@ void logits(const Panel& panel, Rows k, int64_t keys, int64_t size, float* to, F
   for (int v = 0; v < kVectors; ++v) top[v] = largest[v];
 }
 
-// Logits become weights relative to `top`; what came before decays by a factor.
+// Logits become weights relative to `top`, 2^(scale (logit - top)); what came before decays by a factor. The scale
+// enters here and not with q, so that rounding is relative to the difference, however large the logits are.
 template <int kVectors>
-void weigh(Panel& panel, const Floats* top, int64_t keys, float* weights, Floats* decay) {
+void weigh(Panel& panel, const Floats* top, float scale, int64_t keys, float* weights, Floats* decay) {
   Floats origin[kVectors], sum[kVectors];
+  const Floats by = spread(scale);
   for (int v = 0; v < kVectors; ++v) {
-    origin[v] = top[v] == spread(-INFINITY) ? Floats{} : top[v];
-    decay[v] = exp2_of_negative(panel.top[v] - origin[v]);
-    panel.top[v] = top[v];
-    sum[v] = panel.weight[v] * decay[v];
+    const Floats fresh = -by * top[v];
+    origin[v] = top[v] == spread(-INFINITY) ? Floats{} : fresh;
+    decay[v] = exp2_of_negative(origin[v] - panel.origin[v]);
+    panel.top[v] = top[v], panel.origin[v] = fresh;
+    sum[v] = Floats{};
   }
   for (int64_t key = 0; key < keys; ++key) {
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
       float* at = weights + (key * kVectors + v) * kLanes;
-      const Floats weight = exp2_of_negative(load(at) - origin[v]);
+      const Floats weight = exp2_of_negative(mad(load(at), by, origin[v]));
       sum[v] += weight;
       store(at, weight);
     }
   }
-  for (int v = 0; v < kVectors; ++v) panel.weight[v] = sum[v];
+  for (int v = 0; v < kVectors; ++v) panel.weight[v] = mad(panel.weight[v], decay[v], sum[v]);
 }
 
 template <int kVectors>
-void add_values(Panel& panel, Rows v, int64_t keys, int64_t size, const float* weights, const Floats* decay, bool first) {
+void add_values(Panel& panel, Rows v, int64_t keys, int64_t size, const float* weights, const Floats* decay,
+                bool first) {
   each_tile(size, [&](int64_t column, auto count) {
     constexpr int kRows = decltype(count)::value;
     Floats sum[kRows][kVectors];
@@ -197,7 +212,9 @@ class Kernel {
     for (int64_t key = 0; key < a_.keys; key += block_) {
       const int64_t keys = a_.keys - key < block_ ? a_.keys - key : block_;
       const Rows k = rows_of(a_.k, head, key, keys, k_), v = rows_of(a_.v, head, key, keys, v_);
-      each_panel(count, [&](Panel& panel, int64_t, int64_t, auto vectors) { advance<vectors>(panel, k, v, keys, key == 0); });
+      each_panel(count, [&](Panel& panel, int64_t, int64_t, auto vectors) {
+        advance<vectors>(panel, k, v, keys, key == 0);
+      });
     }
     each_panel(count, [&](Panel& panel, int64_t first, int64_t queries, auto vectors) {
       put_result<vectors>(panel, out + first * a_.out.row_stride, queries);
@@ -218,15 +235,16 @@ class Kernel {
     Floats top[kVectors], decay[kVectors];
     for (int i = 0; i < kVectors; ++i) top[i] = panel.top[i];
     logits<kVectors>(panel, k, keys, a_.head_size, weights_, top);
-    weigh<kVectors>(panel, top, keys, weights_, decay);
+    weigh<kVectors>(panel, top, std::fabs(a_.scale) * kLog2e, keys, weights_, decay);
     add_values<kVectors>(panel, v, keys, a_.head_size, weights_, decay, first);
   }
 
-  // q scale log2(e), so that weights are powers of two.
+  // With the sign of the scale, so that the largest logit is that of the largest weight.
   template <int kVectors>
   void take_queries(Panel& panel, const T* from, int64_t queries) {
+    const float sign = a_.scale < 0 ? -1 : 1;
     for (int v = 0; v < kVectors; ++v) {
-      panel.top[v] = spread(-INFINITY), panel.weight[v] = Floats{};
+      panel.top[v] = spread(-INFINITY), panel.origin[v] = spread(INFINITY), panel.weight[v] = Floats{};
       for (int lane = 0; lane < kLanes; ++lane) {
         const int64_t query = v * kLanes + lane;
         float* to = stage_ + lane * pitch_;
@@ -235,7 +253,7 @@ class Kernel {
       }
       for (int64_t d = 0; d < a_.head_size; d += kLanes) {
         Floats m[kLanes];
-        for (int i = 0; i < kLanes; ++i) m[i] = load(stage_ + i * pitch_ + d) * (a_.scale * kLog2e);
+        for (int i = 0; i < kLanes; ++i) m[i] = load(stage_ + i * pitch_ + d) * sign;
         transpose(m);
         for (int i = 0; i < kLanes && d + i < a_.head_size; ++i) {
           store(panel.q + ((d + i) * kVectors + v) * kLanes, m[i]);
@@ -270,7 +288,9 @@ class Kernel {
   Rows rows_of(const Heads& heads, int64_t head, int64_t row, int64_t count, float* converted) const {
     const T* from = at(heads, head, row);
     if constexpr (kConverts) {
-      for (int64_t i = 0; i < count; ++i) load_run(from + i * heads.row_stride, 1, a_.head_size, converted + i * pitch_);
+      for (int64_t i = 0; i < count; ++i) {
+        load_run(from + i * heads.row_stride, 1, a_.head_size, converted + i * pitch_);
+      }
       return {converted, pitch_};
     } else {
       return {from, heads.row_stride};

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import checks, reference, registry
+from . import checks, registry, torch_ops
 from .library import register
 
 MAX_HEAD_SIZE = 256
@@ -36,12 +36,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
 def _run(q, k, v, scale) -> Tensor:
     shape = (*q.shape[:3], k.shape[2], q.shape[3])
     out = registry.choose("attention", registry.Case(q.device.type, q.dtype, shape))(q, k, v, scale)
-    laid_out = torch.empty_like(q)
-    return out if out.stride() == laid_out.stride() else laid_out.copy_(out)
+    return out if out.stride() == q.stride() else _laid_out_like(q, out)
+
+
+def _laid_out_like(q: Tensor, out: Tensor) -> Tensor:
+    target = torch.empty_like(q)
+    return out if out.stride() == target.stride() else target.copy_(out)
 
 
 def _meta(q, k, v, scale) -> Tensor:
     return torch.empty_like(q)
 
 
-register("attention(Tensor q, Tensor k, Tensor v, float scale) -> Tensor", _run, _meta, reference.attention)
+register("attention(Tensor q, Tensor k, Tensor v, float scale) -> Tensor", _run, _meta, torch_ops.attention)

@@ -25,7 +25,7 @@ def _group_norm(case: Case) -> tuple[str, ...]:
 
 
 def _attention(case: Case) -> tuple[str, ...]:
-    return ()
+    return ("cpu",) if case.device == "cpu" else ()
 
 
 _TABLE = {"solver_step": _solver_step, "group_norm": _group_norm, "attention": _attention}

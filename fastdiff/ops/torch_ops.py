@@ -32,6 +32,8 @@ def group_norm(
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    # PyTorch takes other strides to a kernel that writes out all queries times keys.
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
