@@ -4,91 +4,29 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .grid import make_grid
-from .plan import Plan, Row
+from .plan import Plan
 from .schedule import Schedule
-from .solvers.ancestral import ddim
-from .solvers.exponential import multistep, singlestep
-from .solvers.karras import dpm_2, dpm_2_ancestral, heun
-from .solvers.sde import dpmpp_sde
-from .solvers.unipc import unipc
+from .solvers.entries import SOLVERS, Solver
 
-
-@dataclass(frozen=True)
-class Solver:
-    """One entry of the catalogue.
-
-    order: of convergence on the ODE; for stochastic solvers, of the mean and variance (weak order), at most 2 because
-    differences of outputs carry the noise of earlier steps. nfe: model evaluations a step. aliases: names it goes by
-    elsewhere. build: (schedule, points, prediction, options) -> rows.
-    """
-
-    name: str
-    build: Callable[..., list[Row]]
-    order: int
-    nfe: int
-    paper: str
-    aliases: tuple[str, ...] = ()
-    stochastic: bool = False
-
-
-_DDIM = "Song et al. 2021, arXiv 2010.02502"
-_DDPM = "Ho et al. 2020, arXiv 2006.11239"
-_EDM = "Karras et al. 2022, arXiv 2206.00364"
-_DPM = "Lu et al. 2022, arXiv 2206.00927"
-_DPMPP = "Lu et al. 2022, arXiv 2211.01095"
-_UNIPC = "Zhao et al. 2023, arXiv 2302.04867"
-
-_SOLVERS = (
-    Solver("ddim", ddim, 1, 1, _DDIM, ("DDIMScheduler", "dpm_solver_1", "dpmpp_1")),
-    Solver("ddpm", partial(ddim, eta=1.0), 1, 1, _DDPM, ("DDPMScheduler",), True),
-    Solver("euler", ddim, 1, 1, _EDM, ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")),
-    Solver(
-        "euler_ancestral", partial(ddim, eta=1.0), 1, 1, _EDM, ("Euler a", "EulerAncestralDiscreteScheduler"), True
-    ),
-    Solver("heun", heun, 2, 2, _EDM, ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")),
-    Solver("dpm_2", dpm_2, 2, 2, _EDM, ("DPM2", "KDPM2DiscreteScheduler")),
-    Solver("dpm_2_ancestral", dpm_2_ancestral, 2, 2, _EDM, ("DPM2 a", "KDPM2AncestralDiscreteScheduler"), True),
-    Solver("dpm_solver_2s", partial(singlestep, order=2, form="noise"), 2, 2, _DPM, ("DPM-Solver-2",)),
-    Solver("dpm_solver_3s", partial(singlestep, order=3, form="noise"), 3, 3, _DPM, ("DPM-Solver-3",)),
-    Solver("dpm_solver_2m", partial(multistep, order=2, form="noise"), 2, 1, _DPM),
-    Solver("dpm_solver_3m", partial(multistep, order=3, form="noise"), 2, 1, _DPM),
-    Solver("dpm_solver_3m_exact", partial(multistep, order=3, form="noise", exact=True), 3, 1, _DPM),
-    Solver("dpmpp_2s", partial(singlestep, order=2), 2, 2, _DPMPP, ("DPM++ 2S", "DPMSolverSinglestepScheduler")),
-    Solver("dpmpp_3s", partial(singlestep, order=3), 3, 3, _DPMPP, ("DPM++ 3S",)),
-    Solver("dpmpp_2m", partial(multistep, order=2), 2, 1, _DPMPP, ("DPM++ 2M", "DPMSolverMultistepScheduler")),
-    Solver("dpmpp_3m", partial(multistep, order=3), 2, 1, _DPMPP, ("DPM++ 3M",)),
-    Solver("dpmpp_3m_exact", partial(multistep, order=3, exact=True), 3, 1, _DPMPP),
-    Solver("dpmpp_sde", dpmpp_sde, 2, 2, _DPMPP, ("DPM++ SDE", "DPMSolverSDEScheduler"), True),
-    Solver("dpmpp_2m_sde", partial(multistep, order=2, eta=1.0), 2, 1, _DPMPP, ("DPM++ 2M SDE",), True),
-    # k-diffusion's second step, the one with a single earlier output, is in the Taylor form.
-    Solver(
-        "dpmpp_3m_sde", partial(multistep, order=3, eta=1.0, correction="heun"), 2, 1, _DPMPP, ("DPM++ 3M SDE",), True
-    ),
-    Solver("unipc", unipc, 3, 1, _UNIPC, ("UniPC", "uni_pc_bh2", "UniPCMultistepScheduler")),
-    Solver("unipc_bh1", partial(unipc, variant="bh1"), 3, 1, _UNIPC, ("uni_pc",)),
-)
-_BY_NAME = {solver.name: solver for solver in _SOLVERS}
+_BY_NAME = {solver.name: solver for solver in SOLVERS}
 _GRID_SUFFIXES = ("karras", "exponential", "ays")
 
 
 def solvers() -> tuple[Solver, ...]:
     """The catalogue: name, order, evaluations a step, paper and aliases of every solver."""
-    return _SOLVERS
+    return SOLVERS
 
 
 def _plain(name: str) -> str:
     return name.lower().replace("++", "pp").replace("-", "_").replace(" ", "_").removeprefix("k_")
 
 
-_ALIASES = {_plain(alias): solver for solver in _SOLVERS for alias in (solver.name, *solver.aliases)}
+_ALIASES = {_plain(alias): solver for solver in SOLVERS for alias in (solver.name, *solver.aliases)}
 
 
 def find_solver(name: str) -> tuple[Solver, str | None]:
@@ -149,8 +87,8 @@ def _check_options(entry: Solver, options: dict[str, object], steps: int) -> Non
     for name, value in options.items():
         if name not in known:
             raise ValueError(f"{name}: {entry.name} has no such option; it has {', '.join(known) or 'none'}")
-        if name == "order" and value not in (1, 2, 3):
-            raise ValueError(f"order: expected 1, 2 or 3, got {value!r}")
+        if name == "order" and value not in range(1, entry.max_order + 1):
+            raise ValueError(f"order: expected a whole number from 1 to {entry.max_order}, got {value!r}")
         if name == "order" and entry.nfe == 1 and value > steps:
             raise ValueError(f"order: expected at most the number of steps, {steps}; got {value!r}")
         if name in ("eta", "s_noise") and not (isinstance(value, (int, float)) and value >= 0):

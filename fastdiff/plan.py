@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .ops.row import MAX_HISTORY, MAX_NOISE, empty_table
-from .prediction import PREDICTIONS, convert
+from .prediction import FORMS, PREDICTIONS, convert
 from .schedule import Points
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ HERE = Line(x=1.0)  # base' = x
 class Row:
     """One model evaluation at time t, where x = alpha x0 + sigma eps, and the update that follows it.
 
-    form: D is x0 ("data") or eps ("noise"); D = p_x x + p_m m.
+    form: D is x0 ("data"), eps ("noise") or eps - x0 ("flow"); D = p_x x + p_m m.
     x: the next x. base: the next base; None where it is the next x, KEEP where it stays.
+    forget: places in the history, 0 the newest, that are dropped after the update; later rows count without them.
     """
 
     t: float
@@ -60,13 +61,22 @@ class Row:
     x: Line
     base: Line | None = None
     c_in: float = 1.0
+    forget: tuple[int, ...] = ()
 
     @classmethod
-    def at(cls, point: Points, form: str, prediction: str, x: Line, base: Line | None = None) -> Row:
+    def at(
+        cls,
+        point: Points,
+        form: str,
+        prediction: str,
+        x: Line,
+        base: Line | None = None,
+        forget: tuple[int, ...] = (),
+    ) -> Row:
         """The row that evaluates the model at one point of a grid."""
         t, alpha, sigma = (float(v) for v in point)
         p_x, p_m = convert(prediction, form, alpha, sigma)
-        return cls(t, alpha, sigma, form, p_x, p_m, x, base)
+        return cls(t, alpha, sigma, form, p_x, p_m, x, base, forget=forget)
 
     @property
     def accepts(self) -> bool:
@@ -110,10 +120,17 @@ class Plan:
         """Model evaluations in a run."""
         return len(self.rows)
 
-    @property
+    @cached_property
     def depth(self) -> int:
-        """How many history entries the rows read, H_0 included; at least 1."""
-        return max([1, *(len(line.history) for line in _lines(self.rows))])
+        """How many history entries must be kept, H_0 included; at least 1."""
+        depth, history, deepest = 1, [], {}  # deepest: the furthest back that each output has been so far
+        for i, row in enumerate(self.rows):
+            history.insert(0, i)
+            deepest |= {output: max(k, deepest.get(output, 0)) for k, output in enumerate(history)}
+            read = history[: max(len(line.history) for line in _lines([row]))]
+            depth = max([depth, *(deepest[output] + 1 for output in read)])
+            history = [output for k, output in enumerate(history) if k not in row.forget]
+        return depth
 
     @property
     def stochastic(self) -> bool:
@@ -156,7 +173,7 @@ class Plan:
         head = f"{self.solver} on {self.grid}: {self.nfe} model evaluations, {self.prediction}, H depth {self.depth}"
         lines = [head]
         for i, row in enumerate(self.rows):
-            symbol = "x0" if row.form == "data" else "eps"
+            symbol = {"data": "x0", "noise": "eps", "flow": "eps-x0"}[row.form]
             lines.append(
                 f"{i:3d}  t={row.t:<9.5g} alpha={row.alpha:<9.4g} sigma={row.sigma:<9.4g}"
                 f"D={symbol}={_sum([(row.p_x, 'x'), (row.p_m, 'm')])}"
@@ -164,6 +181,8 @@ class Plan:
             lines.append(f"     x'    = {_terms(row.x)}")
             if row.base is not None:
                 lines.append(f"     base' = {_terms(row.base)}")
+            if row.forget:
+                lines.append(f"     forget {', '.join(f'H{k}' for k in row.forget)}")
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -208,7 +227,7 @@ def _expect(data: dict, names: set[str], what: str) -> None:
 def _row(data: dict) -> Row:
     _expect(data, {f.name for f in fields(Row)}, "a row")
     lines = {name: None if data[name] is None else _line(data[name]) for name in ("x", "base")}
-    return Row(**{**data, **lines})
+    return Row(**{**data, **lines, "forget": tuple(data["forget"])})
 
 
 def _line(data: dict) -> Line:
@@ -226,7 +245,9 @@ def _validate(plan: Plan) -> None:
         raise ValueError(f"plan: expected end to be (alpha, sigma), got {plan.end}")
     if not isinstance(plan.solver, str) or not isinstance(plan.grid, str):
         raise ValueError(f"plan: expected names for solver and grid, got {plan.solver!r}, {plan.grid!r}")
+    kept = 0
     for i, row in enumerate(plan.rows):
+        kept += 1
         weights = [row.t, row.alpha, row.sigma, row.p_x, row.p_m, row.c_in]
         indices = set()
         for line in _lines([row]):
@@ -237,14 +258,19 @@ def _validate(plan: Plan) -> None:
             indices |= set(drawn)
             if len(line.history) > MAX_HISTORY:
                 raise ValueError(f"plan: row {i} reads {len(line.history)} outputs, at most {MAX_HISTORY} are kept")
-            if len(line.history) > i + 1:
+            if len(line.history) > kept:
                 raise ValueError(f"plan: row {i} reads H_{len(line.history) - 1}, which no earlier row has made")
         if not all(_finite(w) for w in weights):
             raise ValueError(f"plan: row {i} holds a number that is not finite: {row}")
         if len(indices) > MAX_NOISE or any(not isinstance(j, int) or not 0 <= j < 2**32 for j in indices):
             raise ValueError(f"plan: row {i} draws noises {sorted(indices)}, expected at most {MAX_NOISE}, below 2^32")
-        if row.form not in ("data", "noise"):
-            raise ValueError(f"plan: row {i} has form {row.form!r}, expected 'data' or 'noise'")
+        if row.form not in FORMS:
+            raise ValueError(f"plan: row {i} has form {row.form!r}, expected {' or '.join(map(repr, FORMS))}")
+        if len(set(row.forget)) != len(row.forget) or any(k not in range(kept) for k in row.forget):
+            raise ValueError(f"plan: row {i} forgets {row.forget}, expected places among {kept} outputs")
+        kept -= len(row.forget)
+    if plan.depth > MAX_HISTORY:
+        raise ValueError(f"plan: needs {plan.depth} outputs at once, at most {MAX_HISTORY} are kept")
 
 
 def _finite(value: object) -> bool:

@@ -6,7 +6,7 @@
     flow_prediction  m = eps - x0                              (Liu et al. 2023)
     score            m = -eps / sigma                          (Song et al. 2021)
 
-Solvers ask for D in data form (x0) or noise form (eps).
+Solvers ask for D in data form (x0), noise form (eps) or flow form (eps - x0).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction", "score")
+FORMS = ("data", "noise", "flow")
 
 
 def convert(prediction: str, form: str, alpha: float, sigma: float) -> tuple[float, float]:
@@ -38,6 +39,7 @@ def convert(prediction: str, form: str, alpha: float, sigma: float) -> tuple[flo
             if alpha == 0
             else f"prediction: {prediction} says nothing about the noise where sigma = 0"
         )
-    if form == "data":
-        return a / determinant, -sigma / determinant
-    return -b / determinant, alpha / determinant
+    data, noise = (a / determinant, -sigma / determinant), (-b / determinant, alpha / determinant)
+    if form == "flow":
+        return noise[0] - data[0], noise[1] - data[1]
+    return data if form == "data" else noise

@@ -39,9 +39,10 @@ class Run:
         self.history: list[Tensor] = []
         self.i = 0
         self._seeds, self._threshold = seeds, threshold
-        self._guidance = guidance.to(x.device, torch.float64, non_blocking=True) if isinstance(guidance, Tensor) else None
+        scales = isinstance(guidance, Tensor)
+        self._guidance = guidance.to(x.device, torch.float64, non_blocking=True) if scales else None
         self._slots = [x]
-        self._depth = plan.depth
+        self._spare = [torch.empty_like(x) for _ in range(plan.depth)]  # buffers for the history
         self._moves = [row.base_move for row in plan.rows]
         self._input = model_input
         if model_input is None and (copies > 1 or model_dtype != x.dtype or any(row.c_in != 1 for row in plan.rows)):
@@ -66,13 +67,16 @@ class Run:
         move, x, base = self._moves[self.i], self.x, self.base
         out_x = self._free_slot(x, base)
         out_base = self._free_slot(x, base, out_x) if move == "write" else None
-        out_d = self.history.pop() if len(self.history) == self._depth else torch.empty_like(x)
+        out_d = self._spare.pop() if self._spare else self.history.pop()
         self.step(
             self.table, self.i, x, base, m, m_uncond, self.history, self._guidance if m_uncond is not None else None,
             None if self._threshold is None else self._limit(m, m_uncond), self._seeds,
             out_x, out_base, out_d, self._input,
         )  # fmt: skip
         self.history.insert(0, out_d)
+        self._newest = out_d
+        for k in sorted(self.plan.rows[self.i].forget, reverse=True):
+            self._spare.append(self.history.pop(k))
         self.x = out_x
         if move == "next":
             self.base = out_x
@@ -83,9 +87,11 @@ class Run:
         self.i += 1
 
     def data_prediction(self, x_before: Tensor) -> Tensor:
-        """x0 as row i - 1 saw it: the newest output, converted from noise form where need be."""
-        row, d = self.plan.rows[self.i - 1], self.history[0]
-        return d if row.form == "data" else (x_before - row.sigma * d) / row.alpha
+        """x0 as row i - 1 saw it: the newest output, converted to data form where need be."""
+        row, d = self.plan.rows[self.i - 1], self._newest
+        if row.form == "data":
+            return d
+        return (x_before - row.sigma * d) / (row.alpha + (row.sigma if row.form == "flow" else 0.0))
 
     def _free_slot(self, *taken: Tensor | None) -> Tensor:
         for slot in self._slots:

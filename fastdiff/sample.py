@@ -223,10 +223,10 @@ def check_sample(
         sizes = zip(reversed(mask.shape), reversed(noise.shape), strict=False)
         if mask.ndim > noise.ndim or any(m not in (1, n) for m, n in sizes):
             raise ValueError(f"mask: expected a shape that broadcasts to {tuple(noise.shape)}, got {tuple(mask.shape)}")
-    noisy_form = any(row.form == "noise" for row in plan.rows)
+    other_form = any(row.form != "data" for row in plan.rows)
     for name, value in (("clamp", clamp), ("threshold", threshold)):
-        if value is not None and noisy_form:
-            raise ValueError(f"{name}: needs a plan in data form; {plan.solver} converts the output to noise")
+        if value is not None and other_form:
+            raise ValueError(f"{name}: needs a plan in data form; {plan.solver} has another form of output")
         if value is not None and not value > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     if threshold is not None and threshold > 1:

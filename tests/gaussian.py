@@ -81,6 +81,7 @@ def run_rows(
         else:
             after = evaluate(row.x, history)
             base, x = after if row.base is None else evaluate(row.base, history), after
+        history = [d for k, d in enumerate(history) if k not in row.forget]
     return x
 
 

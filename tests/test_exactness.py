@@ -99,4 +99,5 @@ def test_constant_data_is_reached_exactly_by_every_solver_on_every_grid(entry, s
         plan = fd.plan(entry.name, SCHEDULES[schedule], steps, grid=grid, prediction="flow_prediction")
         data, start = np.array([0.3, -2.0]), plan.init_scale * np.array([1.5, -0.2])
         end = run_rows(plan, lambda x, alpha, sigma, data=data: data, start, noise=float)
-        np.testing.assert_allclose(end, data, rtol=0, atol=1e-12)
+        # A start that evaluates at both ends of a step in eps multiplies rounding by the ratio of their noise levels.
+        np.testing.assert_allclose(end, data, rtol=0, atol=1e-6 if entry.start_nfe else 1e-12)

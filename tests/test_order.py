@@ -26,6 +26,9 @@ TABLE = [
     ],
     *[(name, FULL, 2) for name in ("dpm_solver_3m", "dpm_solver_3m_exact", "dpmpp_3m", "dpmpp_3m_exact")],
     ("unipc", FULL, 2), ("unipc_bh1", FULL, 2),
+    *[(name, {"coordinate": which}, 3) for name in ("lms", "ipndm", "ipndm_v") for which in ("sigma", "flow")],
+    ("deis", {}, 2), ("deis_rhoab", {}, 2), ("deis_log_rho", FULL, 2),
+    ("pndm", {}, 0), ("plms", {}, 0),
 ]  # fmt: skip
 UNIPC = [
     (order, variant, form, corrector)
@@ -60,6 +63,31 @@ def test_deterministic_solver_converges_at_the_order_it_claims(solver, options, 
 def test_unipc_predictor_has_its_order_and_the_corrector_adds_one(order, variant, form, corrector):
     options = {"order": order, "variant": variant, "form": form, "corrector": corrector, **FULL}
     assert measured_order("unipc", "vp", order, **options) == pytest.approx(order + corrector, abs=0.3)
+
+
+@pytest.mark.parametrize("variable", ["time", "rho", "log_rho"])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_deis_has_as_many_orders_as_outputs(order, variable):
+    options = {"variable": variable, "order": order, **FULL}
+    assert measured_order("deis", "vp", order - 1, **options) == pytest.approx(order, abs=0.3)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 5, 6])
+def test_lms_has_as_many_orders_as_outputs(order):
+    steps = (113, 160, 226) if order > 4 else STEPS  # more steps reach rounding
+    errors = [error("lms", "edm", n, order - 1, order=order) for n in steps]
+    assert slope(steps, errors) == pytest.approx(order, abs=0.6 if order > 4 else 0.3)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_ipndm_has_its_full_order_on_equal_steps_of_the_noise_level(order):
+    errors = []
+    for n in STEPS:
+        plan = fd.plan("ipndm", SCHEDULES["edm"], sigmas=np.linspace(5.0, 1.0, n + 1), order=order)
+        x = np.array([1.3, -0.8, 0.6, 1.1])
+        exact = DATA.flow(x, plan.start)
+        errors.append(np.abs(run_rows(plan, DATA.x0, x, exact=exact, exact_until=order - 1) - exact(*plan.end)).max())
+    assert slope(STEPS, errors) == pytest.approx(order, abs=0.3)
 
 
 def test_every_deterministic_solver_of_the_catalogue_is_measured():

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 import fastdiff as fd
 from fastdiff.plan import HERE, KEEP, Line, Plan, Row
@@ -247,3 +248,30 @@ def test_plan_is_a_value():
     row = Row(0.0, 1.0, 1.0, "data", 0.0, float("inf"), Line())
     with pytest.raises(ValueError, match="row 0 holds a number that is not finite"):
         Plan((row,), (1.0, 0.0), "epsilon")
+
+
+def test_a_row_forgets_outputs_that_later_rows_then_do_not_count():
+    """Four outputs made, the second and third forgotten: the last row's H_1 is the first output."""
+    rows = list(fd.plan("ddim", fd.Schedule.vp(), 4, grid="logsnr").rows)
+    rows[1] = dataclasses.replace(rows[1], forget=(0,))
+    rows[2] = dataclasses.replace(rows[2], forget=(0,))
+    rows[3] = dataclasses.replace(rows[3], x=Line(history=(0.0, 1.0)))
+    plan = fd.Plan(tuple(rows), (1.0, 0.0), "epsilon")
+    assert plan.depth == 2
+    outputs = iter(torch.randn(4, 2, 3, dtype=torch.float64))
+    seen = []
+
+    def model(x, t):
+        seen.append((x.clone(), next(outputs)))
+        return seen[-1][1]
+
+    end = fd.sample(model, plan, torch.randn(2, 3, dtype=torch.float64))
+    x, m = seen[0]
+    torch.testing.assert_close(end, rows[0].p_x * x + rows[0].p_m * m)
+
+
+@pytest.mark.parametrize("forget", [(1,), (-1,), (0, 0)])
+def test_only_outputs_that_are_there_are_forgotten(forget):
+    rows = fd.plan("ddim", fd.Schedule.vp(), 1).rows
+    with pytest.raises(ValueError, match="row 0 forgets"):
+        fd.Plan((dataclasses.replace(rows[0], forget=forget),), (1.0, 0.0), "epsilon")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastdiff.prediction import PREDICTIONS, convert
+from fastdiff.prediction import FORMS, PREDICTIONS, convert
 
 POINTS = [(0.6, 0.8), (1.0, 37.0), (0.25, 0.75), (0.999, 0.01), (1.0, 1e-3), (1e-4, 1.0)]
 
@@ -18,17 +18,18 @@ def model_output(prediction: str, x0: np.ndarray, eps: np.ndarray, alpha: float,
     }[prediction]
 
 
-@pytest.mark.parametrize("form", ["data", "noise"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize(("alpha", "sigma"), POINTS)
-def test_model_output_and_x_give_back_x0_and_eps(alpha, sigma, prediction, form):
+def test_model_output_and_x_give_back_x0_eps_and_velocity(alpha, sigma, prediction, form):
     x0, eps = np.random.standard_normal((2, 50))
     x = alpha * x0 + sigma * eps
     p_x, p_m = convert(prediction, form, alpha, sigma)
     d = p_x * x + p_m * model_output(prediction, x0, eps, alpha, sigma)
     # Where one part of x is small its unknown is divided by it: the rounding of x and m grows by that much.
-    rounding = 4e-15 * (1 / alpha if form == "data" else 1 / sigma) * max(1, sigma)
-    np.testing.assert_allclose(d, x0 if form == "data" else eps, rtol=0, atol=rounding)
+    divisor = {"data": alpha, "noise": sigma, "flow": min(alpha, sigma)}[form]
+    expected = {"data": x0, "noise": eps, "flow": eps - x0}[form]
+    np.testing.assert_allclose(d, expected, rtol=0, atol=6e-15 / divisor * max(1, sigma))
 
 
 @pytest.mark.parametrize("form", ["data", "noise"])

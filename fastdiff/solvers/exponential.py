@@ -89,15 +89,18 @@ def step_orders(points: Points, order: int, lower_order_final: bool, fewer_than:
     lower_order_final: where there are fewer steps than that, the last is of order 1 and the one before of at most 2.
     """
     count = len(points.t) - 1
-    finite = [is_finite(points.at(i), points.at(i + 1)) for i in range(count)]
     orders = []
     for i in range(count):
-        reach = 0
-        while reach < i and finite[i - 1 - reach]:
-            reach += 1
         limit = count - i if lower_order_final and count < fewer_than else order
-        orders.append(max(1, min(order, 1 + reach, limit)) if finite[i] else 1)
+        finite = is_finite(points.at(i), points.at(i + 1))
+        orders.append(max(1, min(order, 1 + finite_before(points, i), limit)) if finite else 1)
     return orders
+
+
+def finite_before(points: Points, i: int) -> int:
+    """How many steps right before step i are finite in lambda: their outputs are of use to it."""
+    broken = np.flatnonzero(~np.isfinite(points.log_snr[:i]))
+    return i - 1 - int(broken[-1]) if len(broken) else i
 
 
 def multistep(

@@ -1,0 +1,98 @@
+"""Adams-Bashforth in the noise level: LMS, iPNDM and iPNDM_v are one method with three choices of weights.
+
+LMS (k-diffusion's sample_lms), iPNDM (Zhang & Chen 2023, arXiv 2204.13902, after Liu et al. 2022, arXiv 2202.09778,
+eq. 9 and 12), iPNDM_v (Zhou et al. 2024, arXiv 2312.00094, appendix). With the noise level s and z = x / k of
+`Schedule.coordinate` the ODE is dz/ds = d, where d = (z - x0) / s is eps for s = sigma / alpha (k = alpha) and the
+velocity eps - x0 for s = sigma / (alpha + sigma) (k = alpha + sigma). A step is
+
+    x_t = k_t (x_s / k_s + sum_j w_j d_j),    w_j = integral of the j-th Lagrange polynomial in s, from s to t
+
+over the latest outputs (any steps), or t - s times the classical weights of equal steps (iPNDM). In s = sigma / alpha
+a step from alpha = 0 has no beginning: it is DDIM's, which is exact in the limit, and history starts after it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..plan import Line, Row
+from ..schedule import Points, Schedule
+from .ancestral import ddim_row
+
+EQUAL_STEPS = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+
+
+def adams(
+    schedule: Schedule,
+    points: Points,
+    prediction: str,
+    *,
+    order: int = 4,
+    coordinate: str | None = None,
+    equal_steps: bool = False,
+    lower_order_final: bool = True,
+) -> list[Row]:
+    """One row a step, the first ones of lower order.
+
+    coordinate: "sigma" or "flow" (see `Schedule.coordinate`), the schedule's own where not given. equal_steps: the
+    weights of equal steps whatever the grid, which are second order on smooth grids. lower_order_final: the step to
+    sigma = 0 is of first order.
+    """
+    form = form_of(schedule, coordinate)
+    levels = schedule.coordinate(points, coordinate)
+    rows: list[Row] = []
+    for i in range(len(points.t) - 1):
+        s, t = points.at(i), points.at(i + 1)
+        if math.isinf(levels[i]):
+            rows.append(ddim_row(s, t, prediction, i + 1))
+            continue
+        usable = 1 if lower_order_final and levels[i + 1] == 0 else min(order, int(np.isfinite(levels[: i + 1]).sum()))
+        if equal_steps:
+            weights = (levels[i + 1] - levels[i]) * np.array(EQUAL_STEPS[usable - 1])
+        else:
+            weights = adams_weights(levels[i + 1 - usable : i + 1][::-1], levels[i + 1])
+        rows.append(Row.at(s, form, prediction, step_line(s, t, form, weights)))
+    return rows
+
+
+def form_of(schedule: Schedule, coordinate: str | None) -> str:
+    """The form of d in a noise level: eps in "sigma", the velocity in "flow"."""
+    own = "flow" if schedule.kind == "flow" else "sigma"
+    return "flow" if (coordinate or own) == "flow" else "noise"
+
+
+def scale_of(point: Points, form: str) -> float:
+    """k, which x is divided by: alpha, or alpha + sigma in flow form."""
+    return float(point.alpha + point.sigma if form == "flow" else point.alpha)
+
+
+def step_line(s: Points, t: Points, form: str, weights: np.ndarray) -> Line:
+    """x_t from x_s and the outputs, newest first."""
+    k_s, k_t = scale_of(s, form), scale_of(t, form)
+    return Line(x=k_t / k_s, history=tuple(float(k_t * w) for w in weights))
+
+
+def adams_weights(levels: np.ndarray, end: float) -> np.ndarray:
+    """Integrals of the Lagrange polynomials on the levels, newest first, from the newest level to the end.
+
+    Gauss-Legendre with as many nodes as a polynomial of that degree asks for: exact to rounding.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(len(levels) // 2 + 1)
+    half = (end - levels[0]) / 2
+    return half * (lagrange(levels, levels[0] + half * (nodes + 1)) @ weights)
+
+
+def lagrange(places: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """[places, at] the Lagrange polynomials of the places."""
+    rows = []
+    for j, place in enumerate(places):
+        others = np.delete(places, j)
+        rows.append(np.prod((at[None, :] - others[:, None]) / (place - others[:, None]), axis=0))
+    return np.array(rows)

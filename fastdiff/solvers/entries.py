@@ -1,0 +1,101 @@
+"""The entries of the catalogue: what each solver is, claims, and is called elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from ..plan import Row
+from .adams import adams
+from .ancestral import ddim
+from .consistency import consistency, tcd
+from .deis import deis
+from .exponential import multistep, singlestep
+from .karras import dpm_2, dpm_2_ancestral, heun
+from .pndm import pndm
+from .sde import dpmpp_sde
+from .unipc import unipc
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One entry of the catalogue.
+
+    order: of convergence on the ODE; for stochastic solvers, of the mean and variance (weak order), at most 2 because
+    differences of outputs carry the noise of earlier steps; 0 for models that map noise to data and follow no ODE.
+    nfe: model evaluations a step. start_nfe: evaluations besides those, at the start. max_order: the highest that the
+    option `order` takes. aliases: names it goes by elsewhere.
+    build: (schedule, points, prediction, options) -> rows.
+    """
+
+    name: str
+    build: Callable[..., list[Row]]
+    order: int
+    nfe: int
+    paper: str
+    aliases: tuple[str, ...] = ()
+    stochastic: bool = False
+    start_nfe: int = 0
+    max_order: int = 3
+
+
+_DDIM = "Song et al. 2021, arXiv 2010.02502"
+_DDPM = "Ho et al. 2020, arXiv 2006.11239"
+_EDM = "Karras et al. 2022, arXiv 2206.00364"
+_DPM = "Lu et al. 2022, arXiv 2206.00927"
+_DPMPP = "Lu et al. 2022, arXiv 2211.01095"
+_UNIPC = "Zhao et al. 2023, arXiv 2302.04867"
+_DEIS = "Zhang & Chen 2023, arXiv 2204.13902"
+_PNDM = "Liu et al. 2022, arXiv 2202.09778"
+_IPNDM_V = "Zhou et al. 2024, arXiv 2312.00094"
+_LCM = "Luo et al. 2023, arXiv 2310.04378"
+_CM = "Song et al. 2023, arXiv 2303.01469"
+_TCD = "Zheng et al. 2024, arXiv 2402.19159"
+
+SOLVERS = (
+    Solver("ddim", ddim, 1, 1, _DDIM, ("DDIMScheduler", "dpm_solver_1", "dpmpp_1")),
+    Solver("ddpm", partial(ddim, eta=1.0), 1, 1, _DDPM, ("DDPMScheduler",), True),
+    Solver("euler", ddim, 1, 1, _EDM, ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")),
+    Solver(
+        "euler_ancestral", partial(ddim, eta=1.0), 1, 1, _EDM, ("Euler a", "EulerAncestralDiscreteScheduler"), True
+    ),
+    Solver("heun", heun, 2, 2, _EDM, ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")),
+    Solver("dpm_2", dpm_2, 2, 2, _EDM, ("DPM2", "KDPM2DiscreteScheduler")),
+    Solver("dpm_2_ancestral", dpm_2_ancestral, 2, 2, _EDM, ("DPM2 a", "KDPM2AncestralDiscreteScheduler"), True),
+    Solver("dpm_solver_2s", partial(singlestep, order=2, form="noise"), 2, 2, _DPM, ("DPM-Solver-2",)),
+    Solver("dpm_solver_3s", partial(singlestep, order=3, form="noise"), 3, 3, _DPM, ("DPM-Solver-3",)),
+    Solver("dpm_solver_2m", partial(multistep, order=2, form="noise"), 2, 1, _DPM),
+    Solver("dpm_solver_3m", partial(multistep, order=3, form="noise"), 2, 1, _DPM),
+    Solver("dpm_solver_3m_exact", partial(multistep, order=3, form="noise", exact=True), 3, 1, _DPM),
+    Solver("dpmpp_2s", partial(singlestep, order=2), 2, 2, _DPMPP, ("DPM++ 2S", "DPMSolverSinglestepScheduler")),
+    Solver("dpmpp_3s", partial(singlestep, order=3), 3, 3, _DPMPP, ("DPM++ 3S",)),
+    Solver("dpmpp_2m", partial(multistep, order=2), 2, 1, _DPMPP, ("DPM++ 2M", "DPMSolverMultistepScheduler")),
+    Solver("dpmpp_3m", partial(multistep, order=3), 2, 1, _DPMPP, ("DPM++ 3M",)),
+    Solver("dpmpp_3m_exact", partial(multistep, order=3, exact=True), 3, 1, _DPMPP),
+    Solver("dpmpp_sde", dpmpp_sde, 2, 2, _DPMPP, ("DPM++ SDE", "DPMSolverSDEScheduler"), True),
+    Solver("dpmpp_2m_sde", partial(multistep, order=2, eta=1.0), 2, 1, _DPMPP, ("DPM++ 2M SDE",), True),
+    # k-diffusion's second step, the one with a single earlier output, is in the Taylor form.
+    Solver(
+        "dpmpp_3m_sde", partial(multistep, order=3, eta=1.0, correction="heun"), 2, 1, _DPMPP, ("DPM++ 3M SDE",), True
+    ),
+    Solver("unipc", unipc, 3, 1, _UNIPC, ("UniPC", "uni_pc_bh2", "UniPCMultistepScheduler")),
+    Solver("unipc_bh1", partial(unipc, variant="bh1"), 3, 1, _UNIPC, ("uni_pc",)),
+    Solver(
+        "lms", partial(adams, lower_order_final=False), 4, 1, "Katherine Crowson, k-diffusion",
+        ("LMSDiscreteScheduler",), max_order=8,
+    ),
+    Solver("ipndm", partial(adams, equal_steps=True), 2, 1, _DEIS, ("IPNDMScheduler",), max_order=4),
+    Solver("ipndm_v", adams, 4, 1, _IPNDM_V, max_order=8),
+    Solver("deis", partial(deis, variable="time"), 3, 1, _DEIS, ("deis_tab", "DEIS-tAB"), max_order=4),
+    Solver("deis_rhoab", partial(deis, variable="rho"), 3, 1, _DEIS, ("DEIS-rhoAB",), max_order=4),
+    Solver(
+        "deis_log_rho", partial(deis, variable="log_rho", lower_order_final=True), 3, 1, _DEIS,
+        ("DEISMultistepScheduler",), max_order=4,
+    ),
+    Solver("pndm", pndm, 2, 1, _PNDM, ("PNDMScheduler",), start_nfe=9),
+    Solver("plms", partial(pndm, runge_kutta=False), 2, 1, _PNDM, start_nfe=1),
+    Solver("lcm", consistency, 0, 1, _LCM, ("LCMScheduler",), True),
+    Solver("consistency", consistency, 0, 1, _CM, ("CMStochasticIterativeScheduler",), True),
+    Solver("tcd", tcd, 0, 1, _TCD, ("TCDScheduler",), True),
+)  # fmt: skip
