@@ -47,7 +47,7 @@ def test_a_grid_that_is_given_wins_over_the_alias():
 @pytest.mark.parametrize("entry", fd.solvers(), ids=NAMES)
 def test_evaluations_a_step_and_noise_are_what_the_catalogue_says(entry):
     plan = fd.plan(entry.name, SD, 8, grid="logsnr", final_sigma="sigma_min")
-    assert plan.nfe == 8 * entry.nfe + entry.start_nfe
+    assert plan.nfe == 8 * entry.nfe + entry.extra_nfe
     assert plan.stochastic == entry.stochastic
     assert entry.paper
 

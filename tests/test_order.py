@@ -28,7 +28,8 @@ TABLE = [
     ("unipc", FULL, 2), ("unipc_bh1", FULL, 2),
     *[(name, {"coordinate": which}, 3) for name in ("lms", "ipndm", "ipndm_v") for which in ("sigma", "flow")],
     ("deis", {}, 2), ("deis_rhoab", {}, 2), ("deis_log_rho", FULL, 2),
-    ("pndm", {}, 0), ("plms", {}, 0),
+    ("pndm", {}, 0), ("plms", {}, 0), ("exp_heun", {}, 0), ("res_multistep", {}, 1),
+    *[("gradient_estimation", {"coordinate": which}, 1) for which in ("sigma", "flow")],
 ]  # fmt: skip
 UNIPC = [
     (order, variant, form, corrector)
@@ -65,6 +66,20 @@ def test_unipc_predictor_has_its_order_and_the_corrector_adds_one(order, variant
     assert measured_order("unipc", "vp", order, **options) == pytest.approx(order + corrector, abs=0.3)
 
 
+@pytest.mark.parametrize("coordinate", ["sigma", "flow"])
+def test_midpoint_is_second_order_where_the_score_is_not_linear_and_third_on_gaussian_data(coordinate):
+    """For z' = a z with a = s / (v + s^2) the leading error a''/24 + a a'/4 + a^3/6 of the midpoint rule is 0."""
+    assert measured_order("midpoint", "vp", 0, coordinate=coordinate) == pytest.approx(3, abs=0.1)
+
+    def end(solver, steps, **options):
+        plan = fd.plan(solver, SCHEDULES["vp"], sigmas=smooth_levels(SCHEDULES["vp"], steps), **options)
+        return run_rows(plan, lambda x, alpha, sigma: np.tanh(x - 0.3 * alpha), np.array([1.3, -0.8, 0.6, 1.1]))
+
+    exact = end("dpmpp_3s", 1500, correction="heun")
+    errors = [np.abs(end("midpoint", n, coordinate=coordinate) - exact).max() for n in STEPS]
+    assert slope(STEPS, errors) == pytest.approx(2, abs=0.25)
+
+
 @pytest.mark.parametrize("variable", ["time", "rho", "log_rho"])
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_deis_has_as_many_orders_as_outputs(order, variable):
@@ -91,7 +106,7 @@ def test_ipndm_has_its_full_order_on_equal_steps_of_the_noise_level(order):
 
 
 def test_every_deterministic_solver_of_the_catalogue_is_measured():
-    assert {entry.name for entry in fd.solvers() if not entry.stochastic} == {name for name, *_ in TABLE}
+    assert {entry.name for entry in fd.solvers() if not entry.stochastic} == {"midpoint", *(n for n, *_ in TABLE)}
 
 
 @pytest.mark.parametrize("solver", ["dpmpp_3m", "dpm_solver_3m"])

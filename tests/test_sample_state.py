@@ -35,7 +35,7 @@ def test_interleaved_runs_equal_serial_runs_bit_for_bit(solver):
     serial = [finish(run_of(solver, 1)), finish(run_of("unipc", 50, batch=3))]
     first, second = run_of(solver, 1), run_of("unipc", 50, batch=3)
     last = [None, None]
-    for _ in range(20):
+    for _ in range(40):
         for k, steps in enumerate((first, second)):
             step = next(steps, None)
             last[k] = last[k] if step is None else step.x.clone()

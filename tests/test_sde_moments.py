@@ -13,7 +13,14 @@ import fastdiff as fd
 
 STEPS = (57, 80, 113, 160, 226)
 FULL = {"lower_order_final": False}
-# name, options, the e of the SDE that it discretises
+
+
+def square(rho):
+    """The noise scaler of the reverse SDE."""
+    return rho**2
+
+
+# name, options, the e of the SDE that it discretises; None where that changes along the way
 SOLVERS = [
     ("ddpm", {}, 1.0),
     ("ddpm", {"eta": 0.5}, 0.25),
@@ -27,6 +34,18 @@ SOLVERS = [
     ("dpmpp_2m_sde", {"correction": "heun", "eta": 0.5, **FULL}, 0.5),
     ("dpmpp_3m_sde", FULL, 1.0),
     ("dpmpp_3m_sde", {"eta": 0.6, "exact": True, **FULL}, 0.6),
+    ("seeds_2", {}, 1.0),
+    ("seeds_2", {"eta": 0.5, "correction": "heun", "r1": 0.7}, 0.5),
+    ("seeds_3", {}, 1.0),
+    ("seeds_3", {"eta": 0.5}, 0.5),
+    ("exp_heun_sde", {}, 1.0),
+    ("sa_solver", FULL, 1.0),
+    ("sa_solver", {"tau": 0.5, "corrector_order": 0, "simple": False, **FULL}, 0.25),
+    ("sa_solver", {"predictor_order": 3, "corrector_order": 4, **FULL}, 1.0),
+    ("sa_solver_pece", FULL, 1.0),
+    ("er_sde", {}, None),
+    ("er_sde", {"order": 2, "noise_scaler": square}, 1.0),
+    ("er_sde", {"noise_scaler": square}, 1.0),
 ]
 
 
@@ -75,7 +94,7 @@ def test_variance_converges_to_the_datas_at_the_order_claimed_and_the_mean_is_ex
     assert slope(STEPS, errors) == pytest.approx(claimed_order(solver), abs=0.3)
 
 
-@pytest.mark.parametrize(("solver", "options", "e"), SOLVERS)
+@pytest.mark.parametrize(("solver", "options", "e"), [case for case in SOLVERS if case[2] is not None])
 def test_from_a_fixed_start_mean_and_variance_converge_to_the_reverse_sdes(solver, options, e):
     """Order 1 at least: this is a stronger statement than the marginals', whose noise may enter a step late."""
     errors = []
@@ -93,7 +112,45 @@ def test_from_a_fixed_start_mean_and_variance_converge_to_the_reverse_sdes(solve
 
 
 def test_every_stochastic_solver_of_the_catalogue_is_measured():
-    assert {entry.name for entry in fd.solvers() if entry.stochastic and entry.order} == {n for n, *_ in SOLVERS}
+    assert {entry.name for entry in fd.solvers() if entry.stochastic and entry.order} == {
+        *(name for name, *_ in SOLVERS), "restart",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("solver", "options", "order"),
+    [
+        ("euler", {"s_churn": 8.0}, 1),
+        ("heun", {"s_churn": 8.0}, 2),
+        ("heun", {"s_churn": 16.0, "s_tmin": 0.5, "s_tmax": 2.0, "coordinate": "sigma"}, 2),
+        ("dpm_2", {"s_churn": 8.0}, 2),
+        ("restart", {"intervals": ((0.3, 1.0, 0.25, 2), (1.5, 3.0, 0.1, 1))}, 2),
+    ],
+)
+def test_noise_put_back_keeps_the_law_at_the_order_of_the_steps(solver, options, order, schedule):
+    """Restart's stretches take a share of the steps."""
+    errors = []
+    for n in STEPS:
+        counted = dict(options)
+        if "intervals" in counted:
+            counted["intervals"] = [(low, high, round(share * n), k) for low, high, share, k in counted["intervals"]]
+        plan = on_grid(solver, schedule, n, **counted)
+        assert plan.stochastic
+        mean, variance = moments(plan, plan.start[0] * DATA.mean, DATA.spread(*plan.start))
+        np.testing.assert_allclose(mean, plan.end[0] * DATA.mean, atol=1e-12)
+        errors.append(np.abs(variance - DATA.spread(*plan.end)).max())
+    assert slope(STEPS, errors) == pytest.approx(order, abs=0.3)
+
+
+def test_restart_asks_the_model_where_it_says_and_returns_to_the_same_noise():
+    plan = fd.plan("restart", fd.Schedule.edm(), 10, grid="karras", intervals=[(0.1, 0.5, 4, 3)])
+    assert plan.nfe == 2 * 10 - 1 + 2 + 4 * 3 * 2
+    ups = [i for i in range(plan.nfe - 1) if plan.rows[i].x.noise]
+    assert [plan.point_after(i)[1] for i in ups] == pytest.approx([0.5] * 3)
+    assert len({j for i in ups for j, _ in plan.rows[i].x.noise}) == 3
+    with pytest.raises(ValueError, match="intervals: expected a low end within the run's noise levels, got 100"):
+        fd.plan("restart", fd.Schedule.edm(), 10, intervals=[(100.0, 200.0, 4, 3)])
 
 
 @pytest.mark.parametrize(
@@ -106,16 +163,19 @@ def test_every_stochastic_solver_of_the_catalogue_is_measured():
         ("dpmpp_2m_sde", "dpmpp_2m", {"correction": "heun"}),
         ("dpmpp_3m_sde", "dpmpp_3m", {"correction": "heun"}),
         ("dpmpp_3m_sde", "dpmpp_3m_exact", {"exact": True, "correction": "midpoint"}),
+        ("seeds_2", "dpmpp_2s", {}),
+        ("seeds_2", "dpmpp_2s", {"correction": "heun", "r1": 0.7}),
+        ("seeds_3", "dpmpp_3s", {}),
     ],
 )
 @pytest.mark.parametrize("schedule", ["vp", "edm"])
-def test_eta_0_leaves_the_deterministic_solvers_rows(stochastic, deterministic, options, schedule):
+def test_eta_0_leaves_the_deterministic_solver(stochastic, deterministic, options, schedule):
     level = {"coordinate": "sigma"} if deterministic == "dpm_2" else {}  # where ancestral steps are taken
     ode = fd.plan(deterministic, SCHEDULES[schedule], 20, grid="karras", **options, **level)
     sde = fd.plan(stochastic, SCHEDULES[schedule], 20, grid="karras", eta=0.0, **options)
     assert not sde.stochastic
-    for field in ode.table.dtype.names:
-        np.testing.assert_allclose(sde.table[field], ode.table[field], rtol=1e-12, atol=1e-14)
+    x = np.array([1.3, -0.8, 0.6, 1.1]) * ode.init_scale
+    np.testing.assert_allclose(run_rows(sde, DATA.x0, x), run_rows(ode, DATA.x0, x), rtol=1e-10)
 
 
 @pytest.mark.parametrize("r", [0.3, 0.5, 0.8])

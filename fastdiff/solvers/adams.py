@@ -1,9 +1,10 @@
-"""Adams-Bashforth in the noise level: LMS, iPNDM and iPNDM_v are one method with three choices of weights.
+"""Linear multistep in the noise level: LMS, iPNDM, iPNDM_v and gradient estimation are one method but for the weights.
 
 LMS (k-diffusion's sample_lms), iPNDM (Zhang & Chen 2023, arXiv 2204.13902, after Liu et al. 2022, arXiv 2202.09778,
-eq. 9 and 12), iPNDM_v (Zhou et al. 2024, arXiv 2312.00094, appendix). With the noise level s and z = x / k of
-`Schedule.coordinate` the ODE is dz/ds = d, where d = (z - x0) / s is eps for s = sigma / alpha (k = alpha) and the
-velocity eps - x0 for s = sigma / (alpha + sigma) (k = alpha + sigma). A step is
+eq. 9 and 12), iPNDM_v (Zhou et al. 2024, arXiv 2312.00094, appendix), gradient estimation (Permenter & Yuan 2024,
+arXiv 2306.04848, algorithm 2). With the noise level s and z = x / k of `Schedule.coordinate` the ODE is dz/ds = d,
+where d = (z - x0) / s is eps for s = sigma / alpha (k = alpha) and the velocity eps - x0 for
+s = sigma / (alpha + sigma) (k = alpha + sigma). A step is
 
     x_t = k_t (x_s / k_s + sum_j w_j d_j),    w_j = integral of the j-th Lagrange polynomial in s, from s to t
 
@@ -14,12 +15,14 @@ a step from alpha = 0 has no beginning: it is DDIM's, which is exact in the limi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from ..plan import Line, Row
 from ..schedule import Points, Schedule
 from .ancestral import ddim_row
+from .quadrature import lagrange
 
 EQUAL_STEPS = (
     (1.0,),
@@ -45,6 +48,34 @@ def adams(
     weights of equal steps whatever the grid, which are second order on smooth grids. lower_order_final: the step to
     sigma = 0 is of first order.
     """
+
+    def weights(past: np.ndarray, end: float) -> np.ndarray:
+        past = past[: 1 if lower_order_final and end == 0 else order]
+        return (end - past[0]) * np.array(EQUAL_STEPS[len(past) - 1]) if equal_steps else adams_weights(past, end)
+
+    return _multistep(schedule, points, prediction, coordinate, weights)
+
+
+def gradient_estimation(
+    schedule: Schedule, points: Points, prediction: str, *, gamma: float = 2.0, coordinate: str | None = None
+) -> list[Row]:
+    """Euler's step along gamma d_0 + (1 - gamma) d_1, the step to sigma = 0 along d_0; gamma = 3/2 would be iPNDM's."""
+
+    def weights(past: np.ndarray, end: float) -> np.ndarray:
+        mixture = [1.0] if end == 0 or len(past) == 1 else [gamma, 1 - gamma]
+        return (end - past[0]) * np.array(mixture)
+
+    return _multistep(schedule, points, prediction, coordinate, weights)
+
+
+def _multistep(
+    schedule: Schedule,
+    points: Points,
+    prediction: str,
+    coordinate: str | None,
+    weights: Callable[[np.ndarray, float], np.ndarray],
+) -> list[Row]:
+    """Rows with weights(levels of the outputs so far, newest first, level to reach)."""
     form = form_of(schedule, coordinate)
     levels = schedule.coordinate(points, coordinate)
     rows: list[Row] = []
@@ -53,12 +84,8 @@ def adams(
         if math.isinf(levels[i]):
             rows.append(ddim_row(s, t, prediction, i + 1))
             continue
-        usable = 1 if lower_order_final and levels[i + 1] == 0 else min(order, int(np.isfinite(levels[: i + 1]).sum()))
-        if equal_steps:
-            weights = (levels[i + 1] - levels[i]) * np.array(EQUAL_STEPS[usable - 1])
-        else:
-            weights = adams_weights(levels[i + 1 - usable : i + 1][::-1], levels[i + 1])
-        rows.append(Row.at(s, form, prediction, step_line(s, t, form, weights)))
+        past = levels[: i + 1][np.isfinite(levels[: i + 1])][::-1]
+        rows.append(Row.at(s, form, prediction, step_line(s, t, form, weights(past, float(levels[i + 1])))))
     return rows
 
 
@@ -87,12 +114,3 @@ def adams_weights(levels: np.ndarray, end: float) -> np.ndarray:
     nodes, weights = np.polynomial.legendre.leggauss(len(levels) // 2 + 1)
     half = (end - levels[0]) / 2
     return half * (lagrange(levels, levels[0] + half * (nodes + 1)) @ weights)
-
-
-def lagrange(places: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """[places, at] the Lagrange polynomials of the places."""
-    rows = []
-    for j, place in enumerate(places):
-        others = np.delete(places, j)
-        rows.append(np.prod((at[None, :] - others[:, None]) / (place - others[:, None]), axis=0))
-    return np.array(rows)

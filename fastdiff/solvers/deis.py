@@ -18,11 +18,11 @@ import numpy as np
 
 from ..plan import Line, Row
 from ..schedule import Points, Schedule
-from .adams import adams_weights, lagrange, step_line
+from .adams import adams_weights, step_line
 from .exponential import finite_before, first_order, is_finite, step_orders
+from .quadrature import gauss, lagrange, unit_panels
 
 VARIABLES = ("time", "rho", "log_rho")
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
 def deis(
@@ -62,20 +62,17 @@ def _weights(schedule: Schedule, past: Points, t: Points, variable: str) -> np.n
     """w_j for the outputs at `past`, newest first."""
     if variable == "rho":
         return adams_weights(past.sigma / past.alpha, float(t.sigma / t.alpha))
-    edges = _panels(schedule, past.at(0), t)
-    half = np.diff(edges) / 2
-    log_snr = (edges[:-1] + half)[:, None] + half[:, None] * _NODES
-    element = -(half[:, None] * _WEIGHTS * np.exp(-log_snr)).ravel()
+    log_snr, weights = gauss(_panels(schedule, past.at(0), t))
+    element = -weights * np.exp(-log_snr)
     if variable == "time":
-        return lagrange(past.t, schedule.t_of_log_snr(log_snr.ravel())) @ element
-    return lagrange(past.log_snr, log_snr.ravel()) @ element
+        return lagrange(past.t, schedule.t_of_log_snr(log_snr)) @ element
+    return lagrange(past.log_snr, log_snr) @ element
 
 
 def _panels(schedule: Schedule, s: Points, t: Points) -> np.ndarray:
     """Ends of the intervals in lambda on which the integrand is smooth and short."""
-    first, last = float(s.log_snr), float(t.log_snr)
-    edges = np.linspace(first, last, 1 + math.ceil(last - first))
-    if schedule.num_train_timesteps is not None:
-        indices = np.arange(math.floor(t.t) + 1, math.ceil(s.t))[::-1]
-        edges = np.union1d(edges, schedule.log_snr(indices))
-    return edges[(edges >= first) & (edges <= last)]
+    edges = unit_panels(float(s.log_snr), float(t.log_snr))
+    if schedule.num_train_timesteps is None:
+        return edges
+    indices = np.arange(math.floor(t.t) + 1, math.ceil(s.t))
+    return np.union1d(edges, np.clip(schedule.log_snr(indices), edges[0], edges[-1]))

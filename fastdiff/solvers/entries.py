@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..plan import Row
-from .adams import adams
+from .adams import adams, gradient_estimation
 from .ancestral import ddim
 from .consistency import consistency, tcd
 from .deis import deis
+from .er_sde import er_sde
 from .exponential import multistep, singlestep
-from .karras import dpm_2, dpm_2_ancestral, heun
+from .karras import dpm_2, dpm_2_ancestral, euler, heun, midpoint
 from .pndm import pndm
+from .restart import restart
+from .sa_solver import sa_solver
 from .sde import dpmpp_sde
+from .seeds import seeds
 from .unipc import unipc
 
 
@@ -24,8 +28,8 @@ class Solver:
 
     order: of convergence on the ODE; for stochastic solvers, of the mean and variance (weak order), at most 2 because
     differences of outputs carry the noise of earlier steps; 0 for models that map noise to data and follow no ODE.
-    nfe: model evaluations a step. start_nfe: evaluations besides those, at the start. max_order: the highest that the
-    option `order` takes. aliases: names it goes by elsewhere.
+    nfe: model evaluations a step. extra_nfe: evaluations besides those, in a long enough run. max_order: the highest
+    that the option `order` takes. aliases: names it goes by elsewhere.
     build: (schedule, points, prediction, options) -> rows.
     """
 
@@ -36,7 +40,7 @@ class Solver:
     paper: str
     aliases: tuple[str, ...] = ()
     stochastic: bool = False
-    start_nfe: int = 0
+    extra_nfe: int = 0
     max_order: int = 3
 
 
@@ -52,11 +56,18 @@ _IPNDM_V = "Zhou et al. 2024, arXiv 2312.00094"
 _LCM = "Luo et al. 2023, arXiv 2310.04378"
 _CM = "Song et al. 2023, arXiv 2303.01469"
 _TCD = "Zheng et al. 2024, arXiv 2402.19159"
+_FLOW = "Lipman et al. 2023, arXiv 2210.02747"
+_RES = "Zhang et al. 2023, arXiv 2308.02157"
+_GE = "Permenter & Yuan 2024, arXiv 2306.04848"
+_SEEDS = "Gonzalez et al. 2023, arXiv 2305.14267"
+_SA = "Xue et al. 2023, arXiv 2309.05019"
+_ER_SDE = "Cui et al. 2023, arXiv 2309.06169"
+_RESTART = "Xu et al. 2023, arXiv 2306.14878"
 
 SOLVERS = (
     Solver("ddim", ddim, 1, 1, _DDIM, ("DDIMScheduler", "dpm_solver_1", "dpmpp_1")),
     Solver("ddpm", partial(ddim, eta=1.0), 1, 1, _DDPM, ("DDPMScheduler",), True),
-    Solver("euler", ddim, 1, 1, _EDM, ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")),
+    Solver("euler", euler, 1, 1, _EDM, ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")),
     Solver(
         "euler_ancestral", partial(ddim, eta=1.0), 1, 1, _EDM, ("Euler a", "EulerAncestralDiscreteScheduler"), True
     ),
@@ -93,9 +104,22 @@ SOLVERS = (
         "deis_log_rho", partial(deis, variable="log_rho", lower_order_final=True), 3, 1, _DEIS,
         ("DEISMultistepScheduler",), max_order=4,
     ),
-    Solver("pndm", pndm, 2, 1, _PNDM, ("PNDMScheduler",), start_nfe=9),
-    Solver("plms", partial(pndm, runge_kutta=False), 2, 1, _PNDM, start_nfe=1),
+    Solver("pndm", pndm, 2, 1, _PNDM, ("PNDMScheduler",), extra_nfe=9),
+    Solver("plms", partial(pndm, runge_kutta=False), 2, 1, _PNDM, extra_nfe=1),
     Solver("lcm", consistency, 0, 1, _LCM, ("LCMScheduler",), True),
     Solver("consistency", consistency, 0, 1, _CM, ("CMStochasticIterativeScheduler",), True),
     Solver("tcd", tcd, 0, 1, _TCD, ("TCDScheduler",), True),
+    Solver("midpoint", midpoint, 2, 2, _FLOW),
+    Solver("res_multistep", partial(multistep, order=2, correction="heun", lower_order_final=False), 2, 1, _RES),
+    Solver("gradient_estimation", gradient_estimation, 1, 1, _GE),
+    Solver("exp_heun", partial(singlestep, order=2, correction="heun", r1=1.0), 2, 2, _DPMPP, ("exp_heun_2_x0",)),
+    Solver(
+        "exp_heun_sde", partial(seeds, correction="heun", r1=1.0), 2, 2, _SEEDS, ("exp_heun_2_x0_sde",), True
+    ),
+    Solver("seeds_2", seeds, 2, 2, _SEEDS, ("SEEDS-2",), True),
+    Solver("seeds_3", partial(seeds, order=3), 2, 3, _SEEDS, ("SEEDS-3",), True),
+    Solver("sa_solver", sa_solver, 2, 1, _SA, ("SASolverScheduler",), True),
+    Solver("sa_solver_pece", partial(sa_solver, pece=True), 2, 2, _SA, (), True, extra_nfe=-1),
+    Solver("er_sde", er_sde, 2, 1, _ER_SDE, ("er_sde_3",), True),
+    Solver("restart", restart, 2, 2, _RESTART, (), True, extra_nfe=14),
 )  # fmt: skip

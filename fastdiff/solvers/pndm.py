@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..plan import HERE, KEEP, Line, Row
+from ..plan import KEEP, Line, Row
 from ..schedule import Points, Schedule
 from .adams import EQUAL_STEPS
 from .ancestral import ddim_row
@@ -49,7 +49,7 @@ def _transfer(s: Points, t: Points, mixture: tuple[float, ...], base: bool = Fal
 
 def _improved_euler(schedule: Schedule, s: Points, t: Points, prediction: str) -> list[Row]:
     """To t with the slope at s, then again with the mean of both; the output at the first guess is forgotten."""
-    guess = Row.at(s, "noise", prediction, _transfer(s, t, (1.0,)), HERE)
+    guess = Row.at(s, "noise", prediction, _transfer(s, t, (1.0,)), KEEP)
     mean = Row.at(t, "noise", prediction, _transfer(s, t, (0.5, 0.5), base=True), forget=(0,))
     return [guess, mean]
 
@@ -58,7 +58,7 @@ def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str) -> l
     """Four evaluations, of which only the first is remembered."""
     middle = schedule.at(np.float64((s.t + t.t) / 2))
     return [
-        Row.at(s, "noise", prediction, _transfer(s, middle, (1.0,)), HERE),
+        Row.at(s, "noise", prediction, _transfer(s, middle, (1.0,)), KEEP),
         Row.at(middle, "noise", prediction, _transfer(s, middle, (1.0,), base=True), KEEP),
         Row.at(middle, "noise", prediction, _transfer(s, t, (1.0,), base=True), KEEP),
         Row.at(t, "noise", prediction, _transfer(s, t, (1 / 6, 1 / 3, 1 / 3, 1 / 6), base=True), forget=(0, 1, 2)),

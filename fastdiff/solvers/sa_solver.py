@@ -1,0 +1,121 @@
+"""SA-Solver (Xue et al. 2023, arXiv 2309.05019): stochastic Adams methods, predictor and corrector.
+
+For the reverse SDE with noise level tau(t), constant over a step, data form (eq. 14 and 17):
+
+    x_t = (sigma_t / sigma_s) e^(-tau^2 h) x_s + sum_j b_j D_j + sigma_t sqrt(1 - e^(-2 tau^2 h)) xi
+    b_j = alpha_t (1 + tau^2) integral of e^(-(1 + tau^2) (lambda_t - lambda)) L_j(lambda) from lambda_s to lambda_t
+
+over the outputs so far (predictor), or with the one at the predicted point too (corrector), with the same xi. With two
+outputs the difference weighs (1 + tau^2) h / 2 (appendix D). The corrected state is base. In PECE mode the model is
+asked again at the corrected state, and the output at the predicted one is forgotten.
+Steps that are infinite in lambda are of first order, exact in the limit; history does not reach across them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ..plan import HERE, Line, Row
+from ..schedule import Points, Schedule
+from .ancestral import ddim_row
+from .exponential import finite_before, is_finite
+from .quadrature import gauss, lagrange, unit_panels
+
+Tau = float | Callable[[float], float]
+
+
+class _Step(NamedTuple):
+    """x_t = ratio x_s + sum weights_j D_j (newest first) + spread xi."""
+
+    ratio: float
+    weights: np.ndarray
+    spread: float
+
+
+def sa_solver(
+    schedule: Schedule,
+    points: Points,
+    prediction: str,
+    *,
+    predictor_order: int = 2,
+    corrector_order: int = 2,
+    tau: Tau = 1.0,
+    pece: bool = False,
+    simple: bool = True,
+    s_noise: float = 1.0,
+    lower_order_final: bool = True,
+) -> list[Row]:
+    """One row a step; in pece mode two, the first step and one after a step that is infinite in lambda excepted.
+
+    predictor_order, corrector_order: how many outputs they use, 1 to 4; corrector_order=0 leaves it out. tau: the noise
+    level, 0 the ODE and 1 the reverse SDE, a number or a function of the time at which a step begins. simple: the
+    shorter weights of two outputs. lower_order_final: the orders fall over the last steps.
+    """
+    for name, value, low in (("predictor_order", predictor_order, 1), ("corrector_order", corrector_order, 0)):
+        if value not in range(low, 5):
+            raise ValueError(f"{name}: expected a whole number from {low} to 4, got {value!r}")
+    count = len(points.t) - 1
+    rows: list[Row] = []
+    before: float | None = None  # tau of the step that a corrector would repeat
+    for i in range(count):
+        s, t = points.at(i), points.at(i + 1)
+        left = count - i if lower_order_final else count
+        usable = finite_before(points, i) + 1
+        corrected = None
+        if before is not None and corrector_order:
+            step = _step(points, i - 1, min(corrector_order, left + 2, usable), before, simple, ahead=True)
+            noise = ((i, s_noise * step.spread),) if s_noise * step.spread else ()
+            corrected = Line(base=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
+        if pece and corrected is not None:
+            rows.append(Row.at(s, "data", prediction, corrected, forget=(0,)))
+            corrected = None
+        if not is_finite(s, t):
+            before = None
+            rows.append(ddim_row(s, t, prediction, i + 1, float(_tau(tau, s) > 0), s_noise))
+            continue
+        before = _tau(tau, s)
+        step = _step(points, i, min(predictor_order, left, usable), before, simple)
+        line = _after(step, corrected, ((i + 1, s_noise * step.spread),) if s_noise * step.spread else ())
+        keeps = corrector_order and i + 1 < count
+        rows.append(Row.at(s, "data", prediction, line, (corrected or HERE) if keeps else None))
+    return rows
+
+
+def _tau(tau: Tau, s: Points) -> float:
+    value = float(tau(float(s.t)) if callable(tau) else tau)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"tau: expected a number >= 0, got {value}")
+    return value
+
+
+def _after(step: _Step, corrected: Line | None, fresh: tuple[tuple[int, float], ...]) -> Line:
+    """The predictor's step from the corrected state, or from x."""
+    if corrected is None:
+        return Line(x=step.ratio, history=tuple(step.weights.tolist()), noise=fresh)
+    length = max(len(corrected.history), len(step.weights))
+    old, new = (np.pad(np.asarray(w), (0, length - len(w))) for w in (corrected.history, step.weights))
+    kept = tuple((j, step.ratio * w) for j, w in corrected.noise)
+    return Line(base=step.ratio * corrected.base, history=tuple((step.ratio * old + new).tolist()), noise=kept + fresh)
+
+
+def _step(points: Points, i: int, order: int, tau: float, simple: bool, ahead: bool = False) -> _Step:
+    """The step from point i to i + 1 with `order` outputs, of which the newest is at i + 1 where it lies ahead."""
+    log_snr = points.log_snr
+    first, last = float(log_snr[i]), float(log_snr[i + 1])
+    h, rate = last - first, 1 + tau**2
+    alpha, sigma = float(points.alpha[i + 1]), float(points.sigma[i + 1])
+    newest = i + 1 if ahead else i
+    places = log_snr[newest - np.arange(order)]
+    if simple and order == 2:
+        share = alpha * rate * h / 2 * (1.0 if ahead else h / (places[1] - places[0]))
+        whole = -alpha * math.expm1(-rate * h)
+        weights = np.array([share, whole - share] if ahead else [whole - share, share])
+    else:
+        at, element = gauss(unit_panels(first, last, rate))
+        weights = lagrange(places, at) @ (alpha * rate * np.exp(-rate * (last - at)) * element)
+    ratio = sigma / float(points.sigma[i]) * math.exp(-(tau**2) * h)
+    return _Step(ratio, weights, sigma * math.sqrt(-math.expm1(-2 * tau**2 * h)))
