@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .grid import make_grid
-from .plan import Plan
-from .schedule import Schedule
+from .plan import Line, Plan, Row
+from .schedule import Points, Schedule
 from .solvers.entries import SOLVERS, Solver
 
 _BY_NAME = {solver.name: solver for solver in SOLVERS}
@@ -57,6 +57,7 @@ def plan(
     rho: float = 7.0,
     steps_offset: int = 0,
     log_snr_min: float = -np.inf,
+    invert: bool = False,
     **options: object,
 ) -> Plan:
     """The table of a run: `steps` steps of `solver` on `schedule`.
@@ -65,6 +66,9 @@ def plan(
     as many as the solver's `nfe` says. prediction: what the model gives: "epsilon", "sample", "v_prediction",
     "flow_prediction" or "score". grid, final_sigma, sigmas, start, rho, steps_offset, log_snr_min: see
     `fastdiff.grid.make_grid`; grid is "time" where not given.
+    invert: run the grid from its clean end to its noisy one, with an ODE solver: `sample(model, plan, image)` is then
+    the noisy x that the solver would bring back to the image; over `init_scale` of the plan that is not inverted it is
+    the image's noise. The step from sigma = 0 is of first order and asks the model at the schedule's least time.
     options: the solver's own, such as eta, s_noise, order, correction, variant, lower_order_final, r.
     Raises ValueError naming the argument.
     """
@@ -75,9 +79,29 @@ def plan(
         steps_offset=steps_offset, log_snr_min=log_snr_min,
     )  # fmt: skip
     _check_options(entry, options, len(points.t) - 1)
-    rows = entry.build(schedule, points, prediction, **options)
+    if invert:
+        if entry.stochastic or options.get("eta") or options.get("s_churn"):
+            raise ValueError(f"invert: expected an ODE solver, got {entry.name} with noise")
+        rows, points = _inverted(entry, schedule, points, prediction, options)
+    else:
+        rows = entry.build(schedule, points, prediction, **options)
     name = grid if isinstance(grid, str) and sigmas is None else "explicit"
     return Plan(tuple(rows), (float(points.alpha[-1]), float(points.sigma[-1])), prediction, entry.name, name)
+
+
+def _inverted(
+    entry: Solver, schedule: Schedule, points: Points, prediction: str, options: dict[str, object]
+) -> tuple[list[Row], Points]:
+    """The rows on the points reversed. No solver begins at sigma = 0 but DDIM in noise form: it takes that step."""
+    up = points.at(slice(None, None, -1))
+    rows = []
+    if float(up.sigma[0]) == 0:
+        clean, first = up.at(0), up.at(1)
+        asked = clean._replace(t=np.float64(schedule.t_min))
+        line = Line(x=float(first.alpha / clean.alpha), history=(float(first.sigma),))
+        rows.append(Row.at(asked, "noise", prediction, line))
+        up = up.at(slice(1, None))
+    return rows + (entry.build(schedule, up, prediction, **options) if len(up.t) > 1 else []), up
 
 
 def _check_options(entry: Solver, options: dict[str, object], steps: int) -> None:

@@ -112,7 +112,13 @@ class Plan:
 
     @property
     def init_scale(self) -> float:
-        """What unit Gaussian noise is multiplied by to begin: sigma at the start (1 for VP and flow)."""
+        """What unit Gaussian noise is multiplied by to begin: sigma at the start (1 for VP and flow).
+
+        1 for a plan that goes from data to noise: it begins with the data.
+        """
+        (a_s, s_s), (a_t, s_t) = self.start, self.end
+        if a_s * s_t > a_t * s_s:
+            return 1.0
         return self.rows[0].sigma if self.rows[0].alpha == 1 else math.hypot(*self.start)
 
     @property

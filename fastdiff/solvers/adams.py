@@ -9,7 +9,7 @@ s = sigma / (alpha + sigma) (k = alpha + sigma). A step is
     x_t = k_t (x_s / k_s + sum_j w_j d_j),    w_j = integral of the j-th Lagrange polynomial in s, from s to t
 
 over the latest outputs (any steps), or t - s times the classical weights of equal steps (iPNDM). In s = sigma / alpha
-a step from alpha = 0 has no beginning: it is DDIM's, which is exact in the limit, and history starts after it.
+a step from or to alpha = 0 is infinite: it is DDIM's, which is exact in the limit, and history starts after it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _multistep(
     rows: list[Row] = []
     for i in range(len(points.t) - 1):
         s, t = points.at(i), points.at(i + 1)
-        if math.isinf(levels[i]):
+        if math.isinf(levels[i]) or math.isinf(levels[i + 1]):
             rows.append(ddim_row(s, t, prediction, i + 1))
             continue
         past = levels[: i + 1][np.isfinite(levels[: i + 1])][::-1]

@@ -20,6 +20,8 @@ from ..schedule import Points, Schedule
 
 def step_down(s: Points, t: Points, eta: float) -> tuple[float, float]:
     """(share of sigma_t that stays predicted noise, share that is drawn fresh), in units of sigma_t."""
+    if eta == 0:
+        return 1.0, 0.0
     ratio = float(s.alpha * t.sigma / (t.alpha * s.sigma))
     up = min(1.0, eta * math.sqrt(max(0.0, 1 - ratio**2)))
     # 1 - up^2 multiplied out: ratio^2 is far below 1 in long steps, and subtracting would lose it.

@@ -74,5 +74,6 @@ def _panels(schedule: Schedule, s: Points, t: Points) -> np.ndarray:
     edges = unit_panels(float(s.log_snr), float(t.log_snr))
     if schedule.num_train_timesteps is None:
         return edges
-    indices = np.arange(math.floor(t.t) + 1, math.ceil(s.t))
-    return np.union1d(edges, np.clip(schedule.log_snr(indices), edges[0], edges[-1]))
+    indices = np.arange(math.floor(min(s.t, t.t)) + 1, math.ceil(max(s.t, t.t)))
+    edges = np.union1d(edges, np.clip(schedule.log_snr(indices), edges.min(), edges.max()))
+    return edges if s.log_snr < t.log_snr else edges[::-1]

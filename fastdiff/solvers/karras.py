@@ -134,13 +134,13 @@ def _over(a: float, b: float) -> float:
 def two_stage(schedule: Schedule, prediction: str, stages: Stages, coordinate: str | None) -> Step:
     """A step of a two-stage rule. stages(s, t) gives the middle level, (z, D1) weights and (z, z2, D2, D1) weights.
 
-    Where it gives None, or s is infinite, the step is Euler's.
+    Where it gives None, or a level is infinite, the step is Euler's.
     """
     coordinate = coordinate or ("sigma" if schedule.kind == "ve" else "flow")
 
     def step(i: int, s: Points, t: Points) -> list[Row]:
         level_s, level_t = (float(schedule.coordinate(p, coordinate)) for p in (s, t))
-        tableau = None if math.isinf(level_s) else stages(level_s, level_t)
+        tableau = None if math.isinf(max(level_s, level_t)) else stages(level_s, level_t)
         if tableau is None:
             return [ddim_row(s, t, prediction, i + 1)]
         level_m, (z1, d1), (z, z2, d_2, d_1) = tableau

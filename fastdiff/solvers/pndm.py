@@ -22,7 +22,7 @@ RUNGE_KUTTA_STEPS = 3
 def pndm(schedule: Schedule, points: Points, prediction: str, *, runge_kutta: bool = True) -> list[Row]:
     """One evaluation a step after the start, which takes nine more (runge_kutta) or one more.
 
-    A first step from alpha = 0 is DDIM's, before the start; a start never reaches sigma = 0, where no model is asked.
+    A first step from alpha = 0 is DDIM's, before the start; a start never reaches sigma = 0 or alpha = 0.
     """
     count = len(points.t) - 1
     rows: list[Row] = []
@@ -32,7 +32,7 @@ def pndm(schedule: Schedule, points: Points, prediction: str, *, runge_kutta: bo
     start = RUNGE_KUTTA_STEPS if runge_kutta else 1
     for i in range(begin, count):
         s, t = points.at(i), points.at(i + 1)
-        if i - begin < start and float(t.sigma) > 0:
+        if i - begin < start and float(t.sigma) > 0 and float(t.alpha) > 0:
             rows += (_runge_kutta if runge_kutta else _improved_euler)(schedule, s, t, prediction)
         else:
             known = i - begin + 1
