@@ -43,6 +43,41 @@ inline void each_tile(int64_t rows, F f) {
   if (row < rows) with_constant<kTile - 1>(static_cast<int>(rows - row), [&](auto count) { f(row, count); });
 }
 
+// How many lanes of a vector a row fills: all of them, or fewer because the whole row is shorter.
+struct Whole {};
+struct Part {
+  int64_t lanes;
+};
+
+template <class T>
+inline Floats load(const T* from, Whole) {
+  return load(from);
+}
+
+template <class T>
+inline Floats load(const T* from, Part part) {
+  Floats v{};
+  for (int64_t i = 0; i < part.lanes; ++i) v[i] = widen(from[i]);
+  return v;
+}
+
+template <class T>
+inline void store(T* to, Floats v, Whole) {
+  store(to, v);
+}
+
+template <class T>
+inline void store(T* to, Floats v, Part part) {
+  for (int64_t i = 0; i < part.lanes; ++i) narrow(v[i], to[i]);
+}
+
+// f(first, filled) over vectors that cover a row; the last one reaches back over the one before.
+template <class F>
+inline void each_vector(int64_t size, F f) {
+  if (size < kLanes) return f(0, Part{size});
+  for (int64_t d = 0; d < size; d += kLanes) f(d + kLanes <= size ? d : size - kLanes, Whole());
+}
+
 // sum[r][.] = sum over i < n of factor[r * row + i * column] * x[i][.]
 template <int kVectors, int kRows>
 inline __attribute__((always_inline)) void multiply(const float* x, int64_t n, const float* factor, int64_t row,
@@ -178,15 +213,14 @@ class Scratch {
 template <class T>
 class Kernel {
  public:
-  Kernel(const Attention& a, int64_t rows) : a_(a), rows_(rows), pitch_((a.head_size + kLanes - 1) / kLanes * kLanes) {
+  Kernel(const Attention& a, int64_t rows) : a_(a), rows_(rows), pitch_(a.head_size < kLanes ? kLanes : a.head_size) {
     const int64_t blocks = (a.keys + kMostKeys - 1) / kMostKeys;
     block_ = (a.keys + blocks - 1) / blocks;
-    const int64_t panels = (rows + kPanel - 1) / kPanel, panel = a.head_size * kPanel;
+    const int64_t panels = (rows + kPanel - 1) / kPanel, panel = pitch_ * kPanel;
     const int64_t converted = kConverts ? block_ * pitch_ : 0;
     static thread_local Scratch scratch;
-    scratch.reserve(2 * panels * panel + kLanes * pitch_ + block_ * kPanel + 2 * converted);
+    scratch.reserve(2 * panels * panel + block_ * kPanel + 2 * converted);
     for (int64_t i = 0; i < panels; ++i) panels_[i].q = scratch.take(panel), panels_[i].out = scratch.take(panel);
-    stage_ = scratch.take(kLanes * pitch_);
     weights_ = scratch.take(block_ * kPanel);
     k_ = scratch.take(converted), v_ = scratch.take(converted);
   }
@@ -245,20 +279,14 @@ class Kernel {
     const float sign = a_.scale < 0 ? -1 : 1;
     for (int v = 0; v < kVectors; ++v) {
       panel.top[v] = spread(-INFINITY), panel.origin[v] = spread(INFINITY), panel.weight[v] = Floats{};
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const int64_t query = v * kLanes + lane;
-        float* to = stage_ + lane * pitch_;
-        if (query < queries) load_run(from + query * a_.q.row_stride, 1, a_.head_size, to);
-        for (int64_t d = query < queries ? a_.head_size : 0; d < pitch_; ++d) to[d] = 0;
-      }
-      for (int64_t d = 0; d < a_.head_size; d += kLanes) {
+      each_vector(a_.head_size, [&](int64_t d, auto filled) {
         Floats m[kLanes];
-        for (int i = 0; i < kLanes; ++i) m[i] = load(stage_ + i * pitch_ + d) * sign;
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) m[i] = load(from + row(v, i, queries) * a_.q.row_stride + d, filled) * sign;
         transpose(m);
-        for (int i = 0; i < kLanes && d + i < a_.head_size; ++i) {
-          store(panel.q + ((d + i) * kVectors + v) * kLanes, m[i]);
-        }
-      }
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) store(panel.q + ((d + i) * kVectors + v) * kLanes, m[i]);
+      });
     }
   }
 
@@ -266,18 +294,21 @@ class Kernel {
   void put_result(const Panel& panel, T* to, int64_t queries) {
     for (int v = 0; v < kVectors; ++v) {
       const Floats share = 1.0f / panel.weight[v];
-      for (int64_t d = 0; d < a_.head_size; d += kLanes) {
-        Floats m[kLanes] = {};
-        for (int i = 0; i < kLanes && d + i < a_.head_size; ++i) {
-          m[i] = load(panel.out + ((d + i) * kVectors + v) * kLanes) * share;
-        }
+      each_vector(a_.head_size, [&](int64_t d, auto filled) {
+        Floats m[kLanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) m[i] = load(panel.out + ((d + i) * kVectors + v) * kLanes) * share;
         transpose(m);
-        for (int i = 0; i < kLanes; ++i) store(stage_ + i * pitch_ + d, m[i]);
-      }
-      for (int lane = 0; lane < kLanes && v * kLanes + lane < queries; ++lane) {
-        store_run(stage_ + lane * pitch_, a_.head_size, to + (v * kLanes + lane) * a_.out.row_stride, 1);
-      }
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) store(to + row(v, i, queries) * a_.out.row_stride + d, m[i], filled);
+      });
     }
+  }
+
+  // The query in a lane; lanes beyond the last query repeat it.
+  static int64_t row(int v, int lane, int64_t queries) {
+    const int64_t query = v * kLanes + lane;
+    return query < queries ? query : queries - 1;
   }
 
   T* at(const Heads& heads, int64_t head, int64_t row) const {
@@ -289,7 +320,8 @@ class Kernel {
     const T* from = at(heads, head, row);
     if constexpr (kConverts) {
       for (int64_t i = 0; i < count; ++i) {
-        load_run(from + i * heads.row_stride, 1, a_.head_size, converted + i * pitch_);
+        const T* row = from + i * heads.row_stride;
+        each_vector(a_.head_size, [&](int64_t d, auto filled) { store(converted + i * pitch_ + d, load(row + d, filled)); });
       }
       return {converted, pitch_};
     } else {
@@ -301,7 +333,7 @@ class Kernel {
   const int64_t rows_, pitch_;
   int64_t block_;
   Panel panels_[kMostRows / kPanel];
-  float *stage_, *weights_, *k_, *v_;
+  float *weights_, *k_, *v_;
 };
 
 }  // namespace

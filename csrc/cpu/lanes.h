@@ -24,6 +24,7 @@ constexpr int kLanes = kVector / 4;
 
 typedef float Floats __attribute__((vector_size(kVector)));
 typedef int32_t Ints __attribute__((vector_size(kVector)));
+typedef uint16_t Shorts __attribute__((vector_size(kVector / 2)));
 typedef uint32_t Words32 __attribute__((vector_size(kVector)));
 typedef uint64_t Words64 __attribute__((vector_size(kVector)));
 
@@ -38,10 +39,45 @@ inline Floats load(const float* from) {
 
 inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
 
+inline Shorts load_shorts(const void* from) {
+  Shorts v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline Floats load(const BFloat* from) {
+  return bits<Floats>(__builtin_convertvector(load_shorts(from), Words32) << 16);
+}
+
+inline void store(BFloat* to, Floats v) {  // as narrow() in convert.h
+  const Words32 word = bits<Words32>(v), rounded = word + 0x7fff + ((word >> 16) & 1);
+  const Words32 half = (word & 0x7fffffff) > 0x7f800000 ? Words32{} + 0x7fc0 : rounded >> 16;
+  const Shorts shorts = __builtin_convertvector(half, Shorts);
+  std::memcpy(to, &shorts, sizeof shorts);
+}
+
+#ifndef __F16C__
+
+inline Floats load(const Half* from) {
+  Floats v;
+  for (int i = 0; i < kLanes; ++i) v[i] = widen(from[i]);
+  return v;
+}
+
+inline void store(Half* to, Floats v) {
+  for (int i = 0; i < kLanes; ++i) narrow(v[i], to[i]);
+}
+
+#endif
+
 #if defined(__AVX512F__)
 
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where one is NaN
+inline Floats load(const Half* from) { return _mm512_cvtph_ps(bits<__m256i>(load_shorts(from))); }
+inline void store(Half* to, Floats v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 inline Floats root(Floats v) { return _mm512_sqrt_ps(v); }
 inline Floats to_float(Words32 v) { return _mm512_cvtepu32_ps(bits<__m512i>(v)); }
 inline Words64 product(Words64 a, Words64 b) {
@@ -60,6 +96,10 @@ inline Words64 block_order() { return Words64{0, 4, 1, 5, 2, 6, 3, 7}; }
 
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where one is NaN
+inline Floats load(const Half* from) { return _mm256_cvtph_ps(bits<__m128i>(load_shorts(from))); }
+inline void store(Half* to, Floats v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 inline Floats root(Floats v) { return _mm256_sqrt_ps(v); }
 inline Words64 product(Words64 a, Words64 b) {
   return bits<Words64>(_mm256_mul_epu32(bits<__m256i>(a), bits<__m256i>(b)));
