@@ -25,6 +25,24 @@ def copy_bandwidth(bytes_moved: int, threads: int) -> float:
     return 8 * source.numel() / best
 
 
+@functools.cache
+def matmul_rate(device: str, dtype: torch.dtype, threads: int) -> float:
+    """Operations a second of torch's product of two matrices: best of many. On the CPU always that of float32."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    size, dtype = (8192, dtype) if device == "cuda" else (1024, torch.float32)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(40):
+        began = time.perf_counter()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    torch.set_num_threads(before)
+    return 2 * size**3 / best
+
+
 def processor() -> str:
     """The processor's name and what torch will use of it."""
     try:

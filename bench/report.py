@@ -1,8 +1,10 @@
-"""python -m bench.report: run the benchmarks and write bench/results/cpu.md, with ratios in each group."""
+"""python -m bench.report [cpu | attention]: run the benchmarks and write bench/results/, with ratios in each group."""
 
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -12,16 +14,17 @@ import torch
 
 from .machine import processor
 
-RESULTS = Path(__file__).parent / "results"
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
 
 
-def measure() -> list[dict]:
-    """The rows of `pytest bench/`, from pytest-benchmark's own JSON."""
+def measure(*stems: str) -> list[dict]:
+    """The rows of `pytest bench/bench_<stem>.py` at full length, from pytest-benchmark's own JSON."""
+    files = [str(FOLDER / f"bench_{stem}.py") for stem in stems]
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "benchmarks.json"
-        subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", str(Path(__file__).parent), f"--benchmark-json={target}"], check=True
-        )
+        command = [sys.executable, "-m", "pytest", "-q", *files, f"--benchmark-json={target}"]
+        subprocess.run(command, check=True, env=os.environ | {"FASTDIFF_BENCH": "full"})
         return json.loads(target.read_text())["benchmarks"]
 
 
@@ -41,11 +44,55 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    rows = measure()
-    head = f"# Benchmarks\n\n`python -m bench.report`, torch {torch.__version__}, {processor()}."
+def attention_table(rows: list[dict]) -> str:
+    """One row a shape: fastdiff's best time and its share of the matmul rate, and how many times that others take."""
+    groups = {row["group"]: {} for row in rows}
+    for row in rows:
+        name = row["name"].partition("[")[0].removeprefix("test_").removesuffix("_backend").replace("_", " ")
+        groups[row["group"]][" ".join([name, *filter(None, [row["params"].get("backend")])])] = row
+    others = list(dict.fromkeys(name for members in groups.values() for name in members if name != "fastdiff"))
+    lines = ["| shape, dtype, threads | fastdiff ms | of matmul | " + " | ".join(others) + " |"]
+    lines.append("|---" * (len(others) + 3) + "|")
+    ratios: dict[str, list[float]] = {}
+    for group, members in groups.items():
+        ours = members["fastdiff"]["stats"]["min"]
+        times = {name: members[name]["stats"]["min"] / ours for name in others if name in members}
+        cells = [f"{times[name]:.2f}" if name in times else "" for name in others]
+        share = members["fastdiff"]["extra_info"]["of_matmul_rate"]
+        lines.append(f"| {group} | {ours * 1e3:.3f} | {share:.0%} | " + " | ".join(cells) + " |")
+        kind, (_, dtype, threads) = group.partition(",")[0], group.rsplit(",", 2)
+        ratios.setdefault(f"{kind},{dtype},{threads}", []).append(times["sdpa"])
+    lines += ["", "The median over shapes of what PyTorch's op takes by default:", ""]
+    lines += [f"- {kind}: {statistics.median(values):.2f}" for kind, values in ratios.items()]
+    return "\n".join(lines)
+
+
+def write_cpu() -> None:
+    _write("cpu", "Benchmarks", "", table(measure("sampling", "solver_step")))
+
+
+def write_attention() -> None:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    text = (
+        f" On {device}. The contestants' columns say how many times fastdiff's best time their best takes; empty where"
+        " PyTorch has no such kernel for the shape, or would write out queries times keys."
+    )
+    name = "attention_cuda" if torch.cuda.is_available() else "attention_cpu"
+    _write(name, "Attention", text, attention_table(measure("attention")))
+
+
+REPORTS = {"cpu": write_cpu, "attention": write_attention}
+
+
+def _write(name: str, title: str, text: str, body: str) -> None:
+    head = f"# {title}\n\n`python -m bench.report`, torch {torch.__version__}, {processor()}.{text}"
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "cpu.md").write_text(f"{head}\n\n{table(rows)}\n")
+    (RESULTS / f"{name}.md").write_text(f"{head}\n\n{body}\n")
+
+
+def main() -> None:
+    for name in sys.argv[1:] or REPORTS:
+        REPORTS[name]()
 
 
 if __name__ == "__main__":

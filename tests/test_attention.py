@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
-from fastdiff.ops import attention, registry
+from fastdiff.ops import attention, preference, registry, torch_ops
 
 OP = "attention"
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -210,7 +213,58 @@ def test_bad_input_names_the_argument(arguments: tuple, error_type: type, messag
         attention(*arguments)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_the_automatic_choice_on_cpu_serves_every_dtype_and_size(dtype: torch.dtype) -> None:
-    for size in (1, 40, 256, 257):
-        assert registry.choose("attention", registry.Case("cpu", dtype, (1, 1, 64, 77, size)))
+def chosen(device: str, dtype: torch.dtype, *shape: int) -> str:
+    run = registry.choose("attention", registry.Case(device, dtype, shape))
+    return next(name for name in registry.BACKENDS if getattr(registry._load("attention", name), "run", None) is run)
+
+
+@pytest.fixture
+def fresh_choice() -> Iterator[None]:
+    registry._choose.cache_clear()
+    yield
+    registry._choose.cache_clear()
+
+
+def test_the_automatic_choice_on_cpu_is_the_measured_one(fresh_choice: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastdiff.ops.native")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert chosen("cpu", torch.float32, 2, 8, 4096, 77, 40) == "cpu"
+    assert chosen("cpu", torch.float32, 2, 8, 4096, 77, 257) == "torch"
+    assert chosen("cpu", torch.float64, 2, 8, 4096, 77, 40) == "torch"
+    assert chosen("cpu", torch.float32, 2, 8, 1, 4096, 64) == "torch"  # one query
+    assert chosen("cpu", torch.bfloat16, 2, 8, 4096, 77, 40) == "torch"  # matrix tiles
+    registry._choose.cache_clear()
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert chosen("cpu", torch.bfloat16, 2, 8, 4096, 77, 40) == "cpu"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert chosen("cpu", torch.float32, 2, 8, 4096, 77, 80) == "torch"
+
+
+def test_a_measurement_on_cuda_counts_for_its_device_head_size_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = preference.Measured((9, 0), (40,), range(1, 129), ("triton",))
+    monkeypatch.setattr(preference, "_ATTENTION_ON_CUDA", (measured,))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+
+    def backends(dtype: torch.dtype, keys: int, size: int) -> tuple[str, ...]:
+        return preference.preferred("attention", registry.Case("cuda", dtype, (2, 8, 4096, keys, size)))
+
+    assert backends(torch.bfloat16, 77, 40) == ("triton",)
+    assert backends(torch.bfloat16, 129, 40) == backends(torch.bfloat16, 77, 64) == backends(torch.float32, 77, 40) == ()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert backends(torch.bfloat16, 77, 40) == ()
+
+
+def test_cudnn_comes_first_on_hopper_and_only_for_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, seen = torch._C._get_sdp_priority_order, []
+    before, q = order(), torch.randn(1, 2, 9, 8)
+    monkeypatch.setattr(torch_ops, "_is_hopper", lambda device: True)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *_, **options: seen.append(order()))
+    torch_ops._cudnn_first(q, q, q, 0.3)
+    assert seen[0][0] == int(SDPBackend.CUDNN_ATTENTION)
+    assert sorted(seen[0]) == sorted(before)
+    assert order() == before
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *_, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        torch_ops._cudnn_first(q, q, q, 0.3)
+    assert order() == before

@@ -5,7 +5,9 @@ A backend that refuses the case is passed over; PyTorch's own op and the referen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
 
 if TYPE_CHECKING:
     from .registry import Case
@@ -24,8 +26,40 @@ def _group_norm(case: Case) -> tuple[str, ...]:
     return ("cpu",) if case.device == "cpu" else ()
 
 
+class Measured(NamedTuple):
+    """Where a measurement found kernels that are faster than PyTorch's own op, best first."""
+
+    capability: tuple[int, int]  # of the CUDA device
+    head_sizes: tuple[int, ...]
+    keys: range
+    backends: tuple[str, ...]
+
+    def fits(self, case: Case) -> bool:
+        *_, keys, head_size = case.shape
+        if head_size not in self.head_sizes or keys not in self.keys or case.dtype not in _HALF:
+            return False
+        return torch.version.hip is None and torch.cuda.get_device_capability() == self.capability
+
+
+# One line for each win, as Measured((9, 0), (40, 80), range(1, 129), ("cuda", "triton")). The first that fits counts.
+_ATTENTION_ON_CUDA: tuple[Measured, ...] = ()
+_HALF = (torch.float16, torch.bfloat16)
+
+
 def _attention(case: Case) -> tuple[str, ...]:
-    return ("cpu",) if case.device == "cpu" else ()
+    if case.device == "cuda":
+        return next((measured.backends for measured in _ATTENTION_ON_CUDA if measured.fits(case)), ())
+    return ("cpu",) if case.device == "cpu" and _is_faster_on_cpu(case) else ()
+
+
+def _is_faster_on_cpu(case: Case) -> bool:
+    """Whether the compiled kernel is faster than PyTorch's op: a vector lane is a query, so a few leave most idle."""
+    _, _, queries, keys, _ = case.shape
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return False  # not measured
+    if case.dtype in _HALF and torch.cpu._is_amx_tile_supported():
+        return False  # PyTorch multiplies halves in the processor's matrix tiles, at many times the rate of float32
+    return queries >= 32 and keys > 1
 
 
 _TABLE = {"solver_step": _solver_step, "group_norm": _group_norm, "attention": _attention}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from .registry import Implementation
 
@@ -32,9 +36,35 @@ def group_norm(
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    # PyTorch takes other strides to a kernel that writes out all queries times keys.
+    """PyTorch's fused kernels, which never write out queries times keys; float64 on CUDA has none."""
+    # Other strides, and on CUDA other head sizes, would be taken to the kernel that does.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    size = q.shape[-1]
+    if q.is_cuda and size % 8:
+        q, k, v = (F.pad(t, (0, -size % 8)) for t in (q, k, v))
+        return _cudnn_first(q, k, v, scale)[..., :size]
+    return _cudnn_first(q, k, v, scale) if q.is_cuda else F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def _cudnn_first(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """On Hopper cuDNN is 1.7 to 2.3 times as fast as what PyTorch tries first (huggingface/transformers#48163)."""
+    if not _is_hopper(q.device):
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    # torch.nn.attention.sdpa_kernel takes 13 us a call for this, and enables what the user has disabled.
+    before = torch._C._get_sdp_priority_order()
+    torch._C._set_sdp_priority_order([_CUDNN, *(backend for backend in before if backend != _CUDNN)])
+    try:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    finally:
+        torch._C._set_sdp_priority_order(before)
+
+
+_CUDNN = int(SDPBackend.CUDNN_ATTENTION)
+
+
+@functools.cache
+def _is_hopper(device: torch.device) -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 IMPLEMENTS = {"group_norm": Implementation(group_norm), "attention": Implementation(attention)}
