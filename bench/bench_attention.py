@@ -53,13 +53,15 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SETTINGS = (  # dtype, threads
     [(torch.float16, 1), (torch.bfloat16, 1)]
     if DEVICE == "cuda"
-    else [(torch.float32, 1), (torch.float32, 2), (torch.bfloat16, 1), *([(torch.float16, 1)] if FULL else [])]
+    else [(torch.float32, 1), (torch.float32, 2), (torch.bfloat16, 1)]
 )
-TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-SDPA = {"flash": SDPBackend.FLASH_ATTENTION, "math": SDPBackend.MATH}
+TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # twice that for the others
+SDPA = {"math": SDPBackend.MATH}  # on the CPU the only other one, flash, is the default
 if DEVICE == "cuda":
-    SDPA |= {"efficient": SDPBackend.EFFICIENT_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+    SDPA |= {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+    SDPA |= {"cudnn": SDPBackend.CUDNN_ATTENTION}
 LARGEST_PRODUCT = 1 << 25  # queries times keys that contestants who write them out are given
+LONG = 5e10  # operations; on the CPU more are run in float32 on all threads only
 
 
 @pytest.fixture(params=SETTINGS, ids=lambda s: f"{str(s[0])[6:]}-{s[1]}thread")
@@ -70,18 +72,21 @@ def setting(request: pytest.FixtureRequest) -> Iterator[tuple[torch.dtype, int]]
     torch.set_num_threads(before)
 
 
-def check(y: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
+def check(y: Tensor, q: Tensor, k: Tensor, v: Tensor, tolerance: float) -> None:
     """The first and the last queries of each head against the formula in float64."""
     for part in (slice(None, 32), slice(-32, None)):
         weights = torch.softmax(q[:, :, part].double() @ k.double().mT * q.shape[-1] ** -0.5, dim=-1)
         right = weights @ v.double()
-        assert (y[:, :, part] - right).abs().max() <= TOLERANCE[q.dtype] * right.abs().max()
+        assert (y[:, :, part] - right).abs().max() <= tolerance * right.abs().max()
 
 
 def run(benchmark, name: str, setting: tuple[torch.dtype, int], contestant: Callable[..., Tensor]) -> None:
     (batch, heads, queries, keys, size), (dtype, threads) = SHAPES[name], setting
+    work = 4 * batch * heads * queries * keys * size
+    if DEVICE == "cpu" and work > LONG and setting != (torch.float32, 2):
+        pytest.skip("takes long")
     q, k, v = (torch.randn(batch, heads, n, size, device=DEVICE, dtype=dtype) for n in (queries, keys, keys))
-    check(contestant(q, k, v), q, k, v)
+    check(contestant(q, k, v), q, k, v, TOLERANCE[dtype] * (1 if contestant is attention else 2))
 
     def call() -> None:
         contestant(q, k, v)
@@ -90,8 +95,7 @@ def run(benchmark, name: str, setting: tuple[torch.dtype, int], contestant: Call
 
     benchmark.group = f"{name} {SHAPES[name]}, {str(dtype)[6:]}, {threads} thread{'s' * (threads > 1)}"
     call()
-    work = 4 * batch * heads * queries * keys * size
-    benchmark.pedantic(call, rounds=max(5, min(200, int(3e10 / work))), warmup_rounds=1)
+    benchmark.pedantic(call, rounds=max(3, min(100, int(2e10 / work))))
     if benchmark.stats is not None:
         rate = work / benchmark.stats.stats.min
         benchmark.extra_info["of_matmul_rate"] = round(rate / matmul_rate(DEVICE, dtype, threads), 3)
