@@ -56,20 +56,16 @@ SETTINGS = (  # dtype, threads
     else [(torch.float32, 1), (torch.float32, 2), (torch.bfloat16, 1)]
 )
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # twice that for the others
-SDPA = {"math": SDPBackend.MATH}  # on the CPU the only other one, flash, is the default
-if DEVICE == "cuda":
-    SDPA |= {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
-    SDPA |= {"cudnn": SDPBackend.CUDNN_ATTENTION}
 LARGEST_PRODUCT = 1 << 25  # queries times keys that contestants who write them out are given
 LONG = 5e10  # operations; on the CPU more are run in float32 on all threads only
 
 
-@pytest.fixture(params=SETTINGS, ids=lambda s: f"{str(s[0])[6:]}-{s[1]}thread")
-def setting(request: pytest.FixtureRequest) -> Iterator[tuple[torch.dtype, int]]:
+@pytest.fixture
+def threads() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param[1])
-    yield request.param
+    yield
     torch.set_num_threads(before)
+    torch.compiler.reset()
 
 
 def check(y: Tensor, q: Tensor, k: Tensor, v: Tensor, tolerance: float) -> None:
@@ -80,73 +76,63 @@ def check(y: Tensor, q: Tensor, k: Tensor, v: Tensor, tolerance: float) -> None:
         assert (y[:, :, part] - right).abs().max() <= tolerance * right.abs().max()
 
 
-def run(benchmark, name: str, setting: tuple[torch.dtype, int], contestant: Callable[..., Tensor]) -> None:
-    (batch, heads, queries, keys, size), (dtype, threads) = SHAPES[name], setting
+def forced(backend: str) -> Callable[..., Tensor]:
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with fd.backend(backend):
+            return attention(q, k, v)
+
+    return run
+
+
+def sdpa_with(backend: SDPBackend) -> Callable[..., Tensor]:
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v)
+
+    return run
+
+
+def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, dim=-1) @ v
+
+
+CONTESTANTS: dict[str, Callable[..., Tensor]] = {"fastdiff": attention, "sdpa": F.scaled_dot_product_attention}
+if DEVICE == "cuda":
+    CONTESTANTS |= {f"fastdiff {name}": forced(name) for name in ("triton", "cuda")}
+    CONTESTANTS["sdpa flash"] = sdpa_with(SDPBackend.FLASH_ATTENTION)  # on the CPU it is the default
+    CONTESTANTS["sdpa efficient"] = sdpa_with(SDPBackend.EFFICIENT_ATTENTION)
+    CONTESTANTS["sdpa cudnn"] = sdpa_with(SDPBackend.CUDNN_ATTENTION)
+CONTESTANTS |= {"sdpa math": sdpa_with(SDPBackend.MATH), "compiled formula": formula}
+
+
+# Contestants of one group run one after another, so that they meet the same machine.
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: f"{str(s[0])[6:]}-{s[1]}thread")
+@pytest.mark.parametrize("name", SHAPES)
+def test_attention(benchmark, threads: None, name: str, setting: tuple[torch.dtype, int], contestant: str) -> None:
+    (batch, heads, queries, keys, size), (dtype, count) = SHAPES[name], setting
     work = 4 * batch * heads * queries * keys * size
     if DEVICE == "cpu" and work > LONG and setting != (torch.float32, 2):
         pytest.skip("takes long")
+    if contestant in ("sdpa math", "compiled formula") and batch * heads * queries * keys > LARGEST_PRODUCT:
+        pytest.skip("writes out queries times keys")
+    torch.set_num_threads(count)
     q, k, v = (torch.randn(batch, heads, n, size, device=DEVICE, dtype=dtype) for n in (queries, keys, keys))
-    check(contestant(q, k, v), q, k, v, TOLERANCE[dtype] * (1 if contestant is attention else 2))
+    run = CONTESTANTS[contestant]
+    if run is formula:
+        run = torch.compile(formula, dynamic=False)
+    try:
+        check(run(q, k, v), q, k, v, TOLERANCE[dtype] * (1 if contestant.startswith("fastdiff") else 2))
+    except RuntimeError as refusal:
+        pytest.skip(str(refusal))
 
     def call() -> None:
-        contestant(q, k, v)
+        run(q, k, v)
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 
-    benchmark.group = f"{name} {SHAPES[name]}, {str(dtype)[6:]}, {threads} thread{'s' * (threads > 1)}"
-    call()
+    benchmark.group = f"{name} {SHAPES[name]}, {str(dtype)[6:]}, {count} thread{'s' * (count > 1)}"
     benchmark.pedantic(call, rounds=max(3, min(100, int(2e10 / work))))
     if benchmark.stats is not None:
         rate = work / benchmark.stats.stats.min
-        benchmark.extra_info["of_matmul_rate"] = round(rate / matmul_rate(DEVICE, dtype, threads), 3)
-
-
-def product_of(name: str) -> int:
-    batch, heads, queries, keys, _ = SHAPES[name]
-    return batch * heads * queries * keys
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_fastdiff(benchmark, name: str, setting: tuple[torch.dtype, int]) -> None:
-    run(benchmark, name, setting, attention)
-
-
-if DEVICE == "cuda":
-
-    @pytest.mark.parametrize("backend", ["triton", "cuda"])
-    @pytest.mark.parametrize("name", SHAPES)
-    def test_fastdiff_backend(benchmark, name: str, backend: str, setting: tuple[torch.dtype, int]) -> None:
-        with fd.backend(backend):
-            try:
-                run(benchmark, name, setting, attention)
-            except RuntimeError as refusal:
-                pytest.skip(str(refusal))
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_sdpa(benchmark, name: str, setting: tuple[torch.dtype, int]) -> None:
-    run(benchmark, name, setting, F.scaled_dot_product_attention)
-
-
-@pytest.mark.parametrize("backend", SDPA)
-@pytest.mark.parametrize("name", SHAPES)
-def test_sdpa_backend(benchmark, name: str, backend: str, setting: tuple[torch.dtype, int]) -> None:
-    if backend == "math" and product_of(name) > LARGEST_PRODUCT:
-        pytest.skip("writes out queries times keys")
-    with sdpa_kernel(SDPA[backend]):
-        try:
-            run(benchmark, name, setting, F.scaled_dot_product_attention)
-        except RuntimeError as refusal:
-            pytest.skip(str(refusal))
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_compiled_formula(benchmark, name: str, setting: tuple[torch.dtype, int]) -> None:
-    if product_of(name) > LARGEST_PRODUCT:
-        pytest.skip("writes out queries times keys")
-
-    @torch.compile(dynamic=False)
-    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, dim=-1) @ v
-
-    run(benchmark, name, setting, formula)
+        benchmark.extra_info["of_matmul_rate"] = round(rate / matmul_rate(DEVICE, dtype, count), 3)

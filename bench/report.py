@@ -48,8 +48,7 @@ def attention_table(rows: list[dict]) -> str:
     """One row a shape: fastdiff's best time and its share of the matmul rate, and how many times that others take."""
     groups = {row["group"]: {} for row in rows}
     for row in rows:
-        name = row["name"].partition("[")[0].removeprefix("test_").removesuffix("_backend").replace("_", " ")
-        groups[row["group"]][" ".join([name, *filter(None, [row["params"].get("backend")])])] = row
+        groups[row["group"]][row["params"]["contestant"]] = row
     others = list(dict.fromkeys(name for members in groups.values() for name in members if name != "fastdiff"))
     lines = ["| shape, dtype, threads | fastdiff ms | of matmul | " + " | ".join(others) + " |"]
     lines.append("|---" * (len(others) + 3) + "|")
@@ -72,13 +71,15 @@ def write_cpu() -> None:
 
 
 def write_attention() -> None:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     text = (
-        f" On {device}. The contestants' columns say how many times fastdiff's best time their best takes; empty where"
-        " PyTorch has no such kernel for the shape, or would write out queries times keys."
+        " The contestants' columns say how many times fastdiff's best time their best takes; empty where PyTorch has no"
+        " such kernel for the shape, or would write out queries times keys. The share of the machine's measured matmul"
+        " rate (on the CPU torch's float32 product, with as many threads) counts the two products and not the softmax."
     )
-    name = "attention_cuda" if torch.cuda.is_available() else "attention_cpu"
-    _write(name, "Attention", text, attention_table(measure("attention")))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        text = f" {torch.cuda.get_device_name()}.{text}"
+    _write(f"attention_{device}", "Attention", text, attention_table(measure("attention")))
 
 
 REPORTS = {"cpu": write_cpu, "attention": write_attention}

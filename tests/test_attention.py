@@ -173,10 +173,17 @@ def test_memory_is_linear_in_the_sequence(dtype: torch.dtype) -> None:
     assert 0 < largest.elements <= 4 * n * size
 
 
-def test_large_heads_are_left_to_pytorch() -> None:
-    q, k, v = operands((1, 1, 9, 11, 512), torch.float32)
+def test_the_head_of_an_autoencoder_is_served() -> None:
+    q, k, v = operands((1, 1, 33, 140, 512), torch.float32)
     assert error(attention(q, k, v), formula(q, k, v, 512**-0.5)) < 5e-6
-    with fd.backend("cpu"), pytest.raises(RuntimeError, match=r"cpu: (serves head sizes up to 256, not 512|not avail)"):
+
+
+def test_a_kernel_that_cannot_serve_the_head_size_says_so() -> None:
+    native = pytest.importorskip("fastdiff.ops.native")
+    case = registry.Case("cuda", torch.float16, (1, 1, 64, 64, 257))
+    assert native._refuse_large_heads(case) == "serves head sizes up to 256, not 257"
+    q, k, v = operands((1, 1, 9, 11, 8), torch.float64)
+    with fd.backend("cpu"), pytest.raises(RuntimeError, match=r"cpu: serves float32, float16 and bfloat16"):
         attention(q, k, v)
 
 
@@ -230,7 +237,7 @@ def test_the_automatic_choice_on_cpu_is_the_measured_one(fresh_choice: None, mon
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert chosen("cpu", torch.float32, 2, 8, 4096, 77, 40) == "cpu"
-    assert chosen("cpu", torch.float32, 2, 8, 4096, 77, 257) == "torch"
+    assert chosen("cpu", torch.float32, 1, 1, 4096, 4096, 512) == "cpu"
     assert chosen("cpu", torch.float64, 2, 8, 4096, 77, 40) == "torch"
     assert chosen("cpu", torch.float32, 2, 8, 1, 4096, 64) == "torch"  # one query
     assert chosen("cpu", torch.bfloat16, 2, 8, 4096, 77, 40) == "torch"  # matrix tiles
@@ -250,9 +257,18 @@ def test_a_measurement_on_cuda_counts_for_its_device_head_size_and_keys(monkeypa
         return preference.preferred("attention", registry.Case("cuda", dtype, (2, 8, 4096, keys, size)))
 
     assert backends(torch.bfloat16, 77, 40) == ("triton",)
-    assert backends(torch.bfloat16, 129, 40) == backends(torch.bfloat16, 77, 64) == backends(torch.float32, 77, 40) == ()
+    for other in ((torch.bfloat16, 129, 40), (torch.bfloat16, 77, 64), (torch.float32, 77, 40)):
+        assert backends(*other) == ()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert backends(torch.bfloat16, 77, 40) == ()
+
+
+def test_odd_head_sizes_are_filled_up_for_the_kernels_of_pytorch_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_ops, "_is_hopper", lambda device: False)
+    q, k, v = operands((1, 2, 9, 11, 7), torch.float32)
+    y = torch_ops._in_eights(q, k, v, 0.3)
+    assert y.shape == q.shape
+    assert error(y, formula(q, k, v, 0.3)) < 5e-6
 
 
 def test_cudnn_comes_first_on_hopper_and_only_for_the_call(monkeypatch: pytest.MonkeyPatch) -> None:

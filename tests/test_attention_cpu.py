@@ -24,7 +24,7 @@ _C = native._C
 
 ROOT = Path(__file__).parents[1]
 ISAS = _C.usable_isas()
-SIZES = (1, 7, 8, 24, 40, 64, 72, 80, 96, 128, 160, 200, 256)
+SIZES = (1, 7, 8, 24, 40, 64, 72, 80, 96, 128, 160, 200, 256, 512)
 KEYS = (1, 5, 77, 128, 129, 300)
 LANES = {"portable": 4, "avx2": 8, "avx512": 16}
 

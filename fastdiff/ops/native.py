@@ -141,11 +141,11 @@ def _refuse_dtype(case: Case) -> str | None:
 
 
 def _refuse_cpu_attention(case: Case) -> str | None:
-    return _refuse_cpu(case) or _refuse_double(case) or _refuse_heads(case)
+    return _refuse_cpu(case) or _refuse_double(case)
 
 
 def _refuse_cuda_attention(case: Case) -> str | None:
-    return _refuse_cuda(case) or _refuse_double(case) or _refuse_heads(case)
+    return _refuse_cuda(case) or _refuse_double(case) or _refuse_large_heads(case)
 
 
 def _refuse_double(case: Case) -> str | None:
@@ -160,7 +160,7 @@ def _refuse_cuda_group_norm(case: Case) -> str | None:
     return _refuse_cuda(case) or _refuse_double(case)
 
 
-def _refuse_heads(case: Case) -> str | None:
+def _refuse_large_heads(case: Case) -> str | None:
     size = case.shape[-1]
     return f"serves head sizes up to {MAX_HEAD_SIZE}, not {size}" if size > MAX_HEAD_SIZE else None
 

@@ -39,11 +39,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """PyTorch's fused kernels, which never write out queries times keys; float64 on CUDA has none."""
     # Other strides, and on CUDA other head sizes, would be taken to the kernel that does.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    if not q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return _in_eights(q, k, v, scale) if q.shape[-1] % 8 else _cudnn_first(q, k, v, scale)
+
+
+def _in_eights(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """With zeros up to a head size that is a multiple of eight."""
     size = q.shape[-1]
-    if q.is_cuda and size % 8:
-        q, k, v = (F.pad(t, (0, -size % 8)) for t in (q, k, v))
-        return _cudnn_first(q, k, v, scale)[..., :size]
-    return _cudnn_first(q, k, v, scale) if q.is_cuda else F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return _cudnn_first(*(F.pad(t, (0, -size % 8)) for t in (q, k, v)), scale)[..., :size]
 
 
 def _cudnn_first(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
