@@ -1,11 +1,25 @@
 """fastdiff: samples from diffusion models in fewer and cheaper steps, without retraining."""
 
 from . import grid, nn, noise, ops, prediction, schedule  # noqa: F401
+from .adaptive import sample_adaptive
 from .catalogue import Solver, plan, solvers
+from .flow_map import flow_map
 from .ops import backend
 from .plan import Plan
 from .sample import Step, iter_sample, sample
 from .schedule import Schedule
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "Schedule", "Solver", "Step", "backend", "iter_sample", "plan", "sample", "solvers"]
+__all__ = [
+    "Plan",
+    "Schedule",
+    "Solver",
+    "Step",
+    "backend",
+    "flow_map",
+    "iter_sample",
+    "plan",
+    "sample",
+    "sample_adaptive",
+    "solvers",
+]

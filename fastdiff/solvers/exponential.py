@@ -194,13 +194,13 @@ def singlestep(
         stages = [s] + [
             schedule.at_log_snr(s.log_snr + r * (t.log_snr - s.log_snr)) for r in (r1, r2)[: order - 1]
         ]
-        lines = _stage_lines(stages, t, form, order, correction, r1, r2)
+        lines = stage_lines(stages, t, form, order, correction, r1, r2)
         for point, line in zip(stages, lines, strict=True):
             rows.append(Row.at(point, form, prediction, line, None if line is lines[-1] else KEEP))
     return rows
 
 
-def _stage_lines(
+def stage_lines(
     stages: list[Points], t: Points, form: str, order: int, correction: str, r1: float, r2: float
 ) -> list[Line]:
     s = Side.of(stages[0], form)

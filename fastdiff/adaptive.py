@@ -1,0 +1,157 @@
+"""sample_adaptive: steps as long as the error of an embedded pair allows, made on the fly and run by the same op."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .grid import LOG_SNR_CUT
+from .guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
+from .ops import checks
+from .plan import Line, Plan, Row
+from .run import Run
+from .schedule import Points, Schedule
+from .solvers.embedded import ORDERS, embedded_step
+from .solvers.exponential import first_order
+
+
+@dataclass
+class Controller:
+    """The next step's length in lambda, from the last errors (a PID controller; Soderlind 2003).
+
+    A step is accepted where the length it asks for next is at least `safety` times its own.
+    """
+
+    h: float
+    order: int
+    proportional: float = 0.0
+    integral: float = 1.0
+    derivative: float = 0.0
+    safety: float = 0.81
+    _inverse: list[float] = field(default_factory=list)
+
+    def propose(self, error: float) -> bool:
+        """Whether the step with this error is accepted; h becomes the length to try next."""
+        now = 1 / (error + 1e-8)
+        first, second = self._inverse or (now, now)
+        p, i, d = self.proportional, self.integral, self.derivative
+        factor = now ** ((p + i + d) / self.order) * first ** (-(p + 2 * d) / self.order) * second ** (d / self.order)
+        factor = 1 + math.atan(factor - 1)
+        accepted = factor >= self.safety
+        self._inverse = [now, first] if accepted else [first, second]
+        self.h *= factor
+        return accepted
+
+
+@torch.no_grad()
+def sample_adaptive(
+    model: Model,
+    schedule: Schedule,
+    noise: Tensor,
+    *,
+    pair: str = "dpm_23",
+    rtol: float = 0.05,
+    atol: float = 0.0078,
+    h_init: float = 0.05,
+    pid: tuple[float, float, float] = (0.0, 1.0, 0.0),
+    safety: float = 0.81,
+    prediction: str = "epsilon",
+    final_sigma: str = "zero",
+    max_nfe: int = 1000,
+    guidance: float | Tensor | None = None,
+    uncond: dict[str, object] | None = None,
+    guidance_mode: str = "batch",
+    model_dtype: torch.dtype | None = None,
+    return_plan: bool = False,
+    **kwargs: object,
+) -> Tensor | tuple[Tensor, Plan]:
+    """Follow the probability flow ODE with steps of controlled error, and return x0 [B, ...].
+
+    pair: "dpm_12", "dpm_23" or "rk_45" (`fastdiff.solvers.embedded`). A step is accepted by the root mean square over
+    all samples of (high - low) / max(atol, rtol max(|low|, |low of the step before|)). h_init: the first step's length
+    in lambda. pid, safety: the controller's proportional, integral and derivative coefficients, and its threshold.
+    max_nfe: model evaluations at most. return_plan: also the plan of the accepted steps, which draws the same sample.
+    model, noise, guidance, uncond, guidance_mode, model_dtype, kwargs: as for `fastdiff.sample`; schedule, prediction,
+    final_sigma: as for `fastdiff.plan`. The host reads one error a step.
+    Raises ValueError naming the argument; RuntimeError where the evaluations do not suffice or are not finite.
+    """
+    _check(noise, pair, rtol, atol, h_init, final_sigma, max_nfe)
+    check_guidance(guidance, uncond, guidance_mode, len(noise))
+    copies = copies_of(guidance, guidance_mode)
+    evaluate = evaluator(model, noise, calls_of(guidance, uncond, guidance_mode, kwargs, len(noise)), copies)
+    dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
+    options = {
+        "model_dtype": model_dtype or noise.dtype,
+        "copies": copies,
+        "guidance": guidance if is_guided(guidance) else None,
+    }
+    done: list[Row] = []
+    calls = 0
+
+    def attempt(rows: list[Row], end: Points, x: Tensor) -> Run:
+        nonlocal calls
+        calls += len(rows)
+        if calls > max_nfe:
+            raise RuntimeError(f"max_nfe: {max_nfe} evaluations did not suffice for rtol={rtol}, atol={atol}")
+        run = Run(Plan(tuple(rows), (float(end.alpha), float(end.sigma)), prediction), x, **options)
+        for row in rows:
+            t = torch.full((len(run.model_input),), row.t, dtype=dtype, device=x.device)
+            run.advance(*evaluate(run.model_input, t))
+        return run
+
+    s, last = schedule.at(schedule.t_max), schedule.at(schedule.t_min)
+    x = noise.to(dtype) * (float(s.sigma) if float(s.alpha) == 1 else math.hypot(s.alpha, s.sigma))
+    if float(s.alpha) == 0:
+        done.append(_first_order(s, schedule.at_log_snr(np.float64(LOG_SNR_CUT)), prediction))
+        s = schedule.at_log_snr(np.float64(LOG_SNR_CUT))
+        x = attempt(done, s, x).x
+    controller = Controller(h_init, ORDERS[pair], *pid, safety)
+    before = x
+    while float(last.log_snr - s.log_snr) > 1e-5:
+        step = min(controller.h, float(last.log_snr - s.log_snr))
+        reaches = step > float(last.log_snr - s.log_snr) - 1e-5
+        t = last if reaches else schedule.at_log_snr(s.log_snr + step)
+        rows = embedded_step(schedule, s, t, prediction, pair)
+        run = attempt(rows, t, x)
+        if controller.propose(_error(run.x, run.base, before, rtol, atol)):
+            x, before, s = run.x, run.base, t
+            done += [*rows[:-1], replace(rows[-1], base=None)]
+    end = last
+    if final_sigma == "zero":
+        end = Points(np.float64(schedule.clean_time), np.float64(1), np.float64(0))
+        done.append(_first_order(last, end, prediction))
+        x = attempt(done[-1:], end, x).x
+    plan = Plan(tuple(done), (float(end.alpha), float(end.sigma)), prediction, pair, "adaptive")
+    return (x.to(noise.dtype), plan) if return_plan else x.to(noise.dtype)
+
+
+def _first_order(s: Points, t: Points, prediction: str) -> Row:
+    x_weight, d_weight = first_order(s, t, "data")
+    return Row.at(s, "data", prediction, Line(x=x_weight, history=(d_weight,)))
+
+
+def _error(high: Tensor, low: Tensor, before: Tensor, rtol: float, atol: float) -> float:
+    scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp_min(atol)
+    error = float(((high - low) / scale).square().mean().sqrt())
+    if not math.isfinite(error):
+        raise RuntimeError("model: gave numbers that are not finite")
+    return error
+
+
+def _check(
+    noise: Tensor, pair: str, rtol: float, atol: float, h_init: float, final_sigma: str, max_nfe: int
+) -> None:
+    checks.require_float("noise", noise)
+    if noise.numel() == 0:
+        raise ValueError(f"noise: expected at least one element, got shape {tuple(noise.shape)}")
+    if pair not in ORDERS:
+        raise ValueError(f"pair: expected one of {', '.join(ORDERS)}, got {pair!r}")
+    for name, value in (("rtol", rtol), ("atol", atol), ("h_init", h_init), ("max_nfe", max_nfe)):
+        if not value > 0:
+            raise ValueError(f"{name}: expected a number > 0, got {value!r}")
+    if final_sigma not in ("zero", "sigma_min"):
+        raise ValueError(f"final_sigma: expected 'zero' or 'sigma_min', got {final_sigma!r}")

@@ -1,0 +1,37 @@
+"""Models of flow maps: they are told where to go, model(x, t, r), and predict the mean velocity from t to r."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from .plan import Plan
+
+
+def flow_map(model: Callable[..., Tensor], plan: Plan) -> Callable[..., Tensor]:
+    """The model as `fastdiff.sample` calls it, f(x, t, ...) = model(x, t, r, ...), for the runs of this plan.
+
+    model: model(x, t, r, **kwargs) -> the mean velocity u of x from t to r, with x_r = x + (r - t) u (MeanFlow: Geng et
+    al. 2025, arXiv 2505.13447, eq. 9; shortcut models with d = t - r: Frans et al. 2024, arXiv 2410.12557). r is [B]
+    like t: the time of the plan's next row, or its end's after the last. An Euler step of a flow schedule is then exact:
+    plan = fd.plan("euler", fd.Schedule.flow(), steps, prediction="flow_prediction").
+    Raises ValueError for plans that evaluate a step more than once or whose prediction is not a velocity.
+    """
+    times = [row.t for row in plan.rows]
+    if plan.prediction != "flow_prediction" or any(row.alpha + row.sigma != 1 for row in plan.rows):
+        raise ValueError(f"plan: expected a flow schedule and flow_prediction, got {plan.prediction}")
+    if any(a <= b for a, b in pairwise(times)):
+        raise ValueError(f"plan: expected one evaluation a step, at times that fall, got {times}")
+    tables: dict[torch.device, Tensor] = {}
+
+    def told(x: Tensor, t: Tensor, **kwargs: object) -> Tensor:
+        if t.device not in tables:
+            tables[t.device] = torch.tensor([*times, plan.end[1]], dtype=torch.float64, device=t.device)
+        known = tables[t.device]
+        row = (t.double()[:, None] - known[:-1]).abs().argmin(1)  # found where t lies: the host waits for nothing
+        return model(x, t, known[row + 1].to(t.dtype), **kwargs)
+
+    return told
