@@ -16,7 +16,7 @@ def flow_map(model: Callable[..., Tensor], plan: Plan) -> Callable[..., Tensor]:
 
     model: model(x, t, r, **kwargs) -> the mean velocity u of x from t to r, with x_r = x + (r - t) u (MeanFlow: Geng et
     al. 2025, arXiv 2505.13447, eq. 9; shortcut models with d = t - r: Frans et al. 2024, arXiv 2410.12557). r is [B]
-    like t: the time of the plan's next row, or its end's after the last. An Euler step of a flow schedule is then exact:
+    like t: the time of the plan's next row, or its end's after the last. Euler's step of a flow schedule is then exact:
     plan = fd.plan("euler", fd.Schedule.flow(), steps, prediction="flow_prediction").
     Raises ValueError for plans that evaluate a step more than once or whose prediction is not a velocity.
     """
