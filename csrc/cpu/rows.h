@@ -1,0 +1,45 @@
+// Rows of any dtype and length, vector by vector. Internal linkage: see convert.h.
+#pragma once
+
+#include "lanes.h"
+
+namespace fastdiff::cpu {
+namespace {
+
+// How many lanes of a vector a row fills: all of them, or fewer because the whole row is shorter.
+struct Whole {};
+struct Part {
+  int64_t lanes;
+};
+
+template <class T>
+inline Floats load(const T* from, Whole) {
+  return load(from);
+}
+
+template <class T>
+inline Floats load(const T* from, Part part) {
+  Floats v{};
+  for (int64_t i = 0; i < part.lanes; ++i) v[i] = widen(from[i]);
+  return v;
+}
+
+template <class T>
+inline void store(T* to, Floats v, Whole) {
+  store(to, v);
+}
+
+template <class T>
+inline void store(T* to, Floats v, Part part) {
+  for (int64_t i = 0; i < part.lanes; ++i) narrow(v[i], to[i]);
+}
+
+// f(first, filled) over vectors that cover a row; the last one reaches back over the one before.
+template <class F>
+inline void each_vector(int64_t size, F f) {
+  if (size < kLanes) return f(0, Part{size});
+  for (int64_t d = 0; d < size; d += kLanes) f(d + kLanes <= size ? d : size - kLanes, Whole());
+}
+
+}  // namespace
+}  // namespace fastdiff::cpu
