@@ -77,11 +77,12 @@ def test_a_query_does_not_depend_on_its_neighbours(isa: str) -> None:
     assert torch.equal(attend(q[1:, 2:], k[1:, 2:], v[1:, 2:], 0.2), together[1:, 2:])
 
 
-def test_logits_of_ten_thousand_lose_nothing(isa: str) -> None:
+def test_logits_of_ten_thousand_lose_nothing_to_the_scale(isa: str) -> None:
     q, k = (torch.randint(-24, 25, (1, 2, 40, 40)).float() for _ in range(2))  # so that logits are exact
     scale = 2.0 ** torch.tensor(1e4 / (q @ k.mT).abs().max().item()).log2().floor().item()
     v = torch.randn(1, 2, 40, 40)
-    assert error(attend(q, k, v, scale), formula(q, k, v, scale)) < 5e-6
+    rounding = 2e-3 if isa == "portable" else 0  # of 10^4 in float, where a product is not fused with its sum
+    assert error(attend(q, k, v, scale), formula(q, k, v, scale)) < 5e-6 + rounding
 
 
 def test_a_row_without_a_finite_logit_is_nan(isa: str) -> None:
