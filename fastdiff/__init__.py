@@ -8,14 +8,17 @@ from .ops import backend
 from .plan import Plan
 from .sample import Step, iter_sample, sample
 from .schedule import Schedule
+from .statistics import Statistics, estimate_statistics
 
 __version__ = "0.1.0"
 __all__ = [
     "Plan",
     "Schedule",
     "Solver",
+    "Statistics",
     "Step",
     "backend",
+    "estimate_statistics",
     "flow_map",
     "iter_sample",
     "plan",

@@ -38,6 +38,16 @@ class Line:
     history: tuple[float, ...] = ()
     noise: tuple[tuple[int, float], ...] = ()
 
+    def of(self, state: Line) -> Line:
+        """This line where x is not the register but another line's value, of the same row."""
+        depth = max(len(self.history), len(state.history))
+        mine, theirs = (np.pad(np.asarray(h, float), (0, depth - len(h))) for h in (self.history, state.history))
+        noise = {j: self.x * w for j, w in state.noise}
+        for j, w in self.noise:
+            noise[j] = noise.get(j, 0.0) + w
+        history = tuple((mine + self.x * theirs).tolist())
+        return Line(self.base + self.x * state.base, self.x * state.x, history, tuple(noise.items()))
+
 
 KEEP = Line(base=1.0)  # base' = base: x' is a stage inside a step
 HERE = Line(x=1.0)  # base' = x
@@ -47,7 +57,7 @@ HERE = Line(x=1.0)  # base' = x
 class Row:
     """One model evaluation at time t, where x = alpha x0 + sigma eps, and the update that follows it.
 
-    form: D is x0 ("data"), eps ("noise") or eps - x0 ("flow"); D = p_x x + p_m m.
+    form: D is x0 ("data"), eps ("noise"), eps - x0 ("flow") or another mixture ("mixed"); D = p_x x + p_m m.
     x: the next x. base: the next base; None where it is the next x, KEEP where it stays.
     forget: places in the history, 0 the newest, that are dropped after the update; later rows count without them.
     """
@@ -179,7 +189,7 @@ class Plan:
         head = f"{self.solver} on {self.grid}: {self.nfe} model evaluations, {self.prediction}, H depth {self.depth}"
         lines = [head]
         for i, row in enumerate(self.rows):
-            symbol = {"data": "x0", "noise": "eps", "flow": "eps-x0"}[row.form]
+            symbol = {"data": "x0", "noise": "eps", "flow": "eps-x0", "mixed": "f"}[row.form]
             lines.append(
                 f"{i:3d}  t={row.t:<9.5g} alpha={row.alpha:<9.4g} sigma={row.sigma:<9.4g}"
                 f"D={symbol}={_sum([(row.p_x, 'x'), (row.p_m, 'm')])}"
@@ -270,8 +280,8 @@ def _validate(plan: Plan) -> None:
             raise ValueError(f"plan: row {i} holds a number that is not finite: {row}")
         if len(indices) > MAX_NOISE or any(not isinstance(j, int) or not 0 <= j < 2**32 for j in indices):
             raise ValueError(f"plan: row {i} draws noises {sorted(indices)}, expected at most {MAX_NOISE}, below 2^32")
-        if row.form not in FORMS:
-            raise ValueError(f"plan: row {i} has form {row.form!r}, expected {' or '.join(map(repr, FORMS))}")
+        if row.form not in (*FORMS, "mixed"):
+            raise ValueError(f"plan: row {i} has form {row.form!r}, expected one of {FORMS} or 'mixed'")
         if len(set(row.forget)) != len(row.forget) or any(k not in range(kept) for k in row.forget):
             raise ValueError(f"plan: row {i} forgets {row.forget}, expected places among {kept} outputs")
         kept -= len(row.forget)

@@ -10,6 +10,7 @@ from .ops import dynamic_threshold, registry
 from .ops.layout import empty_input
 from .ops.reference import converted_output
 from .plan import Plan
+from .prediction import convert
 
 
 class Run:
@@ -91,7 +92,8 @@ class Run:
         row, d = self.plan.rows[self.i - 1], self._newest
         if row.form == "data":
             return d
-        return (x_before - row.sigma * d) / (row.alpha + (row.sigma if row.form == "flow" else 0.0))
+        p_x, p_m = convert(self.plan.prediction, "data", row.alpha, row.sigma)
+        return p_x * x_before + p_m / row.p_m * (d - row.p_x * x_before)
 
     def _free_slot(self, *taken: Tensor | None) -> Tensor:
         for slot in self._slots:

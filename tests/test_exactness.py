@@ -28,7 +28,7 @@ def solution(p: Polynomial, form: str, c: float, eta: float = 0.0):
 
 def error(solver: str, schedule: str, degree: int, options: dict[str, object]) -> float:
     """With two exact earlier states and outputs, on uneven steps."""
-    form = options.get("form", "noise" if solver.startswith("dpm_solver") else "data")
+    form = options.get("form", "noise" if solver.startswith("dpm_solver_") and solver[11] in "23" else "data")
     p = CUBIC.cutdeg(degree)
     plan = fd.plan(
         solver, SCHEDULES[schedule], sigmas=smooth_levels(SCHEDULES[schedule], 9),
@@ -65,6 +65,7 @@ EXACT = [  # solver, options, degree
     ("dpmpp_2m_sde", {**TAYLOR, "eta": 1.0, **FULL}, 1),
     ("dpmpp_2m_sde", {**TAYLOR, "eta": 0.4, **FULL}, 1),
     ("dpmpp_3m_sde", {"eta": 1.0, "exact": True, **FULL}, 2),
+    ("dpm_solver_v3", {"corrector": False, **FULL}, 2),
     ("res_multistep", {}, 1),
     ("exp_heun", {}, 1),
     ("seeds_2", {"eta": 0.4, "correction": "heun"}, 1),

@@ -26,6 +26,8 @@ TABLE = [
     ],
     *[(name, FULL, 2) for name in ("dpm_solver_3m", "dpm_solver_3m_exact", "dpmpp_3m", "dpmpp_3m_exact")],
     ("unipc", FULL, 2), ("unipc_bh1", FULL, 2),
+    *[("dpm_solver_v3", {"corrector": c, **FULL}, 2) for c in (False, True)],
+    ("dpm_solver_v3", {"statistics": fd.Statistics([0.0], [0.4], [-0.6]), "corrector": False, **FULL}, 2),
     *[(name, {"coordinate": which}, 3) for name in ("lms", "ipndm", "ipndm_v") for which in ("sigma", "flow")],
     ("deis", {}, 2), ("deis_rhoab", {}, 2), ("deis_log_rho", FULL, 2),
     ("pndm", {}, 0), ("plms", {}, 0), ("exp_heun", {}, 0), ("res_multistep", {}, 1),

@@ -97,10 +97,7 @@ def lifted(row: Row, low: Points, high: Points, index: int, s_noise: float) -> R
     factor = float(high.alpha / low.alpha)
     kept = factor * float(low.sigma)
     spread = s_noise * math.sqrt(max(0.0, (float(high.sigma) - kept) * (float(high.sigma) + kept)))
-    line = row.x
-    noise = (*((j, factor * w) for j, w in line.noise), (index, spread))
-    history = tuple(factor * w for w in line.history)
-    return replace(row, x=Line(factor * line.base, factor * line.x, history, noise))
+    return replace(row, x=Line(x=factor, noise=((index, spread),)).of(row.x))
 
 
 def _stretch(schedule: Schedule, low: Points, high: float, steps: int) -> Points:

@@ -11,6 +11,7 @@ from .adams import adams, gradient_estimation
 from .ancestral import ddim
 from .consistency import consistency, tcd
 from .deis import deis
+from .dpm_solver_v3 import dpm_solver_v3
 from .er_sde import er_sde
 from .exponential import multistep, singlestep
 from .karras import dpm_2, dpm_2_ancestral, euler, heun, midpoint
@@ -49,6 +50,7 @@ _DDPM = "Ho et al. 2020, arXiv 2006.11239"
 _EDM = "Karras et al. 2022, arXiv 2206.00364"
 _DPM = "Lu et al. 2022, arXiv 2206.00927"
 _DPMPP = "Lu et al. 2022, arXiv 2211.01095"
+_V3 = "Zheng et al. 2023, arXiv 2310.13268"
 _UNIPC = "Zhao et al. 2023, arXiv 2302.04867"
 _DEIS = "Zhang & Chen 2023, arXiv 2204.13902"
 _PNDM = "Liu et al. 2022, arXiv 2202.09778"
@@ -121,5 +123,6 @@ SOLVERS = (
     Solver("sa_solver", sa_solver, 2, 1, _SA, ("SASolverScheduler",), True),
     Solver("sa_solver_pece", partial(sa_solver, pece=True), 2, 2, _SA, (), True, extra_nfe=-1),
     Solver("er_sde", er_sde, 2, 1, _ER_SDE, ("er_sde_3",), True),
+    Solver("dpm_solver_v3", dpm_solver_v3, 3, 1, _V3, ("DPM-Solver-v3",)),
     Solver("restart", restart, 2, 2, _RESTART, (), True, extra_nfe=14),
 )  # fmt: skip

@@ -89,7 +89,7 @@ def dpm_2(
 
 
 def midpoint(schedule: Schedule, points: Points, prediction: str, *, coordinate: str | None = None) -> list[Row]:
-    """The midpoint rule with the middle at (s + t) / 2, down to s = 0 too: two evaluations a step."""
+    """The midpoint rule with the middle at (s + t) / 2, to s = 0 too where the model knows it."""
 
     def stages(s: float, t: float) -> Tableau:
         return _middle_rule(s, (s + t) / 2, t)
@@ -134,7 +134,8 @@ def _over(a: float, b: float) -> float:
 def two_stage(schedule: Schedule, prediction: str, stages: Stages, coordinate: str | None) -> Step:
     """A step of a two-stage rule. stages(s, t) gives the middle level, (z, D1) weights and (z, z2, D2, D1) weights.
 
-    Where it gives None, or a level is infinite, the step is Euler's.
+    Where it gives None, a level is infinite, or a step to s = 0 has its middle below the least noise the model knows,
+    the step is Euler's.
     """
     coordinate = coordinate or ("sigma" if schedule.kind == "ve" else "flow")
 
@@ -145,6 +146,8 @@ def two_stage(schedule: Schedule, prediction: str, stages: Stages, coordinate: s
             return [ddim_row(s, t, prediction, i + 1)]
         level_m, (z1, d1), (z, z2, d_2, d_1) = tableau
         point = t if level_m == level_t else schedule.at_coordinate(level_m, coordinate)
+        if float(t.sigma) == 0 and float(point.log_snr) > float(schedule.log_snr(schedule.t_min)):
+            return [ddim_row(s, t, prediction, i + 1)]
         k_s, k_m, k_t = (scale(p, coordinate) for p in (s, point, t))
         first = Line(base=k_m / k_s * z1, history=(k_m * d1,))
         second = Line(base=k_t / k_s * z, x=k_t / k_m * z2, history=(k_t * d_2, k_t * d_1))

@@ -79,8 +79,10 @@ def sa_solver(
             continue
         before = _tau(tau, s)
         step = _step(points, i, min(predictor_order, left, usable), before, simple)
-        line = _after(step, corrected, ((i + 1, s_noise * step.spread),) if s_noise * step.spread else ())
+        noise = ((i + 1, s_noise * step.spread),) if s_noise * step.spread else ()
+        line = Line(x=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
         keeps = corrector_order and i + 1 < count
+        line = line if corrected is None else line.of(corrected)
         rows.append(Row.at(s, "data", prediction, line, (corrected or HERE) if keeps else None))
     return rows
 
@@ -90,16 +92,6 @@ def _tau(tau: Tau, s: Points) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"tau: expected a number >= 0, got {value}")
     return value
-
-
-def _after(step: _Step, corrected: Line | None, fresh: tuple[tuple[int, float], ...]) -> Line:
-    """The predictor's step from the corrected state, or from x."""
-    if corrected is None:
-        return Line(x=step.ratio, history=tuple(step.weights.tolist()), noise=fresh)
-    length = max(len(corrected.history), len(step.weights))
-    old, new = (np.pad(np.asarray(w), (0, length - len(w))) for w in (corrected.history, step.weights))
-    kept = tuple((j, step.ratio * w) for j, w in corrected.noise)
-    return Line(base=step.ratio * corrected.base, history=tuple((step.ratio * old + new).tolist()), noise=kept + fresh)
 
 
 def _step(points: Points, i: int, order: int, tau: float, simple: bool, ahead: bool = False) -> _Step:

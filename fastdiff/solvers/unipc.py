@@ -49,7 +49,7 @@ def unipc(
             corrected = _corrector(points, i - 1, orders[i - 1], form, variant)
         line = Line(x=ratio, history=weights)
         if corrected is not None:
-            line = Line(base=ratio * corrected.base, history=_add(ratio, corrected.history, weights))
+            line = line.of(corrected)
         rows.append(Row.at(s, here, prediction, line, _base(corrected, i, orders, points, corrector)))
     return rows
 
@@ -108,9 +108,3 @@ def _solve(r: np.ndarray, h: float, variant: str) -> np.ndarray:
 def _b(h: float, variant: str) -> float:
     """B(h) in the sign of l: h for bh1, 1 - e^-h for bh2."""
     return h if variant == "bh1" else -math.expm1(-h)
-
-
-def _add(scale: float, a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
-    length = max(len(a), len(b))
-    padded = [np.pad(np.array(v), (0, length - len(v))) for v in (a, b)]
-    return tuple(float(v) for v in scale * padded[0] + padded[1])
