@@ -72,7 +72,9 @@ def run_rows(
     for i, row in enumerate(plan.rows):
         data = x0_model(x, row.alpha, row.sigma)
         eps = (x - row.alpha * data) / row.sigma
-        m = {"sample": data, "epsilon": eps, "flow_prediction": eps - data}[plan.prediction]
+        m = {"sample": data, "epsilon": eps, "flow_prediction": eps - data}.get(
+            plan.prediction, row.alpha * eps - row.sigma * data
+        )
         history.insert(0, row.p_x * x + row.p_m * m)
         if i < exact_until:
             after = exact(*plan.point_after(i))

@@ -3,7 +3,8 @@
 The transfer phi (eq. 11) moves x from s to t as if eps were constant. A step takes a mixture of outputs as eps: the
 fourth-order Runge-Kutta one (eq. 13, its middle halfway in time) for the first three steps, then the Adams-Bashforth
 one of equal steps (eq. 12). PLMS starts with one improved Euler step instead, as Stable Diffusion does. Both are second
-order: the transfer is Euler's step in sigma / alpha, in which equal steps of time are uneven.
+order: the transfer is Euler's step in sigma / alpha, in which equal steps of time are uneven. In eps rounding grows with
+the ratio of a step's noise levels: schedules that begin at sigma / alpha of thousands (cosine) want another solver.
 """
 
 from __future__ import annotations
