@@ -120,5 +120,4 @@ def test_constant_data_is_reached_exactly_on_whole_training_indices(entry, sched
             plan = fd.plan(entry.name, schedule, steps, grid=grid, prediction="v_prediction")
             data = np.array([0.3, -2.0])
             end = run_rows(plan, lambda x, alpha, sigma, data=data: data, np.array([1.5, -0.2]), noise=float)
-            # pndm's and plms' starts multiply rounding by the ratio of a step's noise levels: 20,000 on cosine, squared.
-            np.testing.assert_allclose(end, data, rtol=0, atol=0.1 if entry.extra_nfe > 0 else 1e-10)
+            np.testing.assert_allclose(end, data, rtol=0, atol=1e-6 if entry.extra_nfe > 0 else 1e-10)

@@ -3,8 +3,7 @@
 The transfer phi (eq. 11) moves x from s to t as if eps were constant. A step takes a mixture of outputs as eps: the
 fourth-order Runge-Kutta one (eq. 13, its middle halfway in time) for the first three steps, then the Adams-Bashforth
 one of equal steps (eq. 12). PLMS starts with one improved Euler step instead, as Stable Diffusion does. Both are second
-order: the transfer is Euler's step in sigma / alpha, in which equal steps of time are uneven. In eps rounding grows with
-the ratio of a step's noise levels: schedules that begin at sigma / alpha of thousands (cosine) want another solver.
+order: the transfer is Euler's step in sigma / alpha, in which equal steps of time are uneven.
 """
 
 from __future__ import annotations
@@ -18,16 +17,19 @@ from .ancestral import ddim_row
 from .exponential import first_order
 
 RUNGE_KUTTA_STEPS = 3
+# The stages of a start multiply errors by the ratio of its noise levels: by 10^12 in all on the cosine schedule, which
+# begins at sigma / alpha = 20,000. A step from so much noise is taken as one from alpha = 0.
+LEAST_ALPHA = 1e-3
 
 
 def pndm(schedule: Schedule, points: Points, prediction: str, *, runge_kutta: bool = True) -> list[Row]:
     """One evaluation a step after the start, which takes nine more (runge_kutta) or one more.
 
-    A first step from alpha = 0 is DDIM's, before the start; a start never reaches sigma = 0 or alpha = 0.
+    A first step from alpha below 0.001 is DDIM's, before the start; a start never reaches sigma = 0 or alpha = 0.
     """
     count = len(points.t) - 1
     rows: list[Row] = []
-    begin = int(float(points.alpha[0]) == 0)
+    begin = int(float(points.alpha[0]) < LEAST_ALPHA)
     if begin:
         rows.append(ddim_row(points.at(0), points.at(1), prediction, 1))
     start = RUNGE_KUTTA_STEPS if runge_kutta else 1
