@@ -27,7 +27,7 @@ class Controller:
     """
 
     h: float
-    order: int
+    order: float
     proportional: float = 0.0
     integral: float = 1.0
     derivative: float = 0.0
@@ -117,7 +117,7 @@ def sample_adaptive(
         t = last if reaches else schedule.at_log_snr(s.log_snr + step)
         rows = embedded_step(schedule, s, t, prediction, pair)
         run = attempt(rows, t, x)
-        if controller.propose(_error(run.x, run.base, before, rtol, atol)):
+        if controller.propose(scaled_error(run.x, run.base, before, rtol, atol)):
             x, before, s = run.x, run.base, t
             done += [*rows[:-1], replace(rows[-1], base=None)]
     end = last
@@ -134,7 +134,8 @@ def _first_order(s: Points, t: Points, prediction: str) -> Row:
     return Row.at(s, "data", prediction, Line(x=x_weight, history=(d_weight,)))
 
 
-def _error(high: Tensor, low: Tensor, before: Tensor, rtol: float, atol: float) -> float:
+def scaled_error(high: Tensor, low: Tensor, before: Tensor, rtol: float, atol: float) -> float:
+    """Root mean square of (high - low) / max(atol, rtol max(|low|, |before|)); the host reads it."""
     scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp_min(atol)
     error = float(((high - low) / scale).square().mean().sqrt())
     if not math.isfinite(error):

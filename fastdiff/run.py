@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -63,14 +65,21 @@ class Run:
             for copy in self._input.split(max(len(self.x), 1)):
                 copy.copy_(scaled)
 
-    def advance(self, m: Tensor, m_uncond: Tensor | None = None) -> None:
-        """Apply row i to the model's output there, [B, ...]; i grows by one."""
+    def advance(self, m: Tensor, m_uncond: Tensor | None = None, noises: Sequence[Tensor] = ()) -> None:
+        """Apply row i to the model's output there, [B, ...]; i grows by one.
+
+        noises: the row's noises in the order of their indices, each [B, ...]; drawn from the seeds where not given.
+        """
         move, x, base = self._moves[self.i], self.x, self.base
         out_x = self._free_slot(x, base)
         out_base = self._free_slot(x, base, out_x) if move == "write" else None
         out_d = self._spare.pop() if self._spare else self.history.pop()
+        history = self.history
+        if noises:
+            _take_as_history(self.table[self.i], 1 + len(history), len(noises))
+            history = [*history, *noises]
         self.step(
-            self.table, self.i, x, base, m, m_uncond, self.history, self._guidance if m_uncond is not None else None,
+            self.table, self.i, x, base, m, m_uncond, history, self._guidance if m_uncond is not None else None,
             None if self._threshold is None else self._limit(m, m_uncond), self._seeds,
             out_x, out_base, out_d, self._input,
         )  # fmt: skip
@@ -107,6 +116,13 @@ class Run:
         ratio, limit = self._threshold
         prediction = converted_output(self.table[self.i], self.x, m, m_uncond, self._guidance)
         return dynamic_threshold(prediction, ratio=ratio, limit=limit)
+
+
+def _take_as_history(record: np.void, place: int, count: int) -> None:
+    """Have the row read its noises as the outputs H_place, H_place + 1, ..."""
+    for line, xi in (("A", "xi_a"), ("B", "xi_b")):
+        record[line][place : place + count] = record[xi][:count]
+        record[xi] = 0.0
 
 
 def _with_options(table: np.ndarray, guidance: float | Tensor | None, clamp: float | None) -> np.ndarray:

@@ -27,6 +27,8 @@ SOLVERS = [
     ("euler_ancestral", {}, 1.0),
     ("dpm_2_ancestral", {}, 1.0),
     ("dpm_2_ancestral", {"eta": 0.5}, 0.25),
+    ("dpmpp_2s_ancestral", {}, 1.0),
+    ("dpmpp_2s_ancestral", {"eta": 0.5}, 0.25),
     ("dpmpp_sde", {}, 1.0),
     ("dpmpp_sde", {"eta": 0.5}, 0.25),
     ("dpmpp_sde", {"r": 0.4}, 1.0),

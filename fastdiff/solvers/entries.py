@@ -18,7 +18,7 @@ from .karras import dpm_2, dpm_2_ancestral, euler, heun, midpoint
 from .pndm import pndm
 from .restart import restart
 from .sa_solver import sa_solver
-from .sde import dpmpp_sde
+from .sde import dpmpp_2s_ancestral, dpmpp_sde
 from .seeds import seeds
 from .unipc import unipc
 
@@ -87,6 +87,7 @@ SOLVERS = (
     Solver("dpmpp_3m", partial(multistep, order=3), 2, 1, _DPMPP, ("DPM++ 3M",)),
     Solver("dpmpp_3m_exact", partial(multistep, order=3, exact=True), 3, 1, _DPMPP),
     Solver("dpmpp_sde", dpmpp_sde, 2, 2, _DPMPP, ("DPM++ SDE", "DPMSolverSDEScheduler"), True),
+    Solver("dpmpp_2s_ancestral", dpmpp_2s_ancestral, 2, 2, _DPMPP, ("DPM++ 2S a",), True),
     Solver("dpmpp_2m_sde", partial(multistep, order=2, eta=1.0), 2, 1, _DPMPP, ("DPM++ 2M SDE",), True),
     # k-diffusion's second step, the one with a single earlier output, is in the Taylor form.
     Solver(

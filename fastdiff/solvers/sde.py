@@ -1,8 +1,9 @@
-"""dpmpp_sde: the two-evaluation SDE solver of k-diffusion (after DPM-Solver++, arXiv 2211.01095).
+"""dpmpp_sde and dpmpp_2s_ancestral: k-diffusion's stochastic solvers of two evaluations (after arXiv 2211.01095).
 
-Each step goes to the middle in lambda and then all the way, both as ancestral steps. In k-diffusion's noise level
-sigma / alpha, ancestral means: solve down to sigma_down, add noise sigma_up. The two noises are increments of one
-Brownian path over the noise level: with w the middle's share of the interval, xi_whole = sqrt(w) xi_1 + sqrt(1-w) xi_2.
+dpmpp_2s_ancestral is DPM-Solver++ 2S down to sigma_down, then noise. In dpmpp_sde each step goes to the middle in
+lambda and then all the way, both as ancestral steps. In k-diffusion's noise level sigma / alpha, ancestral means: solve
+down to sigma_down, add noise sigma_up. The two noises are increments of one Brownian path over the noise level: with w
+the middle's share of the interval, xi_whole = sqrt(w) xi_1 + sqrt(1-w) xi_2.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from ..plan import KEEP, Line, Row
 from ..schedule import Points, Schedule
 from .ancestral import ddim_row, step_down
-from .exponential import is_finite
+from .exponential import first_order, is_finite
 
 
 def dpmpp_sde(
@@ -41,6 +42,26 @@ def dpmpp_sde(
         whole = ((index, up_t * math.sqrt(share)), (index + 1, up_t * math.sqrt(1 - share))) if up_t else ()
         late = 1 / (2 * r)
         second = Line(base=x_t, history=(d_t * late, d_t * (1 - late)), noise=whole)
+        rows += [Row.at(s, "data", prediction, first, KEEP), Row.at(middle, "data", prediction, second)]
+    return rows
+
+
+def dpmpp_2s_ancestral(
+    schedule: Schedule, points: Points, prediction: str, *, eta: float = 1.0, s_noise: float = 1.0
+) -> list[Row]:
+    """Two evaluations a step, one where the interval down is infinite in lambda."""
+    rows: list[Row] = []
+    for i in range(len(points.t) - 1):
+        s, t = points.at(i), points.at(i + 1)
+        share, up = step_down(s, t, eta)
+        down = t._replace(sigma=t.sigma * share)
+        if not is_finite(s, down):
+            rows.append(ddim_row(s, t, prediction, i + 1, eta, s_noise))
+            continue
+        middle = schedule.at_log_snr((s.log_snr + down.log_snr) / 2)
+        noise = ((i + 1, s_noise * up * float(t.sigma)),) if up else ()
+        (x_m, d_m), (x_t, d_t) = (first_order(s, p, "data") for p in (middle, down))
+        first, second = Line(base=x_m, history=(d_m,)), Line(base=x_t, history=(d_t,), noise=noise)
         rows += [Row.at(s, "data", prediction, first, KEEP), Row.at(middle, "data", prediction, second)]
     return rows
 

@@ -1,0 +1,70 @@
+"""k-diffusion's functions on fastdiff's plans: `from fastdiff import kdiffusion as sampling` in a k-diffusion script.
+
+The functions are those of crowsonkb/k-diffusion (`sampling.py`) and of ComfyUI's copy of it; `samplers` has their
+contract. `register(module)` puts them into a host's tables.
+"""
+
+from .brownian import BrownianPath, BrownianTreeNoiseSampler
+from .register import Registration, register
+from .samplers import (
+    sample_deis,
+    sample_dpm_2,
+    sample_dpm_2_ancestral,
+    sample_dpmpp_2m,
+    sample_dpmpp_2m_sde,
+    sample_dpmpp_2s_ancestral,
+    sample_dpmpp_3m_sde,
+    sample_dpmpp_sde,
+    sample_er_sde,
+    sample_euler,
+    sample_euler_ancestral,
+    sample_exp_heun_2_x0,
+    sample_gradient_estimation,
+    sample_heun,
+    sample_ipndm,
+    sample_ipndm_v,
+    sample_lms,
+    sample_res_multistep,
+    sample_seeds_2,
+    sample_seeds_3,
+    sample_uni_pc,
+    sample_uni_pc_bh2,
+)
+from .sigmas import append_zero, get_sigmas_exponential, get_sigmas_karras, get_sigmas_polyexponential, get_sigmas_vp
+from .steps import sample_dpm_adaptive, sample_dpm_fast
+
+__all__ = [
+    "BrownianPath",
+    "BrownianTreeNoiseSampler",
+    "Registration",
+    "append_zero",
+    "get_sigmas_exponential",
+    "get_sigmas_karras",
+    "get_sigmas_polyexponential",
+    "get_sigmas_vp",
+    "register",
+    "sample_deis",
+    "sample_dpm_2",
+    "sample_dpm_2_ancestral",
+    "sample_dpm_adaptive",
+    "sample_dpm_fast",
+    "sample_dpmpp_2m",
+    "sample_dpmpp_2m_sde",
+    "sample_dpmpp_2s_ancestral",
+    "sample_dpmpp_3m_sde",
+    "sample_dpmpp_sde",
+    "sample_er_sde",
+    "sample_euler",
+    "sample_euler_ancestral",
+    "sample_exp_heun_2_x0",
+    "sample_gradient_estimation",
+    "sample_heun",
+    "sample_ipndm",
+    "sample_ipndm_v",
+    "sample_lms",
+    "sample_res_multistep",
+    "sample_seeds_2",
+    "sample_seeds_3",
+    "sample_uni_pc",
+    "sample_uni_pc_bh2",
+]

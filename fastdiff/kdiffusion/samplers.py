@@ -1,0 +1,327 @@
+"""k-diffusion's sample_* functions on sigmas, with its names, arguments and defaults, and those that ComfyUI has more.
+
+fn(model, x, sigmas, extra_args=None, callback=None, disable=None, ...) -> x [B, ...] at sigmas[-1]:
+model(x, sigma [B], **extra_args) gives the denoised x; x is at sigmas[0], sigma times unit noise in its scale; sigmas
+[n + 1] fall, usually to 0 (ODE solvers take rising ones too, to encode). callback sees {"x", "i", "sigma",
+"sigma_hat", "denoised"} before each update, x being a copy. disable: of the tqdm bar. noise_sampler(sigma, sigma_next)
+gives unit noise; where not given, it is the increment of a Brownian path over sigma of each sample's seed:
+extra_args["seed"] (a list, or the first of consecutive numbers), else drawn from torch's generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .loop import Denoiser, NoiseSampler, brownian, solve
+from .vp_time import VPTime
+
+Extra = dict[str, object] | None
+Callback = Callable[[dict], object] | None
+
+
+def _churned(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
+    @torch.no_grad()
+    def sample(
+        model: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: Extra = None,
+        callback: Callback = None,
+        disable: bool | None = None,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = math.inf,
+        s_noise: float = 1.0,
+    ) -> Tensor:
+        return solve(
+            model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable,
+            draw=lambda *_: torch.randn_like(x),
+            s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise,
+        )  # fmt: skip
+
+    return _named(sample, name, doc + " s_churn's noise is torch.randn_like's, drawn where a step puts noise back.")
+
+
+def _ancestral(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
+    @torch.no_grad()
+    def sample(
+        model: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: Extra = None,
+        callback: Callback = None,
+        disable: bool | None = None,
+        eta: float = 1.0,
+        s_noise: float = 1.0,
+        noise_sampler: NoiseSampler | None = None,
+    ) -> Tensor:
+        return solve(
+            model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable,
+            draw=brownian(x, extra_args, noise_sampler, sigmas), eta=eta, s_noise=s_noise,
+        )  # fmt: skip
+
+    return _named(sample, name, doc)
+
+
+def _plain(solver: str, name: str, doc: str, **options: object) -> Callable[..., Tensor]:
+    @torch.no_grad()
+    def sample(
+        model: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: Extra = None,
+        callback: Callback = None,
+        disable: bool | None = None,
+    ) -> Tensor:
+        return solve(
+            model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable, **options
+        )  # fmt: skip
+
+    return _named(sample, name, doc)
+
+
+def _named(function: Callable[..., Tensor], name: str, doc: str) -> Callable[..., Tensor]:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return function
+
+
+sample_euler = _churned("euler", "sample_euler", "Euler steps (Karras et al. 2022, algorithm 2).")
+sample_heun = _churned("heun", "sample_heun", "Heun steps (Karras et al. 2022, algorithm 2).")
+sample_dpm_2 = _churned("dpm_2", "sample_dpm_2", "The midpoint rule at the geometric middle of each step.")
+sample_euler_ancestral = _ancestral("euler_ancestral", "sample_euler_ancestral", "Ancestral Euler steps.")
+sample_dpm_2_ancestral = _ancestral("dpm_2_ancestral", "sample_dpm_2_ancestral", "Ancestral steps of `sample_dpm_2`.")
+sample_dpmpp_2s_ancestral = _ancestral(
+    "dpmpp_2s_ancestral", "sample_dpmpp_2s_ancestral", "Ancestral steps of DPM-Solver++ 2S (Lu et al. 2022)."
+)
+sample_dpmpp_2m = _plain(
+    "dpmpp_2m", "sample_dpmpp_2m", "DPM-Solver++ 2M (Lu et al. 2022, algorithm 2).", lower_order_final=False
+)
+sample_uni_pc = _plain("unipc_bh1", "sample_uni_pc", "UniPC with B(h) = h (Zhao et al. 2023), order 3.", order=3)
+sample_uni_pc_bh2 = _plain("unipc", "sample_uni_pc_bh2", "UniPC with B(h) = e^h - 1 (Zhao et al. 2023).", order=3)
+sample_exp_heun_2_x0 = _plain("exp_heun", "sample_exp_heun_2_x0", "Exponential Heun steps in data form.")
+
+
+@torch.no_grad()
+def sample_lms(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    order: int = 4,
+) -> Tensor:
+    """Linear multistep in sigma, of order 1 to 8."""
+    return solve(model, x, sigmas, "lms", extra_args=extra_args, callback=callback, disable=disable, order=order)
+
+
+@torch.no_grad()
+def sample_ipndm(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    max_order: int = 4,
+) -> Tensor:
+    """iPNDM (Zhang & Chen 2023): the Adams-Bashforth weights of equal steps, of order 1 to 4."""
+    return solve(model, x, sigmas, "ipndm", extra_args=extra_args, callback=callback, disable=disable, order=max_order)
+
+
+@torch.no_grad()
+def sample_ipndm_v(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    max_order: int = 4,
+) -> Tensor:
+    """iPNDM with the weights of the grid's own steps (Zhou et al. 2024), of order 1 to 4."""
+    return solve(
+        model, x, sigmas, "ipndm_v", extra_args=extra_args, callback=callback, disable=disable, order=max_order
+    )
+
+
+@torch.no_grad()
+def sample_deis(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    max_order: int = 3,
+    deis_mode: str = "tab",
+) -> Tensor:
+    """DEIS (Zhang & Chen 2023): polynomials in the VP time that belongs to sigma ("tab") or in sigma ("rhoab")."""
+    if deis_mode not in ("tab", "rhoab"):
+        raise ValueError(f"deis_mode: expected 'tab' or 'rhoab', got {deis_mode!r}")
+    solver = "deis" if deis_mode == "tab" else "deis_rhoab"
+    return solve(
+        model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable, schedule=VPTime(),
+        order=max_order,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def sample_gradient_estimation(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    ge_gamma: float = 2.0,
+) -> Tensor:
+    """Gradient estimation (Permenter & Yuan 2024, algorithm 2)."""
+    return solve(
+        model, x, sigmas, "gradient_estimation", extra_args=extra_args, callback=callback, disable=disable,
+        gamma=ge_gamma,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def sample_res_multistep(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """RES (Zhang et al. 2023), second order. It draws no noise: s_noise and noise_sampler are for the signature."""
+    return solve(model, x, sigmas, "res_multistep", extra_args=extra_args, callback=callback, disable=disable)
+
+
+@torch.no_grad()
+def sample_dpmpp_sde(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    r: float = 1 / 2,
+) -> Tensor:
+    """The two-evaluation SDE solver after DPM-Solver++ (Lu et al. 2022)."""
+    return solve(
+        model, x, sigmas, "dpmpp_sde", extra_args=extra_args, callback=callback, disable=disable,
+        draw=brownian(x, extra_args, noise_sampler, sigmas), whole=True, eta=eta, s_noise=s_noise, r=r,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def sample_dpmpp_2m_sde(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    solver_type: str = "midpoint",
+) -> Tensor:
+    """DPM-Solver++ 2M for the reverse SDE with noise level eta. solver_type: "midpoint" or "heun"."""
+    if solver_type not in ("heun", "midpoint"):
+        raise ValueError(f"solver_type: expected 'heun' or 'midpoint', got {solver_type!r}")
+    return solve(
+        model, x, sigmas, "dpmpp_2m_sde", extra_args=extra_args, callback=callback, disable=disable,
+        draw=brownian(x, extra_args, noise_sampler, sigmas),
+        eta=eta, s_noise=s_noise, correction=solver_type, lower_order_final=False,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def sample_dpmpp_3m_sde(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """DPM-Solver++ 3M for the reverse SDE with noise level eta."""
+    return solve(
+        model, x, sigmas, "dpmpp_3m_sde", extra_args=extra_args, callback=callback, disable=disable,
+        draw=brownian(x, extra_args, noise_sampler, sigmas), eta=eta, s_noise=s_noise, lower_order_final=False,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def sample_seeds_2(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    r: float = 0.5,
+) -> Tensor:
+    """SEEDS-2 (Gonzalez et al. 2023, algorithm 3)."""
+    return solve(
+        model, x, sigmas, "seeds_2", extra_args=extra_args, callback=callback, disable=disable,
+        draw=brownian(x, extra_args, noise_sampler, sigmas), eta=eta, s_noise=s_noise, r1=r,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def sample_seeds_3(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    r_1: float = 1 / 3,
+    r_2: float = 2 / 3,
+) -> Tensor:
+    """SEEDS-3 (Gonzalez et al. 2023, algorithm 4)."""
+    return solve(
+        model, x, sigmas, "seeds_3", extra_args=extra_args, callback=callback, disable=disable,
+        draw=brownian(x, extra_args, noise_sampler, sigmas), eta=eta, s_noise=s_noise, r1=r_1, r2=r_2,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def sample_er_sde(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    noise_scaler: Callable | None = None,
+    max_stage: int = 3,
+) -> Tensor:
+    """ER-SDE (Cui et al. 2023) of order max_stage, 1 to 3. noise_scaler: phi on NumPy arrays of sigma."""
+    scaler = {} if noise_scaler is None else {"noise_scaler": noise_scaler}
+    return solve(
+        model, x, sigmas, "er_sde", extra_args=extra_args, callback=callback, disable=disable,
+        draw=brownian(x, extra_args, noise_sampler, sigmas), s_noise=s_noise, order=max_stage, **scaler,
+    )  # fmt: skip
