@@ -39,7 +39,13 @@ class Launch(NamedTuple):
 
 def captured(module: ModuleType, call: Callable[[], None]) -> Launch:
     """What `call` launches from the module's KERNELS; nothing is launched."""
-    launches = []
+    (launch,) = all_captured(module, call)
+    return launch
+
+
+def all_captured(module: ModuleType, call: Callable[[], object]) -> list[Launch]:
+    """The same for a call of several launches."""
+    launches: list[Launch] = []
 
     class Recorder:
         def __init__(self, kernel: triton.JITFunction) -> None:
@@ -51,8 +57,7 @@ def captured(module: ModuleType, call: Callable[[], None]) -> Launch:
     kernels = {dtype: Recorder(kernel) for dtype, kernel in module.KERNELS.items()}
     with mock.patch.object(module, "KERNELS", kernels):
         call()
-    (launch,) = launches
-    return launch
+    return launches
 
 
 def _specialise(kernel: triton.JITFunction, args: tuple, kwargs: dict) -> Launch:

@@ -13,7 +13,7 @@ import torch
 # A module with `OP = "<name>"` has each test that takes `backend` run over these.
 BACKENDS = {
     "solver_step": ("reference", "cpu", "triton", "cuda"),
-    "group_norm": ("reference", "torch", "cpu"),
+    "group_norm": ("reference", "torch", "cpu", "triton"),
     "attention": ("reference", "torch", "cpu"),
 }
 ON_GPU = ("triton", "cuda")

@@ -23,11 +23,13 @@ from .triton_layout import on_device
 def _group_sum(tile, LIVE: tl.constexpr, COLUMNS: tl.constexpr, TOGETHER: tl.constexpr):
     """The sum over rows and a group's columns: a number, or [1, COLUMNS] with each column's group's."""
     if TOGETHER == 1:
-        return tl.sum(tl.sum(tile, 1), 0)
-    GROUPS: tl.constexpr = triton.next_power_of_2(TOGETHER)
-    own = tl.arange(0, COLUMNS)[None, :] // (LIVE // TOGETHER) == tl.arange(0, GROUPS)[:, None]
-    each = tl.sum(tl.where(own, tl.sum(tile, 0)[None, :], 0.0), 1)
-    return tl.sum(tl.where(own, each[:, None], 0.0), 0)[None, :]
+        total = tl.sum(tl.sum(tile, 1), 0)
+    else:
+        GROUPS: tl.constexpr = triton.next_power_of_2(TOGETHER)
+        own = tl.arange(0, COLUMNS)[None, :] // (LIVE // TOGETHER) == tl.arange(0, GROUPS)[:, None]
+        each = tl.sum(tl.where(own, tl.sum(tile, 0)[None, :], 0.0), 1)
+        total = tl.sum(tl.where(own, each[:, None], 0.0), 0)[None, :]
+    return total
 
 
 @triton.jit
@@ -128,7 +130,10 @@ def _store(y, value, mean, rstd, a, b, row, column, mask, STRIDE: tl.constexpr, 
     tl.store(y + (row * STRIDE + column), h, mask=mask)
 
 
-@triton.jit(do_not_specialize=["add_row", "scale_row", "shift_row", "rows", "units", "blocks", "channels", "share"])
+SIZES = ["add_row", "scale_row", "shift_row", "rows", "units", "blocks", "channels", "share", "splits"]
+
+
+@triton.jit(do_not_specialize=SIZES)
 def group_norm_kernel(
     x, y, partials, weight, bias, add, scale, shift, add_row, scale_row, shift_row, eps,
     rows, units, blocks, channels, share, splits,
@@ -153,10 +158,9 @@ def group_norm_kernel(
     end = tl.minimum(first + share, rows)
 
     channel = slab % blocks * channels
+    start = (sample if LAST else slab).to(tl.int64) * rows * STRIDE
     if LAST:
-        start = sample.to(tl.int64) * rows * STRIDE + slab % blocks * LIVE
-    else:
-        start = slab.to(tl.int64) * rows * STRIDE
+        start += slab % blocks * LIVE
     x += start
     y += start
     if weight is not None:

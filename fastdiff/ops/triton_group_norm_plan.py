@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 WIDEST = 8  # elements a thread moves at once
-MAX_SPLITS = 64
+MAX_SPLITS = 128
 MAX_COLUMNS = 4096  # channels of one group in channels_last
 
 
@@ -35,10 +35,10 @@ class Config(NamedTuple):
 
 
 CONFIGS = {
-    "sm_80": Config(32768, 8192, 512, 64, 12 << 20, 6),
-    "sm_90": Config(32768, 8192, 512, 64, 24 << 20, 8),
-    "sm_100": Config(32768, 8192, 512, 64, 32 << 20, 8),
-    "gfx942": Config(32768, 8192, 512, 64, 16 << 20, 6),
+    "sm_80": Config(16384, 8192, 512, 64, 12 << 20, 6),
+    "sm_90": Config(16384, 8192, 512, 64, 32 << 20, 8),
+    "sm_100": Config(16384, 8192, 512, 64, 32 << 20, 8),
+    "gfx942": Config(16384, 8192, 512, 64, 16 << 20, 6),
 }
 ABSENT = Device("sm_90", 132, 32)  # for tensors on no device: the interpreter, tests that only compile
 
@@ -119,7 +119,7 @@ def _cut(
                     {**constants, "ROWS": tile, "WHOLE": True, "SPLITS": 1})  # fmt: skip
     tile = max(config.tile // columns, 1)
     tiles = -(-rows // tile)
-    splits = min(-(-device.multiprocessors // slabs), tiles, MAX_SPLITS)
+    splits = min(max(device.multiprocessors // slabs, 1), tiles, MAX_SPLITS)
     twice = (splits - 1) * slabs * rows * live * itemsize > config.redundant
     if twice:
         splits = min(-(-config.waves * device.multiprocessors // slabs), tiles, MAX_SPLITS)
@@ -127,7 +127,7 @@ def _cut(
     splits = -(-tiles // share)
     return Plan(slabs * splits, splits, share * tile, rows, units, blocks, group_channels,
                 config.threads // device.warp, twice,
-                {**constants, "ROWS": tile, "WHOLE": False, "SPLITS": _power(splits)})  # fmt: skip
+                {**constants, "ROWS": tile, "WHOLE": False, "SPLITS": _power(splits) if twice else 1})  # fmt: skip
 
 
 def _power(n: int) -> int:
