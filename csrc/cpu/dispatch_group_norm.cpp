@@ -1,19 +1,34 @@
+#include <algorithm>
+#include <memory>
+
 #include "group_norm.h"
 #include "isa.h"
 #include "parallel.h"
 
 namespace fastdiff::cpu {
 
-#define FASTDIFF_DECLARE(isa) \
-  namespace isa {             \
-  void group_norm(const GroupNorm&, int64_t, int64_t); \
+#define FASTDIFF_DECLARE(isa)                                                      \
+  namespace isa {                                                                  \
+  void group_norm(const GroupNorm&, int64_t, int64_t);                             \
+  void group_norm_moments(const GroupNorm&, const Slices&, int64_t, int64_t);      \
+  void group_norm_lines(const GroupNorm&, const Slices&, int64_t, int64_t);        \
+  void group_norm_rows(const GroupNorm&, const Slices&, int64_t, int64_t);         \
   }
 FASTDIFF_FOR_EACH_ISA(FASTDIFF_DECLARE)
 #undef FASTDIFF_DECLARE
 
 namespace {
 
-void run(const void* context, int64_t first, int64_t last) {
+constexpr int64_t kElementsPerThread = 1 << 14;  // less than this and waking a thread costs more than it saves
+constexpr int64_t kSliceBytes = 1 << 18;
+constexpr int kMaxThreads = 256;
+
+struct Job {
+  const GroupNorm& norm;
+  Slices slices;
+};
+
+void groups(const void* context, int64_t first, int64_t last) {
   const GroupNorm& norm = *static_cast<const GroupNorm*>(context);
   switch (isa()) {
 #define FASTDIFF_CASE(name) \
@@ -23,10 +38,49 @@ void run(const void* context, int64_t first, int64_t last) {
   }
 }
 
+// The three phases of a channels_last call, each over tasks of its own.
+#define FASTDIFF_PHASE(phase)                                                         \
+  void phase(const void* context, int64_t first, int64_t last) {                      \
+    const auto& [norm, slices] = *static_cast<const Job*>(context);                   \
+    switch (isa()) { FASTDIFF_FOR_EACH_ISA(FASTDIFF_CASE) }                           \
+  }
+#define FASTDIFF_CASE(name) \
+  case Isa::name: return name::group_norm_moments(norm, slices, first, last);
+FASTDIFF_PHASE(measure)
+#undef FASTDIFF_CASE
+#define FASTDIFF_CASE(name) \
+  case Isa::name: return name::group_norm_lines(norm, slices, first, last);
+FASTDIFF_PHASE(prepare)
+#undef FASTDIFF_CASE
+#define FASTDIFF_CASE(name) \
+  case Isa::name: return name::group_norm_rows(norm, slices, first, last);
+FASTDIFF_PHASE(apply)
+#undef FASTDIFF_CASE
+#undef FASTDIFF_PHASE
+
+void channels_last(const GroupNorm& norm, int threads) {
+  const int64_t bytes = norm.dtype == DType::f32 ? 4 : 2;
+  const int64_t fit = std::max<int64_t>(16, kSliceBytes / (bytes * norm.channels));
+  const int64_t count = (norm.positions + fit - 1) / fit;
+  const std::unique_ptr<Moments[]> moments(new Moments[norm.batch * count * norm.groups]);
+  const std::unique_ptr<float[]> numbers(new float[3 * norm.batch * norm.channels]);
+  const Job job{norm, {fit, count, moments.get(), numbers.get()}};
+  parallel(norm.batch * count, threads, measure, &job);
+  parallel(norm.batch * norm.groups, norm.batch * norm.channels > 4096 ? threads : 1, prepare, &job);
+  parallel(norm.batch * count, threads, apply, &job);
+}
+
 }  // namespace
 
-int useful_threads(const GroupNorm& norm) { return norm.batch * norm.channels * norm.positions > (1 << 16) ? 256 : 1; }
+int useful_threads(const GroupNorm& norm) {
+  const int64_t threads = norm.batch * norm.channels * norm.positions / kElementsPerThread;
+  return static_cast<int>(std::clamp<int64_t>(threads, 1, kMaxThreads));
+}
 
-void group_norm(const GroupNorm& norm, int threads) { parallel(norm.batch * norm.groups, threads, run, &norm); }
+void group_norm(const GroupNorm& norm, int threads) {
+  threads = std::min(threads, useful_threads(norm));
+  if (norm.channels_last) return channels_last(norm, threads);
+  parallel(norm.batch * norm.groups, threads, groups, &norm);
+}
 
 }  // namespace fastdiff::cpu

@@ -1,47 +1,67 @@
 // group_norm for one instruction set (FASTDIFF_ISA).
-#include "../group_norm.h"
+#include "group_norm.h"
 
-#include <cmath>
-
-#include "convert.h"
+#include "group_norm_apply.h"
+#include "group_norm_statistics.h"
+#include "scratch.h"
 
 namespace fastdiff::cpu {
 namespace {
 
-double value(const ChannelValues& v, int64_t sample, int64_t channel, double otherwise) {
-  if (v.data == nullptr) return otherwise;
-  float out;
-  load_run(Operand{const_cast<void*>(v.data), v.dtype, {}}, sample * v.row + channel, 1, 1, &out);
-  return out;
+constexpr int64_t kFirstLevel = 1 << 14;  // bytes of a block that is read a few channels at a time
+
+thread_local Scratch scratch;
+
+// Calls f(T*) with a null pointer of x's element type.
+template <class F>
+void with_type(DType dtype, F f) {
+  switch (dtype) {
+    case DType::f16: return f(static_cast<const Half*>(nullptr));
+    case DType::bf16: return f(static_cast<const BFloat*>(nullptr));
+    default: return f(static_cast<const float*>(nullptr));
+  }
+}
+
+template <class F>
+void with_activation(Activation act, F f) {
+  act == Activation::silu ? f(std::true_type()) : f(std::false_type());
 }
 
 template <class T>
-void group(const GroupNorm& n, int64_t task) {
-  const int64_t sample = task / n.groups, size = n.channels / n.groups, first = task % n.groups * size;
-  const auto at = [&](int64_t c, int64_t p) {
-    return n.channels_last ? (sample * n.positions + p) * n.channels + c : (sample * n.channels + c) * n.positions + p;
-  };
-  const T* x = static_cast<const T*>(n.x);
-  double mean = 0, square = 0;
-  for (int pass = 0; pass < 2; ++pass) {
-    for (int64_t c = first; c < first + size; ++c) {
-      const double add = value(n.add, sample, c, 0);
-      for (int64_t p = 0; p < n.positions; ++p) {
-        const double v = widen(x[at(c, p)]) + add;
-        if (pass == 0) mean += v;
-        else square += (v - mean) * (v - mean);
-      }
+void contiguous_group(const GroupNorm& n, int64_t sample, int64_t first, int64_t channels) {
+  scratch.reserve(4 * channels);
+  const Line line{scratch.take(channels), scratch.take(channels), scratch.take(channels)};
+  float* add = n.add.data ? scratch.take(channels) : nullptr;
+  if (add) fetch(n.add, sample, first, channels, 0, add);
+  const int64_t at = (sample * n.channels + first) * n.positions;
+  const T* x = static_cast<const T*>(n.x) + at;
+  T* y = static_cast<T*>(n.y) + at;
+  make_line(n, moments_of_runs(x, channels, n.positions, add), sample, first, channels, line);
+  with_activation(n.act, [&](auto silu) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t run = c * n.positions;
+      apply_run<silu.value>(x + run, n.positions, line.offset[c], line.a[c], line.b[c], y + run);
     }
-    if (pass == 0) mean /= size * n.positions;
-  }
-  const double rstd = 1 / std::sqrt(square / (size * n.positions) + n.eps);
-  for (int64_t c = first; c < first + size; ++c) {
-    const double add = value(n.add, sample, c, 0), weight = value(n.weight, 0, c, 1), bias = value(n.bias, 0, c, 0);
-    const double scale = 1 + value(n.scale, sample, c, 0), shift = value(n.shift, sample, c, 0);
-    for (int64_t p = 0; p < n.positions; ++p) {
-      const double h = ((widen(x[at(c, p)]) + add - mean) * rstd * weight + bias) * scale + shift;
-      narrow(static_cast<float>(n.act == Activation::silu ? h / (1 + std::exp(-h)) : h), static_cast<T*>(n.y)[at(c, p)]);
+  });
+}
+
+// The moments of all groups of one sample over some of its rows.
+template <class T>
+void row_moments(const GroupNorm& n, int64_t sample, int64_t first, int64_t rows, Moments* out) {
+  const int64_t c = n.channels, size = c / n.groups;
+  const int64_t block = std::max<int64_t>(16, kFirstLevel / (c * static_cast<int64_t>(sizeof(T))));
+  scratch.reserve(6 * c);
+  float *pivot = scratch.take(c), *add = scratch.take(c);
+  double *sum = reinterpret_cast<double*>(scratch.take(2 * c)), *squares = reinterpret_cast<double*>(scratch.take(2 * c));
+  fetch(n.add, sample, 0, c, 0, add);
+  sums_of_columns(static_cast<const T*>(n.x) + (sample * n.positions + first) * c, rows, c, block, pivot, sum, squares);
+  for (int64_t group = 0; group < n.groups; ++group) {
+    Moments all;
+    for (int64_t k = group * size; k < (group + 1) * size; ++k) {
+      const double from = static_cast<double>(pivot[k]) + add[k];
+      all.merge(Moments::around(from, static_cast<double>(rows), sum[k], squares[k]));
     }
+    out[group] = all;
   }
 }
 
@@ -49,14 +69,51 @@ void group(const GroupNorm& n, int64_t task) {
 
 namespace FASTDIFF_ISA {
 
-void group_norm(const GroupNorm& norm, int64_t first, int64_t last) {
-  for (int64_t task = first; task < last; ++task) {
-    switch (norm.dtype) {
-      case DType::f16: group<Half>(norm, task); break;
-      case DType::bf16: group<BFloat>(norm, task); break;
-      default: group<float>(norm, task);
+void group_norm(const GroupNorm& n, int64_t first, int64_t last) {
+  const int64_t size = n.channels / n.groups;
+  with_type(n.dtype, [&](auto* type) {
+    using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
+    for (int64_t task = first; task < last; ++task) {
+      contiguous_group<T>(n, task / n.groups, task % n.groups * size, size);
     }
+  });
+}
+
+void group_norm_moments(const GroupNorm& n, const Slices& s, int64_t first, int64_t last) {
+  with_type(n.dtype, [&](auto* type) {
+    using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t sample = task / s.count, row = task % s.count * s.rows;
+      row_moments<T>(n, sample, row, std::min(s.rows, n.positions - row), s.moments + task * n.groups);
+    }
+  });
+}
+
+void group_norm_lines(const GroupNorm& n, const Slices& s, int64_t first, int64_t last) {
+  const int64_t size = n.channels / n.groups, stride = n.batch * n.channels;
+  for (int64_t task = first; task < last; ++task) {
+    const int64_t sample = task / n.groups, group = task % n.groups;
+    Moments all;
+    for (int64_t k = 0; k < s.count; ++k) all.merge(s.moments[(sample * s.count + k) * n.groups + group]);
+    float* line = s.lines + sample * n.channels + group * size;
+    make_line(n, all, sample, group * size, size, {line, line + stride, line + 2 * stride});
   }
+}
+
+void group_norm_rows(const GroupNorm& n, const Slices& s, int64_t first, int64_t last) {
+  const int64_t stride = n.batch * n.channels;
+  with_type(n.dtype, [&](auto* type) {
+    using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t sample = task / s.count, row = task % s.count * s.rows;
+      const int64_t at = (sample * n.positions + row) * n.channels, rows = std::min(s.rows, n.positions - row);
+      float* line = s.lines + sample * n.channels;
+      with_activation(n.act, [&](auto silu) {
+        apply_rows<silu.value>(static_cast<const T*>(n.x) + at, rows, n.channels,
+                               {line, line + stride, line + 2 * stride}, static_cast<T*>(n.y) + at);
+      });
+    }
+  });
 }
 
 }  // namespace FASTDIFF_ISA
