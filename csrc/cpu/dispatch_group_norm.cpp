@@ -1,6 +1,10 @@
 #include <algorithm>
 #include <memory>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "group_norm.h"
 #include "isa.h"
 #include "parallel.h"
@@ -21,7 +25,22 @@ namespace {
 
 constexpr int64_t kElementsPerThread = 1 << 14;  // less than this and waking a thread costs more than it saves
 constexpr int64_t kSliceBytes = 1 << 18;
+constexpr uintptr_t kLargeOutput = 1 << 23;  // bytes; smaller ones come from memory that is already there
 constexpr int kMaxThreads = 256;
+
+int64_t element_bytes(const GroupNorm& norm) { return norm.dtype == DType::f32 ? 4 : 2; }
+
+// Fresh memory is given out page by page as it is written, which takes longer than the writing. Large pages make that
+// rare; this is advice, so its failure does not matter.
+void ask_for_large_pages([[maybe_unused]] const GroupNorm& norm) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = 1 << 21;
+  const uintptr_t first = reinterpret_cast<uintptr_t>(norm.y);
+  const uintptr_t last = first + norm.batch * norm.channels * norm.positions * element_bytes(norm);
+  const uintptr_t begin = (first + kPage - 1) / kPage * kPage, end = last / kPage * kPage;
+  if (end > begin && end - begin >= kLargeOutput) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
 
 struct Job {
   const GroupNorm& norm;
@@ -59,8 +78,7 @@ FASTDIFF_PHASE(apply)
 #undef FASTDIFF_PHASE
 
 void channels_last(const GroupNorm& norm, int threads) {
-  const int64_t bytes = norm.dtype == DType::f32 ? 4 : 2;
-  const int64_t fit = std::max<int64_t>(16, kSliceBytes / (bytes * norm.channels));
+  const int64_t fit = std::max<int64_t>(16, kSliceBytes / (element_bytes(norm) * norm.channels));
   const int64_t count = (norm.positions + fit - 1) / fit;
   const std::unique_ptr<Moments[]> moments(new Moments[norm.batch * count * norm.groups]);
   const std::unique_ptr<float[]> numbers(new float[3 * norm.batch * norm.channels]);
@@ -79,6 +97,7 @@ int useful_threads(const GroupNorm& norm) {
 
 void group_norm(const GroupNorm& norm, int threads) {
   threads = std::min(threads, useful_threads(norm));
+  ask_for_large_pages(norm);
   if (norm.channels_last) return channels_last(norm, threads);
   parallel(norm.batch * norm.groups, threads, groups, &norm);
 }

@@ -55,13 +55,9 @@ void row_moments(const GroupNorm& n, int64_t sample, int64_t first, int64_t rows
   double *sum = reinterpret_cast<double*>(scratch.take(2 * c)), *squares = reinterpret_cast<double*>(scratch.take(2 * c));
   fetch(n.add, sample, 0, c, 0, add);
   sums_of_columns(static_cast<const T*>(n.x) + (sample * n.positions + first) * c, rows, c, block, pivot, sum, squares);
-  for (int64_t group = 0; group < n.groups; ++group) {
-    Moments all;
-    for (int64_t k = group * size; k < (group + 1) * size; ++k) {
-      const double from = static_cast<double>(pivot[k]) + add[k];
-      all.merge(Moments::around(from, static_cast<double>(rows), sum[k], squares[k]));
-    }
-    out[group] = all;
+  for (int64_t g = 0; g < n.groups; ++g) {
+    const int64_t k = g * size;
+    out[g] = moments_of_columns(size, rows, pivot + k, add + k, sum + k, squares + k);
   }
 }
 

@@ -36,25 +36,42 @@ inline void make_line(const GroupNorm& norm, const Moments& moments, int64_t sam
     for (int64_t i = 0; i < count; ++i) {
       const double by = add[i] - moments.mean, factor = 1.0 + scale[i], a = rstd * weight[i] * factor;
       const float offset = static_cast<float>(by);
-      const double lost = std::isfinite(by) ? by - offset : 0;
       to.offset[done + i] = offset, to.a[done + i] = static_cast<float>(a);
-      to.b[done + i] = static_cast<float>(bias[i] * factor + shift[i] + lost * a);
+      to.b[done + i] = static_cast<float>(bias[i] * factor + shift[i] + (by - offset) * a);
     }
   }
 }
 
-template <bool kSilu>
-inline Floats activated(Floats x, Floats offset, Floats a, Floats b) {
-  const Floats h = mad(x + offset, a, b);
-  return kSilu ? silu(h) : h;
+constexpr int kTogether = kVector == 64 ? 4 : 2;  // vectors, as many as there are registers for
+
+// N vectors: x, offset, a and b are asked for by number, as functions of it.
+template <bool kSilu, int N, class T, class Filled, class Offset, class A, class B>
+inline void apply(const T* x, T* y, Filled filled, Offset offset, A a, B b) {
+  Floats h[N];
+  for (int u = 0; u < N; ++u) h[u] = mad(load(x + u * kLanes, filled) + offset(u), a(u), b(u));
+  if constexpr (kSilu) silu<sizeof(T) == 4>(h);
+  for (int u = 0; u < N; ++u) store(y + u * kLanes, h[u], filled);
+}
+
+// Calls f(first, number of vectors, filled) until n elements are covered; the last vector may reach back.
+template <class F>
+inline void each_bunch(int64_t n, F f) {
+  constexpr std::integral_constant<int, kTogether> many{};
+  constexpr std::integral_constant<int, 1> one{};
+  int64_t i = 0;
+  for (; i + kTogether * kLanes <= n; i += kTogether * kLanes) f(i, many, Whole());
+  for (; i + kLanes <= n; i += kLanes) f(i, one, Whole());
+  if (i == n) return;
+  n < kLanes ? f(0, one, Part{n}) : f(n - kLanes, one, Whole());
 }
 
 // One channel's run of n elements.
 template <bool kSilu, class T>
 void apply_run(const T* x, int64_t n, float offset, float a, float b, T* y) {
   const Floats o = spread(offset), av = spread(a), bv = spread(b);
-  each_vector(n, [&](int64_t i, auto filled) {
-    store(y + i, activated<kSilu>(load(x + i, filled), o, av, bv), filled);
+  each_bunch(n, [&](int64_t i, auto vectors, auto filled) {
+    apply<kSilu, vectors.value>(
+        x + i, y + i, filled, [&](int) { return o; }, [&](int) { return av; }, [&](int) { return bv; });
   });
 }
 
@@ -62,9 +79,11 @@ void apply_run(const T* x, int64_t n, float offset, float a, float b, T* y) {
 template <bool kSilu, class T>
 void apply_rows(const T* x, int64_t rows, int64_t channels, Line line, T* y) {
   for (int64_t r = 0; r < rows; ++r, x += channels, y += channels) {
-    each_vector(channels, [&](int64_t c, auto filled) {
-      const Floats offset = load(line.offset + c, filled), a = load(line.a + c, filled), b = load(line.b + c, filled);
-      store(y + c, activated<kSilu>(load(x + c, filled), offset, a, b), filled);
+    each_bunch(channels, [&](int64_t c, auto vectors, auto filled) {
+      const auto at = [&](const float* from) {
+        return [=](int u) { return load(from + c + u * kLanes, filled); };
+      };
+      apply<kSilu, vectors.value>(x + c, y + c, filled, at(line.offset), at(line.a), at(line.b));
     });
   }
 }

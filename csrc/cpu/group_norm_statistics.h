@@ -125,5 +125,19 @@ void sums_of_columns(const T* x, int64_t rows, int64_t channels, int64_t block, 
   }
 }
 
+// The moments of columns whose sums of deviations from pivots these are, with `add` added to each column.
+inline Moments moments_of_columns(int64_t columns, int64_t rows, const float* pivot, const float* add, double* sum,
+                                  const double* squares) {
+  const double each = 1 / static_cast<double>(rows);
+  double mean = 0, m2 = 0;
+  for (int64_t c = 0; c < columns; ++c) mean += static_cast<double>(pivot[c]) + add[c] + sum[c] * each;
+  mean /= static_cast<double>(columns);
+  for (int64_t c = 0; c < columns; ++c) {
+    const double off = static_cast<double>(pivot[c]) + add[c] + sum[c] * each - mean;
+    m2 += squares[c] - sum[c] * sum[c] * each + off * off * static_cast<double>(rows);
+  }
+  return {static_cast<double>(columns * rows), mean, m2};
+}
+
 }  // namespace
 }  // namespace fastdiff::cpu

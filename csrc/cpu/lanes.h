@@ -45,6 +45,8 @@ inline Shorts load_shorts(const void* from) {
   return v;
 }
 
+#ifndef __AVX512F__
+
 inline Floats load(const BFloat* from) {
   return bits<Floats>(__builtin_convertvector(load_shorts(from), Words32) << 16);
 }
@@ -55,6 +57,8 @@ inline void store(BFloat* to, Floats v) {  // as narrow() in convert.h
   const Shorts shorts = __builtin_convertvector(half, Shorts);
   std::memcpy(to, &shorts, sizeof shorts);
 }
+
+#endif
 
 #ifndef __F16C__
 
@@ -75,6 +79,16 @@ inline void store(Half* to, Floats v) {
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where one is NaN
 inline Floats load(const Half* from) { return _mm512_cvtph_ps(bits<__m256i>(load_shorts(from))); }
+inline Floats load(const BFloat* from) {
+  return bits<Floats>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits<__m256i>(load_shorts(from))), 16));
+}
+inline void store(BFloat* to, Floats v) {  // as narrow() in convert.h
+  const __m512i word = bits<__m512i>(v), odd = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(word, _mm512_set1_epi32(0x7fff)), odd);
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  const __m512i half = _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), nan, _mm512_set1_epi32(0x7fc0));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(half));
+}
 inline void store(Half* to, Floats v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
