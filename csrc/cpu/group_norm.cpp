@@ -8,8 +8,6 @@
 namespace fastdiff::cpu {
 namespace {
 
-constexpr int64_t kFirstLevel = 1 << 14;  // bytes of a block that is read a few channels at a time
-
 thread_local Scratch scratch;
 
 // Calls f(T*) with a null pointer of x's element type.
@@ -49,15 +47,15 @@ void contiguous_group(const GroupNorm& n, int64_t sample, int64_t first, int64_t
 template <class T>
 void row_moments(const GroupNorm& n, int64_t sample, int64_t first, int64_t rows, Moments* out) {
   const int64_t c = n.channels, size = c / n.groups;
-  const int64_t block = std::max<int64_t>(16, kFirstLevel / (c * static_cast<int64_t>(sizeof(T))));
-  scratch.reserve(6 * c);
-  float *pivot = scratch.take(c), *add = scratch.take(c);
-  double *sum = reinterpret_cast<double*>(scratch.take(2 * c)), *squares = reinterpret_cast<double*>(scratch.take(2 * c));
+  scratch.reserve(8 * c);
+  double* totals = reinterpret_cast<double*>(scratch.take(4 * c));
+  const Columns columns{scratch.take(c), scratch.take(c), scratch.take(c), totals, totals + c};
+  float* add = scratch.take(c);
   fetch(n.add, sample, 0, c, 0, add);
-  sums_of_columns(static_cast<const T*>(n.x) + (sample * n.positions + first) * c, rows, c, block, pivot, sum, squares);
+  sums_of_columns(static_cast<const T*>(n.x) + (sample * n.positions + first) * c, rows, c, columns);
   for (int64_t g = 0; g < n.groups; ++g) {
     const int64_t k = g * size;
-    out[g] = moments_of_columns(size, rows, pivot + k, add + k, sum + k, squares + k);
+    out[g] = moments_of_columns(size, rows, columns.pivot + k, add + k, totals + k, totals + c + k);
   }
 }
 

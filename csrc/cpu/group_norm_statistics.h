@@ -10,9 +10,9 @@
 namespace fastdiff::cpu {
 namespace {
 
-constexpr int64_t kStretch = 8192;   // elements that are summed in float
-constexpr int64_t kFirst = 256;      // elements, or rows / 16, whose mean is the first pivot
-constexpr int kUnroll = 4;           // vectors in flight
+constexpr int64_t kStretch = 8192;  // elements that are summed in float
+constexpr int64_t kFirst = 256;     // elements whose mean is the first pivot
+constexpr int kUnroll = 4;          // vectors in flight
 
 inline double sum_of(Floats v) {
   double sum = 0;
@@ -77,57 +77,61 @@ Moments moments_of_runs(const T* x, int64_t channels, int64_t positions, const f
   return all;
 }
 
-// Sums of each channel's deviations over rows [rows, channels], into sum and squares [channels].
-template <class T, int N, class Filled>
-void add_columns(const T* x, int64_t rows, int64_t channels, const float* pivot, double* sum, double* squares,
-                 Filled filled) {
-  Floats by[N], s[N] = {}, q[N] = {};
-  for (int u = 0; u < N; ++u) by[u] = load(pivot + u * kLanes, filled);
-  for (int64_t r = 0; r < rows; ++r, x += channels) {
-    for (int u = 0; u < N; ++u) {
-      const Floats d = load(x + u * kLanes, filled) - by[u];
-      s[u] += d, q[u] = mad(d, d, q[u]);
+constexpr int64_t kRows = 4;     // rows that are taken at once, each a stream of its own to the prefetcher
+constexpr int64_t kFlush = 64;   // rows that are summed in float
+
+// Adds the deviations of N rows [N, channels] from the pivots to sum and squares [channels].
+template <int N, class T>
+void add_rows(const T* x, int64_t channels, const float* pivot, float* sum, float* squares) {
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) {
+    const Floats by = load(pivot + c);
+    Floats s = load(sum + c), q = load(squares + c);
+    for (int r = 0; r < N; ++r) {
+      const Floats d = load(x + r * channels + c) - by;
+      s += d, q = mad(d, d, q);
+    }
+    store(sum + c, s), store(squares + c, q);
+  }
+  for (; c < channels; ++c) {
+    for (int r = 0; r < N; ++r) {
+      const float d = widen(x[r * channels + c]) - pivot[c];
+      sum[c] += d, squares[c] = mad(d, d, squares[c]);
     }
   }
-  float own[N * kLanes], own_squares[N * kLanes];
-  for (int u = 0; u < N; ++u) store(own + u * kLanes, s[u]), store(own_squares + u * kLanes, q[u]);
-  int64_t lanes = N * kLanes;
-  if constexpr (std::is_same_v<Filled, Part>) lanes = filled.lanes;
-  for (int64_t c = 0; c < lanes; ++c) sum[c] += own[c], squares[c] += own_squares[c];
 }
 
 template <class T>
-void add_rows(const T* x, int64_t rows, int64_t channels, const float* pivot, double* sum, double* squares) {
-  int64_t c = 0;
-  for (; c + kUnroll * kLanes <= channels; c += kUnroll * kLanes) {
-    add_columns<T, kUnroll>(x + c, rows, channels, pivot + c, sum + c, squares + c, Whole());
-  }
-  for (; c + kLanes <= channels; c += kLanes) {
-    add_columns<T, 1>(x + c, rows, channels, pivot + c, sum + c, squares + c, Whole());
-  }
-  if (c < channels) {
-    add_columns<T, 1>(x + c, rows, channels, pivot + c, sum + c, squares + c, Part{channels - c});
-  }
+void add_rows(const T* x, int64_t rows, int64_t channels, const float* pivot, float* sum, float* squares) {
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows) add_rows<kRows>(x + r * channels, channels, pivot, sum, squares);
+  for (; r < rows; ++r) add_rows<1>(x + r * channels, channels, pivot, sum, squares);
 }
 
-// Sums of every channel's deviations from pivots that are set here, over x [rows, channels]: float and double
-// [channels] each. `block` rows stay in the first-level cache while channels are taken a few at a time.
+// What sums_of_columns works in, [channels] each.
+struct Columns {
+  float *pivot, *sum, *squares;
+  double *total, *total_squares;
+};
+
+// Sums of every channel's deviations over x [rows, channels], from pivots that are set here.
 template <class T>
-void sums_of_columns(const T* x, int64_t rows, int64_t channels, int64_t block, float* pivot, double* sum,
-                     double* squares) {
+void sums_of_columns(const T* x, int64_t rows, int64_t channels, const Columns& to) {
   const int64_t first = std::min<int64_t>(rows, 16);
-  std::fill(pivot, pivot + channels, 0.0f), std::fill(sum, sum + channels, 0.0);
-  add_rows(x, first, channels, pivot, sum, squares);
-  for (int64_t c = 0; c < channels; ++c) pivot[c] = static_cast<float>(sum[c] / static_cast<double>(first));
-  std::fill(sum, sum + channels, 0.0), std::fill(squares, squares + channels, 0.0);
-  for (int64_t r = 0; r < rows; r += block) {
-    add_rows(x + r * channels, std::min(block, rows - r), channels, pivot, sum, squares);
+  const auto clear = [&](auto* values) { std::fill(values, values + channels, 0); };
+  clear(to.pivot), clear(to.sum), clear(to.squares), clear(to.total), clear(to.total_squares);
+  add_rows(x, first, channels, to.pivot, to.sum, to.squares);
+  for (int64_t c = 0; c < channels; ++c) to.pivot[c] = to.sum[c] / static_cast<float>(first);
+  for (int64_t r = 0; r < rows; r += kFlush) {
+    clear(to.sum), clear(to.squares);
+    add_rows(x + r * channels, std::min(kFlush, rows - r), channels, to.pivot, to.sum, to.squares);
+    for (int64_t c = 0; c < channels; ++c) to.total[c] += to.sum[c], to.total_squares[c] += to.squares[c];
   }
 }
 
 // The moments of columns whose sums of deviations from pivots these are, with `add` added to each column.
-inline Moments moments_of_columns(int64_t columns, int64_t rows, const float* pivot, const float* add, double* sum,
-                                  const double* squares) {
+inline Moments moments_of_columns(int64_t columns, int64_t rows, const float* pivot, const float* add,
+                                  const double* sum, const double* squares) {
   const double each = 1 / static_cast<double>(rows);
   double mean = 0, m2 = 0;
   for (int64_t c = 0; c < columns; ++c) mean += static_cast<double>(pivot[c]) + add[c] + sum[c] * each;
