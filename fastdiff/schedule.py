@@ -172,7 +172,7 @@ def _cosine_angle(t: ArrayLike, offset: float) -> np.ndarray:
     return (np.asarray(t) + offset) / (1 + offset) * (np.pi / 2)
 
 
-class _VP(Schedule):
+class VP(Schedule):
     """Variance preserving: alpha^2 + sigma^2 = 1, everything from log(alpha)."""
 
     kind = "vp"
@@ -201,7 +201,7 @@ class _VP(Schedule):
         return Points(self.t_of_log_snr(log_snr), alpha, np.exp(-0.5 * np.logaddexp(0, 2 * log_snr)))
 
 
-class DiscreteVP(_VP):
+class DiscreteVP(VP):
     """alphas_cumprod at whole times, log(alpha) linear between them; alpha itself is linear down to a final 0.
 
     Index t has t + 1 steps of noise in it, so the clean data lie at -1, a time that no model is asked about.
@@ -238,7 +238,7 @@ class DiscreteVP(_VP):
         return DiscreteVP(((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2)
 
 
-class LinearVP(_VP):
+class LinearVP(VP):
     """log(alpha(t)) = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2."""
 
     t_max = 1.0
@@ -258,7 +258,7 @@ class LinearVP(_VP):
         return -4 * log_alpha / (self.beta_min + np.sqrt(self.beta_min**2 - 4 * slope * log_alpha))
 
 
-class CosineVP(_VP):
+class CosineVP(VP):
     """alpha(t) = cos(angle(t)) / cos(angle(0)) on [0, 1], 0 at t = 1."""
 
     t_min = 1e-3

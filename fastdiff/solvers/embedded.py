@@ -29,27 +29,39 @@ _HIGH = (37 / 378, 0, 250 / 621, 125 / 594, 0, 512 / 1771)
 _LOW = (2825 / 27648, 0, 18575 / 48384, 13525 / 55296, 277 / 14336, 1 / 4)
 
 
-def embedded_step(schedule: Schedule, s: Points, t: Points, prediction: str, pair: str) -> list[Row]:
-    """The rows from s to t, both finite in lambda."""
-    return (_runge_kutta if pair == "rk_45" else _exponential)(schedule, s, t, prediction, ORDERS[pair])
+def embedded_step(
+    schedule: Schedule,
+    s: Points,
+    t: Points,
+    prediction: str,
+    pair: str,
+    form: str = "noise",
+    correction: str = "midpoint",
+) -> list[Row]:
+    """The rows from s to t, both finite in lambda. form, correction: of the exponential pairs (`singlestep`)."""
+    if pair == "rk_45":
+        return _runge_kutta(schedule, s, t, prediction)
+    return _exponential(schedule, s, t, prediction, ORDERS[pair], form, correction)
 
 
-def _exponential(schedule: Schedule, s: Points, t: Points, prediction: str, order: int) -> list[Row]:
+def _exponential(
+    schedule: Schedule, s: Points, t: Points, prediction: str, order: int, form: str, correction: str
+) -> list[Row]:
     places = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}[order]
     stages = [s, *(schedule.at_log_snr(s.log_snr + r * (t.log_snr - s.log_snr)) for r in places)]
-    lines = stage_lines(stages, t, "noise", order, "midpoint", places[0], places[-1])
+    lines = stage_lines(stages, t, form, order, correction, places[0], places[-1])
     if order == 2:
-        to_end = stage_lines([s, t], t, "noise", 2, "midpoint", 1.0, 1.0)[0]
+        to_end = stage_lines([s, t], t, form, 2, correction, 1.0, 1.0)[0]
     else:
-        to_end = stage_lines(stages[:2], t, "noise", 2, "midpoint", places[0], places[0])[-1]
+        to_end = stage_lines(stages[:2], t, form, 2, correction, places[0], places[0])[-1]
     low = replace(to_end, history=(0.0, *to_end.history))
     bases = [KEEP] * (order - 1) + [low]
     return [
-        Row.at(point, "noise", prediction, line, base) for point, line, base in zip(stages, lines, bases, strict=True)
+        Row.at(point, form, prediction, line, base) for point, line, base in zip(stages, lines, bases, strict=True)
     ]
 
 
-def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str, order: int) -> list[Row]:
+def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str) -> list[Row]:
     coordinate = "sigma" if schedule.kind == "ve" else "flow"
     form = form_of(schedule, coordinate)
     first, last = (float(schedule.coordinate(p, coordinate)) for p in (s, t))

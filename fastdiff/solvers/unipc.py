@@ -6,7 +6,8 @@ With m_0 the output at s and rho-weighted differences D_k = (m_k - m_0) / r_k, r
     corrector  the same with one more difference, m_t - m_0 at r = 1, once the model has seen the predicted point
 
 The coefficients solve R(r) a = b, rows sum_k r_k^(n-1) a_k = n! psi_{n+1}(h) / b(h) (eq. 5). B(h) is h for bh1 and
-e^h - 1 for bh2 in the paper's sign; at order 2 (predictor) and 1 (corrector) a is 1/2, as in the authors' code.
+e^h - 1 for bh2 in the paper's sign; at order 2 (predictor) and 1 (corrector) a is 1/2, as in the authors' code. "vary"
+(UniPC_v, appendix C) solves there too, and B(h) cancels.
 The predicted point is x and the corrected state is base: the two registers of a plan.
 """
 
@@ -32,21 +33,22 @@ def unipc(
     corrector: bool = True,
     lower_order_final: bool = True,
 ) -> list[Row]:
-    """One row a step. order 1 to 3; variant "bh1" or "bh2"; form "data" or "noise"; corrector=False leaves UniP.
+    """One row a step. order 1 to 3; variant "bh1", "bh2" or "vary"; form "data" or "noise".
 
+    corrector=False leaves UniP.
     lower_order_final: the order falls to 1 over the last steps, however many there are (as in the authors' code).
     """
-    if variant not in ("bh1", "bh2"):
-        raise ValueError(f"variant: expected bh1 or bh2, got {variant!r}")
+    if variant not in ("bh1", "bh2", "vary"):
+        raise ValueError(f"variant: expected bh1, bh2 or vary, got {variant!r}")
     orders = step_orders(points, order, lower_order_final, math.inf)
     rows: list[Row] = []
     for i, p in enumerate(orders):
         s = points.at(i)
         here = "data" if float(s.alpha) == 0 else form
-        ratio, weights = _predictor(points, i, p, here, variant)
+        ratio, weights = predictor(points, i, p, here, variant)
         corrected = None
         if corrector and i > 0 and is_finite(points.at(i - 1), s):
-            corrected = _corrector(points, i - 1, orders[i - 1], form, variant)
+            corrected = corrected_line(points, i - 1, orders[i - 1], form, variant)
         line = Line(x=ratio, history=weights)
         if corrected is not None:
             line = line.of(corrected)
@@ -62,7 +64,7 @@ def _base(corrected: Line | None, i: int, orders: list[int], points: Points, cor
     return corrected or HERE
 
 
-def _predictor(points: Points, i: int, order: int, form: str, variant: str) -> tuple[float, tuple[float, ...]]:
+def predictor(points: Points, i: int, order: int, form: str, variant: str) -> tuple[float, tuple[float, ...]]:
     """(weight of the corrected x_s, weights of H_0, H_1, ...) of UniP."""
     s, t = points.at(i), points.at(i + 1)
     if order == 1:
@@ -70,16 +72,16 @@ def _predictor(points: Points, i: int, order: int, form: str, variant: str) -> t
         return ratio, (weight,)
     step = Interval.between(Side.of(s, form), Side.of(t, form))
     r = _places(points, i, order - 1)
-    a = np.array([0.5]) if order == 2 else _solve(r, step.h, variant)
+    a = np.array([0.5]) if order == 2 and variant != "vary" else _solve(r, step.h, variant)
     return step.ratio, _weights(step, a / r, variant)
 
 
-def _corrector(points: Points, i: int, order: int, form: str, variant: str) -> Line:
+def corrected_line(points: Points, i: int, order: int, form: str, variant: str) -> Line:
     """UniC for the step i -> i + 1, read at the next row: H_0 is the output at the predicted point."""
     s, t = points.at(i), points.at(i + 1)
     step = Interval.between(Side.of(s, form), Side.of(t, form))
     r = np.append(_places(points, i, order - 1), 1.0)
-    a = np.array([0.5]) if order == 1 else _solve(r, step.h, variant)
+    a = np.array([0.5]) if order == 1 and variant != "vary" else _solve(r, step.h, variant)
     differences = a / r
     old = _weights(step, differences[:-1], variant)
     new = float(step.u * _b(step.h, variant) * differences[-1])
@@ -107,4 +109,4 @@ def _solve(r: np.ndarray, h: float, variant: str) -> np.ndarray:
 
 def _b(h: float, variant: str) -> float:
     """B(h) in the sign of l: h for bh1, 1 - e^-h for bh2."""
-    return h if variant == "bh1" else -math.expm1(-h)
+    return -math.expm1(-h) if variant == "bh2" else h

@@ -1,0 +1,54 @@
+"""DPM-Solver-12 and -23 with the authors' step control (Lu et al. 2022, arXiv 2206.00927, appendix C)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..solvers.embedded import embedded_step
+
+if TYPE_CHECKING:
+    from .solver import DPM_Solver
+
+SAFETY = 0.9
+TIME_ERROR = 1e-5
+H_INIT = 0.05
+
+
+def follow(
+    solver: DPM_Solver, x: Tensor, start: float, end: float, order: int, correction: str, atol: float, rtol: float
+) -> Tensor:
+    """x [B, ...] at time `end`, by steps whose root mean square error in every sample is at most 1.
+
+    The error of an element is (high - low) / max(atol, rtol max(|low|, |low of the step before|)); the next length in
+    lambda is 0.9 h error^(-1 / order). The host reads the error once a step.
+    """
+    vp = solver.noise_schedule.vp
+    last = float(vp.log_snr(end))
+    log_snr, t = float(vp.log_snr(start)), start
+    h, before = math.copysign(H_INIT, last - log_snr), x
+    while abs(t - end) > TIME_ERROR:
+        h = math.copysign(min(abs(h), abs(last - log_snr)), h)
+        reaches = log_snr + h == last or abs(h) == abs(last - log_snr)
+        t_next = end if reaches else float(vp.t_of_log_snr(np.float64(log_snr + h)))
+        rows = embedded_step(
+            vp, vp.at(t), vp.at(t_next), solver.prediction, f"dpm_{order - 1}{order}", solver.form, correction
+        )  # fmt: skip
+        high, low = solver.attempt(x, rows, t_next)
+        error = _error(high, low, before, atol, rtol)
+        if error <= 1:
+            x, before, t, log_snr = high, low, t_next, float(vp.log_snr(t_next))
+        h *= SAFETY * max(error, 1e-10) ** (-1 / order)
+    return x
+
+
+def _error(high: Tensor, low: Tensor, before: Tensor, atol: float, rtol: float) -> float:
+    scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp_min(atol)
+    error = float(((high - low) / scale).flatten(1).square().mean(1).sqrt().max())
+    if not math.isfinite(error):
+        raise RuntimeError("model: gave numbers that are not finite")
+    return error

@@ -1,0 +1,185 @@
+"""What DPM_Solver and UniPC share: time steps, the converted and corrected model, and the loop over rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ops import dynamic_threshold
+from ..ops.reference import compute_dtype, converted_output
+from ..ops.row import empty_table
+from ..plan import Line, Plan, Row
+from ..prediction import convert
+from ..run import Run
+from ..schedule import Points
+from .model import WrappedModel
+from .noise_schedule import NoiseScheduleVP
+
+SKIP_TYPES = ("logSNR", "time_uniform", "time_quadratic")
+XtFn = Callable[[Tensor, Tensor, int], Tensor]
+
+
+class Sampler:
+    """model_fn(x, t [B]) -> noise, from `model_wrapper` or any other; see `DPM_Solver` for the arguments."""
+
+    form: str  # what the solver is about: "data" or "noise"
+
+    def __init__(
+        self,
+        model_fn: Callable[[Tensor, Tensor], Tensor],
+        noise_schedule: NoiseScheduleVP,
+        correcting_x0_fn: str | Callable[..., Tensor] | None,
+        correcting_xt_fn: XtFn | None,
+        thresholding_max_val: float,
+        dynamic_thresholding_ratio: float,
+    ) -> None:
+        if isinstance(correcting_x0_fn, str) and correcting_x0_fn != "dynamic_thresholding":
+            raise ValueError(f"correcting_x0_fn: expected 'dynamic_thresholding' or a function, got {correcting_x0_fn}")
+        thresholds = correcting_x0_fn == "dynamic_thresholding"
+        self.model, self.noise_schedule = model_fn, noise_schedule
+        self.correcting_x0_fn = self.dynamic_thresholding_fn if thresholds else correcting_x0_fn
+        self.correcting_xt_fn = correcting_xt_fn
+        self.thresholding_max_val = thresholding_max_val
+        self.dynamic_thresholding_ratio = dynamic_thresholding_ratio
+        self._sees_through = isinstance(model_fn, WrappedModel) and model_fn.noise_schedule is noise_schedule
+        self.prediction = model_fn.prediction if self._sees_through else "epsilon"
+
+    def dynamic_thresholding_fn(self, x0: Tensor, t: Tensor | None = None) -> Tensor:
+        """x0 clamped to +-s and divided by s: s the ratio's quantile of |x0|, at least thresholding_max_val."""
+        least = self.thresholding_max_val
+        s = least * dynamic_threshold(x0 / least, ratio=self.dynamic_thresholding_ratio, limit=float("inf"))
+        s = s.to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
+        return torch.minimum(torch.maximum(x0, -s), s) / s
+
+    def noise_prediction_fn(self, x: Tensor, t: Tensor) -> Tensor:
+        """The noise [B, ...] in x at time t."""
+        return self.model(x, t.expand(len(x)))
+
+    def data_prediction_fn(self, x: Tensor, t: Tensor) -> Tensor:
+        """x0 [B, ...] predicted from x at time t, corrected."""
+        point = self.noise_schedule.vp.at(float(t.reshape(-1)[0]))
+        p_x, p_m = convert("epsilon", "data", float(point.alpha), float(point.sigma))
+        return self._corrected(p_x * x + p_m * self.noise_prediction_fn(x, t), t)
+
+    def denoise_to_zero_fn(self, x: Tensor, s: Tensor) -> Tensor:
+        """The first-order step from time s to clean data: `data_prediction_fn`."""
+        return self.data_prediction_fn(x, s)
+
+    def get_time_steps(self, skip_type: str, t_T: float, t_0: float, N: int, device: torch.device | str) -> Tensor:
+        """[N + 1] times from t_T to t_0: uniform in lambda ("logSNR"), in t, or in sqrt(t) ("time_quadratic")."""
+        return torch.tensor(self._times(skip_type, t_T, t_0, N), dtype=torch.float32).to(device)
+
+    def _times(self, skip_type: str, start: float, end: float, count: int) -> np.ndarray:
+        if skip_type not in SKIP_TYPES:
+            raise ValueError(f"skip_type: expected one of {', '.join(SKIP_TYPES)}, got {skip_type!r}")
+        if skip_type == "logSNR":
+            vp = self.noise_schedule.vp
+            times = vp.t_of_log_snr(np.linspace(vp.log_snr(start), vp.log_snr(end), count + 1))
+        elif skip_type == "time_uniform":
+            times = np.linspace(start, end, count + 1)
+        else:
+            times = np.linspace(start**0.5, end**0.5, count + 1) ** 2
+        times[0], times[-1] = start, end
+        return times
+
+    def _interval(self, t_start: float | None, t_end: float | None) -> tuple[float, float]:
+        start = self.noise_schedule.T if t_start is None else float(t_start)
+        end = 1 / self.noise_schedule.total_N if t_end is None else float(t_end)
+        if not (start > 0 and end > 0 and start != end):
+            raise ValueError(f"t_start, t_end: expected two different times > 0, got {start} and {end}")
+        return start, end
+
+    def _points(self, times: Sequence[float] | np.ndarray) -> Points:
+        return self.noise_schedule.vp.at(np.asarray(times, dtype=np.float64))
+
+    def _denoising_row(self, end: float) -> Row:
+        return Row.at(self._points(end), "data", self.prediction, Line(history=(1.0,)))
+
+    def _corrects_x0(self, row: Row) -> bool:
+        return self.correcting_x0_fn is not None and row.form == "data"
+
+    def _corrected(self, x0: Tensor, t: Tensor) -> Tensor:
+        return x0 if self.correcting_x0_fn is None else self.correcting_x0_fn(x0, t)
+
+    def _evaluator(self, rows: Sequence[Row], x: Tensor) -> Callable[[Tensor, int], tuple[Tensor, Tensor | None]]:
+        """(model input [B, ...], i) -> (output, unconditional output or None) at row i; times go to the device once."""
+        seen = self._sees_through
+        times = [self.noise_schedule.model_time(row.t) if seen else row.t for row in rows]
+        on_device = torch.tensor(times, dtype=x.dtype).to(x.device, non_blocking=True)
+        on_device = on_device[:, None].expand(-1, len(x)).contiguous().unbind(0)
+        if seen:
+            return lambda x, i: self.model.evaluate(x, on_device[i], rows[i].alpha, rows[i].sigma)
+        return lambda x, i: (self.model(x, on_device[i]), None)
+
+    @property
+    def _guidance(self) -> float | None:
+        return self.model.guidance_scale if self._sees_through and self.model.guided else None
+
+    def _run(
+        self,
+        x: Tensor,
+        rows: Sequence[Row],
+        times: Sequence[float],
+        *,
+        corrects_first: bool = False,
+        first_step: int = 0,
+        keep: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """x [B, ...] after the rows, and with `keep` after every step. times: where steps end, the start first.
+
+        corrects_first: correcting_xt_fn sees the start too, after the model has been evaluated there. first_step: the
+        number that it is told with the first state.
+        """
+        evaluate, run = self._evaluator(rows, x), self._start(x, rows, times[-1])
+        marks = torch.tensor(np.asarray(times), dtype=x.dtype).to(x.device, non_blocking=True).unbind(0)
+        marks = iter(marks if corrects_first else marks[1:])
+        numbers, states = itertools.count(first_step), []
+
+        def arrive() -> None:
+            t, step = next(marks), next(numbers)
+            if self.correcting_xt_fn is not None:
+                run.x.copy_(self.correcting_xt_fn(run.x, t, step))
+                run.refresh_input()
+            if keep:
+                states.append(run.x.to(x.dtype, copy=True))
+
+        for i, row in enumerate(rows):
+            outputs = evaluate(run.model_input, i)
+            if run.plan.rows[i] is not row:
+                outputs = (self.converted(row, run.x, outputs),)
+            if i == 0 and corrects_first:
+                arrive()
+            run.advance(*outputs)
+            if row.accepts:
+                arrive()
+        return run.x.to(x.dtype), states
+
+    def attempt(self, x: Tensor, rows: Sequence[Row], end: float) -> tuple[Tensor, Tensor]:
+        """Both registers after the rows of one step."""
+        evaluate, run = self._evaluator(rows, x), self._start(x, rows, end)
+        for i, row in enumerate(rows):
+            outputs = evaluate(run.model_input, i)
+            run.advance(*(outputs if run.plan.rows[i] is row else (self.converted(row, run.x, outputs),)))
+        return run.x.to(x.dtype), run.base.to(x.dtype)
+
+    def _start(self, x: Tensor, rows: Sequence[Row], end: float) -> Run:
+        """A run of the rows; where something corrects, of rows that take D as `converted` makes it."""
+        corrects = self.correcting_xt_fn is not None or any(self._corrects_x0(row) for row in rows)
+        used = [replace(row, p_x=0.0, p_m=1.0) for row in rows] if corrects else rows
+        point = self._points(end)
+        plan = Plan(tuple(used), (float(point.alpha), float(point.sigma)), self.prediction)
+        state = x.to(compute_dtype(x.dtype), copy=True)
+        return Run(plan, state, model_dtype=x.dtype, guidance=None if corrects else self._guidance)
+
+    def converted(self, row: Row, x: Tensor, outputs: tuple[Tensor, Tensor | None]) -> Tensor:
+        """The row's D [B, ...], corrected where it is x0."""
+        record = empty_table(1)[0]
+        record["p_x"], record["p_m"] = row.p_x, row.p_m
+        record["guidance"] = 1.0 if self._guidance is None else self._guidance
+        d = converted_output(record, x, *outputs, None)
+        return self._corrected(d, torch.tensor(row.t, dtype=x.dtype)) if self._corrects_x0(row) else d
