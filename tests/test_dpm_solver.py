@@ -1,4 +1,4 @@
-"""fastdiff.dpm_solver against the papers' update formulas, written out here in float64, and the authors' conventions."""
+"""fastdiff.dpm_solver against the papers' update formulas, written out in float64, and its authors' conventions."""
 
 from __future__ import annotations
 
