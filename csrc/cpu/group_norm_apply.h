@@ -26,7 +26,7 @@ constexpr int kBatch = 64;  // channels whose numbers are made at once
 
 // The numbers of `n` channels of one group. What offset loses in rounding to float goes into b.
 inline void make_line(const GroupNorm& norm, const Moments& moments, int64_t sample, int64_t first, int64_t n, Line to) {
-  const double rstd = 1 / std::sqrt(moments.m2 / moments.count + norm.eps);
+  const double rstd = 1 / std::sqrt(moments.m2 / moments.count + static_cast<double>(norm.eps));
   float weight[kBatch], bias[kBatch], add[kBatch], scale[kBatch], shift[kBatch];
   for (int64_t done = 0; done < n; done += kBatch) {
     const int64_t c = first + done, count = std::min<int64_t>(kBatch, n - done);

@@ -14,10 +14,11 @@ constexpr int64_t kStretch = 8192;  // elements that are summed in float
 constexpr int64_t kFirst = 256;     // elements whose mean is the first pivot
 constexpr int kUnroll = 4;          // vectors in flight
 
-inline double sum_of(Floats v) {
-  double sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
+inline double sum_of(const Floats (&v)[kUnroll]) {
+  const Floats all = (v[0] + v[1]) + (v[2] + v[3]);
+  double sum[2] = {};
+  for (int i = 0; i < kLanes; i += 2) sum[0] += all[i], sum[1] += all[i + 1];
+  return sum[0] + sum[1];
 }
 
 // Sums over elements that lie next to each other.
@@ -42,8 +43,7 @@ struct Deviations {
   }
 
   Moments around(double pivot) const {
-    double s = odd_sum, q = odd_squares;
-    for (int u = 0; u < kUnroll; ++u) s += sum_of(sum[u]), q += sum_of(squares[u]);
+    const double s = odd_sum + sum_of(sum), q = odd_squares + sum_of(squares);
     return Moments::around(pivot, static_cast<double>(count), s, q);
   }
 

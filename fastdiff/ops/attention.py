@@ -30,7 +30,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
         checks.require_shape(name, tensor, (batch, heads, k.shape[2], size))
         checks.require_dtype(name, tensor, q.dtype)
         checks.require_device(name, tensor, q)
-    return torch.ops.fastdiff.attention(q, k, v, size**-0.5 if scale is None else float(scale))
+    return _call(q, k, v, size**-0.5 if scale is None else float(scale))
 
 
 def _run(q, k, v, scale) -> Tensor:
@@ -48,4 +48,4 @@ def _meta(q, k, v, scale) -> Tensor:
     return torch.empty_like(q)
 
 
-register("attention(Tensor q, Tensor k, Tensor v, float scale) -> Tensor", _run, _meta, torch_ops.attention)
+_call = register("attention(Tensor q, Tensor k, Tensor v, float scale) -> Tensor", _run, _meta, torch_ops.attention)
