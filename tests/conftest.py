@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-# A module with `OP = "<name>"` has each test that takes `backend` run over these.
+# A module with `OP = "<name>"` has each test that takes `backend` run over these, or over its own `BACKENDS`.
 BACKENDS = {
     "solver_step": ("reference", "cpu", "triton", "cuda"),
     "group_norm": ("reference", "torch", "cpu", "triton"),
@@ -24,7 +24,7 @@ SEED = int(os.environ.get("FASTDIFF_TEST_SEED") or random.SystemRandom().randran
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" not in metafunc.fixturenames:
         return
-    names = ("triton",) if INTERPRETING else BACKENDS[metafunc.module.OP]
+    names = ("triton",) if INTERPRETING else getattr(metafunc.module, "BACKENDS", None) or BACKENDS[metafunc.module.OP]
     marks = {name: pytest.mark.gpu for name in ON_GPU if not INTERPRETING}
     metafunc.parametrize("backend", [pytest.param(name, marks=marks.get(name, ())) for name in names])
 

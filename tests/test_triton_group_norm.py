@@ -21,7 +21,7 @@ pytest.importorskip("triton")
 
 from fastdiff.ops import triton_group_norm_plan as cut
 
-OP = "group_norm"
+BACKENDS = ("triton",)
 # Tiles so small that little tensors are cut as large ones are: elements on chip, in a tile, bytes to read again.
 LIMITS = {"whole": (16384, 8192, 0), "looped": (32, 256, 2**30), "two_launches": (32, 256, 0)}
 HALF, FLOAT = torch.float16, torch.float32
