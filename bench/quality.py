@@ -1,7 +1,7 @@
 """How far from the converged solution each solver ends, by number of model evaluations, and how good its digits are.
 
-    python -m bench.quality                     # everything, into bench/results/quality.json, .md and .png
-    python -m bench.quality --quick             # a small version of the same, in about a minute
+python -m bench.quality                     # everything, into bench/results/quality.json, .md and .png
+python -m bench.quality --quick             # a small version of the same, in about a minute
 """
 
 from __future__ import annotations
