@@ -42,7 +42,8 @@ SETTINGS = (  # dtype, threads
     else [(torch.float32, 1), (torch.float32, 2), (torch.bfloat16, 1), (torch.bfloat16, 2), (torch.float16, 1)]
 )
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # some times that for the others
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+OTHERS = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # PyTorch loses digits in channels_last
 MODULATED = ("add", "scale", "shift")
 
 Operands = dict[str, Tensor]
@@ -133,7 +134,7 @@ def test_group_norm(
     if contestant == "compiled":
         run = torch.compile(eager, dynamic=False)
     try:
-        check(run(**given), given, TOLERANCE[dtype] * (1 if contestant.startswith("fastdiff") else 50))
+        check(run(**given), given, (TOLERANCE if contestant.startswith("fastdiff") else OTHERS)[dtype])
     except RuntimeError as refusal:
         pytest.skip(str(refusal))
 
@@ -144,7 +145,7 @@ def test_group_norm(
 
     benchmark.group = f"{kind} {shape}, {layout}, {variant}, {str(dtype)[6:]}, {count} thread{'s' * (count > 1)}"
     moved = 2 * given["x"].numel() * given["x"].element_size()
-    benchmark.pedantic(call, rounds=max(3, min(30, int(2e8 / moved))), warmup_rounds=1)
+    benchmark.pedantic(call, rounds=max(3, min(25, int(1e8 / moved))), warmup_rounds=1)
     if benchmark.stats is not None and DEVICE == "cpu":
         rate = moved / benchmark.stats.stats.min
         benchmark.extra_info["of_copy_bandwidth"] = round(rate / copy_bandwidth(moved, count), 3)
