@@ -25,7 +25,7 @@ namespace {
 
 constexpr int64_t kElementsPerThread = 1 << 14;  // less than this and waking a thread costs more than it saves
 constexpr int64_t kSliceBytes = 1 << 18;
-constexpr uintptr_t kLargeOutput = 1 << 23;  // bytes; smaller ones come from memory that is already there
+constexpr uintptr_t kLargeOutput = 1 << 25;  // bytes; malloc keeps smaller ones, whose pages are there already
 constexpr int kMaxThreads = 256;
 
 int64_t element_bytes(const GroupNorm& norm) { return norm.dtype == DType::f32 ? 4 : 2; }
@@ -36,9 +36,10 @@ void ask_for_large_pages([[maybe_unused]] const GroupNorm& norm) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kPage = 1 << 21;
   const uintptr_t first = reinterpret_cast<uintptr_t>(norm.y);
-  const uintptr_t last = first + norm.batch * norm.channels * norm.positions * element_bytes(norm);
-  const uintptr_t begin = (first + kPage - 1) / kPage * kPage, end = last / kPage * kPage;
-  if (end > begin && end - begin >= kLargeOutput) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  const uintptr_t bytes = norm.batch * norm.channels * norm.positions * element_bytes(norm);
+  if (bytes < kLargeOutput) return;
+  const uintptr_t begin = (first + kPage - 1) / kPage * kPage, end = (first + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
 
