@@ -1,0 +1,225 @@
+"""group_norm of fastdiff._C on the CPU: every instruction set, both layouts, hard numbers, and what comes with threads.
+
+tests/test_group_norm.py holds every backend to the contract; here is what only this backend can get wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_group_norm import MODULATION, TOLERANCE, error, formula, operands
+from test_native import ISA_FLAGS
+from torch import Tensor
+
+native = pytest.importorskip("fastdiff.ops.native")
+_C = native._C
+
+ROOT = Path(__file__).parents[1]
+ISAS = _C.usable_isas()
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+# Channels of real networks in a group, and sizes at the borders of vectors, stretches and slices.
+GROUP_CHANNELS = (1, 3, 8, 10, 20, 30, 40, 60, 80)
+SIZES = ((1, 1), (3, 5), (16, 17), (96, 91))
+EPS = 1e-5
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    best = _C.build_info()["isa"]
+    _C.set_isa(request.param)
+    yield request.param
+    _C.set_isa(best)
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.contiguous(memory_format=LAYOUTS[request.param])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def normalise(groups: int, act: str, x: Tensor, weight=None, bias=None, add=None, scale=None, shift=None) -> Tensor:
+    """Into memory full of NaN."""
+    y = torch.full_like(x, math.nan)
+    code = ("none", "silu").index(act)
+    assert _C.group_norm_cpu(x, y, groups, weight, bias, EPS, add, scale, shift, code)
+    return y
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("group_channels", GROUP_CHANNELS)
+def test_every_number_of_channels_and_positions(isa: str, layout, group_channels: int, dtype: torch.dtype) -> None:
+    for size in SIZES:
+        given = operands((2, 2 * group_channels, *size), dtype)
+        given["x"] = layout(given["x"])
+        if size == (1, 1) and group_channels == 1:  # one element has no variance, and 1/sqrt(eps) magnifies roundings
+            given["add"].zero_()
+        assert error(normalise(2, "silu", **given), formula(2, "silu", **given)) <= TOLERANCE[dtype], f"size {size}"
+
+
+def test_a_channel_that_ends_within_a_vector_keeps_to_itself(isa: str, layout) -> None:
+    x = layout(torch.randn(1, 6, 1, 37))
+    y = normalise(3, "none", x)
+    x[0, 2:4] = 1e30
+    assert torch.equal(normalise(3, "none", x)[:, [0, 1, 4, 5]], y[:, [0, 1, 4, 5]])
+
+
+def test_silu_is_good_to_the_last_digits(isa: str) -> None:
+    bias = torch.cat([torch.linspace(-87, 30, 40_001), torch.tensor([-104.0, -1e3, -0.0, 0.0, 88.8, 1e30])])
+    y = normalise(1, "silu", torch.zeros(1, len(bias), 1), bias=bias).flatten().double()
+    right, x = F.silu(bias.double()), bias.double()
+    ulps = 2.5 + 0.7 * x.neg().clamp(min=0)  # roundings of log2(e) and x log2(e) cost e^x the more, the larger x
+    off = (y - right).abs()
+    assert (off <= ulps * 2**-23 * right.abs() + 2e-35).all(), bias[off.argmax()]
+
+
+@pytest.mark.parametrize("mean", [1e3, -1e5])
+def test_large_means_cost_nothing_beyond_what_the_input_lost(isa: str, layout, mean: float) -> None:
+    x = layout(torch.randn(1, 20, 40, 40) + mean)
+    lost = abs(mean) * 2**-24
+    assert error(normalise(2, "none", x), formula(2, "none", x, torch.ones(20), torch.zeros(20))) < 1e-6 + lost
+
+
+def test_a_large_mean_in_add_is_no_mean_of_the_group(isa: str, layout) -> None:
+    given = operands((2, 12, 9, 9), torch.float32)
+    given["x"], given["add"] = layout(given["x"]), 100 * given["add"]
+    assert error(normalise(2, "none", **given), formula(2, "none", **given)) < 1e-5
+
+
+def test_halves_near_their_largest_number(isa: str, layout) -> None:
+    x = layout((65504 * torch.randn(2, 8, 6, 7).sign()).half())
+    y = normalise(2, "silu", x)
+    assert error(y, formula(2, "silu", x, torch.ones(8), torch.zeros(8))) <= TOLERANCE[torch.float16]
+
+
+def test_a_constant_gives_the_bias_to_the_bit(isa: str, layout) -> None:
+    bias = torch.randn(8)
+    y = normalise(2, "none", layout(torch.full((2, 8, 5, 3), 3.1)), bias=bias)
+    assert torch.equal(y, bias.view(1, 8, 1, 1).expand_as(y))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_bad_numbers_stay_in_their_group(isa: str, layout, bad: float) -> None:
+    x = layout(torch.randn(2, 8, 6, 6))
+    good = normalise(2, "silu", x)
+    x[1, 5, 2, 3] = bad
+    y = normalise(2, "silu", x)
+    assert y[1, 4:].isnan().all()
+    y[1, 4:] = good[1, 4:]
+    assert torch.equal(y, good)
+
+
+def test_operands_have_dtypes_and_strides_of_their_own(isa: str, layout) -> None:
+    given = operands((3, 12, 6, 4), torch.float16)
+    given["x"] = layout(given["x"])
+    given["weight"], given["bias"] = given["weight"].float(), given["bias"].bfloat16()
+    given["add"], given["scale"] = torch.randn(3, 40)[:, 5:29].chunk(2, dim=1)
+    given["shift"] = torch.randn(1, 12).half().expand(3, 12)
+    assert error(normalise(3, "silu", **given), formula(3, "silu", **given)) <= TOLERANCE[torch.float16]
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", *MODULATION])
+def test_each_operand_may_be_left_out(isa: str, layout, name: str) -> None:
+    given = operands((2, 12, 4, 4), torch.float32)
+    given["x"] = layout(given["x"])
+    del given[name]
+    neutral = {"weight": torch.ones(12), "bias": torch.zeros(12)}
+    assert error(normalise(3, "none", **given), formula(3, "none", **neutral | given)) <= 2e-6
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", [(2, 320, 32, 32), (2, 64, 8, 8), (1, 128, 128, 128)], ids=str)
+def test_never_much_worse_than_pytorch(isa: str, layout, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    given = operands(shape, dtype)
+    x, weight, bias = layout(given["x"]), given["weight"], given["bias"]
+    right = formula(32, "silu", x, weight, bias)
+    theirs = error(F.silu(F.group_norm(x, 32, weight, bias)), right)
+    assert error(normalise(32, "silu", x, weight, bias), right) <= 1.5 * theirs + 1e-7
+
+
+def test_results_do_not_depend_on_the_number_of_threads(isa: str, layout, threads: None) -> None:
+    for shape in ((1, 64, 100, 100), (3, 40, 33, 31)):
+        given = operands(shape, torch.bfloat16)
+        given["x"] = layout(given["x"])
+        torch.set_num_threads(1)
+        alone = normalise(4, "silu", **given)
+        for count in (2, 3, 7, 64):
+            torch.set_num_threads(count)
+            assert torch.equal(normalise(4, "silu", **given), alone)
+
+
+def test_concurrent_calls_do_not_disturb_each_other(layout, threads: None) -> None:
+    torch.set_num_threads(3)
+    calls = [layout(torch.randn(2, channels, 50, 50)) for channels in (8, 40, 64, 320)]
+    alone = [normalise(4, "silu", x) for x in calls]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert all(map(torch.equal, pool.map(lambda x: normalise(4, "silu", x), calls), alone))
+
+
+def test_tensors_read_by_attributes_are_the_same_tensors() -> None:
+    # How an older torch is served, which has no exchange interface.
+    given = operands((2, 12, 6, 4), torch.float16)
+    right = normalise(3, "silu", **given)
+    native._bind(use_exchange=False)
+    try:
+        assert torch.equal(normalise(3, "silu", **given), right)
+    finally:
+        native._bind()
+
+
+X = torch.randn(2, 8, 4)
+REST = (None, None, EPS, None, None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error_type", "message"),
+    [
+        ((X, X), TypeError, "expected 10 positional arguments, got 2"),
+        ((X[0, 0], X[0, 0], 2, *REST), ValueError, r"x: expected \[B, C, ...\]"),
+        ((X.double(), X.double(), 2, *REST), TypeError, "x: expected float32, float16 or bfloat16"),
+        ((X, X.half(), 2, *REST), TypeError, "y: not of x's dtype"),
+        ((X, X[:1], 2, *REST), ValueError, "y: not of x's shape"),
+        ((X, X, 3, *REST), ValueError, "groups: expected a divisor of the channels"),
+        ((X, X, 2, torch.ones(7), *REST[1:]), ValueError, r"weight: expected \[C\]"),
+        ((X, X, 2, *REST[:3], torch.ones(8), *REST[4:]), ValueError, r"add: expected \[B, C\]"),
+        ((X, X, 2, torch.ones(8).int(), *REST[1:]), TypeError, "weight: expected float32, float64, float16"),
+        ((X, X, 2, *REST[:-1], 2), ValueError, "act: expected 0 or 1"),
+        ((X, [1.0], 2, *REST), TypeError, "expected a torch.Tensor, got list"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: tuple, error_type: type[Exception], message: str) -> None:
+    with pytest.raises(error_type, match=message):
+        _C.group_norm_cpu(*arguments)
+
+
+def test_a_layout_that_is_neither_is_left_to_the_caller() -> None:
+    x = torch.randn(2, 8, 4, 6).transpose(2, 3)
+    assert not _C.group_norm_cpu(x, torch.empty_like(x), 2, *REST)
+
+
+@pytest.mark.parametrize("isa_name", ISAS)
+def test_sanitizers_find_nothing(isa_name: str, tmp_path: Path) -> None:
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    driver = tmp_path / "driver"
+    flags = ["-std=c++17", "-O0", "-g", "-ffp-contract=off", "-fno-math-errno", f"-DFASTDIFF_ISA={isa_name}"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    source = str(ROOT / "tests" / "group_norm_driver.cpp")
+    subprocess.run([compiler, *flags, *ISA_FLAGS[isa_name], *sanitizers, source, "-o", str(driver)], check=True)
+    done = subprocess.run([str(driver)], capture_output=True, text=True)
+    assert done.stdout == "ok\n", done.stdout + done.stderr
