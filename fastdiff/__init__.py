@@ -3,6 +3,7 @@
 from . import grid, nn, noise, ops, prediction, schedule  # noqa: F401
 from .adaptive import sample_adaptive
 from .catalogue import Solver, plan, solvers
+from .fitting import GaussianStart, fit
 from .flow_map import flow_map
 from .ops import backend
 from .plan import Plan
@@ -12,6 +13,7 @@ from .statistics import Statistics, estimate_statistics
 
 __version__ = "0.1.0"
 __all__ = [
+    "GaussianStart",
     "Plan",
     "Schedule",
     "Solver",
@@ -19,6 +21,7 @@ __all__ = [
     "Step",
     "backend",
     "estimate_statistics",
+    "fit",
     "flow_map",
     "iter_sample",
     "plan",

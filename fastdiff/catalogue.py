@@ -86,7 +86,8 @@ def plan(
     else:
         rows = entry.build(schedule, points, prediction, **options)
     name = grid if isinstance(grid, str) and sigmas is None else "explicit"
-    return Plan(tuple(rows), (float(points.alpha[-1]), float(points.sigma[-1])), prediction, entry.name, name)
+    end = float(points.alpha[-1]), float(points.sigma[-1])
+    return Plan(tuple(rows), end, prediction, entry.name, name, schedule.knots())
 
 
 def _inverted(

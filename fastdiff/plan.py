@@ -19,14 +19,14 @@ import numpy as np
 
 from .ops.row import MAX_HISTORY, MAX_NOISE, empty_table
 from .prediction import FORMS, PREDICTIONS, convert
-from .schedule import Points
+from .schedule import KNOTS, Points, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .graph import Captured
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Plan:
     """The rows of a run and what they are for.
 
     start, end: (alpha, sigma) of the first x and of the result. solver, grid: names, for the reader.
+    schedule: the schedule it was made for, as `Schedule.knots()`; empty where that is not known.
     """
 
     rows: tuple[Row, ...]
@@ -111,6 +112,7 @@ class Plan:
     prediction: str
     solver: str = "custom"
     grid: str = "custom"
+    schedule: tuple[tuple[float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -130,6 +132,15 @@ class Plan:
         if a_s * s_t > a_t * s_s:
             return 1.0
         return self.rows[0].sigma if self.rows[0].alpha == 1 else math.hypot(*self.start)
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        """Raises ValueError where the plan was made for another schedule."""
+        for here, there in zip(self.schedule, schedule.knots(), strict=bool(self.schedule)):
+            if not np.allclose(here, there, rtol=1e-6, atol=1e-9):
+                raise ValueError(
+                    f"schedule: the plan was made for one with (t, alpha, sigma) = {_triple(here)}, this one has"
+                    f" {_triple(there)}"
+                )
 
     @property
     def nfe(self) -> int:
@@ -223,7 +234,8 @@ class Plan:
                 raise ValueError(f"expected plan version {VERSION}")
             rows = tuple(_row(r) for r in data.pop("rows"))
             _expect(data, set(_NAMES), "a plan")
-            return cls(rows=rows, end=tuple(data.pop("end")), **data)
+            schedule = tuple(tuple(knot) for knot in data.pop("schedule"))
+            return cls(rows=rows, end=tuple(data.pop("end")), schedule=schedule, **data)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)}: not a valid fastdiff plan: {error}") from error
 
@@ -232,7 +244,7 @@ def _lines(rows: Iterable[Row]) -> list[Line]:
     return [line for row in rows for line in (row.x, row.base) if line is not None]
 
 
-_NAMES = ("end", "prediction", "solver", "grid")  # of a plan's file, besides its version and its rows
+_NAMES = ("end", "prediction", "solver", "grid", "schedule")  # of a plan's file, besides its version and its rows
 
 
 def _expect(data: dict, names: set[str], what: str) -> None:
@@ -261,6 +273,9 @@ def _validate(plan: Plan) -> None:
         raise ValueError(f"plan: expected end to be (alpha, sigma), got {plan.end}")
     if not isinstance(plan.solver, str) or not isinstance(plan.grid, str):
         raise ValueError(f"plan: expected names for solver and grid, got {plan.solver!r}, {plan.grid!r}")
+    known = all(len(knot) == 3 and all(map(_finite, knot)) for knot in plan.schedule)
+    if len(plan.schedule) not in (0, KNOTS) or not known:
+        raise ValueError(f"plan: expected {KNOTS} knots (t, alpha, sigma) of its schedule, got {plan.schedule}")
     kept = 0
     for i, row in enumerate(plan.rows):
         kept += 1
@@ -291,6 +306,10 @@ def _validate(plan: Plan) -> None:
 
 def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _triple(knot: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{v:.6g}" for v in knot) + ")"
 
 
 def _terms(line: Line) -> str:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+KNOTS = 5
+
 
 class Points(NamedTuple):
     """Places on a schedule: three floats, or three arrays of one shape."""
@@ -69,6 +71,11 @@ class Schedule(ABC):
         """The points at the given times."""
         t = np.asarray(t, dtype=np.float64)
         return Points(t, self.alpha(t), self.sigma(t))
+
+    def knots(self) -> tuple[tuple[float, float, float], ...]:
+        """(t, alpha, sigma) at five times from t_min to t_max: what tells one schedule from another."""
+        points = self.at(np.linspace(self.t_min, self.t_max, KNOTS))
+        return tuple((float(t), float(a), float(s)) for t, a, s in zip(*points, strict=True))
 
     def warp(self, t: np.ndarray) -> np.ndarray:
         """Where a uniform time grid's t goes: flow schedules shift it, others leave it."""

@@ -149,7 +149,7 @@ def spoil(path, change):
 
 
 SPOILERS = {
-    "another version": lambda d: d.update(fastdiff_plan=2),
+    "another version": lambda d: d.update(fastdiff_plan=1),
     "no version": lambda d: d.pop("fastdiff_plan"),
     "no rows": lambda d: d.update(rows=[]),
     "rows missing": lambda d: d.pop("rows"),

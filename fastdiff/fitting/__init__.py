@@ -1,0 +1,127 @@
+"""Fit a plan to a model: fewer steps than any solver of the catalogue for the same error, without training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..guidance import Model
+from ..ops import checks
+from ..plan import Plan
+from ..schedule import Schedule
+from .gaussian import GaussianStart
+from .journal import HEADER, Journal, Trial
+from .stages import Fit, run
+from .subject import Budget, Exhausted, Subject
+from .teacher import check_model, teach
+
+__all__ = ["HEADER", "GaussianStart", "Trial", "fit"]
+
+FEWEST = 32
+
+
+def fit(
+    model: Model,
+    schedule: Schedule,
+    steps: int,
+    noise: Tensor,
+    *,
+    prediction: str = "epsilon",
+    guidance: float | Tensor | None = None,
+    uncond: dict[str, object] | None = None,
+    guidance_mode: str = "batch",
+    model_dtype: torch.dtype | None = None,
+    head: GaussianStart | int | None = None,
+    held_out: float = 0.25,
+    iterations: int = 150,
+    batch: int = 64,
+    save_memory: bool = False,
+    tolerance: float = 2e-3,
+    seconds: float | None = None,
+    evaluations: int | None = None,
+    folder: str | os.PathLike | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    report: Callable[[Trial], object] | None = None,
+    **conditions: object,
+) -> Plan:
+    """The plan of `steps` model evaluations whose samples lie nearest to the model's converged ones.
+
+    Draws converged samples of the model itself, then tries in rising cost: every ODE solver of the catalogue on every
+    grid; a grid by dynamic programming (GITS, arXiv 2405.11326); a grid and the times that the model is told, learned
+    by gradients (LD3, arXiv 2405.15506); and with them all weights of the table (arXiv 2403.01329, 2502.17423,
+    2510.17699), held near the theory's. Gauss-Newton steps, see `fastdiff.fitting.descent`. What counts is the mean
+    over held-out samples of the root mean square distance from the converged ones; the best plan there comes back, so
+    none is worse than the catalogue's best. A model without gradients gets the first two.
+
+    model, prediction, guidance, uncond, guidance_mode, model_dtype: as for `fastdiff.sample` and `fastdiff.plan`.
+    noise: [N, ...] unit Gaussian noise, at least 32 and better 500; tensors in `conditions`, `uncond` and `guidance`
+        whose first dimension is N go with it. held_out: the share that only judges.
+    head: a Gaussian head start, or the rank of one that is estimated from the converged samples and kept as
+        head.safetensors in the folder; where the plan begins is chosen with the rest, and it runs as
+        `sample(model, plan, head(noise, plan))`.
+    iterations: of the last stage. batch: samples that the model sees at once. save_memory: recompute instead of keeping
+        the activations of all steps. tolerance: relative change at which the converged samples count as converged.
+    seconds, evaluations: the budget; an evaluation is one model call on one sample, forwards or backwards. Once it is
+        spent, the best plan so far comes back; RuntimeError where there is none yet.
+    folder: keeps the converged samples and every stage; the same call with the same folder goes on where one stopped.
+    progress: tqdm bars. report: called with every `Trial`, such as `print` (under `print(fastdiff.fitting.HEADER)`).
+    Raises ValueError naming the argument: too few samples, a model that returns NaN or is not deterministic, samples
+    that do not converge, a folder of another fit.
+    """
+    _check(steps, noise, held_out, iterations, batch)
+    for name, value in (("tolerance", tolerance), ("seconds", seconds), ("evaluations", evaluations)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: expected a number > 0, got {value}")
+    if isinstance(head, int) and folder is None:
+        raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
+    budget = Budget(seconds, evaluations)
+    subject = Subject(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, conditions)
+    journal = Journal(None if folder is None else Path(folder), report)
+    held = max(1, round(held_out * len(noise)))
+    try:
+        probe = check_model(subject, schedule, prediction)
+        journal.claim({
+            "schedule": schedule.knots(), "prediction": prediction, "steps": steps, "seed": seed, "batch": batch,
+            "held_out": held, "noise": _digest(noise), "model": _sizes(probe),
+            "head": _digest(head.mean) if isinstance(head, GaussianStart) else head,
+        })  # fmt: skip
+        table, exact = teach(subject, schedule, prediction, tolerance, journal.folder, progress)
+        if isinstance(head, int):
+            head = GaussianStart.estimate(exact[:-held], schedule, head)
+            head.save(journal.folder / "head.safetensors")
+        run(Fit(subject, schedule, exact, held, journal, seed, head, save_memory, progress), table, steps, iterations)
+    except Exhausted:
+        journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
+    if journal.best is None:
+        raise RuntimeError(
+            f"budget: {budget.seconds:.0f} s and {budget.evaluations} evaluations were spent before any plan was judged"
+            + ("; give a folder, and what is done is kept" if folder is None else "; call again to go on")
+        )
+    return replace(journal.best[1], schedule=schedule.knots())
+
+
+def _check(steps: int, noise: Tensor, held_out: float, iterations: int, batch: int) -> None:
+    for name, value in (("steps", steps), ("iterations", iterations), ("batch", batch)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
+    checks.require_float("noise", noise)
+    if noise.ndim < 2 or len(noise) < FEWEST:
+        raise ValueError(f"noise: expected [N, ...] with at least {FEWEST} samples, got shape {tuple(noise.shape)}")
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out: expected a share in (0, 1), got {held_out}")
+
+
+def _sizes(x: Tensor) -> list[float]:
+    """The root mean square of each sample: what tells one model from another."""
+    return x.double().flatten(1).square().mean(1).sqrt().tolist()
+
+
+def _digest(x: Tensor) -> str:
+    return hashlib.sha256(x.detach().double().cpu().numpy().tobytes()).hexdigest()[:16]

@@ -1,0 +1,113 @@
+"""Descent on the numbers of a plan: Gauss-Newton steps from random batches.
+
+A plan has a few hundred numbers, so the curvature of the whole problem is a small matrix. Giving each sample its own
+table makes one backward pass yield every sample's gradient; the gradient u of a random combination of its errors has
+E[u u^T] = J^T J, the Gauss-Newton matrix (Schraudolph 2002; Hutchinson 1990 for the random signs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .space import PlanSpace
+from .subject import Subject
+from .unroll import unroll
+
+Start = Callable[[Tensor, object], Tensor]
+
+RATE = 0.5  # of a Gauss-Newton step, at most; it falls to 0 like a cosine
+WARMUP = 10
+LONGEST = 1.0  # no number moves further in one step, in units of its width
+MEMORY = 0.9  # of the running mean of the curvature
+PRIOR, DAMPING = 1e-3, 1e-3  # of the identity, times the loss; of the curvature's diagonal (Marquardt 1963)
+FLOOR = 0.1  # of the median error: below it a sample's error weighs as its square
+
+
+@dataclass
+class State:
+    """Where a descent stands: iteration, numbers in units of their widths, curvature and how often it was seen."""
+
+    i: int
+    q: np.ndarray
+    curvature: np.ndarray
+    seen: int = 0
+
+
+class Descent:
+    """Minimises the mean over samples of the root mean square distance from the exact ones.
+
+    That mean, not the mean square, because a few samples end in another basin and would rule the fit.
+    free: which of the numbers may move.
+    """
+
+    def __init__(
+        self,
+        space: PlanSpace,
+        subject: Subject,
+        exact: Tensor,
+        free: np.ndarray,
+        seed: int,
+        start: Start | None = None,
+        save_memory: bool = False,
+    ) -> None:
+        self.space, self.subject, self.exact, self.free = space, subject, exact, np.flatnonzero(free)
+        self.seed, self.start, self.save_memory = seed, start, save_memory
+        self.state = State(0, np.zeros(space.size), np.zeros((space.size, space.size)))
+        read = np.abs(space.jacobian(self.numbers)[:, :-1]).sum(2) + np.abs(space.table(self.numbers)[:, :-1])
+        self._active = read > 0
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The plan space's p."""
+        return self.state.q * self.space.widths
+
+    def advance(self, rate: float) -> float:
+        """One step on a random batch; returns the batch's mean distance."""
+        state, count = self.state, len(self.exact)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + state.i)
+        part = torch.randperm(count, generator=generator)[: self.subject.batch]
+        loss, gradient, probe = self._derivatives(part, generator)
+        if not (np.isfinite(gradient).all() and np.isfinite(probe).all()):
+            state.i += 1  # a batch that overflowed moves nothing
+            return loss
+        state.seen += 1
+        memory = min(MEMORY, 1 - 1 / state.seen)
+        state.curvature = memory * state.curvature + (1 - memory) * probe.T @ probe / len(part)
+        held = PRIOR * loss
+        damping = held + DAMPING * np.diag(state.curvature)[self.free]
+        free = np.ix_(self.free, self.free)
+        towards = (gradient + held * state.q)[self.free]
+        step = np.linalg.solve(state.curvature[free] + np.diag(damping), towards)
+        rate *= RATE * min(1.0, (state.i + 1) / WARMUP)
+        move = np.zeros_like(state.q)
+        move[self.free] = step * min(rate, LONGEST / max(float(np.abs(step).max()), 1e-30))
+        while not self.space.reaches((state.q - move) * self.space.widths):
+            move /= 2
+        state.q -= move
+        state.i += 1
+        return loss
+
+    def _derivatives(self, part: Tensor, generator: torch.Generator) -> tuple[float, np.ndarray, np.ndarray]:
+        """(mean distance, its gradient [size], one random row of each sample's Jacobian [n, size])."""
+        space, p = self.space, self.numbers
+        table = torch.from_numpy(space.table(p)).to(self.exact.device)
+        leaf = table.expand(len(part), -1, -1).clone().requires_grad_()
+        x = self.subject.started(space.plan, part, self.start)
+        evaluate, copies = self.subject.evaluate(part)
+        out = unroll(space.plan, leaf, self._active, x, evaluate, self.subject.scale(part), copies, self.save_memory)
+        self.subject.spend(part, 3 * space.plan.nfe)
+        error = (out - self.exact[part]).flatten(1).double()
+        each = error.square().mean(1).sqrt()
+        weight = 1 / (each.detach() + FLOOR * each.detach().median())
+        signs = (torch.randint(0, 2, error.shape, generator=generator) * 2 - 1).to(error)
+        probe = (error * signs * (weight / error.shape[1]).sqrt()[:, None]).sum()
+        (slope,) = torch.autograd.grad(each.sum(), leaf, retain_graph=True)
+        (sketch,) = torch.autograd.grad(probe, leaf)
+        jacobian = space.jacobian(p).reshape(-1, space.size) * space.widths
+        slope, sketch = (g.flatten(1).cpu().numpy() @ jacobian for g in (slope, sketch))
+        return float(each.detach().mean()), slope.mean(0), sketch

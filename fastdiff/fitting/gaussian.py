@@ -1,0 +1,99 @@
+"""A head start without the model: the exact flow of Gaussian data, from the first noise to a lower level.
+
+Where noise is strong the data look Gaussian to the model ("analytical teleportation", Wang & Vastola 2024, arXiv
+2412.09726), and the ODE of N(mean, C) has a closed form: along an eigenvector of C with variance v,
+
+    x_t - alpha_t mean = sqrt((alpha_t^2 v + sigma_t^2) / (alpha_s^2 v + sigma_s^2)) (x_s - alpha_s mean).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..ops import checks
+from ..plan import Plan
+from ..schedule import Schedule
+
+
+@dataclass(frozen=True)
+class GaussianStart:
+    """Gaussian data: mean [...], basis [R, D] of orthonormal rows, their variances [R], and one for the rest.
+
+    start: (alpha, sigma) where runs begin. `fastdiff.sample(model, plan, head(noise, plan))` runs a plan that begins
+    lower; `fastdiff.fit(..., head=head)` finds one.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    variances: Tensor
+    rest: float
+    start: tuple[float, float]
+
+    @classmethod
+    def estimate(cls, data: Tensor, schedule: Schedule, rank: int | None = None) -> GaussianStart:
+        """From samples [N, ...], the model's own or real ones: `rank` principal components and the mean of the rest.
+
+        rank: at most min(N - 1, D), which it is where not given. Raises ValueError naming the argument.
+        """
+        checks.require_float("data", data)
+        if data.ndim < 2 or len(data) < 2:
+            raise ValueError(f"data: expected [N, ...] with N >= 2, got shape {tuple(data.shape)}")
+        flat = data.double().flatten(1)
+        mean, most = flat.mean(0), min(len(flat) - 1, flat.shape[1])
+        rank = most if rank is None else rank
+        if not 1 <= rank <= most:
+            raise ValueError(f"rank: expected a whole number from 1 to {most}, got {rank}")
+        _, singular, basis = torch.linalg.svd(flat - mean, full_matrices=False)
+        spectrum = singular**2 / (len(flat) - 1)
+        left = flat.shape[1] - rank
+        rest = float(spectrum[rank:].sum() / left) if left else 0.0
+        start = schedule.at(schedule.t_max)
+        return cls(
+            mean.view(data.shape[1:]), basis[:rank], spectrum[:rank], rest, (float(start.alpha), float(start.sigma))
+        )
+
+    def __call__(self, noise: Tensor, plan: Plan) -> Tensor:
+        """From unit noise [B, ...]: the state where the plan begins over its `init_scale`, in noise's dtype."""
+        if tuple(noise.shape[1:]) != tuple(self.mean.shape):
+            raise ValueError(f"noise: expected [B, {', '.join(map(str, self.mean.shape))}], got {tuple(noise.shape)}")
+        (a_s, s_s), (a_t, s_t) = self.start, plan.start
+        mean, basis, variances = (v.to(noise.device, torch.float64) for v in (self.mean, self.basis, self.variances))
+        scale = s_s if a_s == 1 else (a_s**2 + s_s**2) ** 0.5
+        offset = (noise.double() * scale - a_s * mean).flatten(1)
+
+        def gain(variance: Tensor | float) -> Tensor:
+            return torch.as_tensor((a_t**2 * variance + s_t**2) / (a_s**2 * variance + s_s**2)).sqrt()
+
+        rest = gain(self.rest).to(noise.device)
+        moved = rest * offset + (offset @ basis.T * (gain(variances) - rest)) @ basis
+        state = a_t * mean + moved.view(noise.shape)
+        return (state / plan.init_scale).to(noise.dtype)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write it as safetensors; leaves no partial file."""
+        target = Path(path)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        numbers = torch.tensor([self.rest, *self.start], dtype=torch.float64)
+        parts = {"mean": self.mean, "basis": self.basis, "variances": self.variances, "numbers": numbers}
+        try:
+            save_file({name: value.contiguous() for name, value in parts.items()}, partial)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> GaussianStart:
+        """Read what `save` wrote. Raises ValueError naming the file."""
+        try:
+            parts = load_file(path)
+            rest, alpha, sigma = parts["numbers"].tolist()
+            return cls(parts["mean"], parts["basis"], parts["variances"], rest, (alpha, sigma))
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)}: not a valid head start: {error}") from error

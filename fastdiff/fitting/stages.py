@@ -1,0 +1,170 @@
+"""The stages of a fit, in rising cost. Each leaves its best plan in the journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..plan import Plan
+from ..schedule import Points, Schedule
+from .descent import Descent
+from .gaussian import GaussianStart
+from .gits import dp_grid
+from .journal import Journal, Trial
+from .search import Base, Candidate, candidates, eliminate
+from .space import PlanSpace
+from .subject import Subject
+from .teacher import distances
+
+FIRST_ROUND = 16  # samples on which the whole catalogue is judged
+TRACED = 32  # samples whose converged runs the dynamic programme sees
+HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own spread, where a head start may end
+CHECKED = 10  # iterations between two looks at the held-out samples
+STARTS = 3  # plans of the catalogue from which all numbers are fitted, for as many iterations as SHORT
+SHORT = 20
+EVERYTHING = ("grid", "time", "weight")
+
+
+@dataclass
+class Fit:
+    """What all stages share. exact: [N, ...] the converged samples, of which the last `held` only judge."""
+
+    subject: Subject
+    schedule: Schedule
+    exact: Tensor
+    held: int
+    journal: Journal
+    seed: int
+    head: GaussianStart | None = None
+    save_memory: bool = False
+    progress: bool = False
+
+    @property
+    def fitted(self) -> int:
+        """How many samples are fitted to; they come first."""
+        return len(self.exact) - self.held
+
+    def judge(self, plan: Plan, count: int | None = None) -> Tensor:
+        """[count] distances on the held-out samples."""
+        places = torch.arange(self.fitted, self.fitted + (count or self.held))
+        return distances(self.subject.draw(plan, places, self.head), self.exact[places])
+
+    def score(self, plan: Plan, count: int) -> float:
+        return float(self.judge(plan, count).mean())
+
+    def trial(self, stage: str, name: str, plan: Plan) -> Trial:
+        """A plan judged on all held-out samples."""
+        each = self.judge(plan)
+        sizes = float(each.mean()), float(each.median()), float(each.square().mean().sqrt())
+        return Trial(stage, name, plan.nfe, *sizes, self.subject.budget.seconds)
+
+
+def run(fit: Fit, teacher: Plan, steps: int, iterations: int) -> None:
+    """All stages, the later ones from the best that the earlier ones found."""
+    schedule, prediction = fit.schedule, teacher.prediction
+    found = from_catalogue(fit, schedule, prediction, steps)
+    chosen = found[0]
+    if fit.head is None and len(chosen.plan.rows) == len(chosen.points.t) - 1:
+        programmed = from_dynamic_programme(fit, chosen.base, teacher, steps)
+        chosen = min((chosen, programmed), key=lambda c: fit.score(c.plan, fit.held))
+    if not fit.subject.differentiable(chosen.plan):
+        fit.journal.note("descent", "not run: no gradient comes back through the model")
+        return
+    short = min(SHORT, iterations)
+    by_descent(fit, "grid", chosen, ("grid", "time"), short)
+    starts = [chosen, *(c for c in found if c.base != chosen.base)][:STARTS]
+    ends = [by_descent(fit, f"start {i + 1}", start, EVERYTHING, short) for i, start in enumerate(starts)]
+    (_, q), start = min(zip(ends, starts, strict=True), key=lambda pair: pair[0][0].mean)
+    by_descent(fit, "weights", start, EVERYTHING, iterations, q)
+
+
+def from_catalogue(fit: Fit, schedule: Schedule, prediction: str, steps: int) -> list[Candidate]:
+    """The best plans of the catalogue, each of another solver, after the head start where there is one."""
+    if record := fit.journal.finished("catalogue"):
+        return [_restored(candidate, schedule, prediction) for candidate in record["candidates"]]
+    found = candidates(schedule, prediction, steps)
+    if fit.head is not None:
+        spread = float(fit.exact[: fit.fitted].double().std())
+        for level in HEAD_LEVELS:
+            found += candidates(schedule, prediction, steps, -np.log(level * spread))
+    if not found:
+        raise ValueError(f"steps: no solver of the catalogue makes {steps} evaluations of a {prediction} model here")
+    ranked = eliminate(found, fit.score, FIRST_ROUND, fit.held)
+    firsts: dict[str, Candidate] = {}
+    for _, candidate in ranked:
+        firsts.setdefault(candidate.base.name, candidate)
+    best = list(firsts.values())[:STARTS]
+    trials = [(fit.trial("catalogue", candidate.name, candidate.plan), candidate.plan) for candidate in best]
+    fit.journal.finish("catalogue", trials, {"candidates": [_record(candidate) for candidate in best]})
+    return best
+
+
+def from_dynamic_programme(fit: Fit, base: Base, teacher: Plan, steps: int) -> Candidate:
+    """A solver on the points of the teacher's run between which first-order steps err least."""
+    if record := fit.journal.finished("gits"):
+        return _restored(record, base.schedule, base.prediction)
+    places = torch.arange(min(TRACED, fit.fitted))
+    chosen = dp_grid(*fit.subject.trace(teacher, places), steps)
+    candidate = Candidate(base, "dynamic programme", chosen, base.build(chosen))
+    trial = fit.trial("gits", candidate.name, candidate.plan), candidate.plan
+    fit.journal.finish("gits", [trial], _record(candidate))
+    return candidate
+
+
+def by_descent(
+    fit: Fit, stage: str, candidate: Candidate, kinds: tuple[str, ...], iterations: int, q: np.ndarray | None = None
+) -> tuple[Trial, np.ndarray]:
+    """The best plan that Gauss-Newton steps find from a candidate: its trial and its numbers in units of their widths.
+
+    q: the numbers where they begin.
+    """
+    space = PlanSpace(candidate.base.build, candidate.base.schedule, candidate.points)
+    subject, journal = fit.subject, fit.journal
+    free = np.isin(space.kinds, kinds)
+    run = Descent(space, subject, fit.exact[: fit.fitted], free, fit.seed, fit.head, fit.save_memory)
+
+    def look() -> tuple[Trial, np.ndarray]:
+        plan = space.plan_of(run.numbers)
+        trial = fit.trial(stage, plan.solver, plan)
+        journal.keep(trial, plan)
+        return trial, run.state.q.copy()
+
+    if saved := journal.load_state(stage):
+        run.state, best = saved
+        journal.keep(best[0], space.plan_of(best[1] * space.widths))
+    else:
+        run.state.q = run.state.q if q is None else q.copy()
+        best = look()
+    before = subject.budget.share
+    bar = tqdm(total=iterations, initial=run.state.i, unit="step", desc=stage, disable=not fit.progress)
+    try:
+        while run.state.i < iterations:
+            subject.budget.check()
+            done = max(run.state.i / iterations, (subject.budget.share - before) / (1 - before))
+            run.advance(0.5 * (1 + np.cos(np.pi * min(done, 1.0))))
+            bar.update()
+            if run.state.i % CHECKED == 0 or run.state.i == iterations:
+                best = min(best, look(), key=lambda pair: pair[0].mean)
+                bar.set_postfix(held_out=f"{best[0].mean:.4f}")
+                journal.save_state(stage, run.state, best)
+    finally:
+        bar.close()
+        journal.report(best[0])
+    return best
+
+
+def _record(candidate: Candidate) -> dict[str, object]:
+    """What JSON needs to make the candidate again."""
+    points = [v.tolist() for v in candidate.points]
+    base = candidate.base
+    return {"solver": base.solver, "options": base.options, "grid": candidate.grid, "points": points}
+
+
+def _restored(record: dict, schedule: Schedule, prediction: str) -> Candidate:
+    base = Base(record["solver"], schedule, prediction, record["options"])
+    points = Points(*(np.array(v) for v in record["points"]))
+    return Candidate(base, record["grid"], points, base.build(points))

@@ -1,0 +1,138 @@
+"""The model that a plan is fitted to, with its conditions: one set of noises, drawn from in parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
+from ..ops import checks
+from ..plan import Plan
+from ..sample import iter_sample, sample, start_state
+from ..schedule import Points
+
+
+class Exhausted(Exception):
+    """The budget is spent."""
+
+
+class Budget:
+    """Counts evaluations (one model call on one sample; two under guidance) and seconds."""
+
+    def __init__(self, seconds: float | None, evaluations: int | None) -> None:
+        self.limits, self.began, self.evaluations = (seconds, evaluations), time.monotonic(), 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def share(self) -> float:
+        """How much of it is spent: 1 and more where none is left; 0 where there is no limit."""
+        pairs = zip((self.seconds, self.evaluations), self.limits, strict=True)
+        return max((spent / limit if limit else 1.0 for spent, limit in pairs if limit is not None), default=0.0)
+
+    def check(self) -> None:
+        """Raises Exhausted where none is left."""
+        if self.share >= 1:
+            raise Exhausted
+
+
+class Subject:
+    """The model on `noise` [N, ...]; conditions with N first are taken apart with it."""
+
+    def __init__(
+        self,
+        model: Model,
+        noise: Tensor,
+        budget: Budget,
+        batch: int,
+        guidance: float | Tensor | None = None,
+        uncond: dict[str, object] | None = None,
+        guidance_mode: str = "batch",
+        model_dtype: torch.dtype | None = None,
+        conditions: dict[str, object] | None = None,
+    ) -> None:
+        checks.require_float("noise", noise)
+        check_guidance(guidance, uncond, guidance_mode, len(noise))
+        self.model, self.noise, self.budget, self.batch = model, noise, budget, batch
+        self.guidance, self.uncond, self.mode = guidance, uncond, guidance_mode
+        self.model_dtype = model_dtype or noise.dtype
+        self.conditions = conditions or {}
+
+    def parts(self, places: Tensor) -> Iterator[Tensor]:
+        """The places in batches."""
+        return iter(places.split(self.batch))
+
+    def draw(self, plan: Plan, places: Tensor, start: Callable[[Tensor, Plan], Tensor] | None = None) -> Tensor:
+        """The samples of the noises at `places` [n]. Raises Exhausted between two batches."""
+        drawn = []
+        for part in self.parts(places):
+            self.budget.check()
+            noise = self._noise(part, plan, start)
+            drawn.append(sample(self.model, plan, noise, model_dtype=self.model_dtype, **self._options(part)))
+            self.spend(part, plan.nfe)
+        return torch.cat(drawn)
+
+    def trace(self, plan: Plan, places: Tensor) -> tuple[Points, Tensor, Tensor]:
+        """Of a plan of one evaluation a step: its points [M + 1], its states there, the x0 predicted at the first M."""
+        self.budget.check()
+        options = self._options(places) | {"model_dtype": self.model_dtype}
+        steps = iter_sample(self.model, plan, self.noise[places], **options)
+        states, data = [self.started(plan, places, None)], []
+        for step in steps:
+            states.append(step.x.clone())
+            data.append(step.x0.clone())
+        self.spend(places, plan.nfe)
+        rows = [(row.t, row.alpha, row.sigma) for row in plan.rows] + [(float("nan"), *plan.end)]
+        return Points(*np.array(rows).T), torch.stack(states), torch.stack(data)
+
+    def differentiable(self, plan: Plan) -> bool:
+        """Whether a gradient comes back through the model."""
+        part = torch.arange(1)
+        x = self.started(plan, part, None).requires_grad_()
+        evaluate, copies = self.evaluate(part)
+        t = torch.full((copies,), plan.rows[0].t, dtype=x.dtype, device=x.device)
+        try:
+            m = evaluate(torch.cat([x] * copies), t)[0]
+            return m.requires_grad and torch.autograd.grad(m.sum(), x)[0] is not None
+        except RuntimeError:
+            return False
+
+    def spend(self, part: Tensor, calls: int) -> None:
+        """Count so many evaluations of each sample in the part."""
+        self.budget.evaluations += len(part) * calls * (2 if is_guided(self.guidance) else 1)
+
+    def started(self, plan: Plan, part: Tensor, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
+        """The first x of a run."""
+        return start_state(plan, self._noise(part, plan, start), None)
+
+    def evaluate(self, part: Tensor) -> tuple[Callable, int]:
+        """The function (model input, t) -> (m, m_uncond) for these samples, and how many times over it reads x."""
+        options = self._options(part)
+        guidance, uncond, mode = (options.pop(name) for name in ("guidance", "uncond", "guidance_mode"))
+        copies = copies_of(guidance, mode)
+        calls = calls_of(guidance, uncond, mode, options, len(part))
+        run = evaluator(self.model, self.noise[part], calls, copies)
+        return (lambda x, t: run(x.to(self.model_dtype), t)), copies
+
+    def scale(self, part: Tensor) -> float | Tensor | None:
+        """The guidance scale of these samples."""
+        return self.guidance[part] if isinstance(self.guidance, Tensor) else self.guidance
+
+    def _noise(self, part: Tensor, plan: Plan, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
+        noise = self.noise[part]
+        return noise if start is None else start(noise, plan)
+
+    def _options(self, part: Tensor) -> dict[str, object]:
+        uncond = None if self.uncond is None else {name: self._of(v, part) for name, v in self.uncond.items()}
+        guided = {"guidance": self.scale(part), "uncond": uncond, "guidance_mode": self.mode}
+        return guided | {name: self._of(value, part) for name, value in self.conditions.items()}
+
+    def _of(self, value: object, part: Tensor) -> object:
+        whole = isinstance(value, Tensor) and value.ndim and len(value) == len(self.noise)
+        return value[part.to(value.device)] if whole else value

@@ -1,0 +1,112 @@
+"""The converged samples that a fit is judged by."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..catalogue import plan
+from ..plan import Plan
+from ..schedule import Schedule
+from .journal import write
+from .subject import Subject
+
+CONTESTANTS = tuple(
+    (solver, options, grid)
+    for solver, options in (("unipc", {"order": 3}), ("dpm_solver_3m_exact", {}))
+    for grid in ("quadratic", "logsnr", "time", "karras")
+)
+PROBED = 8  # samples on which convergence is checked
+FIRST, MOST = 40, 640
+
+
+def distances(x: Tensor, exact: Tensor) -> Tensor:
+    """[N] root mean square difference of each sample, float64."""
+    return (x.double() - exact.double()).flatten(1).square().mean(1).sqrt()
+
+
+def check_model(subject: Subject, schedule: Schedule, prediction: str) -> Tensor:
+    """A few samples by a cheap plan. Raises ValueError where they hold NaN or are not the same a second time."""
+    table = _plan(*CONTESTANTS[0], schedule, prediction, 3)
+    places = torch.arange(min(PROBED, len(subject.noise)))
+    first, second = (subject.draw(table, places) for _ in range(2))
+    _require_finite(first)
+    gap = float(distances(first, second).max())
+    # What reductions in another order leave is far below this; dropout or fresh noise is far above.
+    if gap > 1e-3 * float(first.double().square().mean().sqrt()):
+        raise ValueError(
+            f"model: the same noise gave samples that differ by {gap:.3g}; a plan can only be fitted to a deterministic"
+            " model (call model.eval(), fix its noise)"
+        )
+    return first
+
+
+def teach(
+    subject: Subject, schedule: Schedule, prediction: str, tolerance: float, folder: Path | None, progress: bool
+) -> tuple[Plan, Tensor]:
+    """The plan whose samples count as converged, and those samples [N, ...] of all noises.
+
+    Both are kept in the folder, and what is there is not drawn again. Raises Exhausted where the budget ends first.
+    """
+    if folder is not None and (folder / "teacher.json").exists():
+        table = Plan.load(folder / "teacher.json")
+    else:
+        table = converged(subject, schedule, prediction, tolerance)
+        if folder is not None:
+            table.save(folder / "teacher.json")
+    path = None if folder is None else folder / "teacher.safetensors"
+    drawn = [load_file(path)["x0"]] if path is not None and path.exists() else []
+    done, total = sum(map(len, drawn)), len(subject.noise)
+    bar = tqdm(total=total, initial=done, unit="sample", desc="teacher", disable=not progress)
+    try:
+        for part in subject.parts(torch.arange(done, total)):
+            drawn.append(subject.draw(table, part).cpu())
+            _require_finite(drawn[-1])
+            bar.update(len(part))
+    finally:
+        bar.close()
+        if path is not None and sum(map(len, drawn)) > done:
+            write(path, lambda partial: save_file({"x0": torch.cat(drawn).contiguous()}, partial))
+    return table, torch.cat(drawn).to(subject.noise.device)
+
+
+def converged(subject: Subject, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
+    """A plan that agrees with itself at half the steps, to `tolerance` of the samples' size in the median.
+
+    Several solvers and grids compete at first; the best doubles its steps until it agrees. Raises ValueError where it
+    never does.
+    """
+    places = torch.arange(min(PROBED, len(subject.noise)))
+    contestants, steps = list(CONTESTANTS), FIRST
+    while steps <= MOST:
+        found = []
+        for contestant in contestants:
+            try:
+                pair = [_plan(*contestant, schedule, prediction, n) for n in (steps // 2, steps)]
+            except ValueError:  # this schedule or prediction is not for this solver and grid
+                continue
+            coarse, fine = (subject.draw(table, places) for table in pair)
+            change = float(distances(coarse, fine).median() / fine.double().square().mean().sqrt())
+            found.append((math.inf if math.isnan(change) else change, contestant, pair[1]))
+        change, best, table = min(found, key=lambda f: f[0])
+        if change < tolerance:
+            return table
+        contestants, steps = [best], 2 * steps
+    raise ValueError(
+        f"tolerance: halving {steps // 2} steps still changes the samples by {change:.2g} of their size, expected less"
+        f" than {tolerance:g}; a model in half precision or one that jumps in t may need a larger tolerance"
+    )
+
+
+def _plan(solver: str, options: dict[str, object], grid: str, schedule: Schedule, prediction: str, steps: int) -> Plan:
+    return plan(solver, schedule, steps, grid=grid, prediction=prediction, **options)
+
+
+def _require_finite(x: Tensor) -> None:
+    if not torch.isfinite(x).all():
+        raise ValueError("model: its samples hold NaN or infinity")

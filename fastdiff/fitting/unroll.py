@@ -1,0 +1,61 @@
+"""A run that torch can differentiate with respect to the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..ops.row import MAX_HISTORY
+from ..plan import Plan
+from .space import OFFSET
+
+Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, "Tensor | None"]]
+
+
+def unroll(
+    plan: Plan,
+    table: Tensor,
+    active: np.ndarray,
+    x: Tensor,
+    evaluate: Evaluate,
+    guidance: float | Tensor | None = None,
+    copies: int = 1,
+    save_memory: bool = False,
+) -> Tensor:
+    """The x0 [B, ...] of the run from x with each sample's own table [B, rows, WIDTH + 1].
+
+    plan: says which registers move. active: [rows, WIDTH] bool, the weights that are read. save_memory: keep only the
+    states between the steps, and run the model again on the way back.
+    """
+    shape = (-1,) + (1,) * (x.ndim - 1)
+
+    def number(i: int, place: int) -> Tensor:
+        return table[:, i, place].to(x.dtype).view(shape)
+
+    def line(i: int, name: str, base: Tensor, x: Tensor, history: list[Tensor]) -> Tensor:
+        terms = [(OFFSET[f"{name}_base"], base), (OFFSET[f"{name}_x"], x)]
+        terms += [(OFFSET[name.upper()] + k, h) for k, h in enumerate(history[:MAX_HISTORY])]
+        return sum(number(i, place) * value for place, value in terms if active[i, place])
+
+    base, history = x, []
+    for i, row in enumerate(plan.rows):
+        given, t = number(i, OFFSET["c_in"]) * x, table[:, i, -1].to(x.dtype)
+        if copies > 1:
+            given, t = torch.cat([given] * copies), torch.cat([t] * copies)
+        m, m_uncond = checkpoint(evaluate, given, t, use_reentrant=False) if save_memory else evaluate(given, t)
+        if m_uncond is not None:
+            scale = guidance.to(x).view(shape) if isinstance(guidance, Tensor) else guidance
+            m = m_uncond + scale * (m - m_uncond)
+        history = [number(i, OFFSET["p_x"]) * x + number(i, OFFSET["p_m"]) * m.to(x.dtype), *history]
+        after, move = line(i, "a", base, x, history), row.base_move
+        if move == "write":
+            base = line(i, "b", base, x, history)
+        elif move != "keep":
+            base = x if move == "here" else after
+        x = after
+        history = [h for k, h in enumerate(history) if k not in row.forget]
+    return x

@@ -1,0 +1,226 @@
+"""fd.fit finds better plans than the catalogue's, and loses nothing when it is stopped."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from mixtures import SCHEDULE, exact, mean_distance, model, noise
+
+import fastdiff as fd
+from fastdiff import demo
+from fastdiff.fitting import Trial
+from fastdiff.fitting.search import candidates
+
+STEPS = 5
+COUNT = 160
+SHORT = {"prediction": "sample", "batch": 32, "iterations": 20}
+
+
+def fit(*arguments: object, **options: object) -> fd.Plan:
+    return fd.fit(*(arguments or (model, SCHEDULE, STEPS, noise(COUNT))), **(SHORT | options))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[fd.Plan, list[Trial]]:
+    trials: list[Trial] = []
+    return fit(iterations=60, report=trials.append), trials
+
+
+@pytest.fixture
+def counted() -> tuple[object, list[int]]:
+    """The model, and how many samples each of its calls had."""
+    calls: list[int] = []
+
+    def counting(x: torch.Tensor, t: torch.Tensor, **conditions: object) -> torch.Tensor:
+        calls.append(len(x))
+        return model(x, t, **conditions)
+
+    return counting, calls
+
+
+def test_fitted_plan_halves_the_catalogues_least_error_on_unseen_noise(fitted):
+    unseen = noise(200, first=10**6)
+    converged = exact(unseen)
+
+    def error(plan: fd.Plan) -> float:
+        return mean_distance(fd.sample(model, plan, unseen), converged)
+
+    errors = [error(candidate.plan) for candidate in candidates(SCHEDULE, "sample", STEPS)]
+    assert len(errors) > 50
+    assert error(fitted[0]) < 0.5 * min(e for e in errors if not math.isnan(e))
+
+
+def test_fitted_plan_makes_the_evaluations_asked_for(fitted):
+    plan, trials = fitted
+    assert plan.nfe == STEPS
+    assert {trial.nfe for trial in trials} == {STEPS}
+
+
+def test_stages_are_reported_in_rising_cost(fitted):
+    stages = list(dict.fromkeys(trial.stage for trial in fitted[1]))
+    assert stages == ["catalogue", "gits", "grid", "start 1", "start 2", "start 3", "weights"]
+
+
+def test_the_plan_that_comes_back_is_the_best_on_the_held_out_samples(fitted):
+    plan, trials = fitted
+    held_out = noise(COUNT)[-COUNT // 4 :]
+    error = mean_distance(fd.sample(model, plan, held_out), exact(held_out))
+    # The fit's converged samples are only as exact as its tolerance.
+    assert error == pytest.approx(min(trial.mean for trial in trials), abs=1e-3)
+
+
+def test_more_iterations_than_none_at_all_never_return_worse_than_the_catalogue():
+    trials: list[Trial] = []
+    fit(iterations=1, report=trials.append)
+    best = min(trials, key=lambda trial: trial.mean)
+    assert best.mean <= min(trial.mean for trial in trials if trial.stage == "catalogue")
+
+
+def test_the_same_call_gives_the_same_plan():
+    assert fit(iterations=5) == fit(iterations=5)
+
+
+def test_saved_plan_draws_the_same_samples(fitted, tmp_path):
+    fitted[0].save(tmp_path / "plan.json")
+    loaded = fd.Plan.load(tmp_path / "plan.json")
+    assert torch.equal(fd.sample(model, loaded, noise(4)), fd.sample(model, fitted[0], noise(4)))
+
+
+def test_plan_of_another_schedule_is_refused(fitted):
+    fitted[0].check_schedule(SCHEDULE)
+    with pytest.raises(ValueError, match="schedule: the plan was made for one with"):
+        fitted[0].check_schedule(fd.Schedule.edm(0.01, 80.0))
+
+
+def test_recomputed_activations_give_the_same_plan():
+    kept, recomputed = fit(iterations=3), fit(iterations=3, save_memory=True)
+    torch.testing.assert_close(fd.sample(model, kept, noise(4)), fd.sample(model, recomputed, noise(4)))
+
+
+def test_a_model_without_gradients_gets_the_stages_that_need_none():
+    trials: list[Trial] = []
+    plan = fit(torch.no_grad()(model), SCHEDULE, STEPS, noise(COUNT), report=trials.append)
+    assert [trial.stage for trial in trials] == ["catalogue"] * 3 + ["gits", "descent"]
+    assert "no gradient" in trials[-1].note
+    assert plan.nfe == STEPS
+
+
+def test_conditions_go_with_their_noise():
+    y = torch.arange(COUNT) % 3
+    plan = fit(y=y)
+    unseen, labels = noise(60, first=10**6), torch.arange(60) % 3
+    drawn = fd.sample(model, plan, unseen, y=labels)
+    assert mean_distance(drawn, exact(unseen, y=labels)) < 0.02
+
+
+def test_guidance_is_fitted_as_it_will_be_sampled():
+    guided = {"y": torch.arange(COUNT) % 3, "uncond": {"y": torch.full((COUNT,), -1)}, "guidance": 2.0}
+    trials: list[Trial] = []
+    fit(report=trials.append, **guided)
+    per_sample: list[Trial] = []
+    fit(report=per_sample.append, **(guided | {"guidance": torch.full((COUNT,), 2.0)}))
+    best = min(trial.mean for trial in trials)
+    assert best < 0.5 * trials[0].mean
+    assert best == pytest.approx(min(trial.mean for trial in per_sample), rel=1e-6)
+
+
+def test_the_model_never_sees_more_samples_at_once_than_a_batch(counted):
+    fit(counted[0], SCHEDULE, STEPS, noise(COUNT), iterations=2)
+    assert max(counted[1]) == SHORT["batch"]
+
+
+def test_budget_in_evaluations_is_kept_and_the_best_so_far_comes_back(counted):
+    limit = 60_000
+    plan = fit(counted[0], SCHEDULE, STEPS, noise(COUNT), iterations=10**6, evaluations=limit)
+    # Backward passes count too, and a batch is never cut short.
+    assert 0.5 * limit < sum(counted[1]) < limit + 3 * STEPS * SHORT["batch"]
+    assert plan.nfe == STEPS
+
+
+def test_budget_in_seconds_ends_the_fit():
+    notes: list[Trial] = []
+    fit(iterations=10**6, seconds=4.0, report=notes.append)
+    assert notes[-1].stage == "budget"
+    assert "spent after 4 s" in notes[-1].note
+
+
+def test_fit_that_a_budget_stopped_goes_on_in_its_folder(tmp_path, counted):
+    counting, calls = counted
+    with pytest.raises(RuntimeError, match=r"budget: .* before any plan was judged; call again to go on"):
+        fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path, evaluations=8000)
+    assert (tmp_path / "teacher.safetensors").exists()
+    spent = sum(calls)
+    plan = fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path, iterations=2)
+    resumed, _ = sum(calls) - spent, calls.clear()
+    assert plan == fit(counting, SCHEDULE, STEPS, noise(COUNT), iterations=2)
+    assert resumed < sum(calls) - 3000  # what was drawn is not drawn again
+
+
+def test_interrupted_fit_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
+    from fastdiff.fitting.descent import Descent
+
+    whole = fit(folder=tmp_path / "whole")
+    advance, taken = Descent.advance, []
+
+    def interrupting(self: Descent, rate: float) -> float:
+        taken.append(rate)
+        if len(taken) == 75:
+            raise KeyboardInterrupt
+        return advance(self, rate)
+
+    monkeypatch.setattr(Descent, "advance", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        fit(folder=tmp_path / "cut")
+    assert fit(folder=tmp_path / "cut") == whole
+    # What was complete is not done again.
+    assert len(taken) < 75 + 40
+
+
+def test_finished_fit_comes_back_from_its_folder_at_once(tmp_path, counted):
+    counting, calls = counted
+    plan = fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path)
+    calls.clear()
+    assert fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path) == plan
+    assert sum(calls) < 500
+
+
+def test_fit_of_the_shipped_network_beats_the_catalogue():
+    start = fd.noise.randn((32, *demo.SHAPE), range(32))
+    trials: list[Trial] = []
+    fd.fit(
+        demo.load_model(), demo.schedule(), 4, start, prediction=demo.PREDICTION, y=torch.arange(32) % 10,
+        batch=16, iterations=3, tolerance=0.02, report=trials.append,
+    )  # fmt: skip
+    assert min(trial.mean for trial in trials) < 0.9 * trials[0].mean
+
+
+def test_best_plan_so_far_comes_back_at_every_budget():
+    best = math.inf
+    for evaluations in (30_000, 60_000, 200_000):
+        trials: list[Trial] = []
+        fit(iterations=10**6, evaluations=evaluations, report=trials.append)
+        found = min(trial.mean for trial in trials if not trial.note)
+        assert found <= best
+        best = found
+
+
+def test_progress_is_shown_where_it_is_asked_for(capsys):
+    fit(iterations=1, progress=True)
+    shown = capsys.readouterr().err
+    assert all(word in shown for word in ("teacher", "grid", "weights"))
+
+
+def test_trial_is_a_line_of_the_table():
+    from fastdiff.fitting import HEADER
+
+    line = str(Trial("weights", "fitted unipc", 5, 0.1, 0.05, 0.2, 3.0))
+    assert line.split() == ["weights", "fitted", "unipc", "5", "0.10000", "0.05000", "0.20000", "3.0"]
+    assert len(line) == len(HEADER)
+
+
+def test_folder_holds_no_partial_file(tmp_path: Path):
+    fit(folder=tmp_path, iterations=1)
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
