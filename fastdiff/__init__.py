@@ -6,6 +6,7 @@ from .catalogue import Solver, plan, solvers
 from .fitting import GaussianStart, fit
 from .flow_map import flow_map
 from .ops import backend
+from .patch import accelerate
 from .plan import Plan
 from .sample import Step, iter_sample, sample
 from .schedule import Schedule
@@ -19,6 +20,7 @@ __all__ = [
     "Solver",
     "Statistics",
     "Step",
+    "accelerate",
     "backend",
     "estimate_statistics",
     "fit",

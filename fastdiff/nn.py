@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .cross_attention import CrossAttentionCache
 from .ops import group_norm
+
+__all__ = ["CrossAttentionCache", "GroupNorm"]
 
 
 class GroupNorm(torch.nn.GroupNorm):

@@ -1,0 +1,106 @@
+"""accelerate: a model's group normalisations and attentions, and a pipeline's scheduler, on fastdiff's; with undo."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from torch import nn
+
+from ..cross_attention import CrossAttentionCache
+from .attention import FastMultiheadAttention, fast_class, is_cross_attention
+from .handle import Handle
+from .norms import FastGroupNorm, FastGroupNormSiLU, FastSequential, SiLUDone, is_norm, is_silu
+
+__all__ = ["Handle", "accelerate"]
+
+
+def accelerate(
+    model: object,
+    *,
+    attention: bool = True,
+    group_norm: bool = True,
+    scheduler: bool = True,
+    cross_attention_cache: bool = True,
+) -> Handle:
+    """Put a model on fastdiff's ops where it stands; the handle that comes back says what changed and undoes it.
+
+    model: a torch.nn.Module, or a diffusers pipeline, all of whose modules are taken. group_norm: torch.nn.GroupNorm;
+    with the SiLU after it in torch.nn.Sequential and in diffusers' models; with the time embedding in diffusers'
+    ResnetBlock2D. attention: diffusers' Attention with the default processor, LDM's CrossAttention,
+    torch.nn.MultiheadAttention. scheduler: the pipeline's, where fastdiff has the class of the same name.
+    cross_attention_cache: keys and values of a context that comes back are not projected again (`CrossAttentionCache`).
+
+    Modules stay the same objects and weights are read when they are used, so weight changes, LoRA and saving work as
+    before. Calls that autograd records, masked attention, and modules with hooks or of other classes keep their own
+    code. Which kernel runs is chosen call by call from fastdiff's table, PyTorch's own op included.
+    Raises TypeError for anything else.
+    """
+    modules = _modules(model)
+    handle, cache = Handle(), CrossAttentionCache() if cross_attention_cache else None
+    for module in dict.fromkeys(m for top in modules for m in top.modules()):
+        if group_norm:
+            _fuse(module, handle)
+        if attention:
+            _attend(module, handle, cache)
+    if group_norm:
+        for module in dict.fromkeys(m for top in modules for m in top.modules()):
+            if type(module) is nn.GroupNorm and is_norm(module):
+                handle.set_class(module, FastGroupNorm, "GroupNorm")
+    if scheduler and not isinstance(model, nn.Module):
+        _swap_scheduler(model, handle)
+    return handle
+
+
+def _modules(model: object) -> list[nn.Module]:
+    if isinstance(model, nn.Module):
+        return [model]
+    components = getattr(model, "components", None)
+    if not isinstance(components, dict):
+        raise TypeError(f"model: expected a torch.nn.Module or a diffusers pipeline, got {type(model).__name__}")
+    return [part for part in components.values() if isinstance(part, nn.Module)]
+
+
+def _diffusers_blocks() -> object | None:
+    """Our versions of diffusers' blocks, where the program uses diffusers' models."""
+    return importlib.import_module(".diffusers_blocks", __name__) if "diffusers.models.resnet" in sys.modules else None
+
+
+def _fuse(module: nn.Module, handle: Handle) -> None:
+    """Group normalisations together with what stands around them."""
+    blocks = _diffusers_blocks()
+    if blocks is not None and blocks.is_resnet_block(module):
+        handle.set_class(module, blocks.FastResnetBlock2D, "ResnetBlock2D with GroupNorm + embedding + SiLU")
+    elif type(module) is nn.Sequential and any(
+        is_norm(a) and is_silu(b) for a, b in zip(module, list(module)[1:], strict=False)
+    ):
+        handle.set_class(module, FastSequential, "Sequential with GroupNorm + SiLU")
+    elif type(module).__module__.startswith("diffusers."):
+        norm, act = getattr(module, "conv_norm_out", None), getattr(module, "conv_act", None)
+        if type(norm) is nn.GroupNorm and is_norm(norm) and is_silu(act):
+            handle.set_class(norm, FastGroupNormSiLU, "GroupNorm + SiLU")
+            handle.set_class(act, SiLUDone, "SiLU inside the GroupNorm before it")
+
+
+def _attend(module: nn.Module, handle: Handle, cache: CrossAttentionCache | None) -> None:
+    blocks = _diffusers_blocks()
+    if blocks is not None and blocks.is_attention(module):
+        processor = blocks.FastAttnProcessor(module.processor, cache)
+        handle.set_attribute(module, "processor", processor, "attention processor")
+    elif is_cross_attention(module):
+        handle.set_class(module, fast_class(type(module)), "CrossAttention", fastdiff_cache=cache)
+    elif type(module) is nn.MultiheadAttention:
+        handle.set_class(module, FastMultiheadAttention, "MultiheadAttention")
+
+
+def _swap_scheduler(pipe: object, handle: Handle) -> None:
+    """The pipeline's scheduler as fastdiff's class of the same name."""
+    try:
+        schedulers = importlib.import_module("fastdiff.schedulers")
+    except ImportError:
+        return
+    before = getattr(pipe, "scheduler", None)
+    ours = getattr(schedulers, type(before).__name__, None)
+    if ours is None or isinstance(before, ours):
+        return
+    handle.set_attribute(pipe, "scheduler", ours.from_config(before.config), f"scheduler {ours.__name__}")

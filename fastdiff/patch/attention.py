@@ -1,0 +1,94 @@
+"""Attention modules on `fastdiff.ops.attention`: LDM's CrossAttention and torch.nn.MultiheadAttention."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..cross_attention import CrossAttentionCache
+from ..ops import attention
+
+
+def wants_gradient(module: nn.Module, *inputs: Tensor | None) -> bool:
+    """Whether autograd records this call: PyTorch's own op has the faster backward."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(t is not None and t.requires_grad for t in (*inputs, *module.parameters()))
+
+
+def heads_of(x: Tensor, heads: int) -> Tensor:
+    """[B, N, H D] as [B, H, N, D] without a copy."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float | None = None) -> Tensor:
+    """Attention of [B, N, H D] and [B, M, H D]; [B, N, H D]."""
+    return attention(heads_of(q, heads), heads_of(k, heads), heads_of(v, heads), scale=scale).transpose(1, 2).flatten(2)
+
+
+def project(
+    cache: CrossAttentionCache | None, context: Tensor, to_k: nn.Module, to_v: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """(to_k(context), to_v(context))."""
+    return (to_k(context), to_v(context)) if cache is None else cache.project(context, to_k, to_v)
+
+
+class FastCrossAttention:
+    """Mixed into a class with LDM's CrossAttention: to_q, to_k, to_v, to_out, heads, scale."""
+
+    fastdiff_cache: CrossAttentionCache | None
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, **others: object) -> Tensor:
+        if mask is not None or others or wants_gradient(self, x, context):
+            return super().forward(x, context=context, mask=mask, **others)
+        if context is None:
+            k, v = self.to_k(x), self.to_v(x)
+        else:
+            k, v = project(self.fastdiff_cache, context, self.to_k, self.to_v)
+        return self.to_out(attend(self.to_q(x), k, v, self.heads, self.scale))
+
+
+def is_cross_attention(module: nn.Module) -> bool:
+    """Whether the module is LDM's CrossAttention, whichever copy of the code it comes from."""
+    names = ("to_q", "to_k", "to_v", "to_out", "heads", "scale")
+    return type(module).__name__ == "CrossAttention" and all(hasattr(module, name) for name in names)
+
+
+@functools.cache
+def fast_class(cls: type) -> type:
+    """The subclass of an LDM CrossAttention class that runs on fastdiff's op."""
+    return type(f"Fast{cls.__name__}", (FastCrossAttention, cls), {})
+
+
+class FastMultiheadAttention(nn.MultiheadAttention):
+    """torch.nn.MultiheadAttention; calls with masks, weights asked for, or dropout are PyTorch's own."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        masked = key_padding_mask is not None or attn_mask is not None or is_causal
+        drops = self.training and self.dropout > 0
+        extended = self.bias_k is not None or self.add_zero_attn or not self._qkv_same_embed_dim
+        own = masked or need_weights or drops or extended or query.ndim != 3 or query.is_nested
+        if own or wants_gradient(self, query, key, value):
+            return super().forward(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
+        if not self.batch_first:
+            query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+        weights = self.in_proj_weight.chunk(3)
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        q, k, v = (F.linear(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))
+        out = self.out_proj(attend(q, k, v, self.num_heads))
+        return out if self.batch_first else out.transpose(0, 1), None

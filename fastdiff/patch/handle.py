@@ -1,0 +1,48 @@
+"""What accelerate changed, and how to take it back."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torch import nn
+
+
+class Handle:
+    """The changes of one `accelerate` call. `print(handle)` says what they are; `undo()` takes them back.
+
+    Modules keep their identity, parameters, buffers and hooks: a change is another class of the same object, or another
+    value of an attribute.
+    """
+
+    def __init__(self) -> None:
+        self._classes: list[tuple[nn.Module, type, tuple[str, ...]]] = []
+        self._attributes: list[tuple[object, str, object]] = []
+        self.changes: Counter[str] = Counter()
+
+    def set_class(self, module: nn.Module, new: type, what: str, **added: object) -> None:
+        """Make the module one of class `new`, with attributes that it did not have."""
+        self._classes.append((module, type(module), tuple(added)))
+        module.__class__ = new
+        vars(module).update(added)
+        self.changes[what] += 1
+
+    def set_attribute(self, owner: object, name: str, value: object, what: str) -> None:
+        """owner.name = value."""
+        self._attributes.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+        self.changes[what] += 1
+
+    def undo(self) -> None:
+        """Put every class and attribute back; a second call does nothing."""
+        for module, before, added in reversed(self._classes):
+            module.__class__ = before
+            for name in added:
+                del vars(module)[name]
+        for owner, name, before in reversed(self._attributes):
+            setattr(owner, name, before)
+        self._classes, self._attributes = [], []
+        self.changes.clear()
+
+    def __repr__(self) -> str:
+        lines = [f"  {count} x {what}" for what, count in self.changes.items()]
+        return "\n".join(["fastdiff.accelerate changed", *(lines or ["  nothing"])])
