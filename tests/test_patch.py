@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 import sys
 import types
 
@@ -335,10 +336,9 @@ def test_compiles_to_one_graph_where_the_model_did(make):
 def test_an_accelerated_model_can_be_copied(make):
     model = make()
     expected = model()
-    handle = fd.accelerate(model.module)
-    other = Model(copy.deepcopy(model.module), *model.arguments, **model.named)
-    handle.undo()
-    close(other(), expected)
+    fd.accelerate(model.module)
+    for module in (copy.deepcopy(model.module), pickle.loads(pickle.dumps(model.module))):
+        close(Model(module, *model.arguments, **model.named)(), expected)
 
 
 def test_hooks_on_a_norm_keep_it_out_of_the_fusion():
@@ -348,6 +348,32 @@ def test_hooks_on_a_norm_keep_it_out_of_the_fusion():
     fd.accelerate(model.module)
     close(model(), expected)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("make", [sd15, unconditional])
+def test_norms_that_are_hooked_or_replaced_later_run_their_own_code(make):
+    model, seen = make(), []
+    fd.accelerate(model.module)
+    resnet = model.module.down_blocks[0].resnets[0]
+    resnet.norm2 = nn.GroupNorm(2, resnet.out_channels, eps=1e-3)
+    expected = model()
+    resnet.norm1.register_forward_hook(lambda *_: seen.append("hook"))
+    forward = type(resnet.norm2).forward
+    resnet.norm2.forward = lambda x: seen.append("forward") or forward(resnet.norm2, x)
+    close(model(), expected)
+    assert seen == ["hook", "forward"]
+
+
+def test_a_look_alike_with_more_in_it_is_left_alone():
+    class Rotary(CrossAttention):
+        def __init__(self):
+            super().__init__(32, 24, 2, 8)
+            self.frequencies = 3.0
+
+    Rotary.__name__ = "CrossAttention"
+    norm = GroupNorm32(4, 32)
+    norm.swish = 1.0
+    assert "nothing" in str(fd.accelerate(nn.ModuleList([Rotary(), nn.Sequential(norm, nn.SiLU())])))
 
 
 def test_half_precision_and_channels_last_keep_their_dtype_and_layout():

@@ -38,13 +38,13 @@ def accelerate(
     """
     modules = _modules(model)
     handle, cache = Handle(), CrossAttentionCache() if cross_attention_cache else None
-    for module in dict.fromkeys(m for top in modules for m in top.modules()):
+    for module in modules:
         if group_norm:
             _fuse(module, handle)
         if attention:
             _attend(module, handle, cache)
     if group_norm:
-        for module in dict.fromkeys(m for top in modules for m in top.modules()):
+        for module in modules:
             if type(module) is nn.GroupNorm and is_norm(module):
                 handle.set_class(module, FastGroupNorm, "GroupNorm")
     if scheduler and not isinstance(model, nn.Module):
@@ -53,12 +53,12 @@ def accelerate(
 
 
 def _modules(model: object) -> list[nn.Module]:
-    if isinstance(model, nn.Module):
-        return [model]
-    components = getattr(model, "components", None)
-    if not isinstance(components, dict):
+    """All modules once, but those whose forward was replaced on the object, as offloading does."""
+    parts = {"": model} if isinstance(model, nn.Module) else getattr(model, "components", None)
+    if not isinstance(parts, dict):
         raise TypeError(f"model: expected a torch.nn.Module or a diffusers pipeline, got {type(model).__name__}")
-    return [part for part in components.values() if isinstance(part, nn.Module)]
+    found = dict.fromkeys(m for part in parts.values() if isinstance(part, nn.Module) for m in part.modules())
+    return [module for module in found if "forward" not in vars(module)]
 
 
 def _diffusers_blocks() -> object | None:

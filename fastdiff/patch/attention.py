@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cross_attention import CrossAttentionCache
 from ..ops import attention
-
-
-def wants_gradient(module: nn.Module, *inputs: Tensor | None) -> bool:
-    """Whether autograd records this call: PyTorch's own op has the faster backward."""
-    if not torch.is_grad_enabled():
-        return False
-    return any(t is not None and t.requires_grad for t in (*inputs, *module.parameters()))
+from .calls import wants_gradient
 
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
@@ -50,17 +44,29 @@ class FastCrossAttention:
             k, v = project(self.fastdiff_cache, context, self.to_k, self.to_v)
         return self.to_out(attend(self.to_q(x), k, v, self.heads, self.scale))
 
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return _fast_instance, (type(self).__bases__[1],), vars(self)
+
 
 def is_cross_attention(module: nn.Module) -> bool:
-    """Whether the module is LDM's CrossAttention, whichever copy of the code it comes from."""
-    names = ("to_q", "to_k", "to_v", "to_out", "heads", "scale")
-    return type(module).__name__ == "CrossAttention" and all(hasattr(module, name) for name in names)
+    """Whether the module is LDM's CrossAttention, whichever copy of the code it comes from, with nothing added."""
+    if type(module).__name__ != "CrossAttention":
+        return False
+    names = {name for name, _ in module.named_children()} | vars(module).keys() - vars(nn.Module()).keys()
+    call = list(inspect.signature(type(module).forward).parameters)
+    return names == {"to_q", "to_k", "to_v", "to_out", "heads", "scale"} and call == ["self", "x", "context", "mask"]
 
 
 @functools.cache
 def fast_class(cls: type) -> type:
     """The subclass of an LDM CrossAttention class that runs on fastdiff's op."""
     return type(f"Fast{cls.__name__}", (FastCrossAttention, cls), {})
+
+
+def _fast_instance(cls: type) -> nn.Module:
+    """For pickle, which cannot name a class made at run time."""
+    fast = fast_class(cls)
+    return fast.__new__(fast)
 
 
 class FastMultiheadAttention(nn.MultiheadAttention):
@@ -85,10 +91,15 @@ class FastMultiheadAttention(nn.MultiheadAttention):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
-        if not self.batch_first:
-            query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+        q, k, v = self._projected(query, key, value)
+        if self.batch_first:
+            return self.out_proj(attend(q, k, v, self.num_heads)), None
+        q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+        return self.out_proj(attend(q, k, v, self.num_heads).transpose(0, 1)), None
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        if query is key and key is value:
+            return F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         weights = self.in_proj_weight.chunk(3)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        q, k, v = (F.linear(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))
-        out = self.out_proj(attend(q, k, v, self.num_heads))
-        return out if self.batch_first else out.transpose(0, 1), None
+        return tuple(F.linear(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))

@@ -8,7 +8,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 from ..cross_attention import CrossAttentionCache
-from .attention import attend, project, wants_gradient
+from .attention import attend, project
+from .calls import wants_gradient
 from .norms import is_norm, is_silu, normalise
 
 PROCESSORS = (AttnProcessor, AttnProcessor2_0)
@@ -67,9 +68,7 @@ class FastAttnProcessor(AttnProcessor2_0):
         **kwargs: object,
     ) -> Tensor:
         if attention_mask is not None or args or kwargs or wants_gradient(attn, hidden_states, encoder_hidden_states):
-            return self.original(
-                attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs
-            )
+            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
         x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
         size = x.shape[2:] if x.ndim == 4 else None
         x = x if size is None else x.flatten(2).transpose(1, 2)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import group_norm
-
-
-def wants_gradient(module: nn.Module, *inputs: Tensor | None) -> bool:
-    """Whether autograd records this call: PyTorch's own op has the faster backward."""
-    if not torch.is_grad_enabled():
-        return False
-    tensors = (*inputs, *module.parameters(recurse=False))
-    return any(t is not None and t.requires_grad for t in tensors)
+from .calls import hooked, wants_gradient
 
 
 def normalise(
@@ -25,14 +17,11 @@ def normalise(
     shift: Tensor | None = None,
     act: str = "none",
 ) -> Tensor:
-    """act(norm(x + add) * (1 + scale) + shift), add, scale and shift [B, C]; hooks of the norm are not run."""
-    if not wants_gradient(norm, x, add, scale, shift):
-        return group_norm(
-            x, norm.num_groups, norm.weight, norm.bias, norm.eps, add=add, scale=scale, shift=shift, act=act
-        )  # fmt: skip
+    """act(norm(x + add) * (1 + scale) + shift), add, scale, shift [B, C]; by the norm's own code where it must be."""
+    if is_norm(norm) and not wants_gradient(norm, x, add, scale, shift):
+        return _fused(norm, x, act, add=add, scale=scale, shift=shift)
     per_channel = (*x.shape[:2], *[1] * (x.ndim - 2))
-    h = x if add is None else x + add.view(per_channel)
-    h = F.group_norm(h, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    h = norm(x if add is None else x + add.view(per_channel))
     if scale is not None:
         h = h * (1 + scale.view(per_channel))
     if shift is not None:
@@ -40,54 +29,58 @@ def normalise(
     return F.silu(h) if act == "silu" else h
 
 
+def _fused(norm: nn.GroupNorm, x: Tensor, act: str, **modulation: Tensor | None) -> Tensor:
+    return group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, act=act, **modulation)
+
+
 class FastGroupNorm(nn.GroupNorm):
     """torch.nn.GroupNorm."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return normalise(self, x)
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) if wants_gradient(self, input) else _fused(self, input, "none")
 
 
 class FastGroupNormSiLU(nn.GroupNorm):
     """torch.nn.GroupNorm and the SiLU after it, which is a `SiLUDone`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return normalise(self, x, act="silu")
+    def forward(self, input: Tensor) -> Tensor:
+        return F.silu(super().forward(input)) if wants_gradient(self, input) else _fused(self, input, "silu")
 
 
 class SiLUDone(nn.SiLU):
     """A SiLU that the norm before it has applied."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x
+    def forward(self, input: Tensor) -> Tensor:
+        return input
 
 
 class FastSequential(nn.Sequential):
     """torch.nn.Sequential that runs each group normalisation together with the SiLU that follows it."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         layers, i = list(self), 0
         while i < len(layers):
             fuses = i + 1 < len(layers) and is_norm(layers[i]) and is_silu(layers[i + 1])
-            x = normalise(layers[i], x, act="silu") if fuses else layers[i](x)
+            input = normalise(layers[i], input, act="silu") if fuses else layers[i](input)
             i += 2 if fuses else 1
-        return x
+        return input
+
+
+_OWN = vars(nn.GroupNorm(1, 1)).keys()
 
 
 def is_norm(layer: nn.Module) -> bool:
     """A group normalisation whose call can be replaced: no subclass but one that computes in float32, no hooks."""
-    known = type(layer) in (nn.GroupNorm, FastGroupNorm) or _casts_to_float(type(layer))
-    return known and not _hooked(layer)
+    known = type(layer) in (nn.GroupNorm, FastGroupNorm) or _casts_to_float(layer)
+    return known and not hooked(layer)
 
 
 def is_silu(layer: nn.Module | None) -> bool:
     """torch.nn.SiLU itself, without hooks."""
-    return type(layer) is nn.SiLU and not _hooked(layer)
+    return type(layer) is nn.SiLU and not hooked(layer)
 
 
-def _hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
-
-
-def _casts_to_float(cls: type) -> bool:
+def _casts_to_float(layer: nn.Module) -> bool:
     """GroupNorm32 of guided-diffusion and LDM: in float32 whatever x is, as fastdiff's op computes anyway."""
-    return cls.__name__ == "GroupNorm32" and cls.__bases__ == (nn.GroupNorm,)
+    cls = type(layer)
+    return cls.__name__ == "GroupNorm32" and cls.__bases__ == (nn.GroupNorm,) and vars(layer).keys() == _OWN
