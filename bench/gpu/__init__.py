@@ -1,0 +1,1 @@
+"""Everything fastdiff can be timed at on one machine, in one command: `python -m bench.gpu --out DIR`."""
