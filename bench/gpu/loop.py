@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 import fastdiff as fd
 
 from ..unet import UNet
-from .rows import Row, Session
+from .rows import Session
 
 SIZES = {
     "small U-Net": ({"channels": 128, "multipliers": (1, 2, 2), "context": 256}, (1, 4, 32, 32)),
@@ -45,14 +44,8 @@ def loops(session: Session) -> None:
 
 
 def _models(session: Session, net: nn.Module, context: Tensor) -> dict[str, Callable]:
-    """The network as it is, with fastdiff's ops in it, and compiled; one that cannot be made is a row that says so."""
+    """The network as it is, and compiled."""
     found = {"eager": _with(net, context)}
-    try:
-        ours = copy.deepcopy(net)
-        fd.accelerate(ours)
-        found["accelerated"] = _with(ours, context)
-    except Exception as error:
-        session.rows.append(Row("loop", "", "accelerated model", note=repr(error)[:120]))
     if session.quick:
         found["compiled"] = _with(torch.compile(net, backend="eager"), context)
     elif session.seconds_left > COMPILE_SECONDS:
