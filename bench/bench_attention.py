@@ -45,9 +45,9 @@ MORE_SHAPES = {
     "joint, Flux": (1, 24, 4608, 4608, 128),
     "self, VAE 512 px": (1, 1, 4096, 4096, 512),
 }
-FULL = os.environ.get("FASTDIFF_BENCH") == "full"
-if FULL:
-    SHAPES |= MORE_SHAPES
+ALL_SHAPES = SHAPES | MORE_SHAPES
+if os.environ.get("FASTDIFF_BENCH") == "full":
+    SHAPES = ALL_SHAPES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SETTINGS = (  # dtype, threads

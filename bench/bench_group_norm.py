@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -30,9 +31,9 @@ MORE_SHAPES = {
     "VAE": [(1, 512, 128, 128), (1, 512, 256, 256), (1, 128, 512, 512), (1, 128, 1024, 1024)],
 }  # fmt: skip
 COMPILED = [*SHAPES["U-Net"], *SHAPES["VAE"]]  # on the CPU, where compiling takes longer than all the rest
-FULL = os.environ.get("FASTDIFF_BENCH") == "full"
-if FULL:
-    SHAPES = {kind: [*SHAPES.get(kind, []), *more] for kind, more in MORE_SHAPES.items()}
+ALL_SHAPES = {kind: [*SHAPES.get(kind, []), *more] for kind, more in MORE_SHAPES.items()}
+if os.environ.get("FASTDIFF_BENCH") == "full":
+    SHAPES = ALL_SHAPES
 CASES = [(kind, shape) for kind, shapes in SHAPES.items() for shape in shapes]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -82,12 +83,12 @@ def threads() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def operands(shape: tuple[int, ...], dtype: torch.dtype, layout: str, variant: str) -> Operands:
-    batch, channels = shape[:2]
-    given = {"x": torch.randn(shape, device=DEVICE, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])}
-    given |= {name: torch.randn(channels, device=DEVICE, dtype=dtype) for name in ("weight", "bias")}
+def operands(shape: tuple[int, ...], dtype: torch.dtype, layout: str, variant: str, device: str = DEVICE) -> Operands:
+    draw = partial(torch.randn, device=device, dtype=dtype)
+    given = {"x": draw(shape).contiguous(memory_format=LAYOUTS[layout])}
+    given |= {name: draw(shape[1]) for name in ("weight", "bias")}
     if variant == "modulated":
-        given |= {name: torch.randn(batch, channels, device=DEVICE, dtype=dtype) for name in MODULATED}
+        given |= {name: draw(shape[:2]) for name in MODULATED}
     return given
 
 

@@ -25,7 +25,7 @@ def test_every_section_is_measured_and_written_down(tmp_path: Path) -> None:
     found = json.loads(results.read_text())
     assert set(found["ceilings"]) == {"copy", "matmul", "launch"}
     assert {"torch", "triton", "commit", "device"} <= set(found["machine"])
-    assert {row["section"] for row in found["rows"]} == {"solver step", "loop"}
+    assert {row["section"] for row in found["rows"]} == {"solver step", "group norm", "attention", "loop"}
     for row in found["rows"]:
         assert row["median"] is not None, row
     table = results.with_suffix(".md").read_text()

@@ -13,13 +13,14 @@ import torch
 
 from .ceilings import ceilings
 from .loop import loops
+from .ops import compiled_ops, ops
 from .report import write
 from .rows import Session
 from .steps import solver_steps
 from .timing import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = {"steps": solver_steps, "loop": loops}
+SECTIONS = {"steps": solver_steps, "ops": ops, "loop": loops, "compiled-ops": compiled_ops}
 TEST_SECONDS = 180
 
 
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen.no_build:
         build()
     tests = "not run" if chosen.no_tests else run_tests()
-    session = Session(Clock(chosen.device, 0.01 if chosen.quick else 0.2), deadline, chosen.quick)
+    session = Session(Clock(chosen.device, 0.01 if chosen.quick else 0.05), deadline, chosen.quick)
     session.ceilings = ceilings(session.clock, chosen.quick)
     for name in chosen.only or SECTIONS:
         SECTIONS[name](session)

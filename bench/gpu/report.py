@@ -57,7 +57,9 @@ def markdown(session: Session, found: dict[str, str], tests: str) -> str:
             "| case | contestant | best us | median us | of copy | of matmul | host us | |",
         ]
         lines += ["|---" * 8 + "|"]
-        lines += [_line(row) for row in session.rows if row.section == section]
+        rows = [row for row in session.rows if row.section == section]
+        for case in dict.fromkeys(row.case for row in rows):
+            lines += [_line(row) for row in rows if row.case == case]
     return "\n".join(lines) + "\n"
 
 
