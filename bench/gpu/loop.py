@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -44,8 +45,10 @@ def loops(session: Session) -> None:
 
 
 def _models(session: Session, net: nn.Module, context: Tensor) -> dict[str, Callable]:
-    """The network as it is, and compiled."""
-    found = {"eager": _with(net, context)}
+    """The network as it is, with fastdiff's ops in it, and compiled."""
+    ours = copy.deepcopy(net)
+    fd.accelerate(ours)
+    found = {"eager": _with(net, context), "accelerated": _with(ours, context)}
     if session.quick:
         found["compiled"] = _with(torch.compile(net, backend="eager"), context)
     elif session.seconds_left > COMPILE_SECONDS:
