@@ -32,6 +32,11 @@ def frechet_of_moments(
     return float(mean + np.trace(covariance_a) + np.trace(covariance_b) - 2 * roots.sum())
 
 
+def frechet_of_samples(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> dict[str, float]:
+    """The samples' distance from data whose mean and covariance are known."""
+    return {"frechet": frechet_of_moments(x.mean(0), np.cov(x, rowvar=False), mean, covariance)}
+
+
 def normalised_entropy(classes: np.ndarray) -> float:
     """Entropy of the histogram of classes [N] over ln 10: 1 where all ten are equally frequent."""
     share = np.bincount(classes, minlength=10) / len(classes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 import fastdiff as fd
@@ -29,23 +30,51 @@ class Problem:
     converged_grid: str
     conditional: bool = False
     moments: tuple[np.ndarray, np.ndarray] | None = None  # the data's mean and covariance, where known
+    guidance: float | None = None
 
     def noise(self, seeds: list[int]) -> Tensor:
         return randn((len(seeds), *self.shape), seeds, dtype=self.dtype)
 
+    def conditions(self, seeds: list[int]) -> dict[str, object]:
+        """Options of `fastdiff.sample`: a conditional model draws the seed's last digit."""
+        if not self.conditional:
+            return {}
+        guided = {"guidance": self.guidance, "uncond": {"y": torch.full((1,), demo.NUM_CLASSES)}}
+        return {"y": torch.tensor(seeds) % 10, **(guided if self.guidance is not None else {})}
+
     def draw(self, plan: fd.Plan, seeds: list[int]) -> Tensor:
-        """The samples of these seeds; a conditional model draws the seed's last digit."""
-        labels = {"y": torch.tensor(seeds) % 10} if self.conditional else {}
-        return fd.sample(self.model, plan, self.noise(seeds), seeds=seeds, **labels)
+        """The samples of these seeds."""
+        return fd.sample(self.model, plan, self.noise(seeds), seeds=seeds, **self.conditions(seeds))
 
     def plan(self, solver: str, steps: int, grid: str, **options: object) -> fd.Plan:
         return fd.plan(solver, self.schedule, steps, grid=grid, prediction=self.prediction, **options)
 
 
-def digits() -> Problem:
+def digits(guidance: float | None = None) -> Problem:
     """The shipped model, conditional on the digit."""
-    model = demo.load_model()
-    return Problem("digits", model, demo.schedule(), demo.PREDICTION, demo.SHAPE, torch.float32, "quadratic", True)
+    model, name = demo.load_model(), "digits" if guidance is None else "digits, guided"
+    parts = (demo.schedule(), demo.PREDICTION, demo.SHAPE, torch.float32, "quadratic", True)
+    return Problem(name, model, *parts, guidance=guidance)
+
+
+def smoothed_digits(bandwidth: float = 0.15) -> Problem:
+    """scikit-learn's 1797 digits, each blurred into a Gaussian, seen through their exact posterior mean (flow)."""
+    data = torch.from_numpy(load_digits().data / 8 - 1)
+    squares, schedule = data.square().sum(1), fd.Schedule.flow()
+
+    def posterior_mean(x: Tensor, t: Tensor) -> Tensor:
+        """E[x0 | (1 - t) x0 + t eps = x]; x [B, 64], t [B]."""
+        alpha, sigma = (1 - t)[:, None], t[:, None]
+        variance = (alpha * bandwidth) ** 2 + sigma**2
+        # What |x - alpha y|^2 holds beside these terms is the same for all y.
+        weight = torch.softmax((alpha * x @ data.T - 0.5 * alpha**2 * squares) / variance, dim=1)
+        mean = weight @ data
+        return mean + alpha * bandwidth**2 / variance * (x - alpha * mean)
+
+    covariance = np.cov(data.numpy(), rowvar=False, bias=True) + bandwidth**2 * np.eye(data.shape[1])
+    moments = (data.mean(0).numpy(), covariance)
+    parts = (schedule, "sample", (data.shape[1],), torch.float64, "quadratic")
+    return Problem("smoothed digits", posterior_mean, *parts, moments=moments)
 
 
 def mixture(components: int = 6, size: int = 32) -> Problem:

@@ -179,6 +179,15 @@ def test_interrupted_fit_ends_where_an_uninterrupted_one_does(tmp_path, monkeypa
     assert len(taken) < 75 + 40
 
 
+def test_fits_of_other_numbers_of_steps_share_the_converged_samples(tmp_path, counted):
+    counting, calls = counted
+    fit(counting, SCHEDULE, 3, noise(COUNT), folder=tmp_path, iterations=1)
+    first, _ = sum(calls), calls.clear()
+    plan = fit(counting, SCHEDULE, 2, noise(COUNT), folder=tmp_path, iterations=1)
+    assert sum(calls) < first - 40 * COUNT
+    assert plan == fit(model, SCHEDULE, 2, noise(COUNT), iterations=1)
+
+
 def test_finished_fit_comes_back_from_its_folder_at_once(tmp_path, counted):
     counting, calls = counted
     plan = fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path)
@@ -223,4 +232,4 @@ def test_trial_is_a_line_of_the_table():
 
 def test_folder_holds_no_partial_file(tmp_path: Path):
     fit(folder=tmp_path, iterations=1)
-    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]

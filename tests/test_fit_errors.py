@@ -62,8 +62,8 @@ def test_model_whose_samples_do_not_converge_is_refused():
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"steps": 5}, "steps"), ({"start": noise(40, first=7)}, "noise, model"), ({"seed": 1}, "seed")],
-    ids=["steps", "noise", "seed"],
+    [({"start": noise(40, first=7)}, "noise, model"), ({"seed": 1}, "seed"), ({"batch": 9}, "batch")],
+    ids=["noise", "seed", "batch"],
 )
 def test_folder_of_another_fit_is_refused(change, name, tmp_path):
     fit(folder=tmp_path)

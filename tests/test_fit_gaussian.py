@@ -84,7 +84,7 @@ def test_fit_begins_lower_with_a_head_start_and_errs_less(tmp_path):
     count = 96
     plain = fd.fit(model, SCHEDULE, 3, noise(count), **options)
     plan = fd.fit(model, SCHEDULE, 3, noise(count), head=3, folder=tmp_path, **options)
-    head = GaussianStart.load(tmp_path / "head.safetensors")
+    head = GaussianStart.load(tmp_path / "3" / "head.safetensors")
     assert plan.start[1] < SCHEDULE.sigma(SCHEDULE.t_max)
     unseen = noise(200, first=10**6)
     converged = exact(unseen)

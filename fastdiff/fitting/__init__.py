@@ -16,7 +16,7 @@ from ..ops import checks
 from ..plan import Plan
 from ..schedule import Schedule
 from .gaussian import GaussianStart
-from .journal import HEADER, Journal, Trial
+from .journal import HEADER, Journal, Trial, claim
 from .stages import Fit, run
 from .subject import Budget, Exhausted, Subject
 from .teacher import check_model, teach
@@ -39,7 +39,7 @@ def fit(
     model_dtype: torch.dtype | None = None,
     head: GaussianStart | int | None = None,
     held_out: float = 0.25,
-    iterations: int = 150,
+    iterations: int = 100,
     batch: int = 64,
     save_memory: bool = False,
     tolerance: float = 2e-3,
@@ -64,13 +64,14 @@ def fit(
     noise: [N, ...] unit Gaussian noise, at least 32 and better 500; tensors in `conditions`, `uncond` and `guidance`
         whose first dimension is N go with it. held_out: the share that only judges.
     head: a Gaussian head start, or the rank of one that is estimated from the converged samples and kept as
-        head.safetensors in the folder; where the plan begins is chosen with the rest, and it runs as
+        STEPS/head.safetensors in the folder; where the plan begins is chosen with the rest, and it runs as
         `sample(model, plan, head(noise, plan))`.
     iterations: of the last stage. batch: samples that the model sees at once. save_memory: recompute instead of keeping
         the activations of all steps. tolerance: relative change at which the converged samples count as converged.
     seconds, evaluations: the budget; an evaluation is one model call on one sample, forwards or backwards. Once it is
         spent, the best plan so far comes back; RuntimeError where there is none yet.
-    folder: keeps the converged samples and every stage; the same call with the same folder goes on where one stopped.
+    folder: keeps the converged samples, for fits of any number of steps, and in a folder of its own for each number
+        every stage; the same call with the same folder goes on where one stopped.
     progress: tqdm bars. report: called with every `Trial`, such as `print` (under `print(fastdiff.fitting.HEADER)`).
     Raises ValueError naming the argument: too few samples, a model that returns NaN or is not deterministic, samples
     that do not converge, a folder of another fit.
@@ -83,16 +84,16 @@ def fit(
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
     budget = Budget(seconds, evaluations)
     subject = Subject(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, conditions)
-    journal = Journal(None if folder is None else Path(folder), report)
+    place = None if folder is None else Path(folder)
+    journal = Journal(None if place is None else place / f"{steps}", report)
     held = max(1, round(held_out * len(noise)))
     try:
-        probe = check_model(subject, schedule, prediction)
-        journal.claim({
-            "schedule": schedule.knots(), "prediction": prediction, "steps": steps, "seed": seed, "batch": batch,
-            "held_out": held, "noise": _digest(noise), "model": _sizes(probe),
-            "head": _digest(head.mean) if isinstance(head, GaussianStart) else head,
-        })  # fmt: skip
-        table, exact = teach(subject, schedule, prediction, tolerance, journal.folder, progress)
+        sizes = check_model(subject, schedule, prediction)
+        if place is not None:
+            claim(place, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=sizes)
+            head_name = _digest(head.mean) if isinstance(head, GaussianStart) else head
+            claim(journal.folder, held_out=held, batch=batch, seed=seed, head=head_name)
+        table, exact = teach(subject, schedule, prediction, tolerance, place, progress)
         if isinstance(head, int):
             head = GaussianStart.estimate(exact[:-held], schedule, head)
             head.save(journal.folder / "head.safetensors")
@@ -116,11 +117,6 @@ def _check(steps: int, noise: Tensor, held_out: float, iterations: int, batch: i
         raise ValueError(f"noise: expected [N, ...] with at least {FEWEST} samples, got shape {tuple(noise.shape)}")
     if not 0 < held_out < 1:
         raise ValueError(f"held_out: expected a share in (0, 1), got {held_out}")
-
-
-def _sizes(x: Tensor) -> list[float]:
-    """The root mean square of each sample: what tells one model from another."""
-    return x.double().flatten(1).square().mean(1).sqrt().tolist()
 
 
 def _digest(x: Tensor) -> str:

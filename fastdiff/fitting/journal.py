@@ -45,21 +45,6 @@ class Journal:
     def __init__(self, folder: Path | None, report: Callable[[Trial], object] | None) -> None:
         self.folder, self.report = folder, report or (lambda trial: None)
         self.best: tuple[Trial, Plan] | None = None
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def claim(self, key: dict[str, object]) -> None:
-        """Make the folder this fit's. Raises ValueError where it is that of another; numbers may differ a little."""
-        if self.folder is None:
-            return
-        path = self.folder / "fit.json"
-        if path.exists():
-            saved = json.loads(path.read_text())
-            wrong = [name for name, value in key.items() if name not in saved or not _alike(value, saved[name])]
-            if wrong:
-                names = ", ".join(wrong)
-                raise ValueError(f"folder: {self.folder} holds a fit with another {names}; give this one its own")
-        write(path, lambda partial: partial.write_text(json.dumps(key, indent=1) + "\n"))
 
     def keep(self, trial: Trial, plan: Plan) -> None:
         """Keep a plan where it is the best so far."""
@@ -112,6 +97,18 @@ class Journal:
         with np.load(self.folder / f"{stage}.npz") as saved:
             state = State(int(saved["i"]), saved["q"], saved["curvature"], int(saved["seen"]))
             return state, (Trial(**json.loads(str(saved["trial"]))), saved["best"])
+
+
+def claim(folder: Path, **key: object) -> None:
+    """Make the folder this fit's. Raises ValueError where it is that of another; numbers may differ a little."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "fit.json"
+    if path.exists():
+        saved = json.loads(path.read_text())
+        wrong = [name for name, value in key.items() if name not in saved or not _alike(value, saved[name])]
+        if wrong:
+            raise ValueError(f"folder: {folder} holds a fit with another {', '.join(wrong)}; give this one its own")
+    write(path, lambda partial: partial.write_text(json.dumps(key, indent=1) + "\n"))
 
 
 def _alike(a: object, b: object) -> bool:

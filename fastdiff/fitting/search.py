@@ -64,8 +64,13 @@ def candidates(schedule: Schedule, prediction: str, evaluations: int, log_snr_mi
         base = Base(solver, schedule, prediction, options)
         for grid in GRIDS if log_snr_min == -np.inf else ("logsnr", "karras"):
             candidate = _fitting(base, grid, evaluations, log_snr_min)
-            if candidate is not None and candidate.plan.rows not in seen:
-                seen.add(candidate.plan.rows)
+            if candidate is None:
+                continue
+            # Solvers that are the same on so few steps differ by rounding alone.
+            table = np.append(candidate.plan.table.view(np.float64), [row.t for row in candidate.plan.rows])
+            key = tuple(float(f"{v:.9g}") for v in table)
+            if key not in seen:
+                seen.add(key)
                 found.append(candidate)
     return found
 

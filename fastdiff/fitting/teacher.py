@@ -30,8 +30,11 @@ def distances(x: Tensor, exact: Tensor) -> Tensor:
     return (x.double() - exact.double()).flatten(1).square().mean(1).sqrt()
 
 
-def check_model(subject: Subject, schedule: Schedule, prediction: str) -> Tensor:
-    """A few samples by a cheap plan. Raises ValueError where they hold NaN or are not the same a second time."""
+def check_model(subject: Subject, schedule: Schedule, prediction: str) -> list[float]:
+    """The root mean square of a few samples by a cheap plan, which tells one model from another.
+
+    Raises ValueError where they hold NaN or are not the same a second time.
+    """
     table = _plan(*CONTESTANTS[0], schedule, prediction, 3)
     places = torch.arange(min(PROBED, len(subject.noise)))
     first, second = (subject.draw(table, places) for _ in range(2))
@@ -43,7 +46,7 @@ def check_model(subject: Subject, schedule: Schedule, prediction: str) -> Tensor
             f"model: the same noise gave samples that differ by {gap:.3g}; a plan can only be fitted to a deterministic"
             " model (call model.eval(), fix its noise)"
         )
-    return first
+    return distances(first, torch.zeros_like(first)).tolist()
 
 
 def teach(
