@@ -18,14 +18,11 @@ PyObject* solver_step_pack(PyObject* module, PyObject* const* arguments, Py_ssiz
 // then the counter goes on and t becomes the next of times.
 PyObject* solver_step_table(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
-// workspace(bytes, device): a tensor of that many bytes on the CUDA device.
-void bind_attention(PyObject* workspace);
-
 // (q, k, v, out, scale) -> None; tensors [B, H, N, D] whose elements along D are neighbours.
 PyObject* attention_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 PyObject* attention_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
-// workspace: as for attention.
+// workspace(bytes, device): a tensor of that many bytes on the CUDA device.
 void bind_group_norm(PyObject* workspace);
 
 // (x, y, groups, weight, bias, eps, add, scale, shift, act) -> whether it ran: false where x and y are neither both

@@ -7,17 +7,12 @@
 #include "on_device.h"
 #include "tensor.h"
 
-#if defined(FASTDIFF_CUDA) && __has_include("cuda/attention.cu")
-#define FASTDIFF_CUDA_ATTENTION
-#endif
-
 namespace fastdiff {
 
-#ifdef FASTDIFF_CUDA_ATTENTION
+#ifdef FASTDIFF_CUDA
 namespace cuda {
-int64_t attention_workspace(const Attention& attention);  // bytes
-const char* attention(const Attention& attention, void* workspace, int64_t workspace_bytes, void* stream);
-}  // namespace cuda
+const char* attention(const Attention& attention, void* stream);
+}
 #endif
 
 namespace {
@@ -25,8 +20,6 @@ namespace {
 enum Argument { kQ, kK, kV, kOut, kScale, kArguments };
 
 constexpr const char* kNames[] = {"q", "k", "v", "out"};
-
-PyObject* workspace_of;
 
 struct Call {
   Attention attention{};
@@ -91,22 +84,7 @@ bool run_cpu(const Call& call) {
 
 #ifdef FASTDIFF_CUDA
 bool run_cuda(const Call& call) {
-#ifdef FASTDIFF_CUDA_ATTENTION
-  const int64_t bytes = cuda::attention_workspace(call.attention);
-  Tensor workspace{};
-  PyObject* held = nullptr;
-  if (bytes > 0) {
-    held = PyObject_CallFunction(workspace_of, "Li", static_cast<long long>(bytes), call.device);
-    if (held == nullptr || !view(held, workspace)) return false;
-  }
-  const bool done = on_device("attention", call.device, [&](void* stream) {
-    return cuda::attention(call.attention, workspace.data, bytes, stream);
-  });
-  Py_XDECREF(held);  // torch gives its memory out again only to later work of the stream
-  return done;
-#else
-  return on_device("attention", call.device, [](void*) { return "this build has no such kernel"; });
-#endif
+  return on_device("attention", call.device, [&](void* stream) { return cuda::attention(call.attention, stream); });
 }
 #endif
 
@@ -129,8 +107,6 @@ PyObject* run(PyObject* const* arguments, Py_ssize_t count) {
 }
 
 }  // namespace
-
-void bind_attention(PyObject* workspace) { workspace_of = Py_NewRef(workspace); }
 
 PyObject* attention_cpu(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return run<false>(arguments, count);

@@ -16,7 +16,6 @@ void bind(py::type tensor_type, py::dict kinds, py::function thread_count, py::f
           py::function plain_values, py::function plain_layout, bool use_exchange) {
   fastdiff::bind_torch(tensor_type.ptr(), kinds.ptr(), thread_count.ptr(), stream.ptr(), use_exchange);
   fastdiff::bind_solver_step(plain_values.ptr(), plain_layout.ptr());
-  fastdiff::bind_attention(workspace.ptr());
   fastdiff::bind_group_norm(workspace.ptr());
 }
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cuda_twin.twin import DTYPES, Case, execute, flat
+from cuda_twin.buffers import flat
+from cuda_twin.twin import DTYPES, Case, execute
 from torch import Tensor
 
 from fastdiff.ops.row import empty_table

@@ -1,8 +1,11 @@
-// A function for both sides: always inlined on the device, plain C++ elsewhere. Unlike FASTDIFF_HD it suits members.
+// Functions for both sides, and those for the device alone: always inlined there, plain C++ elsewhere. Unlike
+// FASTDIFF_HD they suit members.
 #pragma once
 
 #if defined(__CUDACC__)
 #define FASTDIFF_INLINE __host__ __device__ __forceinline__
+#define FASTDIFF_DEVICE __device__ __forceinline__
 #else
 #define FASTDIFF_INLINE inline
+#define FASTDIFF_DEVICE inline
 #endif

@@ -1,12 +1,9 @@
 // Runs solver_step's kernel code on the CPU, thread by thread over the grid that the launcher would ask for. Cases come
-// on standard input, each the SolverStep with (buffer << 32) + byte offset for a pointer, the number of buffers, and
-// each buffer's size and bytes. On standard output go a report and the buffers as the kernel left them.
-#include <cstdio>
-#include <cstdlib>
-#include <vector>
-
+// on standard input, each the SolverStep and its buffers. On standard output go a report and the buffers as the kernel
+// left them.
 #include "../../csrc/cuda/solver_step_math.h"
 #include "../../csrc/cuda/solver_step_table.h"
+#include "buffers.h"
 
 namespace fastdiff::cuda {
 namespace {
@@ -34,36 +31,6 @@ struct OnHost {
   }
 };
 
-// Each buffer is an allocation of its own, so that the sanitizer sees its end.
-struct Buffer {
-  int64_t size;
-  char* memory;
-};
-
-void read(void* to, size_t size) {
-  if (size && fread(to, size, 1, stdin) != 1) exit(2);
-}
-
-std::vector<Buffer> read_buffers() {
-  int64_t count;
-  read(&count, sizeof count);
-  std::vector<Buffer> buffers(static_cast<size_t>(count));
-  for (Buffer& b : buffers) {
-    read(&b.size, sizeof b.size);
-    b.memory = static_cast<char*>(malloc(static_cast<size_t>(b.size)));
-    read(b.memory, static_cast<size_t>(b.size));
-  }
-  return buffers;
-}
-
-template <class P>
-void relocate(P& pointer, const std::vector<Buffer>& buffers) {
-  const uintptr_t code = reinterpret_cast<uintptr_t>(pointer);
-  if (!code) return;
-  const Buffer& b = buffers[(code >> 32) - 1];
-  pointer = reinterpret_cast<P>(b.memory + (code & 0xffffffffu));
-}
-
 void run_case(SolverStep& step) {
   std::vector<Buffer> buffers = read_buffers();
   for (Operand* v : {&step.x, &step.base, &step.m, &step.m_uncond, &step.out_x, &step.out_base, &step.out_d,
@@ -77,10 +44,7 @@ void run_case(SolverStep& step) {
   Report report{};
   if (const char* text = prepare(step, OnHost{&report})) snprintf(report.text, sizeof report.text, "%s", text);
   fwrite(&report, sizeof report, 1, stdout);
-  for (Buffer& b : buffers) {
-    fwrite(b.memory, 1, static_cast<size_t>(b.size), stdout);
-    free(b.memory);
-  }
+  write_buffers(buffers);
 }
 
 }  // namespace

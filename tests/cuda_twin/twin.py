@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,9 @@ from torch import Tensor
 
 from fastdiff.ops.reference import run_solver_step
 from fastdiff.ops.row import MAX_HISTORY, ROW
+
+from .buffers import Buffers, flat
+from .buffers import execute as run_calls
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]  # the order of DType in solver_step.h
 OPERAND = np.dtype([("data", "u8"), ("dtype", "i4"), ("stride", "i8", 6)], align=True)
@@ -30,11 +32,6 @@ STEP = np.dtype(
     align=True,
 )
 REPORT = np.dtype([("precision", "i8"), ("width", "i8"), ("x", "i8"), ("y", "i8"), ("text", "S96")])
-
-
-def flat(t: Tensor) -> Tensor:
-    """All of the storage that t is a view of."""
-    return t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
 
 
 @dataclass
@@ -77,52 +74,30 @@ class Case:
         return left
 
 
-class _Packing:
-    """The bytes of a case, with each pointer as (buffer << 32) + byte offset."""
+def _packed(case: Case) -> tuple[np.ndarray, Buffers]:
+    buffers, step = Buffers(), np.zeros((), STEP)
+    step["row"], step["dims"] = case.row, case.x.ndim
+    step["size"][: case.x.ndim] = case.x.shape
+    for name in ("x", "base", "m", "m_uncond", "out_x", "out_base", "out_d", "out_input"):
+        step[name] = _operand(getattr(case, name), buffers)
+    for k, t in enumerate(case.history):
+        step["history"][k] = _operand(t, buffers)
+    if case.out_input is not None:
+        step["copies"] = len(case.out_input) // max(len(case.x), 1)
+    for name in ("guidance", "threshold", "seeds"):
+        if getattr(case, name) is not None:
+            step[name] = buffers.pointer(getattr(case, name))
+    return step, buffers
 
-    def __init__(self, case: Case) -> None:
-        self.buffers: dict[int, tuple[int, np.ndarray]] = {}
-        step = np.zeros((), STEP)
-        step["row"], step["dims"] = case.row, case.x.ndim
-        step["size"][: case.x.ndim] = case.x.shape
-        for name in ("x", "base", "m", "m_uncond", "out_x", "out_base", "out_d", "out_input"):
-            step[name] = self._operand(getattr(case, name))
-        for k, t in enumerate(case.history):
-            step["history"][k] = self._operand(t)
-        if case.out_input is not None:
-            step["copies"] = len(case.out_input) // max(len(case.x), 1)
-        for name in ("guidance", "threshold", "seeds"):
-            if getattr(case, name) is not None:
-                step[name] = self._pointer(getattr(case, name))
-        parts = [step.tobytes(), np.int64(len(self.buffers)).tobytes()]
-        for _, data in self.buffers.values():
-            parts += [np.int64(data.size).tobytes(), data.tobytes()]
-        self.data = b"".join(parts)
 
-    def _pointer(self, t: Tensor) -> int:
-        data = flat(t).view(torch.uint8).numpy()
-        number, _ = self.buffers.setdefault(t.untyped_storage().data_ptr(), (len(self.buffers) + 1, data))
-        return number << 32 | t.storage_offset() * t.element_size()
-
-    def _operand(self, t: Tensor | None) -> np.void:
-        record = np.zeros((), OPERAND)
-        if t is not None:
-            record["data"], record["dtype"] = self._pointer(t), DTYPES.index(t.dtype)
-            record["stride"][: t.ndim] = t.stride()
-        return record
+def _operand(t: Tensor | None, buffers: Buffers) -> np.void:
+    record = np.zeros((), OPERAND)
+    if t is not None:
+        record["data"], record["dtype"] = buffers.pointer(t), DTYPES.index(t.dtype)
+        record["stride"][: t.ndim] = t.stride()
+    return record
 
 
 def execute(program: Path, cases: list[Case]) -> list[np.void]:
     """Run the cases; every buffer is left as the kernel left it. Returns what the twin reports of each."""
-    packings = [_Packing(case) for case in cases]
-    done = subprocess.run([program], input=b"".join(p.data for p in packings), capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    answer, reports = memoryview(done.stdout), []
-    for packing in packings:
-        reports.append(np.frombuffer(answer[: REPORT.itemsize], REPORT)[0])
-        answer = answer[REPORT.itemsize :]
-        for _, data in packing.buffers.values():
-            data[:] = np.frombuffer(answer[: data.size], np.uint8)
-            answer = answer[data.size :]
-    assert not answer
-    return reports
+    return run_calls(program, [_packed(case) for case in cases], REPORT)

@@ -1,0 +1,19 @@
+// attention on CUDA; each dtype is compiled on its own.
+#include "attention_device.h"
+
+namespace fastdiff::cuda {
+
+const char* attention(const Attention& a, void* on) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(on);
+  if (a.dtype == DType::f32) return attention_f32(a, stream);
+  int device = 0, multiprocessors = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  const Machine machine{multiprocessors};
+  return a.dtype == DType::f16 ? attention_f16(a, machine, stream) : attention_bf16(a, machine, stream);
+}
+
+}  // namespace fastdiff::cuda

@@ -1,0 +1,9 @@
+#include "attention_device.h"
+
+namespace fastdiff::cuda {
+
+const char* attention_f32(const Attention& attention, cudaStream_t stream) {
+  return prepare_single(attention, OnStream{stream});
+}
+
+}  // namespace fastdiff::cuda

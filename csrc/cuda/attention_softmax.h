@@ -1,0 +1,75 @@
+// One row of a softmax, in powers of two, tile by tile of logits as a matrix product leaves them: four lanes share a
+// row, and `half` says which of a lane's two rows.
+#pragma once
+
+#include <cmath>
+
+#include "block.h"
+#include "packet.h"
+
+namespace fastdiff::cuda {
+
+struct SoftmaxRow {
+  float top = -INFINITY, origin = -INFINITY;  // the largest logit so far, and the same times the scale
+  float sum = 0;                              // of this lane's weights, relative to the origin
+
+  // Logits become weights 2^(scale (logit - top)). Returns the factor that what came before decays by. The scale enters
+  // in a fused multiply-add, so that rounding is relative to the difference, however large the logits are.
+  template <int kCount>
+  FASTDIFF_DEVICE float weigh(float (&s)[kCount][4], int half, float scale) {
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+    top = fmaxf(top, shuffle_xor(top, 1));
+    top = fmaxf(top, shuffle_xor(top, 2));
+    const float fresh = top * scale, subtracted = top == -INFINITY ? 0 : fresh;
+    const float decay = exp2_fast(origin - subtracted);
+    origin = fresh;
+    sum *= decay;
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+#pragma unroll
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        s[n][i] = exp2_fast(fmaf(s[n][i], scale, -subtracted));
+        sum += s[n][i];
+      }
+    }
+    return decay;
+  }
+
+  // One over the sum of all weights of the row.
+  FASTDIFF_DEVICE float share() const {
+    float all = sum + shuffle_xor(sum, 1);
+    all += shuffle_xor(all, 2);
+    return 1 / all;
+  }
+};
+
+// Columns from `count` on get no weight.
+template <int kCount>
+FASTDIFF_DEVICE void mask(float (&s)[kCount][4], int64_t count, int lane) {
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (n * 8 + lane % 4 * 2 + i % 2 >= count) s[n][i] = -INFINITY;
+    }
+  }
+}
+
+template <int kCount>
+FASTDIFF_DEVICE void decay(float (&out)[kCount][4], float first, float second) {
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) {
+    out[n][0] *= first, out[n][1] *= first;
+    out[n][2] *= second, out[n][3] *= second;
+  }
+}
+
+// The weights of 16 columns as the left factor of the next product.
+template <bool kBrain>
+FASTDIFF_DEVICE void as_factor(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4]) {
+  a[0] = pack_halves(left[0], left[1], kBrain), a[1] = pack_halves(left[2], left[3], kBrain);
+  a[2] = pack_halves(right[0], right[1], kBrain), a[3] = pack_halves(right[2], right[3], kBrain);
+}
+
+}  // namespace fastdiff::cuda
