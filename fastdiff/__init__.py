@@ -31,3 +31,13 @@ __all__ = [
     "sample_adaptive",
     "solvers",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """diffusers' schedulers on plans, imported when first asked for: diffusers is optional and slow to import."""
+    if name == "SchedulerMixin" or (name.endswith("Scheduler") and not name.startswith("_")):
+        from . import schedulers
+
+        if name in schedulers.__all__:
+            return getattr(schedulers, name)
+    raise AttributeError(f"module 'fastdiff' has no attribute {name!r}")

@@ -92,8 +92,9 @@ def step_orders(points: Points, order: int, lower_order_final: bool, fewer_than:
     orders = []
     for i in range(count):
         limit = count - i if lower_order_final and count < fewer_than else order
-        finite = is_finite(points.at(i), points.at(i + 1))
-        orders.append(max(1, min(order, 1 + finite_before(points, i), limit)) if finite else 1)
+        s, t = points.at(i), points.at(i + 1)
+        inside = is_finite(s, t) and s.log_snr != t.log_snr  # an empty step has no ratio to the ones before
+        orders.append(max(1, min(order, 1 + finite_before(points, i), limit)) if inside else 1)
     return orders
 
 

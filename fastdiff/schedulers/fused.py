@@ -1,0 +1,264 @@
+"""Fused: what every scheduler here shares. `step` finds the run it belongs to and applies the run's next row."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ..ops import checks, dynamic_threshold, registry, solver_step
+from ..ops.reference import compute_dtype, converted_output
+from ..ops.row import flat_row
+from ..plan import Row
+from .state import OfRun, RunState, Threads, _threads
+from .table import Entry, Table, make_table
+
+SCHEDULERS: weakref.WeakValueDictionary[int, Fused] = weakref.WeakValueDictionary()
+_HANDLES = itertools.count()
+
+
+class Fused:
+    """A diffusers scheduler whose `step` is one row of a table.
+
+    A class says which rows: `_rows(run, begin, key)`, for a run whose first step is number `begin`, and for the options
+    `key` that its `step` was given. Everything else (configuration, times, add_noise, saving) is diffusers' own.
+    """
+
+    timesteps, sigmas, num_inference_steps, custom_timesteps = OfRun(), OfRun(), OfRun(), OfRun()
+    model_outputs, lower_order_nums, last_sample = OfRun(), OfRun(), OfRun()
+    _step_index, _begin_index = OfRun(), OfRun()
+    _threads: Threads
+    _result_like_output = True  # x' in the model output's dtype; else the wider one of output and sample
+    _bounds_x0 = False  # whether the second thing returned is x0, in the dtype of x'
+
+    def __new__(cls, *args: object, **kwargs: object) -> Fused:
+        self = super().__new__(cls)
+        self._threads = _threads(RunState())
+        self._register()
+        return self
+
+    def _register(self) -> None:
+        self._handle = next(_HANDLES)
+        self._tables: dict[tuple, Table] = {}
+        SCHEDULERS[self._handle] = self
+
+    def __getstate__(self) -> dict[str, object]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_handle", "_tables")}
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        *args: object,
+        **options: object,
+    ) -> None:
+        run = self._threads.use(RunState())
+        super().set_timesteps(num_inference_steps, device, *args, **options)
+        self._prepare(run)
+
+    # What a class says.
+
+    def _rows(self, run: RunState, begin: int, key: object) -> tuple[Sequence[Row], tuple[float, float]]:
+        """The rows from step `begin` on, and (alpha, sigma) of the end."""
+        raise NotImplementedError
+
+    _clamp: float | None = None
+
+    @property
+    def _threshold(self) -> tuple[float, float] | None:
+        """(ratio, limit) of dynamic thresholding."""
+        config = self._internal_dict
+        if not config.get("thresholding"):
+            return None
+        return config["dynamic_thresholding_ratio"], config["sample_max_value"]
+
+    # The run.
+
+    def _prepare(self, run: RunState) -> None:
+        """Read times and levels to the host: the one time that it waits for them."""
+        run.times = run.timesteps.double().cpu().numpy()
+        sigmas = getattr(run, "sigmas", None)
+        run.levels = None if sigmas is None else sigmas.double().cpu().numpy()
+        run.threshold = self._threshold
+
+    def _find(self, timestep: object, sample: Tensor) -> RunState:
+        """The run that this step continues or begins; `fastdiff.schedulers` says how it is told."""
+        threads = self._threads
+        for run in threads.runs:
+            if run.last is not None and run.last() is sample:
+                return threads.use(run)
+        own = [run for run in threads.runs if run.place(timestep) is not None]
+        place = own[0].place(timestep) if own else None
+        waiting = [run for run in own if run._step_index == place]
+        run = waiting[0] if waiting else threads.run if threads.run in own or not own else own[0]
+        if run._step_index is not None and not waiting and self._begins(run, place, timestep):
+            run = run.again()
+        if run._step_index is None:
+            self._begin(run, place, timestep)
+        return threads.use(run)
+
+    def _begins(self, run: RunState, place: int | None, timestep: object) -> bool:
+        """Whether a step that the run does not wait for is the first of a new one."""
+        return place == run.begin if place is not None else run._step_index >= len(run.timesteps)
+
+    def _begin(self, run: RunState, place: int | None, timestep: object) -> None:
+        if run.times is None:
+            self._prepare(run)
+        if run._begin_index is not None:
+            run._step_index = run._begin_index
+        else:
+            run._step_index = self.index_for_timestep(timestep) if place is None else place
+        run.begin, run.lower_order_nums, run.table = run._step_index, 0, None
+
+    def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
+        """The place of a timestep's value, the second where it comes twice; the last where it is none of them."""
+        run = self._threads.run
+        if schedule_timesteps is not None or run.times is None:
+            times = (self.timesteps if schedule_timesteps is None else schedule_timesteps).double().cpu().numpy()
+        else:
+            times = run.times
+        found = np.flatnonzero(times == np.float64(float(timestep)))
+        return int(found[min(1, len(found) - 1)]) if len(found) else self._absent(timestep)
+
+    def _absent(self, timestep: object) -> int:
+        raise IndexError(f"timestep: expected one of scheduler.timesteps, got {timestep}")
+
+    def _table(self, run: RunState, key: object) -> Table:
+        """The run's rows; kept by the scheduler for the next run of the same times."""
+        if run.times is None:
+            self._prepare(run)
+        levels = b"" if run.levels is None else run.levels.tobytes()
+        name = (run.times.tobytes(), levels, run.num_inference_steps, run.begin, key, id(self._internal_dict))
+        table = self._tables.get(name)
+        if table is None:
+            if len(self._tables) >= 64:
+                self._tables.clear()
+            rows, end = self._rows(run, run.begin, key)
+            table = self._tables[name] = make_table(rows, end, self._clamp)
+        run.table, run.key = table, key
+        return table
+
+    # The step.
+
+    def _advance(
+        self,
+        m: Tensor,
+        timestep: object,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        key: object = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(the next sample, the converted output), each [B, ...]."""
+        run = self._threads.run
+        if run.last is None or run.last() is not x:
+            run = self._find(timestep, x)
+        i, outputs, table = run._step_index, run.model_outputs, run.table
+        if table is None or run.key != key or (run.lower_order_nums != min(i - run.begin, len(outputs))):
+            if run.lower_order_nums < len(outputs):
+                run.begin = max(0, i - run.lower_order_nums)
+            table = self._table(run, key)
+            outputs[:0] = [None] * (table.depth - len(outputs))
+        row = i - run.begin
+        if row >= len(table.entries):
+            raise IndexError(f"step: expected {len(run.timesteps)} steps since set_timesteps, this is one more")
+        entry = table.entries[row]
+        if m.shape != x.shape:
+            m = self._fitting(m, x)
+        history = outputs[: -entry.reads - 1 : -1] if entry.reads else []
+        if entry.output:
+            history.append(m)
+        if entry.draws:
+            drawn = self._noise(m, generator) if noise is None else noise
+            history.extend(drawn if isinstance(drawn, (list, tuple)) else (drawn,))
+        base = run.last_sample if run.last_sample is not None else x
+        new, new_base, d = self._apply(run, table.records, row, entry, x, base, m, history)
+        if entry.move == "write":
+            run.last_sample = new_base
+        elif entry.move == "here":
+            run.last_sample = x
+        elif entry.move == "next":
+            run.last_sample = None
+        elif run.last_sample is None:
+            run.last_sample = x
+        if outputs:
+            del outputs[0]
+            outputs.append(d)
+            for k in sorted(entry.forget, reverse=True):
+                del outputs[-1 - k]
+                outputs.insert(0, None)
+            if run.lower_order_nums < len(outputs):
+                run.lower_order_nums += 1
+        run._step_index = i + 1
+        run.last = weakref.ref(new)
+        return new, d
+
+    def _apply(
+        self,
+        run: RunState,
+        records: np.ndarray,
+        row: int,
+        entry: Entry,
+        x: Tensor,
+        base: Tensor,
+        m: Tensor,
+        history: list[Tensor],
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(x', base' where it is written, D)."""
+        dtype, result = x.dtype, m.dtype
+        if not self._result_like_output and result is not dtype:
+            result = torch.promote_types(result, dtype)
+        case = (x.shape, dtype, x.device)
+        if run.case != case:
+            self._check(m, x)
+            run.case, run.kernel = case, registry.choose("solver_step", registry.Case(x.device.type, dtype, (*x.shape,)))
+        limit = None
+        if run.threshold is not None:
+            limit = self._limit(records[row], entry, x, m, run.threshold)
+        if _is_special(x, m, history):
+            made = solver_step(
+                x, m, flat_row(records[row]), base=base, history=history, threshold=limit,
+                write_base=entry.move == "write",
+            )  # fmt: skip
+            return made.x.to(result), made.base, made.denoised
+        exact = compute_dtype(dtype)
+        new = torch.empty_like(x) if result is dtype else torch.empty_like(x, dtype=result)
+        kept = exact if not self._bounds_x0 else result
+        d = torch.empty_like(x) if kept is dtype else torch.empty_like(x, dtype=kept)
+        new_base = torch.empty_like(x, dtype=exact) if entry.move == "write" else None
+        run.kernel(records, row, x, base, m, None, history, None, limit, None, new, new_base, d, None)
+        return new, new_base, d
+
+    def _limit(
+        self, record: np.void, entry: Entry, x: Tensor, m: Tensor, threshold: tuple[float, float]
+    ) -> Tensor | None:
+        ratio, limit = threshold
+        return dynamic_threshold(converted_output(record, x, m, None, None), ratio=ratio, limit=max(limit, 1.0))
+
+    def _fitting(self, m: Tensor, x: Tensor) -> Tensor:
+        """The part of the output that predicts; the rest is a variance that no ODE solver uses."""
+        if m.ndim == x.ndim > 1 and m.shape[1] == 2 * x.shape[1] and self._internal_dict.get("variance_type"):
+            return m[:, : x.shape[1]]
+        raise ValueError(f"model_output: expected shape {tuple(x.shape)}, as the sample's, got {tuple(m.shape)}")
+
+    def _noise(self, m: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+        return randn_tensor(m.shape, generator=generator, device=m.device, dtype=m.dtype)
+
+    @staticmethod
+    def _check(m: Tensor, x: Tensor) -> None:
+        checks.require_float("sample", x)
+        checks.require_float("model_output", m)
+        checks.require_device("model_output", m, x)
+
+
+def _is_special(x: Tensor, m: Tensor, history: list[Tensor]) -> bool:
+    """Whether the call has to go through torch's dispatcher: for a gradient, or tensors that are more than memory."""
+    if type(x) is not Tensor or type(m) is not Tensor:
+        return True
+    return torch.is_grad_enabled() and (x.requires_grad or m.requires_grad or any(h.requires_grad for h in history))

@@ -1,0 +1,112 @@
+"""What belongs to one run: the times that set_timesteps made, and how far the run has come.
+
+diffusers keeps these on the scheduler, where a second run overwrites them. Here the scheduler has the same attributes,
+but they lead to the current run of the calling thread.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from types import SimpleNamespace
+from weakref import ref
+
+import numpy as np
+from torch import Tensor
+
+from .table import Table
+
+KEPT_RUNS = 8  # of one thread at a time; the oldest is forgotten first
+
+
+class RunState:
+    """One run. The public names are diffusers' own; what is not listed here is what its set_timesteps sets.
+
+    timesteps: what the pipeline iterates over. begin: the index of the run's first step. model_outputs: converted
+    outputs, the newest last, None where there is none yet. last_sample: the base register. last: the x that the latest
+    step returned. table, key: the rows in use, and the step options they were built for. times, levels: timesteps and
+    sigmas on the host. scales: c_in at each step.
+    """
+
+    timesteps: Tensor
+    num_inference_steps: int | None = None
+    last_sample: Tensor | None = None
+    lower_order_nums: int = 0
+    _step_index: int | None = None
+    _begin_index: int | None = None
+    begin: int = 0
+    table: Table | None = None
+    key: object = None
+    last: ref | None = None
+    kernel: object = None
+    case: object = None
+    times: np.ndarray | None = None
+    levels: np.ndarray | None = None
+    scales: list[float] | None = None
+    threshold: tuple[float, float] | None = None
+
+    def __init__(self) -> None:
+        self.model_outputs: list[Tensor | None] = []
+
+    def again(self) -> RunState:
+        """A run of the same times that has not begun."""
+        other = RunState()
+        other.__dict__ |= {k: v for k, v in self.__dict__.items() if k not in _PROGRESS}
+        other.model_outputs = [None] * len(self.model_outputs)
+        return other
+
+    def place(self, timestep: object) -> int | None:
+        """The index of a timestep that is an element of this run's own tensor, without reading it; else None."""
+        if not isinstance(timestep, Tensor) or timestep.dtype != self.timesteps.dtype or timestep.ndim:
+            return None
+        offset = timestep.data_ptr() - self.timesteps.data_ptr()
+        size = timestep.element_size()
+        inside = 0 <= offset < size * len(self.timesteps) and self.timesteps.device == timestep.device
+        return offset // size if inside else None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("last", "kernel", "case", "table", "key")}
+
+
+_PROGRESS = ("last", "last_sample", "lower_order_nums", "_step_index", "begin", "table", "key", "model_outputs")
+
+
+class Threads(threading.local):
+    """The runs of each thread, the latest first. A thread that has made none sees the latest of all."""
+
+    def __init__(self, shared: SimpleNamespace) -> None:
+        self.shared = shared
+        self.run: RunState = shared.latest
+        self.runs: list[RunState] = [self.run]
+
+    def use(self, run: RunState) -> RunState:
+        """Make it the current run."""
+        self.runs = [run, *(other for other in self.runs if other is not run)][:KEPT_RUNS]
+        self.run = self.shared.latest = run
+        return run
+
+    def __reduce__(self) -> tuple:
+        return _threads, (self.run,)
+
+    def __deepcopy__(self, memo: dict) -> Threads:
+        return _threads(copy.deepcopy(self.run, memo))
+
+
+def _threads(run: RunState) -> Threads:
+    return Threads(SimpleNamespace(latest=run))
+
+
+class OfRun:
+    """An attribute of the current run of the calling thread."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, scheduler: object, owner: type | None = None) -> object:
+        return self if scheduler is None else getattr(scheduler._threads.run, self.name)
+
+    def __set__(self, scheduler: object, value: object) -> None:
+        run = scheduler._threads.run
+        setattr(run, self.name, value)
+        if self.name in ("timesteps", "sigmas"):
+            run.times = run.levels = run.scales = run.table = None

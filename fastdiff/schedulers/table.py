@@ -1,0 +1,87 @@
+"""Rows of a plan as a scheduler's `step` runs them: one record of the kernel's table, one entry of what it is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ..ops.row import MAX_HISTORY
+from ..plan import Line, Plan, Row
+from ..prediction import convert
+
+OUTPUT = 0  # in place of a noise's index in a row: the model's output itself, as the row's first extra operand
+
+
+class Entry(NamedTuple):
+    """What row i needs besides x and m, and what it leaves.
+
+    reads: how many outputs before this one. output: whether m is read again, next to them. draws: how many noises come
+    after that. move: where the next base comes from (`Row.base_move`). forget: places in the history to drop.
+    """
+
+    reads: int
+    output: bool
+    draws: int
+    move: str
+    forget: tuple[int, ...]
+    form: str
+
+
+class Table(NamedTuple):
+    """The kernel's records and their entries. depth: outputs that are kept."""
+
+    records: np.ndarray
+    entries: tuple[Entry, ...]
+    depth: int
+
+
+def make_table(rows: Sequence[Row], end: tuple[float, float], clamp: float | None = None) -> Table:
+    """The rows with their noises as operands next to the history: a scheduler's noise is a tensor.
+
+    clamp: bound on |x0|, for rows in data form.
+    """
+    plan = Plan(tuple(rows), end, "sample")
+    records, entries = plan.table.copy(), []
+    if clamp is not None:
+        records["clamp"] = clamp
+    for record, row in zip(records, plan.rows, strict=True):
+        lines = (row.x, row.base or Line())
+        reads = max(0, *(len(line.history) - 1 for line in lines))
+        indices = sorted({j for line in lines for j, _ in line.noise})
+        place, count = 1 + reads, len(indices)
+        if place + count > MAX_HISTORY:
+            raise ValueError(f"order: a row reads {place} outputs and {count} noises, at most {MAX_HISTORY} are kept")
+        for history, xi in (("A", "xi_a"), ("B", "xi_b")):
+            record[history][place : place + count] = record[xi][:count]
+            record[xi] = 0.0
+        output = OUTPUT in indices
+        entries.append(Entry(reads, output, count - output, row.base_move, row.forget, row.form))
+    records.flags.writeable = False
+    return Table(records, tuple(entries), plan.depth)
+
+
+def drawing(row: Row, index: int = 1) -> Row:
+    """The row with a noise, of weight 0 where it has none: diffusers draws it all the same."""
+    return row if row.x.noise else replace(row, x=replace(row.x, noise=((index, 0.0),)))
+
+
+def in_noise_level(row: Row, prediction: str) -> Row:
+    """A row whose x is x0 + s eps, of a model that predicts for alpha x, alpha = (1 + s^2)^-1/2."""
+    alpha = 1 / math.hypot(1.0, row.sigma)
+    p_x, p_m = convert(prediction, row.form, alpha, row.sigma * alpha)
+    return replace(row, p_x=p_x * alpha, p_m=p_m)
+
+
+def keeping_output(row: Row, prediction: str) -> Row:
+    """A row in data form whose x' uses the predicted noise as it was before x0 was bounded.
+
+    x' = a_x x + A_0 D is alpha_t D + w eps with eps = (x - alpha_s D) / sigma_s; eps is taken from x and m instead.
+    """
+    weight = row.x.x * row.sigma
+    q_x, q_m = convert(prediction, "noise", row.alpha, row.sigma)
+    history = (row.x.history[0] + row.x.x * row.alpha, *row.x.history[1:])
+    return replace(row, x=Line(row.x.base, weight * q_x, history, ((OUTPUT, weight * q_m), *row.x.noise)))
