@@ -139,7 +139,8 @@ class Fused:
             if len(self._tables) >= 64:
                 self._tables.clear()
             rows, end = self._rows(run, run.begin, key)
-            table = self._tables[name] = make_table(rows, end, self._clamp)
+            thresholded = self._internal_dict["prediction_type"] if run.threshold is not None else None
+            table = self._tables[name] = make_table(rows, end, self._clamp, thresholded)
         run.table, run.key = table, key
         return table
 
@@ -177,6 +178,8 @@ class Fused:
         if entry.draws:
             drawn = self._noise(m, generator) if noise is None else noise
             history.extend(drawn if isinstance(drawn, (list, tuple)) else (drawn,))
+        if table.x0 is not None:
+            m = self._limited(table.x0[row], x, m, run.threshold)
         base = run.last_sample if run.last_sample is not None else x
         new, new_base, d = self._apply(run, table.records, row, entry, x, base, m, history)
         if entry.move == "write":
@@ -218,13 +221,9 @@ class Fused:
         if run.case != case:
             self._check(m, x)
             run.case, run.kernel = case, registry.choose("solver_step", registry.Case(x.device.type, dtype, (*x.shape,)))
-        limit = None
-        if run.threshold is not None:
-            limit = self._limit(records[row], entry, x, m, run.threshold)
         if _is_special(x, m, history):
             made = solver_step(
-                x, m, flat_row(records[row]), base=base, history=history, threshold=limit,
-                write_base=entry.move == "write",
+                x, m, flat_row(records[row]), base=base, history=history, write_base=entry.move == "write",
             )  # fmt: skip
             return made.x.to(result), made.base, made.denoised
         exact = compute_dtype(dtype)
@@ -232,14 +231,14 @@ class Fused:
         kept = exact if not self._bounds_x0 else result
         d = torch.empty_like(x) if kept is dtype else torch.empty_like(x, dtype=kept)
         new_base = torch.empty_like(x, dtype=exact) if entry.move == "write" else None
-        run.kernel(records, row, x, base, m, None, history, None, limit, None, new, new_base, d, None)
+        run.kernel(records, row, x, base, m, None, history, None, None, None, new, new_base, d, None)
         return new, new_base, d
 
-    def _limit(
-        self, record: np.void, entry: Entry, x: Tensor, m: Tensor, threshold: tuple[float, float]
-    ) -> Tensor | None:
-        ratio, limit = threshold
-        return dynamic_threshold(converted_output(record, x, m, None, None), ratio=ratio, limit=max(limit, 1.0))
+    def _limited(self, record: np.void, x: Tensor, m: Tensor, threshold: tuple[float, float]) -> Tensor:
+        """x0 [B, ...] after dynamic thresholding."""
+        ratio, most = threshold
+        limit = dynamic_threshold(converted_output(record, x, m, None, None), ratio=ratio, limit=max(most, 1.0))
+        return solver_step(x, m, flat_row(record), threshold=limit).denoised
 
     def _fitting(self, m: Tensor, x: Tensor) -> Tensor:
         """The part of the output that predicts; the rest is a variance that no ODE solver uses."""

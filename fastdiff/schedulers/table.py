@@ -28,22 +28,28 @@ class Entry(NamedTuple):
     draws: int
     move: str
     forget: tuple[int, ...]
-    form: str
 
 
 class Table(NamedTuple):
-    """The kernel's records and their entries. depth: outputs that are kept."""
+    """The kernel's records and their entries. depth: outputs that are kept. x0: records whose D is x0, see `of_x0`."""
 
     records: np.ndarray
     entries: tuple[Entry, ...]
     depth: int
+    x0: np.ndarray | None = None
 
 
-def make_table(rows: Sequence[Row], end: tuple[float, float], clamp: float | None = None) -> Table:
+def make_table(
+    rows: Sequence[Row], end: tuple[float, float], clamp: float | None = None, thresholded: str | None = None
+) -> Table:
     """The rows with their noises as operands next to the history: a scheduler's noise is a tensor.
 
-    clamp: bound on |x0|, for rows in data form.
+    clamp: bound on |x0|, for rows in data form. thresholded: the prediction of a model whose x0 is thresholded before
+    the row reads it.
     """
+    if thresholded is not None:
+        x0 = make_table([of_x0(row, thresholded) for row in rows], end).records
+        return make_table([reading_x0(row) for row in rows], end)._replace(x0=x0)
     plan = Plan(tuple(rows), end, "sample")
     records, entries = plan.table.copy(), []
     if clamp is not None:
@@ -59,9 +65,21 @@ def make_table(rows: Sequence[Row], end: tuple[float, float], clamp: float | Non
             record[history][place : place + count] = record[xi][:count]
             record[xi] = 0.0
         output = OUTPUT in indices
-        entries.append(Entry(reads, output, count - output, row.base_move, row.forget, row.form))
+        entries.append(Entry(reads, output, count - output, row.base_move, row.forget))
     records.flags.writeable = False
     return Table(records, tuple(entries), plan.depth)
+
+
+def of_x0(row: Row, prediction: str) -> Row:
+    """A row that only makes x0."""
+    p_x, p_m = (row.p_x, row.p_m) if row.form == "data" else convert(prediction, "data", row.alpha, row.sigma)
+    return replace(row, form="data", p_x=p_x, p_m=p_m, x=Line(x=1.0), base=None, forget=())
+
+
+def reading_x0(row: Row) -> Row:
+    """The row for a model that predicts x0."""
+    p_x, p_m = convert("sample", row.form, row.alpha, row.sigma)
+    return replace(row, p_x=p_x, p_m=p_m)
 
 
 def drawing(row: Row, index: int = 1) -> Row:
