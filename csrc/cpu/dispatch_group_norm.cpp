@@ -24,7 +24,8 @@ FASTDIFF_FOR_EACH_ISA(FASTDIFF_DECLARE)
 namespace {
 
 constexpr int64_t kElementsPerThread = 1 << 14;  // less than this and waking a thread costs more than it saves
-constexpr int64_t kSliceBytes = 1 << 18;
+constexpr int64_t kMeasured = 1 << 17;          // elements of a slice: its statistics end in some work per channel
+constexpr int64_t kApplied = 1 << 15;
 constexpr uintptr_t kLargeOutput = 1 << 25;  // bytes; malloc keeps smaller ones, whose pages are there already
 constexpr int kMaxThreads = 256;
 
@@ -79,14 +80,19 @@ FASTDIFF_PHASE(apply)
 #undef FASTDIFF_PHASE
 
 void channels_last(const GroupNorm& norm, int threads) {
-  const int64_t fit = std::max<int64_t>(16, kSliceBytes / (element_bytes(norm) * norm.channels));
-  const int64_t count = (norm.positions + fit - 1) / fit;
-  const std::unique_ptr<Moments[]> moments(new Moments[norm.batch * count * norm.groups]);
+  const auto slices = [&](int64_t elements) {
+    const int64_t rows = std::clamp<int64_t>(elements / norm.channels, 1, norm.positions);
+    return Slices{rows, (norm.positions + rows - 1) / rows, nullptr, nullptr};
+  };
+  Job job{norm, slices(kMeasured)};
+  const std::unique_ptr<Moments[]> moments(new Moments[norm.batch * job.slices.count * norm.groups]);
   const std::unique_ptr<float[]> numbers(new float[3 * norm.batch * norm.channels]);
-  const Job job{norm, {fit, count, moments.get(), numbers.get()}};
-  parallel(norm.batch * count, threads, measure, &job);
+  job.slices.moments = moments.get(), job.slices.lines = numbers.get();
+  parallel(norm.batch * job.slices.count, threads, measure, &job);
   parallel(norm.batch * norm.groups, norm.batch * norm.channels > 4096 ? threads : 1, prepare, &job);
-  parallel(norm.batch * count, threads, apply, &job);
+  Job last{norm, slices(kApplied)};
+  last.slices.lines = numbers.get();
+  parallel(norm.batch * last.slices.count, threads, apply, &last);
 }
 
 }  // namespace

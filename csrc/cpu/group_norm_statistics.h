@@ -129,18 +129,30 @@ void sums_of_columns(const T* x, int64_t rows, int64_t channels, const Columns& 
   }
 }
 
+// The sum of f(c) over the columns, several at a time, so that no addition waits for the one before.
+template <class F>
+double sum_over(int64_t columns, F f) {
+  constexpr int kTogether = 8;
+  double sum[kTogether] = {};
+  int64_t c = 0;
+  for (; c + kTogether <= columns; c += kTogether) {
+    for (int u = 0; u < kTogether; ++u) sum[u] += f(c + u);
+  }
+  for (int u = 0; c < columns; ++c, ++u) sum[u] += f(c);
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
 // The moments of columns whose sums of deviations from pivots these are, with `add` added to each column.
 inline Moments moments_of_columns(int64_t columns, int64_t rows, const float* pivot, const float* add,
                                   const double* sum, const double* squares) {
-  const double each = 1 / static_cast<double>(rows);
-  double mean = 0, m2 = 0;
-  for (int64_t c = 0; c < columns; ++c) mean += static_cast<double>(pivot[c]) + add[c] + sum[c] * each;
-  mean /= static_cast<double>(columns);
-  for (int64_t c = 0; c < columns; ++c) {
-    const double off = static_cast<double>(pivot[c]) + add[c] + sum[c] * each - mean;
-    m2 += squares[c] - sum[c] * sum[c] * each + off * off * static_cast<double>(rows);
-  }
-  return {static_cast<double>(columns * rows), mean, m2};
+  const double count = static_cast<double>(rows), each = 1 / count;
+  const auto mean_of = [=](int64_t c) { return static_cast<double>(pivot[c]) + add[c] + sum[c] * each; };
+  const double mean = sum_over(columns, mean_of) / static_cast<double>(columns);
+  const double m2 = sum_over(columns, [=](int64_t c) {
+    const double off = mean_of(c) - mean;
+    return squares[c] - sum[c] * sum[c] * each + off * off * count;
+  });
+  return {static_cast<double>(columns) * count, mean, m2};
 }
 
 }  // namespace
