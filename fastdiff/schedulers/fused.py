@@ -220,7 +220,8 @@ class Fused:
         case = (x.shape, dtype, x.device)
         if run.case != case:
             self._check(m, x)
-            run.case, run.kernel = case, registry.choose("solver_step", registry.Case(x.device.type, dtype, (*x.shape,)))
+            kernel_case = registry.Case(x.device.type, dtype, tuple(x.shape))
+            run.case, run.kernel = case, registry.choose("solver_step", kernel_case)
         if _is_special(x, m, history):
             made = solver_step(
                 x, m, flat_row(records[row]), base=base, history=history, write_base=entry.move == "write",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import diffusers
-import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
