@@ -12,6 +12,7 @@ import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
+from ldm_blocks import LDM, Autoencoder, CrossAttention, GroupNorm32, ResnetBlock
 from torch import Tensor, nn
 
 import fastdiff as fd
@@ -67,6 +68,35 @@ def vae():
     return Model(module, torch.randn(2, 3, 16, 16))
 
 
+def published_vae_decoder():
+    """The middle of the published decoder, whose attention has one head of size 512."""
+    module = diffusers.models.autoencoders.vae.Decoder(
+        in_channels=4, out_channels=3, up_block_types=("UpDecoderBlock2D",), block_out_channels=(512,),
+        layers_per_block=1, norm_num_groups=32,
+    )  # fmt: skip
+    return Model(module, torch.randn(1, 4, 8, 8))
+
+
+def sd3():
+    module = diffusers.SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=3, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=24, caption_projection_dim=16, pooled_projection_dim=12,
+        qk_norm="rms_norm", dual_attention_layers=(0,),
+    )  # fmt: skip
+    return Model(module, torch.randn(2, 4, 16, 16), torch.randn(2, 5, 24), torch.randn(2, 12), torch.tensor([3.0, 9.0]))
+
+
+def flux():
+    module = diffusers.FluxTransformer2DModel(
+        patch_size=1, in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, pooled_projection_dim=12, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return Model(
+        module, torch.randn(2, 64, 4), encoder_hidden_states=torch.randn(2, 5, 24), timestep=torch.tensor([0.3, 0.9]),
+        pooled_projections=torch.randn(2, 12), img_ids=torch.rand(64, 3) * 8, txt_ids=torch.zeros(5, 3),
+    )  # fmt: skip
+
+
 def dit():
     module = diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
@@ -87,72 +117,12 @@ def pixart(mask=None):
     )  # fmt: skip
 
 
-class GroupNorm32(nn.GroupNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).type(x.dtype)
-
-
-class CompVisResBlock(nn.Module):
-    """As guided-diffusion and LDM have it: the second norm apart from its Sequential where it is modulated."""
-
-    def __init__(self, channels: int, modulated: bool) -> None:
-        super().__init__()
-        self.modulated = modulated
-        self.in_layers = nn.Sequential(GroupNorm32(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(20, channels * (1 + modulated)))
-        self.out_layers = nn.Sequential(
-            GroupNorm32(8, channels), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(channels, channels, 3, padding=1)
-        )
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h, emb = self.in_layers(x), self.emb_layers(emb)[:, :, None, None]
-        if self.modulated:
-            norm, rest = self.out_layers[0], self.out_layers[1:]
-            scale, shift = emb.chunk(2, dim=1)
-            return x + rest(norm(h) * (1 + scale) + shift)
-        return x + self.out_layers(h + emb)
-
-
-class CrossAttention(nn.Module):
-    """LDM's, with its reshapes spelt out."""
-
-    def __init__(self, size: int, context: int, heads: int, head_size: int) -> None:
-        super().__init__()
-        self.heads, self.scale = heads, head_size**-0.5
-        self.to_q = nn.Linear(size, heads * head_size, bias=False)
-        self.to_k = nn.Linear(context, heads * head_size, bias=False)
-        self.to_v = nn.Linear(context, heads * head_size, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(heads * head_size, size), nn.Dropout(0.0))
-
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        context = x if context is None else context
-        q, k, v = (
-            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for t in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
-        logits = q @ k.mT * self.scale
-        if mask is not None:
-            logits = logits.masked_fill(~mask[:, None, None, :], float("-inf"))
-        return self.to_out((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
-
-
-class LDM(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([CompVisResBlock(32, modulated) for modulated in (False, True)])
-        self.attentions = nn.ModuleList([CrossAttention(32, 32, 4, 10), CrossAttention(32, 24, 2, 40)])
-        self.norm = nn.GroupNorm(4, 32)
-
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        for block in self.blocks:
-            x = block(x, emb)
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
-        tokens = tokens + self.attentions[0](tokens)
-        return tokens + self.attentions[1](tokens, context, mask)
-
-
 def compvis(mask=None):
     return Model(LDM(), torch.randn(2, 32, 8, 8), torch.randn(2, 20), torch.randn(2, 9, 24), mask)
+
+
+def autoencoder():
+    return Model(Autoencoder(), torch.randn(2, 8, 6, 7), torch.randn(2, 20))
 
 
 class Plain(nn.Module):
@@ -184,11 +154,15 @@ MODELS = {
         downsample_type="resnet", upsample_type="resnet", mid_block_scale_factor=2.0
     ),
     "VAE": vae,
+    "the published VAE's decoder": published_vae_decoder,
     "DiT": dit,
     "PixArt": pixart,
     "PixArt with masked prompts": lambda: pixart(torch.tensor([[1.0] * 9, [1.0] * 4 + [0.0] * 5])),
+    "SD3": sd3,
+    "Flux": flux,
     "LDM": compvis,
     "LDM with masked prompts": lambda: compvis(torch.tensor([[True] * 9, [True] * 4 + [False] * 5])),
+    "LDM's autoencoder": autoencoder,
     "torch.nn": plain,
     "torch.nn, sequence first": lambda: plain(False),
 }
@@ -225,16 +199,25 @@ def test_outputs_are_the_same_and_undo_restores_the_very_objects(name):
     handle.undo()  # once more does nothing
 
 
-def test_it_says_what_it_changed_and_prints_nothing(capsys):
-    handle = fd.accelerate(sd15().module)
+CHANGES = {
+    sd15: ["8 x attention processor", "8 x ResnetBlock2D with", "1 x GroupNorm + SiLU"],
+    sd3: ["3 x joint attention processor"],
+    flux: ["4 x joint attention processor"],
+    compvis: ["3 x ResBlock with", "2 x CrossAttention", "1 x QKVAttention", "1 x QKVAttentionLegacy", "1 x GroupNorm"],
+    autoencoder: ["3 x ResnetBlock with", "1 x AttnBlock"],
+    plain: ["1 x Sequential with GroupNorm + SiLU", "2 x MultiheadAttention"],
+}
+
+
+@pytest.mark.parametrize("make", CHANGES)
+def test_it_says_what_it_changed_and_prints_nothing(capsys, make):
+    handle = fd.accelerate(make().module)
     assert capsys.readouterr().out == ""
     said = str(handle)
-    assert "x ResnetBlock2D with GroupNorm + embedding + SiLU" in said
-    assert "x attention processor" in said
-    assert "1 x GroupNorm + SiLU" in said
-    assert "nothing" in str(fd.accelerate(nn.Linear(2, 2)))
+    for line in CHANGES[make]:
+        assert f"  {line}" in said
     handle.undo()
-    assert "nothing" in str(handle)
+    assert str(handle) == str(fd.accelerate(nn.Linear(2, 2))) == "fastdiff.accelerate changed\n  nothing"
 
 
 def test_a_second_call_changes_nothing_more():
@@ -254,7 +237,7 @@ def test_each_part_can_be_left_out(switch):
     close(model(), expected)
 
 
-@pytest.mark.parametrize("make", [sd15, compvis, plain])
+@pytest.mark.parametrize("make", [sd15, sd3, compvis, autoencoder, plain])
 def test_edited_and_replaced_weights_count_at_once(make):
     model, twin = make(), None
     fd.accelerate(model.module)
@@ -307,7 +290,7 @@ def test_adapters_put_in_and_turned_up_afterwards_count_at_once():
         close(model(), plain_model())
 
 
-@pytest.mark.parametrize("make", [sd15, compvis, plain])
+@pytest.mark.parametrize("make", [sd15, sd3, flux, compvis, autoencoder, plain])
 def test_gradients_are_those_of_the_model_as_it_was(make):
     model = make()
     gradients = []
@@ -322,7 +305,7 @@ def test_gradients_are_those_of_the_model_as_it_was(make):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [sd15, vae, dit, compvis, plain])
+@pytest.mark.parametrize("make", [sd15, flux, compvis, autoencoder, plain])
 def test_compiles_to_one_graph_where_the_model_did(make):
     model = make()
     expected = model()
@@ -332,7 +315,7 @@ def test_compiles_to_one_graph_where_the_model_did(make):
         close(model(), expected)
 
 
-@pytest.mark.parametrize("make", [sd15, compvis])
+@pytest.mark.parametrize("make", [sd15, compvis, autoencoder])
 def test_an_accelerated_model_can_be_copied(make):
     model = make()
     expected = model()
@@ -343,7 +326,7 @@ def test_an_accelerated_model_can_be_copied(make):
 
 def test_hooks_on_a_norm_keep_it_out_of_the_fusion():
     model, seen = compvis(), []
-    model.module.blocks[0].in_layers[0].register_forward_hook(lambda *_: seen.append(1))
+    model.module.blocks[0].out_layers[0].register_forward_hook(lambda *_: seen.append(1))
     expected = model()
     fd.accelerate(model.module)
     close(model(), expected)
@@ -364,7 +347,7 @@ def test_norms_that_are_hooked_or_replaced_later_run_their_own_code(make):
     assert seen == ["hook", "forward"]
 
 
-def test_a_look_alike_with_more_in_it_is_left_alone():
+def test_look_alikes_are_left_alone(monkeypatch):
     class Rotary(CrossAttention):
         def __init__(self):
             super().__init__(32, 24, 2, 8)
@@ -374,6 +357,8 @@ def test_a_look_alike_with_more_in_it_is_left_alone():
     norm = GroupNorm32(4, 32)
     norm.swish = 1.0
     assert "nothing" in str(fd.accelerate(nn.ModuleList([Rotary(), nn.Sequential(norm, nn.SiLU())])))
+    monkeypatch.setattr("ldm_blocks.nonlinearity", torch.relu)
+    assert dict(fd.accelerate(ResnetBlock(8, 8, 0)).changes) == {"GroupNorm": 2}
 
 
 def test_half_precision_and_channels_last_keep_their_dtype_and_layout():

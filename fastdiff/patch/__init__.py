@@ -8,8 +8,9 @@ import sys
 from torch import nn
 
 from ..cross_attention import CrossAttentionCache
-from .attention import FastMultiheadAttention, fast_class, is_cross_attention
+from .attention import FastMultiheadAttention
 from .handle import Handle
+from .ldm import FastCrossAttention, fast_attention, fast_block
 from .norms import FastGroupNorm, FastGroupNormSiLU, FastSequential, SiLUDone, is_norm, is_silu
 
 __all__ = ["Handle", "accelerate"]
@@ -63,7 +64,7 @@ def _modules(model: object) -> list[nn.Module]:
 
 def _diffusers_blocks() -> object | None:
     """Our versions of diffusers' blocks, where the program uses diffusers' models."""
-    return importlib.import_module(".diffusers_blocks", __name__) if "diffusers.models.resnet" in sys.modules else None
+    return importlib.import_module(".diffusers_blocks", __name__) if "diffusers.models" in sys.modules else None
 
 
 def _fuse(module: nn.Module, handle: Handle) -> None:
@@ -71,6 +72,8 @@ def _fuse(module: nn.Module, handle: Handle) -> None:
     blocks = _diffusers_blocks()
     if blocks is not None and blocks.is_resnet_block(module):
         handle.set_class(module, blocks.FastResnetBlock2D, "ResnetBlock2D with GroupNorm + embedding + SiLU")
+    elif (fast := fast_block(module)) is not None:
+        handle.set_class(module, fast, f"{type(module).__name__} with GroupNorm + embedding + SiLU")
     elif type(module) is nn.Sequential and any(
         is_norm(a) and is_silu(b) for a, b in zip(module, list(module)[1:], strict=False)
     ):
@@ -87,8 +90,11 @@ def _attend(module: nn.Module, handle: Handle, cache: CrossAttentionCache | None
     if blocks is not None and blocks.is_attention(module):
         processor = blocks.FastAttnProcessor(module.processor, cache)
         handle.set_attribute(module, "processor", processor, "attention processor")
-    elif is_cross_attention(module):
-        handle.set_class(module, fast_class(type(module)), "CrossAttention", fastdiff_cache=cache)
+    elif blocks is not None and (fast := blocks.joint_processor(module)) is not None:
+        handle.set_class(module.processor, fast, "joint attention processor")
+    elif (fast := fast_attention(module)) is not None:
+        added = {"fastdiff_cache": cache} if issubclass(fast, FastCrossAttention) else {}
+        handle.set_class(module, fast, type(module).__name__, **added)
     elif type(module) is nn.MultiheadAttention:
         handle.set_class(module, FastMultiheadAttention, "MultiheadAttention")
 

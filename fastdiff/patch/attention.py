@@ -1,9 +1,6 @@
-"""Attention modules on `fastdiff.ops.attention`: LDM's CrossAttention and torch.nn.MultiheadAttention."""
+"""Attention on `fastdiff.ops.attention`: of projected tokens, and torch.nn.MultiheadAttention."""
 
 from __future__ import annotations
-
-import functools
-import inspect
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,45 +25,6 @@ def project(
 ) -> tuple[Tensor, Tensor]:
     """(to_k(context), to_v(context))."""
     return (to_k(context), to_v(context)) if cache is None else cache.project(context, to_k, to_v)
-
-
-class FastCrossAttention:
-    """Mixed into a class with LDM's CrossAttention: to_q, to_k, to_v, to_out, heads, scale."""
-
-    fastdiff_cache: CrossAttentionCache | None
-
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, **others: object) -> Tensor:
-        if mask is not None or others or wants_gradient(self, x, context):
-            return super().forward(x, context=context, mask=mask, **others)
-        if context is None:
-            k, v = self.to_k(x), self.to_v(x)
-        else:
-            k, v = project(self.fastdiff_cache, context, self.to_k, self.to_v)
-        return self.to_out(attend(self.to_q(x), k, v, self.heads, self.scale))
-
-    def __reduce_ex__(self, protocol: int) -> tuple:
-        return _fast_instance, (type(self).__bases__[1],), vars(self)
-
-
-def is_cross_attention(module: nn.Module) -> bool:
-    """Whether the module is LDM's CrossAttention, whichever copy of the code it comes from, with nothing added."""
-    if type(module).__name__ != "CrossAttention":
-        return False
-    names = {name for name, _ in module.named_children()} | vars(module).keys() - vars(nn.Module()).keys()
-    call = list(inspect.signature(type(module).forward).parameters)
-    return names == {"to_q", "to_k", "to_v", "to_out", "heads", "scale"} and call == ["self", "x", "context", "mask"]
-
-
-@functools.cache
-def fast_class(cls: type) -> type:
-    """The subclass of an LDM CrossAttention class that runs on fastdiff's op."""
-    return type(f"Fast{cls.__name__}", (FastCrossAttention, cls), {})
-
-
-def _fast_instance(cls: type) -> nn.Module:
-    """For pickle, which cannot name a class made at run time."""
-    fast = fast_class(cls)
-    return fast.__new__(fast)
 
 
 class FastMultiheadAttention(nn.MultiheadAttention):

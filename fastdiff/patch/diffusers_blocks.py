@@ -10,7 +10,10 @@ from torch import Tensor
 from ..cross_attention import CrossAttentionCache
 from .attention import attend, project
 from .calls import wants_gradient
+from .diffusers_joint import joint_processor
 from .norms import is_norm, is_silu, normalise
+
+__all__ = ["FastAttnProcessor", "FastResnetBlock2D", "is_attention", "is_resnet_block", "joint_processor"]
 
 PROCESSORS = (AttnProcessor, AttnProcessor2_0)
 

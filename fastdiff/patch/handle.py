@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from torch import nn
-
 
 class Handle:
     """The changes of one `accelerate` call. `print(handle)` says what they are; `undo()` takes them back.
@@ -15,15 +13,15 @@ class Handle:
     """
 
     def __init__(self) -> None:
-        self._classes: list[tuple[nn.Module, type, tuple[str, ...]]] = []
+        self._classes: list[tuple[object, type, tuple[str, ...]]] = []
         self._attributes: list[tuple[object, str, object]] = []
         self.changes: Counter[str] = Counter()
 
-    def set_class(self, module: nn.Module, new: type, what: str, **added: object) -> None:
-        """Make the module one of class `new`, with attributes that it did not have."""
-        self._classes.append((module, type(module), tuple(added)))
-        module.__class__ = new
-        vars(module).update(added)
+    def set_class(self, thing: object, new: type, what: str, **added: object) -> None:
+        """Make the object one of class `new`, with attributes that it did not have."""
+        self._classes.append((thing, type(thing), tuple(added)))
+        thing.__class__ = new
+        vars(thing).update(added)
         self.changes[what] += 1
 
     def set_attribute(self, owner: object, name: str, value: object, what: str) -> None:
@@ -34,10 +32,10 @@ class Handle:
 
     def undo(self) -> None:
         """Put every class and attribute back; a second call does nothing."""
-        for module, before, added in reversed(self._classes):
-            module.__class__ = before
+        for thing, before, added in reversed(self._classes):
+            thing.__class__ = before
             for name in added:
-                del vars(module)[name]
+                del vars(thing)[name]
         for owner, name, before in reversed(self._attributes):
             setattr(owner, name, before)
         self._classes, self._attributes = [], []
