@@ -14,7 +14,7 @@ import torch
 BACKENDS = {
     "solver_step": ("reference", "cpu", "triton", "cuda"),
     "group_norm": ("reference", "torch", "cpu", "triton"),
-    "attention": ("reference", "torch", "cpu", "cuda"),
+    "attention": ("reference", "torch", "cpu", "triton", "cuda"),
 }
 ON_GPU = ("triton", "cuda")
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"

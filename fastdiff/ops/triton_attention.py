@@ -1,0 +1,240 @@
+"""attention in Triton, for NVIDIA and AMD: one launch, nothing of size queries times keys in memory.
+
+A head size that is no power of two is taken as the sum of two: 40 = 32 + 8, 72 = 64 + 8, 80 = 64 + 16, 160 = 128 + 32.
+Logits are the sum of two products and the output has two accumulators, so that little is multiplied by zeros. Few keys
+stay on chip while a program walks over queries; many are walked over with a running maximum (Milakov and Gimelshein
+2018, algorithm 3; Dao et al. 2022).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .attention import MAX_HEAD_SIZE
+from .registry import Case, Implementation
+from .triton_attention_plan import plan_of
+from .triton_layout import on_device
+
+FARTHEST = 2**23  # elements from one row to the next, so that offsets within a tile fit 32 bits
+
+
+@triton.jit
+def _columns(
+    at, row, stride, rows, START: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, WHOLE: tl.constexpr
+):  # fmt: skip
+    """Columns START .. START + WIDTH - 1 of a tile, zero past the tensor's rows (none where WHOLE) and columns."""
+    column = START + tl.arange(0, WIDTH)[None, :]
+    place = at + (row[:, None] * stride + column)
+    if START + WIDTH <= SIZE:
+        tile = tl.load(place) if WHOLE else tl.load(place, mask=row[:, None] < rows, other=0)
+    elif WHOLE:
+        tile = tl.load(place, mask=column < SIZE, other=0)
+    else:
+        tile = tl.load(place, mask=(row[:, None] < rows) & (column < SIZE), other=0)
+    return tile
+
+
+@triton.jit
+def _load(
+    at, row, stride, rows, FIRST: tl.constexpr, SECOND: tl.constexpr, SIZE: tl.constexpr, WHOLE: tl.constexpr
+):  # fmt: skip
+    """Both parts of a tile's columns; the second is not used where SECOND is 0."""
+    first = _columns(at, row, stride, rows, 0, FIRST, SIZE, WHOLE)
+    if SECOND > 0:
+        return first, _columns(at, row, stride, rows, FIRST, SECOND, SIZE, WHOLE)
+    else:
+        return first, first
+
+
+@triton.jit
+def _logits(q1, q2, k1, k2, row, keys, SECOND: tl.constexpr, WHOLE: tl.constexpr):
+    """q k^T, not yet scaled, and -inf past the last key."""
+    logits = tl.dot(q1, k1.T, input_precision="ieee")
+    if SECOND > 0:
+        logits = tl.dot(q2, k2.T, logits, input_precision="ieee")
+    return logits if WHOLE else tl.where(row[None, :] < keys, logits, float("-inf"))
+
+
+@triton.jit
+def _weights(logits, top, factor):
+    """exp2(logits factor - top), where a row of -inf keeps -inf."""
+    return tl.exp2(logits * factor - tl.where(top == float("-inf"), 0.0, top)[:, None])
+
+
+@triton.jit
+def _add(weights, v1, v2, sum1, sum2, SECOND: tl.constexpr):
+    """Both parts of the sums over keys, with the weighted values of a tile."""
+    weights = weights.to(v1.dtype)
+    sum1 = tl.dot(weights, v1, sum1, input_precision="ieee")
+    if SECOND > 0:
+        sum2 = tl.dot(weights, v2, sum2, input_precision="ieee")
+    return sum1, sum2
+
+
+@triton.jit
+def _step(
+    q1, q2, k, v, row, k_row, v_row, keys, top, total, sum1, sum2, factor,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, VALUE_SECOND: tl.constexpr, SIZE: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The running maximum, sum of weights and weighted values after one more tile of keys."""
+    k1, k2 = _load(k, row, k_row, keys, FIRST, SECOND, SIZE, WHOLE)
+    logits = _logits(q1, q2, k1, k2, row, keys, SECOND, WHOLE)
+    v1, v2 = _load(v, row, v_row, keys, FIRST, VALUE_SECOND, SIZE, WHOLE)
+    higher = tl.maximum(top, tl.max(logits, 1) * factor)
+    weights = _weights(logits, higher, factor)
+    kept = tl.exp2(top - tl.where(higher == float("-inf"), 0.0, higher))
+    total = total * kept + tl.sum(weights, 1)
+    sum1 = sum1 * kept[:, None]
+    if SECOND > 0:
+        sum2 = sum2 * kept[:, None]
+    sum1, sum2 = _add(weights, v1, v2, sum1, sum2, SECOND)
+    return higher, total, sum1, sum2
+
+
+@triton.jit
+def _zeros(ROWS: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    first = tl.zeros([ROWS, FIRST], tl.float32)
+    if SECOND > 0:
+        return first, tl.zeros([ROWS, SECOND], tl.float32)
+    else:
+        return first, 0.0
+
+
+@triton.jit
+def _store_columns(
+    at, tile, row, stride, rows, START: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, WHOLE: tl.constexpr
+):  # fmt: skip
+    column = START + tl.arange(0, WIDTH)[None, :]
+    place = at + (row[:, None] * stride + column)
+    tile = tile.to(at.dtype.element_ty)
+    if START + WIDTH <= SIZE:
+        if WHOLE:
+            tl.store(place, tile)
+        else:
+            tl.store(place, tile, mask=row[:, None] < rows)
+    elif WHOLE:
+        tl.store(place, tile, mask=column < SIZE)
+    else:
+        tl.store(place, tile, mask=(row[:, None] < rows) & (column < SIZE))
+
+
+@triton.jit
+def _store(
+    at, sum1, sum2, total, row, stride, rows,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, SIZE: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    inverse = (1.0 / total)[:, None]
+    _store_columns(at, sum1 * inverse, row, stride, rows, 0, FIRST, SIZE, WHOLE)
+    if SECOND > 0:
+        _store_columns(at, sum2 * inverse, row, stride, rows, FIRST, SECOND, SIZE, WHOLE)
+
+
+STRIDES = [f"{name}_{step}" for name in "qkvy" for step in ("batch", "head", "row")]
+
+
+@triton.jit(do_not_specialize=[*STRIDES, "heads", "queries", "keys", "walks", "share"])
+def attention_kernel(
+    q, k, v, y,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, y_batch, y_head, y_row,
+    factor, heads, queries, keys, walks, share,
+    UNIT: tl.constexpr, SIZE: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, VALUE_SECOND: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, RESIDENT: tl.constexpr, WHOLE_ROWS: tl.constexpr,
+    WHOLE_KEYS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """One head's queries: a tile of ROWS, or `share` of them where the keys are resident; `walks` programs a head.
+
+    factor: the scale times log2(e). Strides are in units of UNIT elements: their multiples of eight tell the compiler
+    that loads are aligned, which it would assume of multiples of sixteen only.
+    """
+    head = (tl.program_id(0) // walks).to(tl.int64)
+    walk = tl.program_id(0) % walks
+    batch, head = head // heads, head % heads
+    q += (batch * q_batch + head * q_head) * UNIT
+    k += (batch * k_batch + head * k_head) * UNIT
+    v += (batch * v_batch + head * v_head) * UNIT
+    y += (batch * y_batch + head * y_head) * UNIT
+    q_row, k_row, v_row, y_row = q_row * UNIT, k_row * UNIT, v_row * UNIT, y_row * UNIT
+    q_far, k_far, v_far, y_far = q_row.to(tl.int64), k_row.to(tl.int64), v_row.to(tl.int64), y_row.to(tl.int64)
+    row = tl.arange(0, ROWS)
+    key = tl.arange(0, KEYS)
+    if RESIDENT:
+        k1, k2 = _load(k, key, k_row, keys, FIRST, SECOND, SIZE, WHOLE_KEYS)
+        v1, v2 = _load(v, key, v_row, keys, FIRST, VALUE_SECOND, SIZE, WHOLE_KEYS)
+        start = walk * share * ROWS
+        for at in tl.range(start, tl.minimum(start + share * ROWS, queries), ROWS, num_stages=STAGES):
+            q1, q2 = _load(q + at * q_far, row, q_row, queries - at, FIRST, SECOND, SIZE, WHOLE_ROWS)
+            logits = _logits(q1, q2, k1, k2, key, keys, SECOND, WHOLE_KEYS)
+            weights = _weights(logits, tl.max(logits, 1) * factor, factor)
+            sum1, sum2 = _zeros(ROWS, FIRST, VALUE_SECOND)
+            sum1, sum2 = _add(weights, v1, v2, sum1, sum2, SECOND)
+            total = tl.sum(weights, 1)
+            _store(y + at * y_far, sum1, sum2, total, row, y_row, queries - at,
+                   FIRST, VALUE_SECOND, SIZE, WHOLE_ROWS)  # fmt: skip
+    else:
+        start = walk * ROWS
+        left = queries - start
+        q1, q2 = _load(q + start * q_far, row, q_row, left, FIRST, SECOND, SIZE, WHOLE_ROWS)
+        top = tl.full([ROWS], float("-inf"), tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
+        sum1, sum2 = _zeros(ROWS, FIRST, VALUE_SECOND)
+        whole = keys // KEYS * KEYS
+        for at in tl.range(0, whole, KEYS, num_stages=STAGES):
+            top, total, sum1, sum2 = _step(
+                q1, q2, k + at * k_far, v + at * v_far, key, k_row, v_row, KEYS, top, total, sum1, sum2, factor,
+                FIRST, SECOND, VALUE_SECOND, SIZE, True,
+            )  # fmt: skip
+        if not WHOLE_KEYS:
+            top, total, sum1, sum2 = _step(
+                q1, q2, k + whole * k_far, v + whole * v_far, key, k_row, v_row, keys - whole, top, total, sum1, sum2,
+                factor, FIRST, SECOND, VALUE_SECOND, SIZE, False,
+            )  # fmt: skip
+        _store(y + start * y_far, sum1, sum2, total, row, y_row, left, FIRST, VALUE_SECOND, SIZE, WHOLE_ROWS)
+
+
+KERNELS = {"attention": attention_kernel}
+INTERPRETED = not isinstance(attention_kernel, triton.JITFunction)
+
+
+def run(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`reference.attention`, laid out like q where q's rows are dense."""
+    q, k, v = (_readable(t) for t in (q, k, v))
+    if scale == 0:  # the kernel's -inf for a key that is not there would become NaN
+        q, scale = q * 0, 1.0
+    elif scale < 0:  # its maximum is taken before scaling
+        q, scale = -q, -scale
+    y = torch.empty_like(q)
+    if y.numel() == 0:
+        return y
+    plan = plan_of(q, k.shape[2])
+    strides = [t.stride()[:3] for t in (q, k, v, y)]
+    unit = math.gcd(*(step for steps in strides for step in steps), 8)
+    steps = [step // unit for steps in strides for step in steps]
+    with on_device(q):
+        KERNELS["attention"][(plan.programs,)](
+            q, k, v, y, *steps, scale * math.log2(math.e), q.shape[1], q.shape[2], k.shape[2], plan.walks, plan.share,
+            UNIT=unit, num_warps=plan.warps, **plan.constants,
+        )  # fmt: skip
+    return y
+
+
+def _readable(t: Tensor) -> Tensor:
+    return t if t.stride(-1) == 1 and t.stride(2) < FARTHEST else t.contiguous()
+
+
+def refuse(case: Case) -> str | None:
+    """Why Triton cannot serve the case."""
+    if case.dtype == torch.float64:
+        return "serves float32, float16 and bfloat16, not torch.float64"
+    if case.shape and case.shape[-1] > MAX_HEAD_SIZE:
+        return f"serves head sizes up to {MAX_HEAD_SIZE}, not {case.shape[-1]}"
+    if case.device == "cuda" or INTERPRETED:
+        return None
+    return f"Triton serves CUDA and ROCm devices, not {case.device}"
+
+
+IMPLEMENTS = {"attention": Implementation(run, refuse)}
