@@ -88,6 +88,7 @@ class Binary(NamedTuple):
 
     registers: int
     stack: int  # bytes of stack, local memory and spills
+    shared: int  # bytes of shared memory
     instructions: Counter
 
     def count(self, pattern: str) -> int:
@@ -100,24 +101,27 @@ def compiled(launch: Launch, target: str, folder: Path) -> Binary:
     attributes = {(launch.kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in launch.divisible}
     source = ASTSource(launch.kernel, launch.signature, launch.constants, attributes)
     options = {"num_warps": launch.warps * 32 // gpu.warp_size}
-    assembly = triton.compile(source, target=gpu, options=options).asm
-    return _amd(assembly["amdgcn"]) if gpu.backend == "hip" else _nvidia(assembly["cubin"], folder / "kernel.cubin")
+    built = triton.compile(source, target=gpu, options=options)
+    if gpu.backend == "hip":
+        return _amd(built.asm["amdgcn"], built.metadata.shared)
+    return _nvidia(built.asm["cubin"], built.metadata.shared, folder / "kernel.cubin")
 
 
-def _nvidia(cubin: bytes, path: Path) -> Binary:
+def _nvidia(cubin: bytes, shared: int, path: Path) -> Binary:
     path.write_bytes(cubin)
     usage = _run(_CUOBJDUMP, "-res-usage", path)
     registers, stack, local = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL"))
     names = re.findall(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", _run(_CUOBJDUMP, "-sass", path))
-    return Binary(registers, stack + local, Counter(names))
+    return Binary(registers, stack + local, shared, Counter(names))
 
 
-def _amd(assembly: str) -> Binary:
+def _amd(assembly: str, shared: int) -> Binary:
     vector, spills, scratch = (
         int(re.search(rf"\.{key}:\s+(\d+)", assembly)[1])
         for key in ("vgpr_count", "vgpr_spill_count", "private_segment_fixed_size")
     )
-    return Binary(vector, 4 * spills + scratch, Counter(re.findall(r"^\s+([a-z]+_\w+)", assembly, re.MULTILINE)))
+    names = re.findall(r"^\s+([a-z]+_\w+)", assembly, re.MULTILINE)
+    return Binary(vector, 4 * spills + scratch, shared, Counter(names))
 
 
 def _run(*command: object) -> str:

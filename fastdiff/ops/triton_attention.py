@@ -143,8 +143,8 @@ def attention_kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, y_batch, y_head, y_row,
     factor, heads, queries, keys, walks, share,
     UNIT: tl.constexpr, SIZE: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, VALUE_SECOND: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, RESIDENT: tl.constexpr, WHOLE_ROWS: tl.constexpr,
-    WHOLE_KEYS: tl.constexpr, STAGES: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, TAIL: tl.constexpr, RESIDENT: tl.constexpr, WHOLE_ROWS: tl.constexpr,
+    WHOLE_KEYS: tl.constexpr, WHOLE_TAIL: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One head's queries: a tile of ROWS, or `share` of them where the keys are resident; `walks` programs a head.
 
@@ -161,39 +161,52 @@ def attention_kernel(
     q_row, k_row, v_row, y_row = q_row * UNIT, k_row * UNIT, v_row * UNIT, y_row * UNIT
     q_far, k_far, v_far, y_far = q_row.to(tl.int64), k_row.to(tl.int64), v_row.to(tl.int64), y_row.to(tl.int64)
     row = tl.arange(0, ROWS)
-    key = tl.arange(0, KEYS)
     if RESIDENT:
-        k1, k2 = _load(k, key, k_row, keys, FIRST, SECOND, SIZE, WHOLE_KEYS)
-        v1, v2 = _load(v, key, v_row, keys, FIRST, VALUE_SECOND, SIZE, WHOLE_KEYS)
+        first_key = tl.arange(0, KEYS)
+        k1, k2 = _load(k, first_key, k_row, keys, FIRST, SECOND, SIZE, WHOLE_KEYS)
+        v1, v2 = _load(v, first_key, v_row, keys, FIRST, VALUE_SECOND, SIZE, WHOLE_KEYS)
+        if TAIL > 0:
+            last_key = KEYS + tl.arange(0, TAIL)
+            k3, k4 = _load(k, last_key, k_row, keys, FIRST, SECOND, SIZE, WHOLE_TAIL)
+            v3, v4 = _load(v, last_key, v_row, keys, FIRST, VALUE_SECOND, SIZE, WHOLE_TAIL)
         start = walk * share * ROWS
         for at in tl.range(start, tl.minimum(start + share * ROWS, queries), ROWS, num_stages=STAGES):
             q1, q2 = _load(q + at * q_far, row, q_row, queries - at, FIRST, SECOND, SIZE, WHOLE_ROWS)
-            logits = _logits(q1, q2, k1, k2, key, keys, SECOND, WHOLE_KEYS)
-            weights = _weights(logits, tl.max(logits, 1) * factor, factor)
+            logits = _logits(q1, q2, k1, k2, first_key, keys, SECOND, WHOLE_KEYS)
+            top = tl.max(logits, 1)
+            if TAIL > 0:
+                more = _logits(q1, q2, k3, k4, last_key, keys, SECOND, WHOLE_TAIL)
+                top = tl.maximum(top, tl.max(more, 1))
+            top *= factor
+            weights = _weights(logits, top, factor)
+            total = tl.sum(weights, 1)
             sum1, sum2 = _zeros(ROWS, FIRST, VALUE_SECOND)
             sum1, sum2 = _add(weights, v1, v2, sum1, sum2, SECOND)
-            total = tl.sum(weights, 1)
+            if TAIL > 0:
+                weights = _weights(more, top, factor)
+                total += tl.sum(weights, 1)
+                sum1, sum2 = _add(weights, v3, v4, sum1, sum2, SECOND)
             _store(y + at * y_far, sum1, sum2, total, row, y_row, queries - at,
                    FIRST, VALUE_SECOND, SIZE, WHOLE_ROWS)  # fmt: skip
     else:
         start = walk * ROWS
-        left = queries - start
-        q1, q2 = _load(q + start * q_far, row, q_row, left, FIRST, SECOND, SIZE, WHOLE_ROWS)
+        q1, q2 = _load(q + start * q_far, row, q_row, queries - start, FIRST, SECOND, SIZE, WHOLE_ROWS)
         top = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         sum1, sum2 = _zeros(ROWS, FIRST, VALUE_SECOND)
         whole = keys // KEYS * KEYS
         for at in tl.range(0, whole, KEYS, num_stages=STAGES):
             top, total, sum1, sum2 = _step(
-                q1, q2, k + at * k_far, v + at * v_far, key, k_row, v_row, KEYS, top, total, sum1, sum2, factor,
-                FIRST, SECOND, VALUE_SECOND, SIZE, True,
+                q1, q2, k + at * k_far, v + at * v_far, tl.arange(0, KEYS), k_row, v_row, KEYS,
+                top, total, sum1, sum2, factor, FIRST, SECOND, VALUE_SECOND, SIZE, True,
             )  # fmt: skip
-        if not WHOLE_KEYS:
+        if TAIL > 0:
             top, total, sum1, sum2 = _step(
-                q1, q2, k + whole * k_far, v + whole * v_far, key, k_row, v_row, keys - whole, top, total, sum1, sum2,
-                factor, FIRST, SECOND, VALUE_SECOND, SIZE, False,
+                q1, q2, k + whole * k_far, v + whole * v_far, tl.arange(0, TAIL), k_row, v_row, keys - whole,
+                top, total, sum1, sum2, factor, FIRST, SECOND, VALUE_SECOND, SIZE, WHOLE_TAIL,
             )  # fmt: skip
-        _store(y + start * y_far, sum1, sum2, total, row, y_row, left, FIRST, VALUE_SECOND, SIZE, WHOLE_ROWS)
+        _store(y + start * y_far, sum1, sum2, total, row, y_row, queries - start,
+               FIRST, VALUE_SECOND, SIZE, WHOLE_ROWS)  # fmt: skip
 
 
 KERNELS = {"attention": attention_kernel}

@@ -53,9 +53,9 @@ def plan_of(q: Tensor, keys: int) -> Plan:
 
 def parts_of(size: int) -> tuple[int, int]:
     """A power of two, or two, whose sum is the least that holds the head size."""
-    whole = max(_power(size), SMALLEST)
+    whole = _at_least(SMALLEST, size)
     first = whole // 2
-    second = max(_power(size - first), SMALLEST)
+    second = _at_least(SMALLEST, size - first)
     return (first, second) if SMALLEST <= first and first + second < whole else (whole, 0)
 
 
@@ -69,18 +69,18 @@ def _plan(shape: tuple[int, ...], keys: int, itemsize: int, device: Device) -> P
     while rows > SMALLEST and (rows >= 2 * queries or batch * heads * -(-queries // rows) < device.multiprocessors):
         rows, warps = rows // 2, max(warps // 2, 1)
     resident = keys <= RESIDENT_KEYS and itemsize == 2
-    per_tile = max(_power(keys), SMALLEST) if resident else tile.keys
+    block, tail = parts_of(keys) if resident else (tile.keys, _at_least(SMALLEST, keys % tile.keys))
     count = -(-queries // rows)
     share = max(batch * heads * count // (2 * device.multiprocessors), 1) if resident else 1
     walks = -(-count // share)
     constants = {
-        "SIZE": size, "FIRST": first, "SECOND": second, "VALUE_SECOND": second, "ROWS": rows, "KEYS": per_tile,
-        "RESIDENT": resident, "WHOLE_ROWS": queries % rows == 0, "WHOLE_KEYS": keys % per_tile == 0,
-        "STAGES": tile.stages,
+        "SIZE": size, "FIRST": first, "SECOND": second, "VALUE_SECOND": second, "ROWS": rows, "KEYS": block,
+        "TAIL": tail, "RESIDENT": resident, "WHOLE_ROWS": queries % rows == 0, "WHOLE_KEYS": keys >= block,
+        "WHOLE_TAIL": (keys - block if resident else keys % block) == tail, "STAGES": tile.stages,
     }  # fmt: skip
     return Plan(batch * heads * walks, walks, share, warps * 32 // device.warp, constants)
 
 
-def _power(n: int) -> int:
-    """The least power of two that is not less than n."""
-    return 1 << (n - 1).bit_length()
+def _at_least(smallest: int, n: int) -> int:
+    """The least power of two that is not less than n, nor than `smallest`; 0 for none."""
+    return max(smallest, 1 << (n - 1).bit_length()) if n else 0
