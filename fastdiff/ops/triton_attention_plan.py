@@ -14,14 +14,15 @@ from torch import Tensor
 from .triton_group_norm_plan import Device, device_of
 
 SMALLEST = 16  # rows, columns and keys of a matrix instruction
-RESIDENT_KEYS = 128
 
 
 class Tile(NamedTuple):
-    rows: int
+    rows: int  # queries
+    fewest: int  # queries, where so many heads and queries are too few for the machine
     keys: int
     warps: int
     stages: int
+    resident: int  # keys up to which all of them stay on chip
 
 
 class Plan(NamedTuple):
@@ -34,15 +35,33 @@ class Plan(NamedTuple):
     constants: dict  # compile-time arguments
 
 
-# Tiles by the largest head size they are meant for, in 16 and in 32 bits.
-_HALF_90 = {64: Tile(128, 128, 8, 2), 80: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2), 256: Tile(128, 32, 8, 2)}
-_HALF_80 = {64: Tile(128, 64, 4, 2), 80: Tile(128, 32, 4, 2), 128: Tile(128, 32, 8, 2), 256: Tile(64, 32, 4, 2)}
-_FLOAT = {64: Tile(64, 32, 8, 1), 128: Tile(32, 32, 8, 1), 256: Tile(32, 16, 8, 1)}
+# By element size and by the largest head size that a tile is meant for.
+_HALF_90 = {
+    80: Tile(128, 32, 64, 4, 3, 128),
+    128: Tile(128, 32, 128, 8, 2, 128),
+    256: Tile(128, 64, 64, 8, 2, 128),
+}
+_HALF_80 = {
+    64: Tile(128, 32, 64, 4, 3, 128),
+    80: Tile(64, 32, 64, 4, 2, 128),
+    128: Tile(128, 32, 64, 8, 2, 0),
+    160: Tile(64, 64, 32, 4, 2, 0),
+    256: Tile(64, 64, 16, 4, 2, 0),
+}
+_HALF_942 = {
+    80: Tile(128, 32, 64, 8, 2, 128),
+    256: Tile(128, 64, 32, 8, 1, 0),
+}
+_FLOAT = {
+    64: Tile(64, 16, 32, 8, 1, 0),
+    128: Tile(32, 16, 32, 8, 1, 0),
+    256: Tile(32, 16, 16, 8, 1, 0),
+}
 TILES = {
     "sm_80": {2: _HALF_80, 4: _FLOAT},
     "sm_90": {2: _HALF_90, 4: _FLOAT},
     "sm_100": {2: _HALF_90, 4: _FLOAT},
-    "gfx942": {2: _HALF_80, 4: _FLOAT},
+    "gfx942": {2: _HALF_942, 4: _FLOAT},
 }
 
 
@@ -65,20 +84,22 @@ def _plan(shape: tuple[int, ...], keys: int, itemsize: int, device: Device) -> P
     first, second = parts_of(size)
     tiles = TILES[device.arch][itemsize]
     tile = next(tile for largest, tile in tiles.items() if size <= largest)
-    rows, warps = tile.rows, tile.warps
-    while rows > SMALLEST and (rows >= 2 * queries or batch * heads * -(-queries // rows) < device.multiprocessors):
-        rows, warps = rows // 2, max(warps // 2, 1)
-    resident = keys <= RESIDENT_KEYS and itemsize == 2
-    block, tail = parts_of(keys) if resident else (tile.keys, _at_least(SMALLEST, keys % tile.keys))
+    rows, heads = tile.rows, batch * heads
+    while rows > tile.fewest and (rows >= 2 * queries or heads * -(-queries // rows) < device.multiprocessors):
+        rows //= 2
+    resident = keys <= tile.resident
+    most = min(tile.keys, rows)  # few queries at a time leave few registers to a thread
+    block, tail = parts_of(keys) if resident else (most, _at_least(SMALLEST, keys % most))
     count = -(-queries // rows)
-    share = max(batch * heads * count // (2 * device.multiprocessors), 1) if resident else 1
+    share = max(heads * count // (2 * device.multiprocessors), 1) if resident else 1
     walks = -(-count // share)
+    warps = min(tile.warps, rows // SMALLEST) if itemsize == 2 else tile.warps  # a matrix instruction's rows
     constants = {
         "SIZE": size, "FIRST": first, "SECOND": second, "VALUE_SECOND": second, "ROWS": rows, "KEYS": block,
         "TAIL": tail, "RESIDENT": resident, "WHOLE_ROWS": queries % rows == 0, "WHOLE_KEYS": keys >= block,
         "WHOLE_TAIL": (keys - block if resident else keys % block) == tail, "STAGES": tile.stages,
     }  # fmt: skip
-    return Plan(batch * heads * walks, walks, share, warps * 32 // device.warp, constants)
+    return Plan(heads * walks, walks, share, warps * 32 // device.warp, constants)
 
 
 def _at_least(smallest: int, n: int) -> int:
