@@ -79,12 +79,12 @@ def _add(weights, v1, v2, sum1, sum2, SECOND: tl.constexpr):
 @triton.jit
 def _step(
     q1, q2, k, v, row, k_row, v_row, keys, top, total, sum1, sum2, factor,
-    FIRST: tl.constexpr, SECOND: tl.constexpr, VALUE_SECOND: tl.constexpr, SIZE: tl.constexpr, WHOLE: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, SIZE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """The running maximum, sum of weights and weighted values after one more tile of keys."""
     k1, k2 = _load(k, row, k_row, keys, FIRST, SECOND, SIZE, WHOLE)
     logits = _logits(q1, q2, k1, k2, row, keys, SECOND, WHOLE)
-    v1, v2 = _load(v, row, v_row, keys, FIRST, VALUE_SECOND, SIZE, WHOLE)
+    v1, v2 = _load(v, row, v_row, keys, FIRST, SECOND, SIZE, WHOLE)
     higher = tl.maximum(top, tl.max(logits, 1) * factor)
     weights = _weights(logits, higher, factor)
     kept = tl.exp2(top - tl.where(higher == float("-inf"), 0.0, higher))
@@ -142,7 +142,7 @@ def attention_kernel(
     q, k, v, y,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, y_batch, y_head, y_row,
     factor, heads, queries, keys, walks, share,
-    UNIT: tl.constexpr, SIZE: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, VALUE_SECOND: tl.constexpr,
+    UNIT: tl.constexpr, SIZE: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, TAIL: tl.constexpr, RESIDENT: tl.constexpr, WHOLE_ROWS: tl.constexpr,
     WHOLE_KEYS: tl.constexpr, WHOLE_TAIL: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -164,11 +164,11 @@ def attention_kernel(
     if RESIDENT:
         first_key = tl.arange(0, KEYS)
         k1, k2 = _load(k, first_key, k_row, keys, FIRST, SECOND, SIZE, WHOLE_KEYS)
-        v1, v2 = _load(v, first_key, v_row, keys, FIRST, VALUE_SECOND, SIZE, WHOLE_KEYS)
+        v1, v2 = _load(v, first_key, v_row, keys, FIRST, SECOND, SIZE, WHOLE_KEYS)
         if TAIL > 0:
             last_key = KEYS + tl.arange(0, TAIL)
             k3, k4 = _load(k, last_key, k_row, keys, FIRST, SECOND, SIZE, WHOLE_TAIL)
-            v3, v4 = _load(v, last_key, v_row, keys, FIRST, VALUE_SECOND, SIZE, WHOLE_TAIL)
+            v3, v4 = _load(v, last_key, v_row, keys, FIRST, SECOND, SIZE, WHOLE_TAIL)
         start = walk * share * ROWS
         for at in tl.range(start, tl.minimum(start + share * ROWS, queries), ROWS, num_stages=STAGES):
             q1, q2 = _load(q + at * q_far, row, q_row, queries - at, FIRST, SECOND, SIZE, WHOLE_ROWS)
@@ -180,33 +180,33 @@ def attention_kernel(
             top *= factor
             weights = _weights(logits, top, factor)
             total = tl.sum(weights, 1)
-            sum1, sum2 = _zeros(ROWS, FIRST, VALUE_SECOND)
+            sum1, sum2 = _zeros(ROWS, FIRST, SECOND)
             sum1, sum2 = _add(weights, v1, v2, sum1, sum2, SECOND)
             if TAIL > 0:
                 weights = _weights(more, top, factor)
                 total += tl.sum(weights, 1)
                 sum1, sum2 = _add(weights, v3, v4, sum1, sum2, SECOND)
             _store(y + at * y_far, sum1, sum2, total, row, y_row, queries - at,
-                   FIRST, VALUE_SECOND, SIZE, WHOLE_ROWS)  # fmt: skip
+                   FIRST, SECOND, SIZE, WHOLE_ROWS)  # fmt: skip
     else:
         start = walk * ROWS
         q1, q2 = _load(q + start * q_far, row, q_row, queries - start, FIRST, SECOND, SIZE, WHOLE_ROWS)
         top = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
-        sum1, sum2 = _zeros(ROWS, FIRST, VALUE_SECOND)
-        whole = keys // KEYS * KEYS
+        sum1, sum2 = _zeros(ROWS, FIRST, SECOND)
+        whole = keys // KEYS * KEYS if TAIL > 0 else keys
         for at in tl.range(0, whole, KEYS, num_stages=STAGES):
             top, total, sum1, sum2 = _step(
-                q1, q2, k + at * k_far, v + at * v_far, tl.arange(0, KEYS), k_row, v_row, KEYS,
-                top, total, sum1, sum2, factor, FIRST, SECOND, VALUE_SECOND, SIZE, True,
+                q1, q2, k + at * k_far, v + at * v_far, tl.arange(0, KEYS), k_row, v_row, keys - at,
+                top, total, sum1, sum2, factor, FIRST, SECOND, SIZE, WHOLE_KEYS,
             )  # fmt: skip
         if TAIL > 0:
             top, total, sum1, sum2 = _step(
                 q1, q2, k + whole * k_far, v + whole * v_far, tl.arange(0, TAIL), k_row, v_row, keys - whole,
-                top, total, sum1, sum2, factor, FIRST, SECOND, VALUE_SECOND, SIZE, WHOLE_TAIL,
+                top, total, sum1, sum2, factor, FIRST, SECOND, SIZE, WHOLE_TAIL,
             )  # fmt: skip
         _store(y + start * y_far, sum1, sum2, total, row, y_row, queries - start,
-               FIRST, VALUE_SECOND, SIZE, WHOLE_ROWS)  # fmt: skip
+               FIRST, SECOND, SIZE, WHOLE_ROWS)  # fmt: skip
 
 
 KERNELS = {"attention": attention_kernel}

@@ -39,10 +39,11 @@ class Plan(NamedTuple):
 _HALF_90 = {
     80: Tile(128, 32, 64, 4, 3, 128),
     128: Tile(128, 32, 128, 8, 2, 128),
-    256: Tile(128, 64, 64, 8, 2, 128),
+    160: Tile(128, 64, 64, 8, 2, 128),
+    256: Tile(128, 64, 32, 8, 2, 0),
 }
 _HALF_80 = {
-    64: Tile(128, 32, 64, 4, 3, 128),
+    64: Tile(128, 32, 64, 4, 3, 80),
     80: Tile(64, 32, 64, 4, 2, 128),
     128: Tile(128, 32, 64, 8, 2, 0),
     160: Tile(64, 64, 32, 4, 2, 0),
@@ -75,31 +76,43 @@ def parts_of(size: int) -> tuple[int, int]:
     whole = _at_least(SMALLEST, size)
     first = whole // 2
     second = _at_least(SMALLEST, size - first)
-    return (first, second) if SMALLEST <= first and first + second < whole else (whole, 0)
+    return (first, second) if first >= SMALLEST and first + second < whole else (whole, 0)
 
 
 @functools.lru_cache(maxsize=4096)
 def _plan(shape: tuple[int, ...], keys: int, itemsize: int, device: Device) -> Plan:
-    batch, heads, queries, size = shape
-    first, second = parts_of(size)
-    tiles = TILES[device.arch][itemsize]
-    tile = next(tile for largest, tile in tiles.items() if size <= largest)
-    rows, heads = tile.rows, batch * heads
+    heads, queries, size = shape[0] * shape[1], *shape[2:]
+    tile = _tile(TILES[device.arch][itemsize], size)
+    rows = tile.rows
     while rows > tile.fewest and (rows >= 2 * queries or heads * -(-queries // rows) < device.multiprocessors):
         rows //= 2
-    resident = keys <= tile.resident
-    most = min(tile.keys, rows)  # few queries at a time leave few registers to a thread
-    block, tail = parts_of(keys) if resident else (most, _at_least(SMALLEST, keys % most))
     count = -(-queries // rows)
+    resident = keys <= tile.resident
     share = max(heads * count // (2 * device.multiprocessors), 1) if resident else 1
     walks = -(-count // share)
     warps = min(tile.warps, rows // SMALLEST) if itemsize == 2 else tile.warps  # a matrix instruction's rows
+    first, second = parts_of(size)
     constants = {
-        "SIZE": size, "FIRST": first, "SECOND": second, "VALUE_SECOND": second, "ROWS": rows, "KEYS": block,
-        "TAIL": tail, "RESIDENT": resident, "WHOLE_ROWS": queries % rows == 0, "WHOLE_KEYS": keys >= block,
-        "WHOLE_TAIL": (keys - block if resident else keys % block) == tail, "STAGES": tile.stages,
+        "SIZE": size, "FIRST": first, "SECOND": second, "ROWS": rows, "WHOLE_ROWS": queries % rows == 0,
+        "RESIDENT": resident, "STAGES": tile.stages, **_keys(tile, rows, size, keys),
     }  # fmt: skip
     return Plan(heads * walks, walks, share, warps * 32 // device.warp, constants)
+
+
+def _tile(tiles: dict[int, Tile], size: int) -> Tile:
+    return next(tile for largest, tile in tiles.items() if size <= largest)
+
+
+def _keys(tile: Tile, rows: int, size: int, keys: int) -> dict:
+    """Tiles of KEYS and, unless TAIL is 0, a last one of its own size; which of them are full."""
+    if keys <= tile.resident:
+        block, tail = parts_of(keys)
+        rest = keys - block
+    else:
+        block = min(tile.keys, rows)  # few queries at a time leave few registers to a thread
+        rest = keys % block
+        tail = _at_least(SMALLEST, rest) if size <= 160 else 0  # two bodies of larger heads do not fit the registers
+    return {"KEYS": block, "TAIL": tail, "WHOLE_KEYS": rest == 0 or tail > 0, "WHOLE_TAIL": rest == tail}
 
 
 def _at_least(smallest: int, n: int) -> int:
