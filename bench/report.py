@@ -96,10 +96,7 @@ def write_group_norm() -> None:
         " share of the machine's copy bandwidth counts one read and one write; torch's copy, unlike the contestants,"
         " writes to memory that is already there."
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        text = f" {torch.cuda.get_device_name()}.{text}"
-    _write(f"group_norm_{device}", "Group norm", text, group_norm_table(measure("group_norm")))
+    _write_for_device("group_norm", "Group norm", text, group_norm_table(measure("group_norm")))
 
 
 def write_cpu() -> None:
@@ -112,13 +109,17 @@ def write_attention() -> None:
         " such kernel for the shape, or would write out queries times keys. The share of the machine's measured matmul"
         " rate (on the CPU torch's float32 product, with as many threads) counts the two products and not the softmax."
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        text = f" {torch.cuda.get_device_name()}.{text}"
-    _write(f"attention_{device}", "Attention", text, attention_table(measure("attention")))
+    _write_for_device("attention", "Attention", text, attention_table(measure("attention")))
 
 
 REPORTS = {"cpu": write_cpu, "group_norm": write_group_norm, "attention": write_attention}
+
+
+def _write_for_device(name: str, title: str, text: str, body: str) -> None:
+    if torch.cuda.is_available():
+        _write(f"{name}_cuda", title, f" {torch.cuda.get_device_name()}.{text}", body)
+    else:
+        _write(f"{name}_cpu", title, text, body)
 
 
 def _write(name: str, title: str, text: str, body: str) -> None:

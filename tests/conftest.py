@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ SEED = int(os.environ.get("FASTDIFF_TEST_SEED") or random.SystemRandom().randran
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "isa" in metafunc.fixturenames:
+        metafunc.parametrize("isa", metafunc.module.ISAS, indirect=True)
     if "backend" not in metafunc.fixturenames:
         return
     names = ("triton",) if INTERPRETING else getattr(metafunc.module, "BACKENDS", None) or BACKENDS[metafunc.module.OP]
@@ -53,3 +56,22 @@ def seed(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def device(backend: str) -> str:
     return "cuda" if backend in ON_GPU and not INTERPRETING else "cpu"
+
+
+@pytest.fixture
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test on each instruction set that this machine has."""
+    from fastdiff.ops.native import _C
+
+    best = _C.build_info()["isa"]
+    _C.set_isa(request.param)
+    yield request.param
+    _C.set_isa(best)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """For tests that change torch's number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -6,42 +6,22 @@ tests/test_attention.py holds every backend to the contract; here is what only t
 from __future__ import annotations
 
 import math
-import shutil
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from instruction_sets import ISAS, passes_under_sanitizers
 from test_attention import TOLERANCE, error, formula, operands
-from test_native import ISA_FLAGS
 from torch import Tensor
 
 native = pytest.importorskip("fastdiff.ops.native")
 _C = native._C
 
-ROOT = Path(__file__).parents[1]
-ISAS = _C.usable_isas()
 SIZES = (1, 7, 8, 24, 40, 64, 72, 80, 96, 128, 160, 200, 256, 512)
 KEYS = (1, 5, 77, 128, 129, 300)
 LANES = {"portable": 4, "avx2": 8, "avx512": 16}
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = _C.build_info()["isa"]
-    _C.set_isa(request.param)
-    yield request.param
-    _C.set_isa(best)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -158,13 +138,4 @@ def test_bad_arguments_are_named(arguments: tuple, error_type: type[Exception], 
 
 @pytest.mark.parametrize("isa_name", ISAS)
 def test_sanitizers_find_nothing(isa_name: str, tmp_path: Path) -> None:
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    driver = tmp_path / "driver"
-    flags = ["-std=c++17", "-O0", "-g", "-ffp-contract=off", "-fno-math-errno", f"-DFASTDIFF_ISA={isa_name}"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    source = str(ROOT / "tests" / "attention_driver.cpp")
-    subprocess.run([compiler, *flags, *ISA_FLAGS[isa_name], *sanitizers, source, "-o", str(driver)], check=True)
-    done = subprocess.run([str(driver)], capture_output=True, text=True)
-    assert done.stdout == "ok\n", done.stdout + done.stderr
+    passes_under_sanitizers("attention_driver.cpp", isa_name, tmp_path)

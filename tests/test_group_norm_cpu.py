@@ -6,24 +6,20 @@ tests/test_group_norm.py holds every backend to the contract; here is what only 
 from __future__ import annotations
 
 import math
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from instruction_sets import ISAS, passes_under_sanitizers
 from test_group_norm import MODULATION, TOLERANCE, error, formula, operands
-from test_native import ISA_FLAGS
 from torch import Tensor
 
 native = pytest.importorskip("fastdiff.ops.native")
 _C = native._C
 
-ROOT = Path(__file__).parents[1]
-ISAS = _C.usable_isas()
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 # Channels of real networks in a group, and sizes at the borders of vectors, stretches and slices.
 GROUP_CHANNELS = (1, 3, 8, 10, 20, 30, 40, 60, 80)
@@ -31,24 +27,9 @@ SIZES = ((1, 1), (3, 5), (16, 17), (96, 91))
 EPS = 1e-5
 
 
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = _C.build_info()["isa"]
-    _C.set_isa(request.param)
-    yield request.param
-    _C.set_isa(best)
-
-
 @pytest.fixture(params=LAYOUTS)
 def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
     return lambda x: x.contiguous(memory_format=LAYOUTS[request.param])
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def normalise(groups: int, act: str, x: Tensor, weight=None, bias=None, add=None, scale=None, shift=None) -> Tensor:
@@ -213,13 +194,4 @@ def test_a_layout_that_is_neither_is_left_to_the_caller() -> None:
 
 @pytest.mark.parametrize("isa_name", ISAS)
 def test_sanitizers_find_nothing(isa_name: str, tmp_path: Path) -> None:
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    driver = tmp_path / "driver"
-    flags = ["-std=c++17", "-O0", "-g", "-ffp-contract=off", "-fno-math-errno", f"-DFASTDIFF_ISA={isa_name}"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    source = str(ROOT / "tests" / "group_norm_driver.cpp")
-    subprocess.run([compiler, *flags, *ISA_FLAGS[isa_name], *sanitizers, source, "-o", str(driver)], check=True)
-    done = subprocess.run([str(driver)], capture_output=True, text=True)
-    assert done.stdout == "ok\n", done.stdout + done.stderr
+    passes_under_sanitizers("group_norm_driver.cpp", isa_name, tmp_path)

@@ -8,9 +8,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import platform
-import shutil
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 import solver_step_cases as cases
 import torch
+from instruction_sets import ISAS, passes_under_sanitizers
 from solver_step_cases import TOLERANCE, Case, make_call, run
 
 from fastdiff.ops.philox import normal
@@ -25,31 +23,6 @@ from fastdiff.ops.row import empty_table
 
 native = pytest.importorskip("fastdiff.ops.native")
 _C = native._C
-
-ROOT = Path(__file__).parents[1]
-ISA_FLAGS = {
-    "portable": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
-}
-
-
-ISAS = _C.usable_isas()
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = _C.build_info()["isa"]
-    _C.set_isa(request.param)
-    yield request.param
-    _C.set_isa(best)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def check(case: Case) -> None:
@@ -61,7 +34,6 @@ def check(case: Case) -> None:
             assert error <= TOLERANCE[found.dtype], f"{case}: {name} is off by {error}"
 
 
-@pytest.mark.parametrize("isa", ISAS[:-1], indirect=True)  # test_solver_step.py runs the last, which is in use
 @pytest.mark.parametrize("case", cases.CASES, ids=str)
 def test_each_instruction_set_agrees_with_the_reference(isa: str, case: Case) -> None:
     check(case)
@@ -269,13 +241,4 @@ def test_an_unknown_instruction_set_is_refused() -> None:
 
 @pytest.mark.parametrize("isa_name", ISAS)
 def test_sanitizers_find_nothing(isa_name: str, tmp_path: Path) -> None:
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    driver = tmp_path / "driver"
-    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-fno-math-errno", f"-DFASTDIFF_ISA={isa_name}"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    source = str(ROOT / "tests" / "native_driver.cpp")
-    subprocess.run([compiler, *flags, *ISA_FLAGS[isa_name], *sanitizers, source, "-o", str(driver)], check=True)
-    done = subprocess.run([str(driver)], capture_output=True, text=True)
-    assert done.stdout == "ok\n", done.stdout + done.stderr
+    passes_under_sanitizers("native_driver.cpp", isa_name, tmp_path, "-O1")
