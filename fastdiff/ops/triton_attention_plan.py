@@ -1,7 +1,9 @@
 """How a Triton attention is cut into programs: one table for each architecture, no tuning at the first call.
 
-Keys are not divided among programs: of the real shapes with many keys, each has heads and queries enough for a
-machine's multiprocessors.
+The queries of a head are divided until there are PER_MULTIPROCESSOR programs for each multiprocessor: fewer leave the
+matrix units idle while weights are computed, and the last ones to finish leave most of the machine idle. Keys are not
+divided: of the real shapes, those too small for this have 256 keys or fewer, and a second launch to join the parts
+would cost more than it saves.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from torch import Tensor
 from .triton_group_norm_plan import Device, device_of
 
 SMALLEST = 16  # rows, columns and keys of a matrix instruction
+PER_MULTIPROCESSOR = 3
 
 
 class Tile(NamedTuple):
     rows: int  # queries
-    fewest: int  # queries, where so many heads and queries are too few for the machine
+    fewest: int  # queries, where there are too few for the machine; wgmma and tcgen05 take no fewer than 64
     keys: int
     warps: int
     stages: int
@@ -37,8 +40,8 @@ class Plan(NamedTuple):
 
 # By element size and by the largest head size that a tile is meant for.
 _HALF_90 = {
-    80: Tile(128, 32, 64, 4, 3, 128),
-    128: Tile(128, 32, 128, 8, 2, 128),
+    80: Tile(128, 64, 64, 4, 3, 128),
+    128: Tile(128, 64, 128, 8, 2, 128),
     160: Tile(128, 64, 64, 8, 2, 128),
     256: Tile(128, 64, 32, 8, 2, 0),
 }
@@ -54,9 +57,9 @@ _HALF_942 = {
     256: Tile(128, 64, 32, 8, 1, 0),
 }
 _FLOAT = {
-    64: Tile(64, 16, 32, 8, 1, 0),
-    128: Tile(32, 16, 32, 8, 1, 0),
-    256: Tile(32, 16, 16, 8, 1, 0),
+    64: Tile(64, 16, 32, 4, 1, 0),
+    128: Tile(32, 16, 32, 4, 1, 0),
+    256: Tile(32, 16, 16, 4, 1, 0),
 }
 TILES = {
     "sm_80": {2: _HALF_80, 4: _FLOAT},
@@ -83,13 +86,12 @@ def parts_of(size: int) -> tuple[int, int]:
 def _plan(shape: tuple[int, ...], keys: int, itemsize: int, device: Device) -> Plan:
     heads, queries, size = shape[0] * shape[1], *shape[2:]
     tile = _tile(TILES[device.arch][itemsize], size)
-    rows = tile.rows
-    while rows > tile.fewest and (rows >= 2 * queries or heads * -(-queries // rows) < device.multiprocessors):
+    rows, enough = tile.rows, PER_MULTIPROCESSOR * device.multiprocessors
+    while rows > tile.fewest and (rows >= 2 * queries or heads * _ceil(queries, rows) < enough):
         rows //= 2
-    count = -(-queries // rows)
     resident = keys <= tile.resident
-    share = max(heads * count // (2 * device.multiprocessors), 1) if resident else 1
-    walks = -(-count // share)
+    share = _ceil(heads * _ceil(queries, rows), enough) if resident else 1
+    walks = _ceil(_ceil(queries, rows), share)
     warps = min(tile.warps, rows // SMALLEST) if itemsize == 2 else tile.warps  # a matrix instruction's rows
     first, second = parts_of(size)
     constants = {
@@ -113,6 +115,10 @@ def _keys(tile: Tile, rows: int, size: int, keys: int) -> dict:
         rest = keys % block
         tail = _at_least(SMALLEST, rest) if size <= 160 else 0  # two bodies of larger heads do not fit the registers
     return {"KEYS": block, "TAIL": tail, "WHOLE_KEYS": rest == 0 or tail > 0, "WHOLE_TAIL": rest == tail}
+
+
+def _ceil(n: int, divisor: int) -> int:
+    return -(-n // divisor)
 
 
 def _at_least(smallest: int, n: int) -> int:
