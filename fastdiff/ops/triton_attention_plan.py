@@ -26,6 +26,7 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     resident: int  # keys up to which all of them stay on chip
+    tail: bool  # whether a last tile of fewer keys has code of its own: registers must suffice
 
 
 class Plan(NamedTuple):
@@ -40,26 +41,26 @@ class Plan(NamedTuple):
 
 # By element size and by the largest head size that a tile is meant for.
 _HALF_90 = {
-    80: Tile(128, 64, 64, 4, 3, 128),
-    128: Tile(128, 64, 128, 8, 2, 128),
-    160: Tile(128, 64, 64, 8, 2, 128),
-    256: Tile(128, 64, 32, 8, 2, 0),
+    80: Tile(128, 64, 64, 4, 3, 128, True),
+    128: Tile(128, 64, 128, 8, 2, 128, True),
+    160: Tile(128, 64, 64, 8, 2, 128, True),
+    256: Tile(128, 64, 32, 8, 2, 0, False),
 }
 _HALF_80 = {
-    64: Tile(128, 32, 64, 4, 3, 80),
-    80: Tile(64, 32, 64, 4, 2, 128),
-    128: Tile(128, 32, 64, 8, 2, 0),
-    160: Tile(64, 64, 32, 4, 2, 0),
-    256: Tile(64, 64, 16, 4, 2, 0),
+    64: Tile(128, 32, 64, 4, 3, 80, True),
+    80: Tile(64, 32, 64, 4, 2, 128, True),
+    128: Tile(128, 32, 64, 8, 2, 0, True),
+    160: Tile(64, 64, 32, 4, 2, 0, True),
+    256: Tile(64, 64, 16, 4, 2, 0, False),
 }
 _HALF_942 = {
-    80: Tile(128, 32, 64, 8, 2, 128),
-    256: Tile(128, 64, 32, 8, 1, 0),
+    80: Tile(128, 32, 64, 8, 2, 128, True),
+    256: Tile(128, 64, 32, 8, 1, 0, False),
 }
 _FLOAT = {
-    64: Tile(64, 16, 32, 4, 1, 0),
-    128: Tile(32, 16, 32, 4, 1, 0),
-    256: Tile(32, 16, 16, 4, 1, 0),
+    80: Tile(64, 32, 32, 8, 1, 0, False),
+    128: Tile(32, 32, 32, 8, 1, 0, False),
+    256: Tile(32, 32, 16, 8, 1, 0, False),
 }
 TILES = {
     "sm_80": {2: _HALF_80, 4: _FLOAT},
@@ -96,7 +97,7 @@ def _plan(shape: tuple[int, ...], keys: int, itemsize: int, device: Device) -> P
     first, second = parts_of(size)
     constants = {
         "SIZE": size, "FIRST": first, "SECOND": second, "ROWS": rows, "WHOLE_ROWS": queries % rows == 0,
-        "RESIDENT": resident, "STAGES": tile.stages, **_keys(tile, rows, size, keys),
+        "RESIDENT": resident, "STAGES": tile.stages, **_keys(tile, rows, keys),
     }  # fmt: skip
     return Plan(heads * walks, walks, share, warps * 32 // device.warp, constants)
 
@@ -105,7 +106,7 @@ def _tile(tiles: dict[int, Tile], size: int) -> Tile:
     return next(tile for largest, tile in tiles.items() if size <= largest)
 
 
-def _keys(tile: Tile, rows: int, size: int, keys: int) -> dict:
+def _keys(tile: Tile, rows: int, keys: int) -> dict:
     """Tiles of KEYS and, unless TAIL is 0, a last one of its own size; which of them are full."""
     if keys <= tile.resident:
         block, tail = parts_of(keys)
@@ -113,7 +114,7 @@ def _keys(tile: Tile, rows: int, size: int, keys: int) -> dict:
     else:
         block = min(tile.keys, rows)  # few queries at a time leave few registers to a thread
         rest = keys % block
-        tail = _at_least(SMALLEST, rest) if size <= 160 else 0  # two bodies of larger heads do not fit the registers
+        tail = _at_least(SMALLEST, rest) if tile.tail else 0
     return {"KEYS": block, "TAIL": tail, "WHOLE_KEYS": rest == 0 or tail > 0, "WHOLE_TAIL": rest == tail}
 
 
