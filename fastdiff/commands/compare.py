@@ -13,7 +13,7 @@ from .. import demo
 from ..catalogue import plan
 from ..plan import Plan
 from . import pictures
-from .sample import draw, labels_of
+from .sample import draw, labels_of, made
 
 CONVERGED_STEPS = 200
 SHOWN = 12
@@ -56,9 +56,9 @@ def _strip(x: Tensor) -> np.ndarray:
     return pictures.mosaic(demo.to_images(x[:SHOWN]), columns=SHOWN)
 
 
-def _parse(entry: str, default_grid: str) -> tuple[str, Plan]:
+def _parse(entry: str, default_grid: str | None) -> tuple[str, Plan]:
     solver, _, rest = entry.partition(":")
     steps, _, grid = rest.partition(":")
     if not steps.isdigit():
         raise ValueError(f"--compare: expected SOLVER:STEPS or SOLVER:STEPS:GRID, got {entry!r}")
-    return entry, plan(solver, demo.schedule(), int(steps), grid=grid or default_grid, prediction=demo.PREDICTION)
+    return entry, made(solver, int(steps), grid or default_grid)

@@ -17,12 +17,19 @@ from ..sample import sample
 from . import pictures
 
 BATCH = 256
+SOLVER, GRID = "dpmpp_2m", "quadratic"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--solver", default="dpmpp_2m", help="a solver name or alias (default: %(default)s)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--solver",
+        help=f"a solver name or alias, or 'fitted' (default: fitted where there is such a plan, for {_listed()} steps"
+        f" without --guidance and --grid; else {SOLVER})",
+    )
+    source.add_argument("--plan", type=Path, metavar="PLAN.JSON", help="run the plan in this file instead")
     parser.add_argument("--steps", type=int, default=8, help="steps of the solver (default: %(default)s)")
-    parser.add_argument("--grid", default="quadratic", help="time grid (default: %(default)s)")
+    parser.add_argument("--grid", help=f"time grid (default: {GRID})")
     parser.add_argument(
         "--seeds", type=seed_list, default="0-63", help="such as 0-63 or 3,7,20-29 (default: %(default)s)"
     )
@@ -86,9 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw, write, and say in one line what it took."""
     out = arguments.out or Path("samples" if arguments.each else f"samples.{arguments.format}")
     model = demo.load_model()
-    table = plan(
-        arguments.solver, demo.schedule(), arguments.steps, grid=arguments.grid, prediction=demo.PREDICTION
-    )
+    table = _read(arguments.plan) if arguments.plan else _made(arguments)
     labels = labels_of(arguments.seeds, arguments.label)
     began = time.perf_counter()
     x = draw(model, table, arguments.seeds, labels, arguments.guidance, progress=True)
@@ -99,6 +104,30 @@ def run(arguments: argparse.Namespace) -> int:
     count = len(arguments.seeds)
     print(f"{count} samples, {table.nfe} NFE, {seconds:.2f} s, {count / seconds:.0f} images/s -> {out}")
     return 0
+
+
+def made(solver: str, steps: int, grid: str | None) -> Plan:
+    """A plan for the shipped model."""
+    if solver == "fitted":
+        return demo.fitted_plan(steps)
+    return plan(solver, demo.schedule(), steps, grid=grid or GRID, prediction=demo.PREDICTION)
+
+
+def _made(arguments: argparse.Namespace) -> Plan:
+    fitted = arguments.guidance is None and arguments.grid is None and arguments.steps in demo.fitted_steps()
+    return made(arguments.solver or ("fitted" if fitted else SOLVER), arguments.steps, arguments.grid)
+
+
+def _read(path: Path) -> Plan:
+    table = Plan.load(path)
+    table.check_schedule(demo.schedule())
+    if table.prediction != demo.PREDICTION:
+        raise ValueError(f"{path}: a plan for {table.prediction}, the shipped model predicts {demo.PREDICTION}")
+    return table
+
+
+def _listed() -> str:
+    return ", ".join(map(str, demo.fitted_steps()))
 
 
 def _write(out: Path, x: Tensor, arguments: argparse.Namespace) -> None:

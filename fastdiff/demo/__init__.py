@@ -3,7 +3,8 @@
     model = demo.load_model()
     v = model(x, t, y)   # x [B, 1, 8, 8], t [B] in [0, 999], y [B] int64 in 0..9; 10 or None is "no label"
 
-Trained by `fastdiff.demo.train` on scikit-learn's digits; sampling needs no scikit-learn.
+Trained by `fastdiff.demo.train` on scikit-learn's digits; sampling needs no scikit-learn. The plans that ship with it
+(`fitted_plan`) are what `fastdiff fit --steps N --out fastdiff/demo/plans/N.json` makes.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from ..plan import Plan
 from ..schedule import Schedule
 from .unet import UNet
 
-__all__ = ["NUM_CLASSES", "PREDICTION", "SHAPE", "load_model", "schedule", "to_images"]
+__all__ = ["NUM_CLASSES", "PREDICTION", "SHAPE", "fitted_plan", "fitted_steps", "load_model", "schedule", "to_images"]
 
 PREDICTION = "v_prediction"
 SHAPE = (1, 8, 8)
 NUM_CLASSES = 10
 
 WEIGHTS = Path(__file__).parent / "weights"
+PLANS = Path(__file__).parent / "plans"
 
 
 def schedule() -> Schedule:
@@ -49,6 +52,18 @@ def load_model(folder: str | Path = WEIGHTS) -> nn.Module:
     model = UNet(**description["model"])
     model.load_state_dict({name: value.float() for name, value in load(weights).items()})
     return model.eval().requires_grad_(False)
+
+
+def fitted_steps() -> list[int]:
+    """The numbers of model evaluations for which a fitted plan ships."""
+    return sorted(int(path.stem) for path in PLANS.glob("*.json"))
+
+
+def fitted_plan(steps: int) -> Plan:
+    """The plan of `steps` model evaluations that was fitted to this model, drawn without guidance."""
+    if steps not in fitted_steps():
+        raise ValueError(f"steps: expected one of {', '.join(map(str, fitted_steps()))} for a fitted plan, got {steps}")
+    return Plan.load(PLANS / f"{steps}.json")
 
 
 def _description(path: Path) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ CONTESTANTS = tuple(
 )
 PROBED = 8  # samples on which convergence is checked
 FIRST, MOST = 40, 640
+KEPT_EVERY = 20.0  # seconds, so that a killed process loses no more
 
 
 def distances(x: Tensor, exact: Tensor) -> Tensor:
@@ -65,16 +67,25 @@ def teach(
     path = None if folder is None else folder / "teacher.safetensors"
     drawn = [load_file(path)["x0"]] if path is not None and path.exists() else []
     done, total = sum(map(len, drawn)), len(subject.noise)
-    bar = tqdm(total=total, initial=done, unit="sample", desc="teacher", disable=not progress)
-    try:
-        for part in subject.parts(torch.arange(done, total)):
-            drawn.append(subject.draw(table, part).cpu())
-            _require_finite(drawn[-1])
-            bar.update(len(part))
-    finally:
-        bar.close()
+
+    def keep() -> None:
         if path is not None and sum(map(len, drawn)) > done:
             write(path, lambda partial: save_file({"x0": torch.cat(drawn).contiguous()}, partial))
+
+    bar = tqdm(total=total, initial=done, unit="sample", desc="teacher", disable=not progress)
+    kept = time.monotonic()
+    try:
+        for part in subject.parts(torch.arange(done, total)):
+            x = subject.draw(table, part).cpu()
+            _require_finite(x)
+            drawn.append(x)
+            bar.update(len(part))
+            if time.monotonic() - kept > KEPT_EVERY:
+                keep()
+                kept = time.monotonic()
+    finally:
+        bar.close()
+        keep()
     return table, torch.cat(drawn).to(subject.noise.device)
 
 

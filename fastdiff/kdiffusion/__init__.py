@@ -5,6 +5,7 @@ contract. `register(module)` puts them into a host's tables.
 """
 
 from .brownian import BrownianPath, BrownianTreeNoiseSampler
+from .fitted import plan_sampler
 from .register import Registration, register
 from .samplers import (
     sample_deis,
@@ -42,6 +43,7 @@ __all__ = [
     "get_sigmas_karras",
     "get_sigmas_polyexponential",
     "get_sigmas_vp",
+    "plan_sampler",
     "register",
     "sample_deis",
     "sample_dpm_2",

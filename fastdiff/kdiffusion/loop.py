@@ -56,7 +56,7 @@ def solve(
         spread = math.sqrt((rows[0].sigma - levels[0]) * (rows[0].sigma + levels[0]))
         run.x.add_(draw(levels[0], rows[0].sigma), alpha=options["s_noise"] * spread)
         run.refresh_input()
-    evaluate = evaluator(model, rows, x, extra_args)
+    evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)
     since = 0.0
     progress = tqdm(total=len(levels) - 1, disable=disable)
     with progress:
@@ -102,10 +102,10 @@ def start(rows: Sequence[Row], end: float, x: Tensor) -> Run:
 
 
 def evaluator(
-    model: Denoiser, rows: Sequence[Row], x: Tensor, extra_args: dict[str, object] | None
+    model: Denoiser, sigmas: Sequence[float], x: Tensor, extra_args: dict[str, object] | None
 ) -> Callable[[Tensor, int], Tensor]:
-    """(model input, i) -> the denoised output of row i; the levels go to the device once."""
-    levels = torch.tensor([row.sigma for row in rows], dtype=x.dtype).to(x.device, non_blocking=True)
+    """(model input, i) -> the denoised output at level i; the levels go to the device once."""
+    levels = torch.tensor(sigmas, dtype=x.dtype).to(x.device, non_blocking=True)
     levels = levels[:, None].expand(-1, len(x)).contiguous().unbind(0)
     kwargs = extra_args or {}
     return lambda x, i: model(x, levels[i], **kwargs)

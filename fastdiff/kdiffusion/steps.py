@@ -59,7 +59,7 @@ def sample_dpm_fast(
         step[-1] = _with_noise(step[-1], s_noise * up, i + 1)
         rows += step
     run = start(rows, sigma_min, x)
-    evaluate = evaluator(model, rows, x, extra_args)
+    evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)
     with tqdm(total=n, disable=disable) as progress:
         step, begins = 0, True
         for i, row in enumerate(rows):
@@ -123,7 +123,7 @@ def sample_dpm_adaptive(
             down, up = _down(s, t, eta, sigma_min)
             rows = embedded_step(EDM, s, down, "sample", f"dpm_{order - 1}{order}")
             run = start(rows, float(down.sigma), now)
-            evaluate = evaluator(model, rows, x, extra_args)
+            evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)
             first = None
             for i in range(order):
                 denoised = evaluate(run.model_input, i)

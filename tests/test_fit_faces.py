@@ -1,0 +1,134 @@
+"""Fitted plans in the command and in k-diffusion; the ones that ship."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mixtures import SCHEDULE, model, noise
+
+import fastdiff as fd
+from fastdiff import demo
+from fastdiff.__main__ import main
+from fastdiff.commands.compare import converged_plan, distances
+from fastdiff.commands.fit import FIRST_SEED
+from fastdiff.commands.sample import draw, labels_of
+from fastdiff.fitting.search import candidates
+from fastdiff.kdiffusion import get_sigmas_karras, plan_sampler
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    return demo.load_model()
+
+
+@pytest.fixture(scope="module")
+def exact(network) -> torch.Tensor:
+    seeds = list(range(48))
+    assert seeds[-1] < FIRST_SEED  # not the noise that plans are fitted to
+    return draw(network, converged_plan(), seeds, labels_of(seeds, None))
+
+
+@pytest.mark.parametrize("steps", demo.fitted_steps())
+def test_shipped_plan_errs_less_than_half_of_the_catalogues_best_known_solvers(steps, network, exact):
+    def error(plan: fd.Plan) -> float:
+        seeds = list(range(len(exact)))
+        return float(np.median(distances(draw(network, plan, seeds, labels_of(seeds, None)), exact)))
+
+    rivals = [
+        fd.plan(solver, demo.schedule(), steps, grid="quadratic", prediction=demo.PREDICTION)
+        for solver in ("dpmpp_2m", "unipc", "ipndm", "gradient_estimation")
+    ]
+    plan = demo.fitted_plan(steps)
+    assert plan.nfe == steps
+    assert error(plan) < 0.5 * min(map(error, rivals))
+
+
+def test_plans_ship_for_the_usual_numbers_of_steps():
+    assert demo.fitted_steps() == [4, 5, 6, 8, 10]
+    for steps in demo.fitted_steps():
+        demo.fitted_plan(steps).check_schedule(demo.schedule())
+    with pytest.raises(ValueError, match="steps: expected one of 4, 5, 6, 8, 10 for a fitted plan, got 7"):
+        demo.fitted_plan(7)
+
+
+def test_sample_uses_the_shipped_plan_where_no_other_is_asked_for():
+    def sampled(*arguments: str) -> np.ndarray:
+        assert main(["sample", "--seeds", "0-3", "--format", "npy", "--out", "x.npy", *arguments]) == 0
+        return np.load("x.npy")
+
+    fitted = sampled("--solver", "fitted", "--steps", "6")
+    np.testing.assert_array_equal(sampled("--steps", "6"), fitted)
+    plain = sampled("--steps", "6", "--solver", "dpmpp_2m")
+    np.testing.assert_array_equal(sampled("--steps", "6", "--grid", "quadratic"), plain)
+    assert np.abs(plain - fitted).max() > 0.01
+    sampled("--steps", "7")
+    guided = sampled("--steps", "6", "--guidance", "2")
+    np.testing.assert_array_equal(guided, sampled("--steps", "6", "--guidance", "2", "--solver", "dpmpp_2m"))
+
+
+def test_fit_writes_a_plan_that_sample_runs(capsys):
+    fit = ["fit", "--model", "demo", "--steps", "3", "--out", "three.json", "--samples", "32", "--evaluations", "9000"]
+    assert main(fit) == 0
+    table = capsys.readouterr().out
+    assert "stage" in table
+    assert "catalogue" in table
+    assert table.rstrip().endswith("3 NFE -> three.json")
+    assert main(["sample", "--plan", "three.json", "--seeds", "0-3"]) == 0
+    assert "4 samples, 3 NFE" in capsys.readouterr().out
+    assert main(["sample", "--compare", "fitted:4", "ddim:4", "--seeds", "0-7"]) == 0
+
+
+def test_sample_refuses_a_plan_for_another_schedule_or_model(capsys):
+    fd.plan("ddim", fd.Schedule.scaled_linear(), 4, prediction="v_prediction").save("other.json")
+    assert main(["sample", "--plan", "other.json"]) == 2
+    assert "schedule: the plan was made for one with" in capsys.readouterr().err
+    fd.plan("ddim", demo.schedule(), 4).save("epsilon.json")
+    assert main(["sample", "--plan", "epsilon.json"]) == 2
+    assert "epsilon.json: a plan for epsilon, the shipped model predicts v_prediction" in capsys.readouterr().err
+    Path("cut.json").write_text(json.dumps({"fastdiff_plan": 2}))
+    assert main(["sample", "--plan", "cut.json"]) == 2
+    assert "cut.json: not a valid fastdiff plan" in capsys.readouterr().err
+    assert sorted(path.name for path in Path().iterdir()) == ["cut.json", "epsilon.json", "other.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--steps", "0", "--out", "x.json"), "steps: expected a whole number >= 1, got 0"),
+        (("--steps", "4", "--out", "x.json", "--samples", "8"), "noise: expected"),
+        (("--steps", "4", "--out", "x.json", "--evaluations", "50"), "budget: "),
+        (("--steps", "4", "--out", "nowhere/x.json"), "--out: the folder nowhere is not there"),
+    ],
+)
+def test_fit_says_in_one_line_what_is_wrong(arguments, words, capsys):
+    assert main(["fit", *arguments]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fastdiff fit: ")
+    assert words in error
+    assert not Path("x.json").exists()
+
+
+def test_kdiffusion_runs_a_plan():
+    plan = candidates(SCHEDULE, "sample", 4)[7].plan
+    sigmas = get_sigmas_karras(4, 0.01, 20.0)
+    seen = []
+    x = plan_sampler(plan)(model, noise(5) * 20.0, sigmas.double(), callback=seen.append, disable=True)
+    torch.testing.assert_close(x, fd.sample(model, plan, noise(5)))
+    assert [step["i"] for step in seen] == [0, 1, 2, 3]
+
+
+def test_kdiffusion_refuses_a_plan_of_another_form_or_other_ends():
+    with pytest.raises(ValueError, match="plan: expected a deterministic one with alpha = 1 and prediction 'sample'"):
+        plan_sampler(demo.fitted_plan(4))
+    plan = candidates(SCHEDULE, "sample", 4)[0].plan
+    with pytest.raises(ValueError, match="sigmas: the plan runs from 20 to 0, got 10 to 0"):
+        plan_sampler(plan)(model, noise(2), get_sigmas_karras(4, 0.01, 10.0))
