@@ -29,7 +29,7 @@ def write(store: Store, out: Path) -> None:
         f"`python -m bench.quality`, torch {torch.__version__}, {processor()}. Errors are the median, or the root mean"
         " square (RMSE), over samples of the root mean square distance from the converged solution, on noise that no"
         " fit has seen. Unfitted means every solver of the catalogue on four grids, and diffusers' and k-diffusion's"
-        " own samplers on theirs; of each solver the grids that were best on 32 samples are judged on all.",
+        " own samplers on theirs; of each solver the grids that were best on 16 samples are judged on all.",
         "## Fitted plans against the best unfitted one of anybody, chosen in hindsight for each column",
         *(text for name in problems if (text := _targets(store, name))),
     ]
