@@ -128,8 +128,8 @@ def test_guidance_is_fitted_as_it_will_be_sampled():
 
 
 def test_the_model_never_sees_more_samples_at_once_than_a_batch(counted):
-    fit(counted[0], SCHEDULE, STEPS, noise(COUNT), iterations=2)
-    assert max(counted[1]) == SHORT["batch"]
+    fit(counted[0], SCHEDULE, STEPS, noise(COUNT), iterations=2, batch=12)
+    assert max(counted[1]) == 12
 
 
 def test_budget_in_evaluations_is_kept_and_the_best_so_far_comes_back(counted):

@@ -9,6 +9,8 @@ from torch import Tensor
 from ..schedule import Points
 from ..solvers.exponential import first_order
 
+MOST = 100  # points of a run that are looked at, for few steps
+
 
 def jump_costs(points: Points, states: Tensor, data: Tensor) -> np.ndarray:
     """[M + 1, M + 1]: the mean error of one first-order step from point i of a converged run to point j > i; else inf.
@@ -43,5 +45,7 @@ def cheapest_path(costs: np.ndarray, steps: int) -> list[int]:
 
 @torch.no_grad()
 def dp_grid(points: Points, states: Tensor, data: Tensor, steps: int) -> Points:
-    """`steps` of the points of a converged run."""
-    return points.at(np.array(cheapest_path(jump_costs(points, states, data), steps)))
+    """`steps` of the points of a converged run; of a long one, of some of its points."""
+    kept = np.unique(np.linspace(0, len(data), max(MOST, 2 * steps) + 1).round().astype(int))
+    costs = jump_costs(points.at(kept), states[kept], data[kept[:-1]])
+    return points.at(kept[cheapest_path(costs, steps)])

@@ -69,7 +69,8 @@ def run(fit: Fit, teacher: Plan, steps: int, iterations: int) -> None:
     schedule, prediction = fit.schedule, teacher.prediction
     found = from_catalogue(fit, schedule, prediction, steps)
     chosen = found[0]
-    if fit.head is None and len(chosen.plan.rows) == len(chosen.points.t) - 1:
+    one_a_step = len(chosen.plan.rows) == len(chosen.points.t) - 1
+    if fit.head is None and one_a_step and 2 * steps <= teacher.nfe:
         programmed = from_dynamic_programme(fit, chosen.base, teacher, steps)
         chosen = min((chosen, programmed), key=lambda c: fit.score(c.plan, fit.held))
     if not fit.subject.differentiable(chosen.plan):
@@ -108,7 +109,7 @@ def from_dynamic_programme(fit: Fit, base: Base, teacher: Plan, steps: int) -> C
     """A solver on the points of the teacher's run between which first-order steps err least."""
     if record := fit.journal.finished("gits"):
         return _restored(record, base.schedule, base.prediction)
-    places = torch.arange(min(TRACED, fit.fitted))
+    places = torch.arange(min(TRACED, fit.fitted, fit.subject.batch))
     chosen = dp_grid(*fit.subject.trace(teacher, places), steps)
     candidate = Candidate(base, "dynamic programme", chosen, base.build(chosen))
     trial = fit.trial("gits", candidate.name, candidate.plan), candidate.plan
