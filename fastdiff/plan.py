@@ -212,13 +212,32 @@ class Plan:
                 lines.append(f"     forget {', '.join(f'H{k}' for k in row.forget)}")
         return "\n".join(lines)
 
+    def to_dict(self) -> dict[str, object]:
+        """What the plan's JSON file holds."""
+        return {"fastdiff_plan": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, object]) -> Plan:
+        """The plan that `to_dict` described, whether it went through JSON or not. Raises ValueError."""
+        if not isinstance(data, dict) or "fastdiff_plan" not in data:
+            raise ValueError("no fastdiff_plan version in it")
+        if data["fastdiff_plan"] != VERSION:
+            raise ValueError(f"expected plan version {VERSION}")
+        try:
+            data = {name: value for name, value in data.items() if name != "fastdiff_plan"}
+            rows = tuple(_row(r) for r in data.pop("rows"))
+            _expect(data, set(_NAMES), "a plan")
+            schedule = tuple(tuple(knot) for knot in data.pop("schedule"))
+            return cls(rows=rows, end=tuple(data.pop("end")), schedule=schedule, **data)
+        except (TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise ValueError(str(error)) from error
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the plan as JSON; `Plan.load` gives back the same plan bit for bit. Leaves no partial file."""
-        data = {"fastdiff_plan": VERSION, **asdict(self)}
         target = Path(path)
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         try:
-            partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+            partial.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -227,16 +246,8 @@ class Plan:
     def load(cls, path: str | os.PathLike) -> Plan:
         """Read a plan that `save` wrote. Raises ValueError naming the file and what is wrong with it."""
         try:
-            data = json.loads(Path(path).read_text())
-            if not isinstance(data, dict) or "fastdiff_plan" not in data:
-                raise ValueError("no fastdiff_plan version in it")
-            if data.pop("fastdiff_plan") != VERSION:
-                raise ValueError(f"expected plan version {VERSION}")
-            rows = tuple(_row(r) for r in data.pop("rows"))
-            _expect(data, set(_NAMES), "a plan")
-            schedule = tuple(tuple(knot) for knot in data.pop("schedule"))
-            return cls(rows=rows, end=tuple(data.pop("end")), schedule=schedule, **data)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)}: not a valid fastdiff plan: {error}") from error
 
 

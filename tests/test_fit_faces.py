@@ -117,6 +117,34 @@ def test_fit_says_in_one_line_what_is_wrong(arguments, words, capsys):
     assert not Path("x.json").exists()
 
 
+def test_diffusers_scheduler_runs_a_fitted_plan_and_is_saved_with_it(network):
+    plan, start = demo.fitted_plan(5), fd.noise.randn((3, *demo.SHAPE), range(3))
+    y = torch.arange(3)
+
+    def run(scheduler: fd.PlanScheduler) -> torch.Tensor:
+        scheduler.set_timesteps(5)
+        x = start * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            m = network(scheduler.scale_model_input(x, t), t.expand(3), y)
+            x = scheduler.step(m, t, x).prev_sample
+        return x
+
+    scheduler = fd.PlanScheduler(plan)
+    drawn = fd.sample(network, plan, start, y=y)
+    torch.testing.assert_close(run(scheduler), drawn)
+    scheduler.save_pretrained("saved")
+    loaded = fd.PlanScheduler.from_pretrained("saved")
+    assert loaded.plan == plan
+    torch.testing.assert_close(run(loaded), drawn)
+    with pytest.raises(ValueError, match="num_inference_steps: the plan has 5, got 6"):
+        scheduler.set_timesteps(6)
+    scheduler.set_timesteps(5)
+    with pytest.raises(ValueError, match="plan: expected a deterministic one"):
+        fd.PlanScheduler(fd.plan("ddpm", demo.schedule(), 5, prediction=demo.PREDICTION))
+    with pytest.raises(ValueError, match="from its first step on, not from step 2"):
+        scheduler.step(start, scheduler.timesteps[2], start)
+
+
 def test_kdiffusion_runs_a_plan():
     plan = candidates(SCHEDULE, "sample", 4)[7].plan
     sigmas = get_sigmas_karras(4, 0.01, 20.0)

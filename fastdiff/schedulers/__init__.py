@@ -11,11 +11,12 @@ except ImportError as error:
 
 from diffusers import SchedulerMixin  # diffusers looks for it in the module that a saved pipeline names
 
+from .fitted import PlanScheduler
 from .multistep import DPMSolverMultistepScheduler
 from .noise_level import EulerDiscreteScheduler
 from .training_times import DDIMScheduler
 
-_CLASSES = (DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler)
+_CLASSES = (DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PlanScheduler)
 for _class in _CLASSES:
     _class.__module__ = "fastdiff"  # what a saved pipeline names; it stays when files move
 
