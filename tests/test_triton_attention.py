@@ -72,6 +72,13 @@ def test_keys_that_are_infinitely_far_weigh_nothing(backend: str, device: str, w
     assert attend(backend, device, q, k, v).isnan().all()
 
 
+@pytest.mark.parametrize("key", [0, 40, 76])
+def test_one_key_may_outweigh_all_others_wherever_it_is(backend: str, device: str, way: str, key: int) -> None:
+    q, k, v = operands((1, 1, 16, 77, 24), HALF)
+    q[..., 0], k[:, :, key, 0] = 8, 200
+    assert error(attend(backend, device, q, k, v), v[:, :, [key]].double().expand(1, 1, 16, 24)) <= TOLERANCE[HALF]
+
+
 def test_gradients_are_those_of_the_formula(backend: str, device: str) -> None:
     q, k, v = (t.to(device).requires_grad_() for t in operands((1, 2, 17, 77, 40), FLOAT))
     weights = torch.randn_like(q)

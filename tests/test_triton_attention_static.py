@@ -96,6 +96,18 @@ def test_both_layouts_are_read_sixteen_bytes_at_a_time(
     assert aot.compiled(made, target, tmp_path).count(NARROW) == 0
 
 
+def test_offsets_past_32_bits_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = launch((1, 8, 2**24, 2**24, 40), BF16, "sm_90", monkeypatch)
+    assert aot.compiled(long, "sm_90", tmp_path).stack == 0
+    apart = torch.empty_strided((64, 8, 64, 40), (2**32, 2**29, 40, 1), dtype=BF16, device="meta")
+    made = aot.captured(triton_attention, lambda: triton_attention.run(apart, apart, apart, 0.1))
+    assert made.signature["q_batch"] == "i32"  # in units of eight
+    assert aot.compiled(made, "sm_90", tmp_path).stack == 0
+    far = torch.empty_strided((1, 1, 64, 40), (2**30, 2**30, 2**24, 1), dtype=BF16, device="meta")
+    assert triton_attention._readable(far).is_contiguous()
+    assert triton_attention._readable(apart) is apart
+
+
 def test_sizes_of_one_kind_share_a_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     for one, other in (
         ((2, 8, 4096, 4096, 40), (2, 16, 9216, 2048, 40)),

@@ -42,6 +42,7 @@ class Measured(NamedTuple):
 
 
 # One line for each win, as Measured((9, 0), (40, 80), range(1, 129), ("cuda", "triton")). The first that fits counts.
+# Empty until bench/ has timed the kernels on a GPU: reasons are no measurement. Until then they run where forced.
 _ATTENTION_ON_CUDA: tuple[Measured, ...] = ()
 _HALF = (torch.float16, torch.bfloat16)
 
