@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-import sys
-import types
 
 import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.resnet import ResnetBlock2D
 from ldm_blocks import LDM, Autoencoder, CrossAttention, GroupNorm32, ResnetBlock
 from torch import Tensor, nn
 
 import fastdiff as fd
+import fastdiff.schedulers
 
 UNET = {
     "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
@@ -373,30 +373,44 @@ def test_half_precision_and_channels_last_keep_their_dtype_and_layout():
     assert float((found - expected).abs().max()) < 0.1 * float(expected.abs().max())
 
 
-def pipeline():
-    unet = unconditional().module
-    return diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler(num_train_timesteps=50))
+SCHEDULERS = [diffusers.DDIMScheduler, diffusers.DPMSolverMultistepScheduler]
 
 
-def test_a_pipeline_is_accelerated_in_all_its_parts_and_draws_the_same_images(monkeypatch):
-    ours = types.ModuleType("fastdiff.schedulers")
-    ours.DDPMScheduler = type("DDPMScheduler", (diffusers.DDPMScheduler,), {})
-    pipe = pipeline()
+@pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda cls: cls.__name__)
+def test_a_pipeline_is_accelerated_in_all_its_parts_and_draws_the_same_images(scheduler):
+    pipe = diffusers.StableDiffusionPipeline(
+        vae().module, None, None, sd15().module, scheduler(num_train_timesteps=50, steps_offset=1), None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
+    prompt, empty = torch.randn(2, 1, 9, 24)
 
     def draw():
-        return pipe(generator=torch.Generator().manual_seed(3), num_inference_steps=3, output_type="np").images
+        options = {"num_inference_steps": 4, "output_type": "np", "height": 16, "width": 16}
+        generator = torch.Generator().manual_seed(3)
+        return pipe(prompt_embeds=prompt, negative_prompt_embeds=empty, generator=generator, **options).images
 
     before, expected = pipe.scheduler, draw()
-    monkeypatch.setitem(sys.modules, "fastdiff.schedulers", ours)
     handle = fd.accelerate(pipe)
-    assert type(pipe.scheduler) is ours.DDPMScheduler
-    assert "scheduler DDPMScheduler" in str(handle)
-    assert abs(draw() - expected).max() < 1e-5
+    assert type(pipe.scheduler) is getattr(fastdiff.schedulers, scheduler.__name__)
+    assert f"1 x scheduler {scheduler.__name__}" in str(handle)
+    assert abs(draw() - expected).max() < 1e-4
+    assert "nothing" in str(fd.accelerate(pipe))
     handle.undo()
     assert pipe.scheduler is before
-    assert type(pipe.unet.mid_block.resnets[0]).__name__ == "ResnetBlock2D"
+    assert type(pipe.unet.mid_block.resnets[0]) is type(pipe.vae.decoder.mid_block.resnets[0]) is ResnetBlock2D
+    assert (draw() == expected).all()
     fd.accelerate(pipe, scheduler=False)
+    assert pipe.scheduler is before
+
+
+def test_a_scheduler_that_fastdiff_does_not_have_stays():
+    class Other(diffusers.DDIMScheduler):
+        pass
+
+    pipe = diffusers.DDPMPipeline(unconditional().module, Other())
+    before = pipe.scheduler
+    fd.accelerate(pipe)
     assert pipe.scheduler is before
 
 

@@ -101,12 +101,11 @@ def _attend(module: nn.Module, handle: Handle, cache: CrossAttentionCache | None
 
 def _swap_scheduler(pipe: object, handle: Handle) -> None:
     """The pipeline's scheduler as fastdiff's class of the same name."""
-    try:
-        schedulers = importlib.import_module("fastdiff.schedulers")
-    except ImportError:
-        return
     before = getattr(pipe, "scheduler", None)
-    ours = getattr(schedulers, type(before).__name__, None)
-    if ours is None or isinstance(before, ours):
+    if not type(before).__module__.startswith("diffusers."):
         return
-    handle.set_attribute(pipe, "scheduler", ours.from_config(before.config), f"scheduler {ours.__name__}")
+    ours = getattr(importlib.import_module("fastdiff.schedulers"), type(before).__name__, None)
+    if ours is not None:
+        # from_config would reset what this key lists, although pipelines correct some of it, DDIM's clip_sample for one
+        config = {key: value for key, value in before.config.items() if key != "_use_default_values"}
+        handle.set_attribute(pipe, "scheduler", ours.from_config(config), f"scheduler {ours.__name__}")
