@@ -2,8 +2,8 @@
 
 The queries of a head are divided until there are PER_MULTIPROCESSOR programs for each multiprocessor: fewer leave the
 matrix units idle while weights are computed, and the last ones to finish leave most of the machine idle. Keys are not
-divided: of the real shapes, those too small for this have 256 keys or fewer, and a second launch to join the parts
-would cost more than it saves.
+divided: every real shape of more than 256 keys has 128 programs or more, and for fewer keys a second launch to join
+the parts would cost more than it saves.
 """
 
 from __future__ import annotations
