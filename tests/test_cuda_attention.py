@@ -28,12 +28,14 @@ MASKED = {(64, 1): 2, (128, 1): 2, (256, 1): 2}
 SHORT = {(40, 80): 3, (40, 128): 2, (64, 80): 3, (64, 128): 2, (72, 80): 3, (72, 128): 2, (80, 80): 3, (80, 128): 2}
 SHORT |= {(128, 80): 2, (128, 128): 2, (160, 80): 2, (160, 128): 2}
 SINGLE = {(64,): 4, (128,): 2, (256,): 2}
-BLOCKS = {"Flash": FLASH, "Masked": MASKED, "Short": SHORT, "Single": SINGLE}
+HOPPER = {(size,): 1 for size in (40, 64, 72, 80, 128, 160)}
+BLOCKS = {"Flash": FLASH, "Masked": MASKED, "Short": SHORT, "Single": SINGLE, "Hopper": HOPPER}
+THREADS = {"Hopper": 384}  # 128 of the others
 
 
 def kernel_of(mangled: str) -> tuple[str, tuple[int, ...]]:
     """Its kind and numbers, whatever the dtype."""
-    kind, arguments = re.search(r"attention_kernelINS\w*?_\d+(Flash|Short|Single)I(.*?)EEEvNS", mangled).groups()
+    kind, arguments = re.search(r"attention_kernelINS\w*?_\d+(Flash|Short|Single|Hopper)I(.*?)EEEvNS", mangled).groups()
     numbers = tuple(int(n) for n in re.findall(r"Li(\d+)E", arguments))
     return ("Masked" if kind == "Flash" and arguments.rstrip("E").endswith("Lb1") else kind), numbers
 
@@ -89,7 +91,8 @@ def test_every_kernel_is_there_for_every_architecture(built: Built) -> None:
 def test_registers_leave_room_for_several_blocks(built: Built) -> None:
     for (arch, name), used in built.registers.items():
         kind, numbers = kernel_of(name)
-        assert -(-used // 8) * 8 * 128 * BLOCKS[kind][numbers] <= 65536, (arch, kind, numbers, used)
+        block = -(-used // 8) * 8 * THREADS.get(kind, 128)
+        assert block * BLOCKS[kind][numbers] <= 65536, (arch, kind, numbers, used)
 
 
 def test_nothing_goes_to_local_memory(built: Built) -> None:
@@ -139,12 +142,37 @@ def test_tiles_are_copied_while_others_are_multiplied(built: Built) -> None:
         assert count("LDGDEPBAR") == 3, where  # queries, first tile, next tile
 
 
+def test_products_on_hopper_are_as_wide_as_the_head(built: Built) -> None:
+    """A tile of 128 keys: its logits in steps of sixteen columns, its values in steps of sixteen keys."""
+    for (arch, kind, _), (size,), count in built.of("Hopper"):
+        if arch != "sm_90a":
+            assert count("HGMMA", "HMMA", "LDGSTS") == 0  # never launched
+            continue
+        logits, values = -(-size // 16), 8
+        assert count("HGMMA") == logits + values, (kind, size)
+        assert count("HGMMA.64x128x16.F32") == logits + (values if size == 128 else 0), size
+        assert count(f"HGMMA.64x{size}x16.F32") == values + (logits if size == 128 else 0), size
+
+
+def test_warpgroups_on_hopper_have_roles(built: Built) -> None:
+    """Registers change hands, a copy ends at a barrier in memory, and products are waited for twice a tile."""
+    for (arch, _, _), size, count in built.of("Hopper"):
+        if arch == "sm_90a":
+            assert count("USETMAXREG.DEALLOC") == count("USETMAXREG.TRY_ALLOC") == 1, size
+            assert count("SYNCS.ARRIVE") >= 2, size  # tile there, tile read
+            assert count("WARPGROUP.ARRIVE") == count("WARPGROUP.DEPBAR") == 2, size
+            assert count("LDGSTS.E.BYPASS.128") == count("LDGSTS") > 0, size
+            assert count("STG.E.128") == count("STG") > 0, size
+            assert count("LDG.") == 0, size
+
+
 @pytest.fixture(scope="session")
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("twin") / "twin"
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    sources = [TWIN / "attention_twin.cpp", TWIN / "block.cpp"]
+    sanitizers += ["-fno-sanitize=null,object-size,pointer-overflow"]  # ASan finds these, and they take long to compile
+    sources = [TWIN / name for name in ("attention_twin.cpp", "block.cpp", "warpgroup.cpp")]
     run(tool("g++"), "-std=c++17", "-O1", *checks, *sanitizers, *sources, "-o", program)
     return program
 
@@ -213,6 +241,26 @@ def test_each_head_size_at_the_borders_of_tiles(twin: Path, size: int, dtype: to
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("size", [40, 64, 72, 80, 128, 160])
+def test_each_head_size_on_hopper(twin: Path, size: int, dtype: torch.dtype) -> None:
+    """Fewer tiles than places for them, as many, and more."""
+    shapes = [(1, 1, 65, 129, size), (1, 1, 128, 512, size), (1, 1, 1, 650, size)]
+    cases = [make_case(shape, dtype, hopper=True) for shape in shapes]
+    assert kernels(check(twin, cases)) == [f"hopper {size}"] * 3
+
+
+def test_keys_that_a_small_machine_cannot_keep_pass_by(twin: Path) -> None:
+    cases = [make_case((1, 1, 5, 128, size), torch.float16, shared_memory=99 * 1024) for size in (80, 128, 160)]
+    assert kernels(check(twin, cases)) == ["short 80 128", "flash 128 1", "flash 160 1"]
+
+
+def test_small_sequences_on_hopper_take_small_tiles(twin: Path) -> None:
+    case = make_case((1, 2, 129, 144, 72), torch.float16, hopper=True)
+    few, many = (execute(twin, [case._replace(multiprocessors=n)])[0] for n in (8, 9))
+    assert kernels([few, many]) == ["hopper 72", "flash 72 1"]
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("size", [40, 64, 72, 80, 128, 160])
 def test_few_keys_stay_in_shared_memory(twin: Path, size: int, dtype: torch.dtype) -> None:
     shapes = [(65, 77), (64, 80), (3, 1), (17, 81), (5, 128)]
     names = [f"short {size} {keys}" for keys in (80, 80, 80, 128, 128)]
@@ -243,9 +291,9 @@ def test_float32_at_the_borders_of_tiles(twin: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32], ids=str)
-@pytest.mark.parametrize("keys", [77, 140])
-def test_both_layouts_are_taken_as_they_are(twin: Path, keys: int, dtype: torch.dtype) -> None:
-    cases = [make_case((2, 2, 33, keys, 40), dtype, layout) for layout in (transposed, sliced)]
+@pytest.mark.parametrize(("keys", "hopper"), [(77, False), (140, False), (140, True)])
+def test_both_layouts_are_taken_as_they_are(twin: Path, keys: int, hopper: bool, dtype: torch.dtype) -> None:
+    cases = [make_case((2, 2, 33, keys, 40), dtype, layout, hopper=hopper) for layout in (transposed, sliced)]
     assert not any("masked" in kernel for kernel in kernels(check(twin, cases)))
 
 
@@ -265,12 +313,19 @@ def test_keys_may_be_shared_by_heads(twin: Path) -> None:
 def test_the_scale_may_be_any_number(twin: Path, scale: float) -> None:
     shapes = [(1, 2, 33, 77, 40), (1, 1, 33, 140, 72), (1, 1, 20, 40, 24)]
     check(twin, [make_case(s, dtype, scale=scale) for s in shapes for dtype in (torch.float16, torch.float32)])
+    check(twin, [make_case((1, 1, 70, 300, 72), torch.float16, scale=scale, hopper=True)])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("keys", [100, 150])
-def test_logits_of_ten_thousand_lose_no_more_than_their_rounding(twin: Path, keys: int, dtype: torch.dtype) -> None:
-    case = make_case((1, 1, 40, keys, 40), dtype)
+# What reaches each kernel: dtype, keys, and whether the machine is Hopper.
+KERNELS = [(torch.float16, 90, False), (torch.float16, 300, False), (torch.float16, 300, True)]
+KERNELS += [(torch.float32, 300, False)]
+
+
+@pytest.mark.parametrize(("dtype", "keys", "hopper"), KERNELS)
+def test_logits_of_ten_thousand_lose_no_more_than_their_rounding(
+    twin: Path, dtype: torch.dtype, keys: int, hopper: bool
+) -> None:
+    case = make_case((1, 1, 40, keys, 40), dtype, hopper=hopper)
     case.q.copy_(torch.randint(-24, 25, case.q.shape))
     case.k.copy_(torch.randint(-24, 25, case.k.shape))
     case.k[:, :, 1] = case.k[:, :, 0]
@@ -283,13 +338,14 @@ def test_logits_of_ten_thousand_lose_no_more_than_their_rounding(twin: Path, key
         assert error(case.out, formula(case.q, case.k, case.v, 1.0)) < 5e-3
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("keys", [90, 300])
-def test_infinity_and_nan_go_where_the_formula_sends_them(twin: Path, keys: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "keys", "hopper"), KERNELS)
+def test_infinity_and_nan_go_where_the_formula_sends_them(
+    twin: Path, dtype: torch.dtype, keys: int, hopper: bool
+) -> None:
     for bad in (math.inf, -math.inf, math.nan):
         cases = []
         for where in ([3], [keys - 1], list(range(70)), list(range(keys))):
-            case = make_case((1, 1, 9, keys, 40), dtype, scale=0.3)
+            case = make_case((1, 1, 9, keys, 40), dtype, scale=0.3, hopper=hopper)
             case.q[..., 0] = 1
             case.k[:, :, where, 0] = bad
             cases.append(case)

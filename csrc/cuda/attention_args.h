@@ -6,6 +6,8 @@
 
 namespace fastdiff::cuda {
 
+constexpr int kLeastShared = 99 * 1024;  // bytes that a block may have on every device from compute capability 8.0 on
+
 struct Problem {
   Heads q, k, v, out;
   int heads;

@@ -11,9 +11,11 @@ struct Flash {
   using P = Products<kBrain, D>;
   using Rows = typename P::Rows;
   static constexpr int kWarps = 4, kThreads = 32 * kWarps, kQueries = 16 * kTiles * kWarps;
-  static constexpr int kKeys = D > 160 ? 32 : kTiles == 1 || D <= 64 ? 64 : D <= 72 ? 48 : 32;  // registers set the limit
+  // As many as the registers allow beside the results.
+  static constexpr int kKeys = D > 160 ? 32 : kTiles == 1 || D <= 64 ? 64 : D <= 72 ? 48 : 32;
   static constexpr int kTile = kKeys * Rows::kPitch, kStage = 2 * kTile, kPanel = kQueries * Rows::kPitch;
   static constexpr int kShared = kStage + (kStage > kPanel ? kStage : kPanel);  // queries begin in the second stage
+  static_assert(kShared <= kLeastShared);
 
   static FASTDIFF_DEVICE void run(const Problem& p, char* shared, int block, int thread) {
     const Head<uint16_t> head(p, block / p.blocks);

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "attention_flash.h"
+#include "attention_hopper.h"
 #include "attention_short.h"
 #include "attention_single.h"
 
@@ -16,7 +17,8 @@ constexpr int64_t kMostBlocks = 0x7fffffff;
 
 // The device that a call is for.
 struct Machine {
-  int64_t multiprocessors;
+  int64_t multiprocessors, shared_memory;  // the bytes that a block may have
+  bool hopper;                             // has the instructions of sm_90a
 };
 
 inline bool is_wide(const Heads& h, const Attention& a, int64_t bytes) {
@@ -60,7 +62,13 @@ const char* run_short(const Attention& a, const Problem& p, const Machine& machi
 template <bool kBrain, int D, class Launch>
 const char* run_exact(const Attention& a, const Problem& p, const Machine& machine, const Launch& launch) {
   if (a.keys <= 80) return run_short<Short<kBrain, D, 80>>(a, p, machine, launch);
-  if (a.keys <= 128) return run_short<Short<kBrain, D, 128>>(a, p, machine, launch);
+  using Long = Short<kBrain, D, 128>;
+  if (a.keys <= 128 && Long::kShared <= machine.shared_memory) return run_short<Long>(a, p, machine, launch);
+  if (machine.hopper && a.keys > 128) {
+    using Kernel = Hopper<kBrain, D>;
+    const int64_t blocks = tiles(a.queries, Kernel::kQueries);
+    if (2 * a.batch * a.heads * blocks >= machine.multiprocessors) return run<Kernel>(a, p, blocks, launch);
+  }
   if constexpr (D <= 80) {
     // Two products for each load of a key or value, where there is enough to do.
     using Large = Flash<kBrain, D, 2, false>;

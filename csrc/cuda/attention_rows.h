@@ -20,8 +20,8 @@ struct alignas(16) Chunk {
   T e[16 / sizeof(T)];
 };
 
-// Which chunk of a row a thread moves, and of which rows: the first and every kStep-th. The few threads that would begin
-// a row without ending it have none.
+// Which chunk of a row a thread moves, and of which rows: the first and every kStep-th. The few threads that would
+// begin a row without ending it have none.
 template <class Rows, int kRows, int kThreads>
 struct Share {
   static constexpr int kStep = kThreads / Rows::kChunks, kStride = kStep * Rows::kPitch;

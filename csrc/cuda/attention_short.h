@@ -12,6 +12,7 @@ struct Short {
   using Rows = typename P::Rows;
   static constexpr int kWarps = 4, kThreads = 32 * kWarps, kQueries = 16 * kWarps;
   static constexpr int kTile = kKeys * Rows::kPitch, kPanel = kQueries * Rows::kPitch, kShared = 2 * (kTile + kPanel);
+  static_assert(kKeys > 80 || kShared <= kLeastShared);
 
   static FASTDIFF_DEVICE void run(const Problem& p, char* shared, int block, int thread) {
     const Head<uint16_t> head(p, block / p.blocks);

@@ -15,6 +15,7 @@ struct Single {
   static constexpr int kMine = kQueries / kGroups, kMyKeys = kKeys / kShare, kMyColumns = D / (4 * kShare);
   static constexpr int kPanel = kQueries * Rows::kPitch, kTile = kKeys * Rows::kPitch, kWeights = kKeys + 1;
   static constexpr int kShared = kPanel + 2 * kTile + kQueries * kWeights * 4;
+  static_assert(kShared <= kLeastShared);
 
   struct Row {
     float top = -INFINITY, origin = -INFINITY, sum = 0;

@@ -20,6 +20,8 @@ CALL = np.dtype(
         *((name, "i8") for name in ("batch", "heads", "queries", "keys", "head_size")),
         ("scale", "f4"),
         ("multiprocessors", "i8"),
+        ("shared_memory", "i8"),
+        ("hopper", "i8"),
     ],
     align=True,
 )
@@ -33,6 +35,8 @@ class Case(NamedTuple):
     out: Tensor
     scale: float
     multiprocessors: int = 2
+    shared_memory: int = 163 * 1024
+    hopper: bool = False
 
 
 def execute(program: Path, cases: list[Case]) -> list[np.void]:
@@ -47,5 +51,7 @@ def _packed(case: Case) -> tuple[np.ndarray, Buffers]:
         call[name]["data"], call[name]["stride"] = buffers.pointer(tensor), tensor.stride()[:3]
     call["dtype"] = DTYPES.index(case.q.dtype)
     call["batch"], call["heads"], call["queries"], call["head_size"] = case.q.shape
-    call["keys"], call["scale"], call["multiprocessors"] = case.k.shape[2], case.scale, case.multiprocessors
+    call["keys"], call["scale"] = case.k.shape[2], case.scale
+    for name in ("multiprocessors", "shared_memory", "hopper"):
+        call[name] = getattr(case, name)
     return call, buffers

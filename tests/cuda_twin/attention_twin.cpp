@@ -1,6 +1,6 @@
 // Runs attention's kernel code on the CPU, block by block over the grid that the launcher would ask for. Cases come on
-// standard input: the Attention, the number of multiprocessors, and its buffers (buffers.h). On standard output go a
-// report and the buffers as the kernel left them.
+// standard input: the Attention, what its Machine has, and the buffers (buffers.h). On standard output go a report and
+// the buffers as the kernel left them.
 #include <cstring>
 
 #include "../../csrc/cuda/attention_launch.h"
@@ -30,6 +30,11 @@ void name(char* to, Single<D>) {
   snprintf(to, 64, "single %d", D);
 }
 
+template <bool kBrain, int D>
+void name(char* to, Hopper<kBrain, D>) {
+  snprintf(to, 64, "hopper %d", D);
+}
+
 struct OnHost {
   Report* report;
 
@@ -38,18 +43,21 @@ struct OnHost {
     report->queries = Kernel::kQueries, report->blocks = blocks;
     name(report->kernel, Kernel());
     for (int b = 0; b < blocks; ++b) {
-      char* shared = static_cast<char*>(aligned_alloc(128, (Kernel::kShared + 127) / 128 * 128));
-      memset(shared, 0xff, Kernel::kShared);
-      run_block(Kernel::kThreads, static_cast<uint32_t>(b), [&](int thread) { Kernel::run(p, shared, b, thread); });
-      free(shared);
+      void* memory;
+      if (posix_memalign(&memory, 128, Kernel::kShared)) exit(2);
+      char* shared = static_cast<char*>(memset(memory, 0xff, Kernel::kShared));
+      const auto body = [&](int thread) { Kernel::run(p, shared, b, thread); };
+      run_block(Kernel::kThreads, shared, static_cast<uint32_t>(b), body);
+      free(memory);
     }
     return nullptr;
   }
 };
 
 void run_case(Attention& a) {
-  Machine machine;
-  receive(&machine.multiprocessors, sizeof machine.multiprocessors);
+  int64_t device[3];
+  receive(device, sizeof device);
+  const Machine machine{device[0], device[1], device[2] != 0};
   const std::vector<Buffer> buffers = read_buffers();
   for (Heads* h : {&a.q, &a.k, &a.v, &a.out}) relocate(h->data, buffers);
   Report report{};

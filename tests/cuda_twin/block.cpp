@@ -1,115 +1,28 @@
 #include "block.h"
 
-#include <ucontext.h>
-
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <deque>
-#include <memory>
 #include <random>
-#include <vector>
 
 #include "../../csrc/cuda/block.h"
-#include "../../csrc/cuda/packet.h"
+#include "model.h"
 
 namespace fastdiff::cuda {
-namespace {
-
-constexpr int kWarp = 32;
-constexpr size_t kStack = 1 << 18;
-
-[[noreturn]] void give_up(const char* why) {
-  fprintf(stderr, "the block: %s\n", why);
-  exit(3);
-}
-
-void require_aligned(const void* p, size_t bytes) {
-  if (reinterpret_cast<uintptr_t>(p) % bytes) give_up("an access that is not aligned");
-}
-
-struct Copy {
-  void* to;
-  const void* from;
-  bool there;
-};
-
-// Where threads come together. What the last one does there is done for all.
-struct Meeting {
-  int arrived = 0, round = 0;
-  const char* what = nullptr;
-};
-
-struct Fiber {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack{new char[kStack]};
-  bool done = false;
-  const int* counter = nullptr;  // waits until this is no longer `value`
-  int value = 0;
-  const void* offer = nullptr;
-  std::vector<Copy> copies;
-  std::deque<std::vector<Copy>> groups;
-
-  bool may_run() const { return !done && (counter == nullptr || *counter != value); }
-};
-
-struct Block {
-  std::vector<Fiber> fibers;
-  std::vector<Meeting> warps;
-  Meeting all;
-  const std::function<void(int)>* body;
-  ucontext_t scheduler;
-  int current = 0;
-
-  Fiber& me() { return fibers[static_cast<size_t>(current)]; }
-  Fiber& lane(int l) { return fibers[static_cast<size_t>(current / kWarp * kWarp + l)]; }
-
-  void wait_while(const int& counter, int value) {
-    me().counter = &counter, me().value = value;
-    swapcontext(&me().context, &scheduler);
-    me().counter = nullptr;
-  }
-
-  template <class F>
-  void meet(Meeting& meeting, int size, const char* what, F last) {
-    if (meeting.arrived && strcmp(meeting.what, what)) give_up("threads of one group do different things");
-    meeting.what = what;
-    if (++meeting.arrived < size) return wait_while(meeting.round, meeting.round);
-    meeting.arrived = 0;
-    last();
-    ++meeting.round;
-  }
-
-  template <class Offer, class F>
-  void meet_warp(const char* what, const Offer& offer, F last) {
-    me().offer = &offer;
-    meet(warps[static_cast<size_t>(current / kWarp)], kWarp, what, [&] {
-      const Offer* offers[kWarp];
-      for (int l = 0; l < kWarp; ++l) offers[l] = static_cast<const Offer*>(lane(l).offer);
-      last(offers);
-    });
-  }
-};
 
 Block* block;
+
+namespace {
 
 void enter() {
   (*block->body)(block->current);
   block->me().done = true;
 }
 
-float half_at(uint32_t word, int i, bool brain) {
-  float pair[2];
-  unpack_halves(word, brain, pair[0], pair[1]);
-  return pair[i];
-}
-
 }  // namespace
 
-void run_block(int threads, uint32_t lot, const std::function<void(int)>& body) {
+void run_block(int threads, const char* shared, uint32_t lot, const std::function<void(int)>& body) {
   Block here;
   here.fibers.resize(static_cast<size_t>(threads)), here.warps.resize(static_cast<size_t>(threads / kWarp));
-  here.body = &body;
+  here.groups.resize(static_cast<size_t>(threads / kGroup)), here.begun.resize(static_cast<size_t>(threads / kGroup));
+  here.body = &body, here.shared = shared;
   block = &here;
   for (Fiber& f : here.fibers) {
     getcontext(&f.context);
@@ -137,6 +50,7 @@ void run_block(int threads, uint32_t lot, const std::function<void(int)>& body) 
   }
   for (const Fiber& f : here.fibers) {
     if (!f.copies.empty() || !f.groups.empty()) give_up("copies that nobody waited for");
+    if (!f.products.empty()) give_up("products that nobody finished");
   }
   block = nullptr;
 }
@@ -174,6 +88,7 @@ void wait_for_copies(int pending) {
   auto& groups = block->me().groups;
   for (; groups.size() > static_cast<size_t>(pending); groups.pop_front()) {
     for (const Copy& c : groups.front()) {
+      block->hidden[static_cast<const char*>(c.to)] = block->current;
       if (c.there) memcpy(c.to, c.from, 16);
       else memset(c.to, 0, 16);
     }

@@ -8,6 +8,6 @@
 namespace fastdiff::cuda {
 
 // body(thread) for each of the threads. Ends the program where they wait for each other in vain, or disagree.
-void run_block(int threads, uint32_t lot, const std::function<void(int)>& body);
+void run_block(int threads, const char* shared, uint32_t lot, const std::function<void(int)>& body);
 
 }  // namespace fastdiff::cuda
