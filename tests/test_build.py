@@ -87,7 +87,9 @@ def test_without_a_working_compiler_cpu_fails(source: Path, tmp_path: Path) -> N
 def test_the_data_files_are_in_the_wheel(source: Path, tmp_path: Path) -> None:
     built, _ = wheel(source, tmp_path, FASTDIFF_BUILD="none")
     names = set(zipfile.ZipFile(built).namelist())
-    wanted = {"fastdiff/py.typed", *(f"fastdiff/demo/weights/{f.name}" for f in ROOT.glob("fastdiff/demo/weights/*"))}
+    data = (f.relative_to(ROOT) for kind in ("weights", "plans") for f in ROOT.glob(f"fastdiff/demo/{kind}/*"))
+    wanted = {"fastdiff/py.typed", *map(str, data)}
+    assert len(wanted) == 8
     assert wanted <= names
     assert not any(name.startswith(("tests/", "bench/", "csrc/")) for name in names)
 

@@ -10,7 +10,6 @@ import torch
 from mixtures import SCHEDULE, exact, mean_distance, model, noise
 
 import fastdiff as fd
-from fastdiff import demo
 from fastdiff.fitting import Trial
 from fastdiff.fitting.search import candidates
 
@@ -142,9 +141,9 @@ def test_budget_in_evaluations_is_kept_and_the_best_so_far_comes_back(counted):
 
 def test_budget_in_seconds_ends_the_fit():
     notes: list[Trial] = []
-    fit(iterations=10**6, seconds=4.0, report=notes.append)
+    fit(iterations=10**6, seconds=2.0, report=notes.append)
     assert notes[-1].stage == "budget"
-    assert "spent after 4 s" in notes[-1].note
+    assert "spent after 2 s" in notes[-1].note
 
 
 def test_fit_that_a_budget_stopped_goes_on_in_its_folder(tmp_path, counted):
@@ -196,19 +195,9 @@ def test_finished_fit_comes_back_from_its_folder_at_once(tmp_path, counted):
     assert sum(calls) < 500
 
 
-def test_fit_of_the_shipped_network_beats_the_catalogue():
-    start = fd.noise.randn((32, *demo.SHAPE), range(32))
-    trials: list[Trial] = []
-    fd.fit(
-        demo.load_model(), demo.schedule(), 4, start, prediction=demo.PREDICTION, y=torch.arange(32) % 10,
-        batch=16, iterations=3, tolerance=0.02, report=trials.append,
-    )  # fmt: skip
-    assert min(trial.mean for trial in trials) < 0.9 * trials[0].mean
-
-
 def test_best_plan_so_far_comes_back_at_every_budget():
     best = math.inf
-    for evaluations in (30_000, 60_000, 200_000):
+    for evaluations in (30_000, 60_000, 120_000):
         trials: list[Trial] = []
         fit(iterations=10**6, evaluations=evaluations, report=trials.append)
         found = min(trial.mean for trial in trials if not trial.note)

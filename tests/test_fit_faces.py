@@ -76,15 +76,21 @@ def test_sample_uses_the_shipped_plan_where_no_other_is_asked_for():
 
 
 def test_fit_writes_a_plan_that_sample_runs(capsys):
-    fit = ["fit", "--model", "demo", "--steps", "3", "--out", "three.json", "--samples", "32", "--evaluations", "9000"]
+    fit = ["fit", "--model", "demo", "--steps", "3", "--out", "three.json", "--samples", "32", "--iterations", "2"]
     assert main(fit) == 0
-    table = capsys.readouterr().out
-    assert "stage" in table
-    assert "catalogue" in table
-    assert table.rstrip().endswith("3 NFE -> three.json")
+    head, *trials, last = capsys.readouterr().out.splitlines()
+    assert head.split()[0] == "stage"
+    errors = {line[:10].rstrip(): float(line[60:].split()[0]) for line in trials}
+    assert errors["weights"] < 0.9 * errors["catalogue"]
+    assert last.endswith("3 NFE -> three.json")
     assert main(["sample", "--plan", "three.json", "--seeds", "0-3"]) == 0
     assert "4 samples, 3 NFE" in capsys.readouterr().out
-    assert main(["sample", "--compare", "fitted:4", "ddim:4", "--seeds", "0-7"]) == 0
+
+
+def test_compare_shows_fitted_plans_too(capsys):
+    assert main(["sample", "--compare", "fitted:4", "ddim:4", "--seeds", "0-3"]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert float(rows["fitted:4"][3]) < 0.5 * float(rows["ddim:4"][3])
 
 
 def test_sample_refuses_a_plan_for_another_schedule_or_model(capsys):
