@@ -16,6 +16,14 @@ from torch import Tensor, nn
 
 import fastdiff as fd
 import fastdiff.schedulers
+from fastdiff.patch import norms
+
+
+@pytest.fixture(autouse=True)
+def small_norms_too(monkeypatch):
+    """The models here are small; accelerate leaves small norms to PyTorch, which is quicker to start."""
+    monkeypatch.setattr(norms, "_SMALL", {"none": 0, "silu": 0})
+
 
 UNET = {
     "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
@@ -420,11 +428,24 @@ def test_anything_else_is_refused():
 
 
 def test_the_fused_norm_is_the_formula_in_float64():
-    from fastdiff.patch.norms import normalise
-
     norm, x = nn.GroupNorm(4, 8).double(), torch.randn(2, 8, 5, dtype=torch.float64)
     add, scale, shift = torch.randn(3, 2, 8, dtype=torch.float64)
     expected = F.silu(norm(x + add[..., None]) * (1 + scale[..., None]) + shift[..., None])
-    torch.testing.assert_close(normalise(norm, x, add, scale, shift, "silu"), expected)
+    torch.testing.assert_close(norms.normalise(norm, x, add, scale, shift, "silu"), expected)
     with torch.no_grad():
-        torch.testing.assert_close(normalise(norm, x, add, scale, shift, "silu"), expected.detach())
+        torch.testing.assert_close(norms.normalise(norm, x, add, scale, shift, "silu"), expected.detach())
+
+
+@torch.no_grad()
+def test_small_norms_are_left_to_pytorch_and_large_ones_are_not(monkeypatch):
+    monkeypatch.undo()  # the rule is in force
+    layers = nn.Sequential(nn.GroupNorm(4, 32), nn.GroupNorm(4, 32), nn.SiLU())
+    small, large = torch.randn(2, 32, 8, 8), torch.randn(2, 32, 32, 32)
+    expected = layers(small), layers(large)
+    fd.accelerate(layers)
+    calls, fused = [], norms.group_norm
+    monkeypatch.setattr(norms, "group_norm", lambda x, *a, **k: calls.append(x.shape) or fused(x, *a, **k))
+    assert torch.equal(layers(small), expected[0])
+    assert calls == []
+    close(layers(large), expected[1])
+    assert calls == [large.shape] * 2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cross_attention import CrossAttentionCache
-from ..ops import attention
+from ..ops import attention, registry
 from .calls import wants_gradient
 
 
@@ -28,7 +29,7 @@ def project(
 
 
 class FastMultiheadAttention(nn.MultiheadAttention):
-    """torch.nn.MultiheadAttention; calls with masks, weights asked for, or dropout are PyTorch's own."""
+    """torch.nn.MultiheadAttention; calls with masks, weights asked for, dropout or few queries are PyTorch's own."""
 
     def forward(
         self,
@@ -45,6 +46,7 @@ class FastMultiheadAttention(nn.MultiheadAttention):
         drops = self.training and self.dropout > 0
         extended = self.bias_k is not None or self.add_zero_attn or not self._qkv_same_embed_dim
         own = masked or need_weights or drops or extended or query.ndim != 3 or query.is_nested
+        own = own or not (torch.compiler.is_compiling() or self._pays(query, key))
         if own or wants_gradient(self, query, key, value):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
@@ -54,6 +56,12 @@ class FastMultiheadAttention(nn.MultiheadAttention):
             return self.out_proj(attend(q, k, v, self.num_heads)), None
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
         return self.out_proj(attend(q, k, v, self.num_heads).transpose(0, 1)), None
+
+    def _pays(self, query: Tensor, key: Tensor) -> bool:
+        """Whether the choice would fall on fastdiff's own kernels: PyTorch's module has a faster way to PyTorch's."""
+        batch, tokens = (0, 1) if self.batch_first else (1, 0)
+        shape = (query.shape[batch], self.num_heads, query.shape[tokens], key.shape[tokens], self.head_dim)
+        return registry.chosen("attention", registry.Case(query.device.type, query.dtype, shape)) != "torch"
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         if query is key and key is value:

@@ -18,7 +18,8 @@ def normalise(
     act: str = "none",
 ) -> Tensor:
     """act(norm(x + add) * (1 + scale) + shift), add, scale, shift [B, C]; by the norm's own code where it must be."""
-    if is_norm(norm) and not wants_gradient(norm, x, add, scale, shift):
+    modulated = add is not None or scale is not None
+    if is_norm(norm) and not wants_gradient(norm, x, add, scale, shift) and (modulated or not _is_small(x, act)):
         return _fused(norm, x, act, add=add, scale=scale, shift=shift)
     per_channel = (*x.shape[:2], *[1] * (x.ndim - 2))
     h = norm(x if add is None else x + add.view(per_channel))
@@ -29,6 +30,14 @@ def normalise(
     return F.silu(h) if act == "silu" else h
 
 
+def _is_small(x: Tensor, act: str) -> bool:
+    """Whether PyTorch's ops are through before fastdiff's, which does less but chooses in Python, has begun."""
+    return x.numel() < _SMALL[act] and x.device.type == "cpu"
+
+
+_SMALL = {"none": 1 << 15, "silu": 1 << 14}  # elements, measured
+
+
 def _fused(norm: nn.GroupNorm, x: Tensor, act: str, **modulation: Tensor | None) -> Tensor:
     return group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, act=act, **modulation)
 
@@ -37,14 +46,16 @@ class FastGroupNorm(nn.GroupNorm):
     """torch.nn.GroupNorm."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input) if wants_gradient(self, input) else _fused(self, input, "none")
+        own = wants_gradient(self, input) or _is_small(input, "none")
+        return super().forward(input) if own else _fused(self, input, "none")
 
 
 class FastGroupNormSiLU(nn.GroupNorm):
     """torch.nn.GroupNorm and the SiLU after it, which is a `SiLUDone`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.silu(super().forward(input)) if wants_gradient(self, input) else _fused(self, input, "silu")
+        own = wants_gradient(self, input) or _is_small(input, "silu")
+        return F.silu(super().forward(input)) if own else _fused(self, input, "silu")
 
 
 class SiLUDone(nn.SiLU):
