@@ -16,6 +16,8 @@ from test_attention import TOLERANCE, deviation, error, formula
 from test_cuda_static import run, tool
 from torch import Tensor
 
+import fastdiff as fd
+
 TWIN = Path(__file__).resolve().parent / "cuda_twin"
 HALVES = [torch.float16, torch.bfloat16]
 ARCHES = ["sm_80", "sm_90a"]  # whose instructions are looked at
@@ -378,3 +380,31 @@ def test_more_blocks_than_a_grid_has_are_refused(twin: Path) -> None:
     many = one.expand(2**16, 2**9, 2**15, 40)
     (report,) = execute(twin, [Case(many, many[:, :, :1], many[:, :, :1], many, 1.0, 2**31)])
     assert report["text"] == b"more heads and queries than a grid has blocks"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("size", [40, 64, 72, 80, 128, 160])
+def test_every_kernel_on_a_device(size: int, dtype: torch.dtype) -> None:
+    """Heads and queries enough for the kernels of large calls, and a call for those of small ones."""
+    shapes = [(2, 40, 200, keys, size) for keys in (1, 77, 128, 129, 300, 1024)] + [(1, 1, 200, 300, size)]
+    for batch, heads, queries, keys, _ in shapes:
+        q, k, v = (transposed(batch, heads, rows, size, dtype).cuda() for rows in (queries, keys, keys))
+        with fd.backend("cuda"):
+            y = fd.ops.attention(q, k, v)
+        assert error(y, formula(q, k, v, size**-0.5)) <= TOLERANCE[dtype], (keys, heads)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_a_captured_call_replays(dtype: torch.dtype) -> None:
+    q, k, v = (torch.randn(2, 40, 200, 160, device="cuda").to(dtype) for _ in range(3))
+    graph = torch.cuda.CUDAGraph()
+    with fd.backend("cuda"):
+        fd.ops.attention(q, k, v)  # loads the kernel
+        with torch.cuda.graph(graph):
+            y = fd.ops.attention(q, k, v)
+    for tensor in (q, k, v):
+        tensor.copy_(torch.randn_like(tensor))
+    graph.replay()
+    assert error(y, formula(q, k, v, 160**-0.5)) <= TOLERANCE[dtype]
