@@ -15,7 +15,7 @@ namespace fastdiff {
 
 #ifdef FASTDIFF_CUDA_GROUP_NORM
 namespace cuda {
-int64_t group_norm_workspace(const GroupNorm& norm);  // bytes
+int64_t group_norm_workspace(const GroupNorm& norm, int device);  // bytes
 const char* group_norm(const GroupNorm& norm, void* workspace, int64_t workspace_bytes, void* stream);
 }  // namespace cuda
 #endif
@@ -148,7 +148,7 @@ bool run_cpu(const Call& call) {
 #ifdef FASTDIFF_CUDA
 bool run_cuda(const Call& call) {
 #ifdef FASTDIFF_CUDA_GROUP_NORM
-  const int64_t bytes = cuda::group_norm_workspace(call.norm);
+  const int64_t bytes = cuda::group_norm_workspace(call.norm, call.device);
   Tensor workspace{};
   PyObject* held = nullptr;
   if (bytes > 0) {

@@ -1,0 +1,102 @@
+// group_norm on CUDA: what the plan asks for, launched on the current device.
+#include <cuda_runtime.h>
+
+#include "group_norm_kernels.h"
+#include "group_norm_plan.h"
+
+namespace fastdiff::cuda {
+namespace {
+
+template <class E, bool kLast>
+__global__ void __launch_bounds__(kNormThreads, kTeamBlocks) resident_kernel(const __grid_constant__ Slabs s) {
+  extern __shared__ __align__(16) char shared[];
+  resident_thread<E, kLast>(s, blockIdx.x, threadIdx.x, shared);
+}
+
+template <class E, bool kLast>
+__global__ void __launch_bounds__(kNormThreads, kTeamBlocks) statistics_kernel(const __grid_constant__ Slabs s) {
+  extern __shared__ __align__(16) char shared[];
+  statistics_thread<E, kLast>(s, blockIdx.x, threadIdx.x, shared);
+}
+
+template <class E, bool kLast>
+__global__ void __launch_bounds__(kNormThreads, kTeamBlocks) output_kernel(const __grid_constant__ Slabs s) {
+  extern __shared__ __align__(16) char shared[];
+  output_thread<E, kLast>(s, blockIdx.x, threadIdx.x, shared);
+}
+
+using Kernel = void (*)(Slabs);
+
+struct OnStream {
+  cudaStream_t stream;
+
+  template <class E, bool kLast>
+  const char* run(const Plan& p) const {
+    cudaError_t error = cudaSuccess;
+    if (p.form == Form::twice) {
+      error = launch(statistics_kernel<E, kLast>, p);
+      if (error == cudaSuccess) error = launch(output_kernel<E, kLast>, p);
+    } else {
+      if (p.form == Form::together) error = cudaMemsetAsync(p.slabs.records, 0, workspace_bytes(p), stream);
+      if (error == cudaSuccess) error = launch(resident_kernel<E, kLast>, p);
+    }
+    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  }
+
+ private:
+  cudaError_t launch(Kernel kernel, const Plan& p) const {
+    if (p.shared > 48 * 1024) {
+      const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared);
+      if (error != cudaSuccess) return error;
+    }
+    cudaLaunchAttribute attribute{};
+    if (p.form == Form::cluster) {
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim.x = static_cast<unsigned>(p.slabs.parts);
+      attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    } else {
+      attribute.id = cudaLaunchAttributeCooperative;
+      attribute.val.cooperative = p.form == Form::together;
+    }
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(p.blocks)), config.blockDim = dim3(kNormThreads);
+    config.dynamicSmemBytes = static_cast<size_t>(p.shared), config.stream = stream;
+    config.attrs = &attribute, config.numAttrs = p.form == Form::cluster || p.form == Form::together;
+    return cudaLaunchKernelEx(&config, kernel, p.slabs);
+  }
+};
+
+cudaError_t ask(int& value, cudaDeviceAttr what, int device) { return cudaDeviceGetAttribute(&value, what, device); }
+
+cudaError_t look_at(int device, Chip& chip) {
+  int major = 0, minor = 0;
+  cudaError_t error = ask(major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess) error = ask(minor, cudaDevAttrComputeCapabilityMinor, device);
+  if (error == cudaSuccess) error = ask(chip.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) error = ask(chip.block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess) error = ask(chip.shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  chip.arch = 10 * major + minor;
+  return error;
+}
+
+}  // namespace
+
+// An error shows again, and is told, when group_norm is called.
+int64_t group_norm_workspace(const GroupNorm& norm, int device) {
+  Chip chip{};
+  return look_at(device, chip) == cudaSuccess ? workspace_bytes(plan(norm, chip)) : 0;
+}
+
+const char* group_norm(const GroupNorm& norm, void* workspace, int64_t workspace_size, void* stream) {
+  Chip chip{};
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = look_at(device, chip);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  Plan p = plan(norm, chip);
+  if (workspace_bytes(p) > workspace_size) return "group_norm: the workspace is too small";
+  p.slabs.records = static_cast<Record*>(workspace);
+  return dispatch<Wide, Single>(p, OnStream{static_cast<cudaStream_t>(stream)});
+}
+
+}  // namespace fastdiff::cuda

@@ -1,0 +1,71 @@
+// What one thread of each of group_norm's kernels does. This also compiles as plain C++, which is how it is tested
+// without a GPU.
+#pragma once
+
+#include "group_norm_part.h"
+
+namespace fastdiff::cuda {
+
+// x is read once: parts stay in shared memory, and the blocks of a team exchange what they found.
+template <class E, bool kLast>
+FASTDIFF_DEVICE void resident_thread(const Slabs& s, int64_t block, int thread, char* shared) {
+  const int number = static_cast<int>(block % s.parts);
+  Record* received = reinterpret_cast<Record*>(shared + s.at_records);  // [together, parts], filled by peers
+  if (s.exchange == Exchange::cluster) arrive_at_cluster();
+#pragma unroll 1
+  for (int64_t slab = block / s.parts; slab < s.slabs; slab += s.teams) {
+    const Part<E, kLast> part(s, slab, number, thread, shared);
+    part.fetch();
+    part.tabulate();
+    sync_block();
+    part.sum_shared();
+    sync_block();
+    if (s.exchange == Exchange::none) {
+      part.combine([&](int group, const Record& all) { part.settle(group, all); });
+    } else if (s.exchange == Exchange::cluster) {
+      wait_for_cluster();  // all peers have begun
+      part.combine([&](int group, const Record& own) {
+        const int peer = thread % kWarp;
+        if (peer < s.parts) *in_peer(received + group * s.parts + number, peer) = own;
+      });
+      arrive_at_cluster(), wait_for_cluster();
+      part.settle(s.parts, [&](int group) { return received + group * s.parts; }, [](const Record*) {});
+    } else {
+      part.combine([&](int group, const Record& own) {
+        if (thread % kWarp) return;
+        Record* to = part.own_record(group);
+        to->count = own.count, to->mean = own.mean, to->m2 = own.m2;
+        raise_flag(&to->ready);
+      });
+      part.settle(s.parts, [&](int group) { return part.records_of(group); },
+                  [](const Record* record) { await_flag(&record->ready); });
+    }
+    sync_block();
+    part.write_shared();
+    sync_block();  // until the next slab may overwrite what all read
+  }
+}
+
+// x is read twice: by this kernel, which leaves a record for each part, and by the next.
+template <class E, bool kLast>
+FASTDIFF_DEVICE void statistics_thread(const Slabs& s, int64_t block, int thread, char* shared) {
+  const Part<E, kLast> part(s, block / s.parts, static_cast<int>(block % s.parts), thread, shared);
+  part.tabulate();
+  sync_block();
+  part.sum_global();
+  sync_block();
+  part.combine([&](int group, const Record& own) {
+    if (thread % kWarp == 0) *part.own_record(group) = own;
+  });
+}
+
+template <class E, bool kLast>
+FASTDIFF_DEVICE void output_thread(const Slabs& s, int64_t block, int thread, char* shared) {
+  const Part<E, kLast> part(s, block / s.parts, static_cast<int>(block % s.parts), thread, shared);
+  part.tabulate();
+  part.settle(s.pieces * s.parts, [&](int group) { return part.records_of(group); }, [](const Record*) {});
+  sync_block();
+  part.write_global();
+}
+
+}  // namespace fastdiff::cuda
