@@ -93,11 +93,11 @@ inline bool plan_together(Plan& p, const Chip& chip) {
   cut(p, rows);
   const int64_t rounds = (bytes - s.at_packets) / (kNormThreads * packet_bytes(p));
   if (rounds < 1 || s.pieces > 1) return false;
-  int64_t teams = std::min(s.slabs, resident / quotient_up(rows, rounds * s.lanes));
+  const int64_t least = quotient_up(rows, rounds * s.lanes);
+  int64_t teams = std::min(s.slabs, resident / least);
   if (teams < std::min<int64_t>(2, s.slabs)) return false;
   teams = quotient_up(s.slabs, quotient_up(s.slabs, teams));
-  const int64_t parts = std::min(resident / teams, quotient_up(rows, 2 * s.lanes));
-  cut(p, quotient_up(rows, parts));
+  cut(p, quotient_up(rows, std::min(resident / teams, std::max(least, quotient_up(rows, 2 * s.lanes)))));
   s.teams = teams;
   p.blocks = teams * s.parts;
   p.shared = static_cast<int>(resident_bytes(p));

@@ -23,7 +23,7 @@ def _solver_step(case: Case) -> tuple[str, ...]:
 
 
 def _group_norm(case: Case) -> tuple[str, ...]:
-    return {"cpu": ("cpu",), "cuda": ("triton",)}.get(case.device, ())
+    return {"cpu": ("cpu",), "cuda": ("triton", "cuda")}.get(case.device, ())
 
 
 class Measured(NamedTuple):

@@ -1,0 +1,311 @@
+"""The CUDA group_norm without a GPU: its plans for real shapes, what the compiler made of it, and its kernels run on a
+model of the device, under sanitizers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from cuda_twin.group_norm import VALUES, Call, Chip, Report, run
+from test_cuda_static import run as execute
+from test_cuda_static import tool
+from test_group_norm import TOLERANCE, error, formula
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+TWIN = ROOT / "tests" / "cuda_twin"
+SOURCE = ROOT / "csrc" / "cuda" / "group_norm.cu"
+
+A100 = Chip(80, 108, 166912, 167936)
+H100 = Chip(90, 132, 232448, 233472)
+B200 = Chip(100, 148, 232448, 233472)
+CHIPS = [A100, H100, B200]
+DTYPES = list(TOLERANCE)
+LAYOUTS = [False, True]
+
+# [B, C, H, W] at 32 groups: Stable Diffusion 1.5 at 512 and 768, SDXL at 1024, ADM; the autoencoder's decoder.
+U_NETS = [
+    *[(2, c, 64, 64) for c in (320, 640, 960, 1280, 1920)],
+    *[(2, c, 32, 32) for c in (320, 640, 960, 1280, 1920, 2560)],
+    *[(2, c, 16, 16) for c in (640, 1280, 1920, 2560)],
+    *[(2, c, 8, 8) for c in (1280, 2560)],
+    *[(2, c, 96, 96) for c in (320, 640, 960)],
+    *[(2, c, 48, 48) for c in (320, 640, 1920)],
+    *[(2, c, 24, 24) for c in (640, 1280, 2560)],
+    *[(2, c, 12, 12) for c in (1280, 2560)],
+    *[(2, c, 128, 128) for c in (320, 640, 960)],
+    *[(1, c, n, n) for c, n in ((256, 256), (512, 64), (1024, 8), (2048, 8))],
+]
+DECODER = [
+    *[(1, 512, n, n) for n in (64, 128, 256, 512)],
+    *[(1, 256, n, n) for n in (256, 512, 1024)],
+    *[(1, 128, n, n) for n in (512, 1024)],
+]
+
+
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("twin") / "group_norm"
+    checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    sources = [TWIN / "group_norm_twin.cpp", TWIN / "grid.cpp"]
+    execute(tool("g++"), "-std=c++17", "-O1", "-g", *checks, *sanitizers, *sources, "-o", program)
+    return program
+
+
+def plan(twin: Path, shapes: list, chip: Chip, dtype: torch.dtype, last: bool) -> dict[tuple, Report]:
+    calls = [Call(chip, (b, c, h * w), 32, dtype, last) for b, c, h, w in shapes]
+    return dict(zip(shapes, run(twin, calls), strict=True))
+
+
+@pytest.mark.parametrize("last", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: f"sm_{chip.arch}")
+def test_real_shapes_are_taken_sixteen_bytes_at_a_time_within_the_chip(
+    twin: Path, chip: Chip, dtype: torch.dtype, last: bool
+) -> None:
+    for shape, p in plan(twin, U_NETS + DECODER, chip, dtype, last).items():
+        assert p.width * dtype.itemsize == 16, shape
+        assert p.shared <= chip.block_shared, shape
+        assert p.parts <= 8 or p.form != "cluster", shape
+        assert p.form != "cluster" or chip.arch >= 90, shape
+        rows = shape[2] * shape[3] if last else shape[1] // 32 * shape[2] * shape[3] // p.width
+        assert (p.parts - 1) * p.share < rows <= p.parts * p.share, shape
+
+
+@pytest.mark.parametrize("last", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("chip", [H100, B200], ids=lambda chip: f"sm_{chip.arch}")
+def test_halves_of_a_unet_are_read_once_in_one_launch(twin: Path, chip: Chip, dtype: torch.dtype, last: bool) -> None:
+    for shape, p in plan(twin, U_NETS, chip, dtype, last).items():
+        assert p.form in ("alone", "cluster", "together"), shape
+
+
+@pytest.mark.parametrize("chip", [H100, B200], ids=lambda chip: f"sm_{chip.arch}")
+def test_halves_of_a_contiguous_decoder_are_read_once_by_two_teams_or_more(twin: Path, chip: Chip) -> None:
+    """But for (1, 256, 1024, 1024), where two slabs of 16.8 MB do not fit on the machine."""
+    for shape, p in plan(twin, DECODER, chip, torch.bfloat16, False).items():
+        assert p.form in ("cluster", "together") or shape == (1, 256, 1024, 1024), shape
+        assert p.form != "together" or p.teams >= 2, shape
+
+
+@pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: f"sm_{chip.arch}")
+def test_blocks_that_wait_for_each_other_are_all_on_the_machine(twin: Path, chip: Chip) -> None:
+    """Three to a multiprocessor: their shared memory, and a kilobyte that each costs beside it."""
+    waiting = 0
+    for dtype, last in itertools.product(DTYPES, LAYOUTS):
+        for shape, p in plan(twin, U_NETS + DECODER, chip, dtype, last).items():
+            if p.form == "together":
+                waiting += 1
+                assert p.blocks == p.teams * p.parts <= 3 * chip.multiprocessors, shape
+                assert 3 * (p.shared + 1024) <= chip.shared, shape
+    assert waiting
+
+
+@pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: f"sm_{chip.arch}")
+def test_large_halves_fill_the_machine(twin: Path, chip: Chip) -> None:
+    for last in LAYOUTS:
+        for shape, p in plan(twin, U_NETS + DECODER, chip, torch.float16, last).items():
+            if math.prod(shape) >= 1 << 21:
+                assert p.blocks >= 0.45 * chip.multiprocessors, (shape, last)
+
+
+# Chips that put small tensors into every form, for contiguous and for channels_last.
+FORMS = {
+    "alone": (Chip(80, 1, 166912, 167936), Chip(80, 1, 166912, 167936)),
+    "cluster": (H100, H100),
+    "together": (Chip(80, 12, 7000, 3 * 8024), Chip(80, 12, 24000, 3 * 25024)),
+    "twice": (Chip(80, 4, 1024, 4096), Chip(80, 4, 1024, 4096)),
+}
+BODY, GROUPS = (1, 40, 544), 4
+
+
+def call(
+    form: str, dtype: torch.dtype, last: bool, shape: tuple = BODY, groups: int = GROUPS, act: str = "silu", **given
+) -> Call:
+    """A call in that form on random x, and on all the per-channel values but those given, into y of NaN."""
+    b, c, _ = shape
+    x = given.pop("x", None)
+    x = torch.randn(shape).to(dtype) if x is None else x
+    x = x.transpose(1, 2).contiguous() if last else x
+    values = {name: torch.randn((c,) if name in ("weight", "bias") else (b, c)) for name in VALUES}
+    values = given.pop("values", values)
+    return Call(FORMS[form][last], shape, groups, dtype, last, x, torch.full_like(x, math.nan), values, act, **given)
+
+
+def outcome(c: Call) -> tuple[Tensor, Tensor]:
+    """y as [B, C, P], and what it should be."""
+    x, y = (t.transpose(1, 2) if c.last else t for t in (c.x, c.y))
+    channels = c.shape[1]
+    affine = {"weight": torch.ones(channels), "bias": torch.zeros(channels)}
+    return y, formula(c.groups, c.act, x, **(affine | c.values))
+
+
+def check(twin: Path, calls: list[Call]) -> list[Report]:
+    reports = run(twin, calls)
+    for c, report in zip(calls, reports, strict=True):
+        assert report.text == ""
+        y, expected = outcome(c)
+        assert error(y, expected) <= TOLERANCE[c.dtype], (c.shape, c.groups, c.dtype, c.last, report.form)
+    return reports
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("last", LAYOUTS)
+def test_every_form_equals_the_formula_at_every_group_width(twin: Path, form: str, last: bool) -> None:
+    halves = itertools.cycle([(torch.float16, 432), (torch.bfloat16, 440)])
+    calls = [
+        call(form, dtype, last, (1, groups * width, positions), groups, lot=width)
+        for width, groups in ((10, 8), (20, 4), (30, 8), (40, 2), (60, 4), (80, 1))
+        for dtype, positions in (next(halves), (torch.float32, 216))
+    ]
+    for c, report in zip(calls, check(twin, calls), strict=True):
+        assert report.width * c.dtype.itemsize == 16
+        assert report.form == form, c.shape
+
+
+# B, C, P, groups: odd sizes, a group in one element, groups that are no packet, wider than a block, or all of C.
+ODD = [(1, 6, 11, 3), (3, 12, 1, 4), (2, 7, 35, 7), (1, 320, 35, 32), (2, 8, 1, 8), (1, 1030, 9, 2), (1, 2600, 3, 1),
+       (2, 40, 24, 1), (1, 4104, 8, 2), (5, 24, 50, 24)]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_odd_shapes(twin: Path, form: str, dtype: torch.dtype) -> None:
+    check(twin, [call(form, dtype, last, (b, c, p), groups) for b, c, p, groups in ODD for last in LAYOUTS])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_result_does_not_depend_on_who_goes_first(twin: Path, form: str) -> None:
+    for last in LAYOUTS:
+        first = call(form, torch.float32, last)
+        others = [replace(first, y=torch.full_like(first.y, math.nan), lot=lot) for lot in (1, 2)]
+        assert {report.form for report in run(twin, [first, *others])} == {form}
+        assert all(torch.equal(first.y, other.y) for other in others)
+
+
+def test_values_of_any_dtype_and_row_stride(twin: Path) -> None:
+    """Slices of wider embeddings, expanded rows, double precision."""
+    b, c, p = 2, 40, 264
+    values = {
+        "weight": torch.randn(c).double(),
+        "bias": torch.randn(c + 1).half()[1:],
+        "add": torch.randn(b, 3 * c).bfloat16()[:, c : 2 * c],
+        "scale": torch.randn(1, c).expand(b, c),
+        "shift": torch.randn(b, c + 3).half()[:, 2 : c + 2],
+    }
+    check(twin, [call(form, torch.float16, last, (b, c, p), values=values) for form in FORMS for last in LAYOUTS])
+    each = [{}, *({name: values[name]} for name in values)]
+    check(twin, [call("alone", torch.float32, last, (b, c, 24), act=act, values=given)
+                 for given in each for last in LAYOUTS for act in ("none", "silu")])  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_large_means_keep_the_digits_of_the_variance(twin: Path, form: str) -> None:
+    """x + add as float32 holds them: its spacing, beside a deviation of 1."""
+    for last, mean in itertools.product(LAYOUTS, (1000, -30000)):
+        x, add = torch.randn(BODY) + mean, torch.randn(1, 40) * 100
+        c = call(form, torch.float32, last, act="none", x=x, values={"add": add})
+        run(twin, [c])
+        y, expected = outcome(c)
+        assert error(y, expected) <= abs(mean) * 2.0**-24, (last, mean)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_first_element_far_from_all_others(twin: Path, form: str) -> None:
+    x = torch.randn(BODY)
+    x[:, ::10, 0] = 1e5
+    check(twin, [call(form, torch.float32, last, act="none", x=x) for last in LAYOUTS])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_constants_the_largest_halves_and_numbers_that_are_none(twin: Path, form: str) -> None:
+    bias = {"bias": torch.randn(40)}
+    for last in LAYOUTS:
+        flat = call(form, torch.float32, last, x=torch.full(BODY, 3.0), values=bias)
+        edge = call(form, torch.float16, last, x=(torch.randn(BODY).sign() * 65504).half(), values=bias)
+        check(twin, [flat, edge])
+        x = torch.randn(BODY)
+        x[0, 15, 3], x[0, 39, 543] = math.nan, math.inf
+        bad = call(form, torch.float32, last, x=x, values=bias)
+        run(twin, [bad])
+        groups = outcome(bad)[0].isnan().view(GROUPS, -1)
+        assert groups.all(1).tolist() == groups.any(1).tolist() == [False, True, False, True]
+
+
+# The most registers of a kernel. 65536 of them make a multiprocessor, which holds three blocks of 256 threads or more.
+REGISTERS = 80
+
+
+@dataclass
+class Built:
+    """What ptxas and cuobjdump say of each kernel, by (arch, kernel, access, channels_last)."""
+
+    arches: list[str]
+    registers: dict[tuple, int] = field(default_factory=dict)
+    stack: dict[tuple, tuple[int, ...]] = field(default_factory=dict)
+    sass: dict[tuple, list[str]] = field(default_factory=dict)
+
+
+def kernel_of(mangled: str) -> tuple[str, str, bool]:
+    kernel, access, last = re.search(r"(resident|statistics|output)_kernelI(.*?)Lb([01])E", mangled).groups()
+    width = {"E0": "f32", "E2": "f16", "E3": "bf16"}
+    return kernel, next((name for code, name in width.items() if code in access), "single"), last == "1"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    nvcc, target = tool("nvcc"), tmp_path_factory.mktemp("cuda") / "group_norm.o"
+    known = execute(nvcc, "--list-gpu-arch").stdout.split()
+    arches = ["80", "90a"] + (["100"] if "compute_100" in known else [])
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in arches]
+    checks = ["-Xptxas", "-v,-warn-spills,-Werror", "-Werror", "all-warnings"]
+    log = execute(nvcc, "-std=c++17", "-O3", "--threads", "2", *targets, *checks, "-c", SOURCE, "-o", target).stderr
+    out = Built([f"sm_{arch}" for arch in arches])
+    for block in log.split("Compiling entry function")[1:]:
+        mangled, arch = re.search(r"'(\S+)' for '(\w+)'", block).groups()
+        stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", block)
+        key = arch, *kernel_of(mangled)
+        out.registers[key] = int(re.search(r"Used (\d+) registers", block)[1])
+        out.stack[key] = tuple(int(n) for n in stack.groups())
+    for arch in out.arches:
+        text = execute(tool("cuobjdump"), "-sass", "-arch", arch, target).stdout
+        for block in text.split("Function : ")[1:]:
+            out.sass[arch, *kernel_of(block.split()[0])] = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", block)
+    assert set(out.sass) == set(out.registers)
+    return out
+
+
+def test_registers_and_stack(built: Built) -> None:
+    assert len(built.registers) == 3 * 4 * 2 * len(built.arches)
+    for key, used in built.registers.items():
+        assert used <= REGISTERS, key
+        assert built.stack[key] == (0, 0, 0), key
+        assert not [op for op in built.sass[key] if re.search(r"\b(LDL|STL)\b", op)], key
+
+
+def test_elements_travel_sixteen_bytes_at_a_time(built: Built) -> None:
+    """Once to shared memory without a stop in registers, or several loads in flight; and one kind of store."""
+    for (arch, kernel, access, last), ops in built.sass.items():
+        if access == "single":
+            continue
+        wide = [op for op in ops if ".128" in op]
+        copies = sum("LDGSTS" in op for op in wide)
+        loads = sum(bool(re.search(r"\bLDG\b", op)) for op in wide)
+        stores = sum(bool(re.search(r"\bSTG\b", op)) for op in wide)
+        key = arch, kernel, access, last
+        assert (copies >= 1) == (kernel == "resident"), key
+        assert kernel == "resident" or loads >= 4, key
+        assert kernel == "statistics" or stores >= 1, key
+
+
+def test_blocks_meet_in_clusters_on_sm_90_and_no_number_is_summed_atomically(built: Built) -> None:
+    for (arch, kernel, *rest), ops in built.sass.items():
+        meets = any("UCGABAR_ARV" in op for op in ops)
+        assert meets == (kernel == "resident" and arch != "sm_80"), (arch, kernel, *rest)
+        assert not [op for op in ops if re.search(r"\b(ATOM|ATOMG|ATOMS|RED)\b", op)], (arch, kernel, *rest)
