@@ -300,7 +300,7 @@ def test_elements_travel_sixteen_bytes_at_a_time(built: Built) -> None:
         stores = sum(bool(re.search(r"\bSTG\b", op)) for op in wide)
         key = arch, kernel, access, last
         assert (copies >= 1) == (kernel == "resident"), key
-        assert kernel == "resident" or loads >= 4, key
+        assert kernel == "resident" or loads >= (2 if kernel == "output" and last else 4), key
         assert kernel == "statistics" or stores >= 1, key
 
 

@@ -91,7 +91,7 @@ class Part {
 
   FASTDIFF_DEVICE void sum_global() const {
     Sum sum(*this);
-    stream([&](const Values& p) { sum.take(p); });
+    stream<4>([&](const Values& p) { sum.take(p); });
     sum.put();
   }
 
@@ -135,7 +135,7 @@ class Part {
 
   FASTDIFF_DEVICE void write_global() const {
     Output output(*this);
-    stream([&](const Values& p) { output.take(p); });
+    stream<kLast ? 2 : 4>([&](const Values& p) { output.take(p); });  // what channels need takes registers
   }
 
   // The record of this part of a group in global memory, and the first of all of the group's.
@@ -145,7 +145,7 @@ class Part {
   }
 
  private:
-  static constexpr int kStages = 4, kAhead = 4;
+  static constexpr int kStages = 4;
 
   struct Slot {
     float mean, m2;
@@ -234,7 +234,7 @@ class Part {
   };
 
   // take(packet) for each of the thread's packets in global memory, kAhead of them in flight.
-  template <class Take>
+  template <int kAhead, class Take>
   FASTDIFF_DEVICE void stream(const Take& take) const {
     const char* from = static_cast<const char*>(s_.norm.x) + start_;
     int left = mine_;
