@@ -49,6 +49,11 @@ struct OnStream {
       const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared);
       if (error != cudaSuccess) return error;
     }
+    if (p.form == Form::together) {  // or blocks that the plan counts on might not be resident
+      const auto all = cudaSharedmemCarveoutMaxShared;
+      const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, all);
+      if (error != cudaSuccess) return error;
+    }
     cudaLaunchAttribute attribute{};
     if (p.form == Form::cluster) {
       attribute.id = cudaLaunchAttributeClusterDimension;
