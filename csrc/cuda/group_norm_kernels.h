@@ -20,25 +20,24 @@ FASTDIFF_DEVICE void resident_thread(const Slabs& s, int64_t block, int thread, 
     sync_block();
     part.sum_shared();
     sync_block();
-    if (s.exchange == Exchange::none) {
-      part.combine([&](int group, const Record& all) { part.settle(group, all); });
-    } else if (s.exchange == Exchange::cluster) {
-      wait_for_cluster();  // all peers have begun
-      part.combine([&](int group, const Record& own) {
-        const int peer = thread % kWarp;
-        if (peer < s.parts) *in_peer(received + group * s.parts + number, peer) = own;
-      });
-      arrive_at_cluster(), wait_for_cluster();
-      part.settle(s.parts, [&](int group) { return received + group * s.parts; }, [](const Record*) {});
-    } else {
-      part.combine([&](int group, const Record& own) {
-        if (thread % kWarp) return;
+    if (s.exchange == Exchange::cluster) wait_for_cluster();  // all peers have begun
+    part.combine([&](int group, const Record& own) {
+      const int lane = thread % kWarp;
+      if (s.exchange == Exchange::none) {
+        part.settle(group, own);
+      } else if (s.exchange == Exchange::cluster) {
+        if (lane < s.parts) *in_peer(received + group * s.parts + number, lane) = own;
+      } else if (lane == 0) {
         Record* to = part.own_record(group);
         to->count = own.count, to->mean = own.mean, to->m2 = own.m2;
         raise_flag(&to->ready);
-      });
-      part.settle(s.parts, [&](int group) { return part.records_of(group); },
-                  [](const Record* record) { await_flag(&record->ready); });
+      }
+    });
+    if (s.exchange == Exchange::cluster) arrive_at_cluster(), wait_for_cluster();
+    if (s.exchange != Exchange::none) {
+      const bool flags = s.exchange == Exchange::flags;
+      part.settle(s.parts, [&](int group) { return flags ? part.records_of(group) : received + group * s.parts; },
+                  [&](const Record* record) { if (flags) await_flag(&record->ready); });
     }
     sync_block();
     part.write_shared();

@@ -19,9 +19,9 @@ class Part {
     const int block = static_cast<int>(slab % s.blocks);
     first_group_ = block / s.pieces * s.together, piece_ = block % s.pieces;
     const int64_t first_row = part * s.share;
-    taken_ = static_cast<int>(first_row + s.share < s.rows ? s.share : s.rows - first_row);
+    const int taken = static_cast<int>(first_row + s.share < s.rows ? s.share : s.rows - first_row);
     column_ = thread % s.columns, lane_ = thread / s.columns;
-    mine_ = rows_of(lane_);
+    full_ = taken / s.lanes, rest_ = taken % s.lanes, mine_ = rows_of(lane_);
 
     channel_ = first_group_ * s.group_channels + piece_ * s.channels;
     int64_t start = sample_ * norm.channels * norm.positions;
@@ -32,7 +32,7 @@ class Part {
       start += channel_ * norm.positions;
       const int skipped = static_cast<int>(first_row / s.units), begin = static_cast<int>(first_row % s.units);
       channel_ += skipped;
-      table_ = (begin + taken_ - 1) / s.units + 1;
+      table_ = (begin + taken - 1) / s.units + 1;
       at_ = {(begin + lane_) % s.units, (begin + lane_) / s.units};
     }
     const int64_t bytes = norm.dtype == DType::f32 ? 4 : 2;
@@ -250,9 +250,7 @@ class Part {
     for (; left > 0; --left, from += step_) take(E::load(from, s_.norm.dtype));
   }
 
-  FASTDIFF_DEVICE int rows_of(int lane) const {
-    return lane < s_.lanes && lane < taken_ ? (taken_ - lane + s_.lanes - 1) / s_.lanes : 0;
-  }
+  FASTDIFF_DEVICE int rows_of(int lane) const { return lane < s_.lanes ? full_ + (lane < rest_) : 0; }
 
   FASTDIFF_DEVICE int stage_end(int stage) const { return mine_ * (stage + 1) / kStages; }
 
@@ -276,7 +274,7 @@ class Part {
   int first_group_, piece_;
   int channel_;              // the part's first
   int table_;                // channels that it touches
-  int taken_, mine_;         // rows of the part, of the thread
+  int full_, rest_, mine_;   // rows of each lane, lanes that have one more, rows of the thread
   int column_, lane_;
   int64_t start_, step_;     // of the thread's elements in x and y, in bytes
   Cursor at_;                // contiguous: where the thread begins
