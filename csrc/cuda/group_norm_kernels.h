@@ -40,6 +40,8 @@ FASTDIFF_DEVICE void resident_thread(const Slabs& s, int64_t block, int thread, 
                   [&](const Record* record) { if (flags) await_flag(&record->ready); });
     }
     sync_block();
+    part.apply();
+    sync_block();
     part.write_shared();
     sync_block();  // until the next slab may overwrite what all read
   }
@@ -63,6 +65,8 @@ FASTDIFF_DEVICE void output_thread(const Slabs& s, int64_t block, int thread, ch
   const Part<E, kLast> part(s, block / s.parts, static_cast<int>(block % s.parts), thread, shared);
   part.tabulate();
   part.settle(s.pieces * s.parts, [&](int group) { return part.records_of(group); }, [](const Record*) {});
+  sync_block();
+  part.apply();
   sync_block();
   part.write_global();
 }

@@ -126,6 +126,18 @@ class Part {
     if (thread_ % kWarp == 0) settled()[group] = statistics(all, pivot(first_group_ + group), s_.norm.eps);
   }
 
+  // The statistics go into the table of channels, by all threads.
+  FASTDIFF_DEVICE void apply() const {
+    const int span = kLast ? s_.channels / s_.together : table_;
+#pragma unroll 1
+    for (int c = thread_; c < table_; c += kNormThreads) {
+      const Channel from = channels()[c];
+      const Statistics group = settled()[c / span];
+      const float a = group.rstd * from.a;
+      channels()[c] = {group.high, 0, a, (from.offset - group.low) * a + from.b};
+    }
+  }
+
   FASTDIFF_DEVICE void write_shared() const {
     Output output(*this);
     const char* from = packets();
@@ -165,13 +177,13 @@ class Part {
     const Part& part;
     Cursor at = part.at_;
     Moments<W> moments;
-    float pivot[kSlots], offset[kSlots];
+    float center[kSlots], offset[kSlots];
 
     FASTDIFF_DEVICE explicit Sum(const Part& p) : part(p) {
 #pragma unroll
       for (int i = 0; i < kSlots; ++i) {
         const Channel c = p.channels()[kLast ? p.column_ * W + i : 0];
-        pivot[i] = c.pivot, offset[i] = c.offset;
+        center[i] = c.center, offset[i] = c.offset;
       }
     }
 
@@ -180,7 +192,7 @@ class Part {
       E::unpack(p, part.s_.norm.dtype, v);
       if constexpr (!kLast) offset[0] = part.channels()[at.channel].offset, at.next(part.s_);
 #pragma unroll
-      for (int i = 0; i < W; ++i) v[i] = (v[i] - pivot[kLast ? i : 0]) + offset[kLast ? i : 0];
+      for (int i = 0; i < W; ++i) v[i] = (v[i] - center[kLast ? i : 0]) + offset[kLast ? i : 0];
       moments.take(v);
     }
 
@@ -194,36 +206,28 @@ class Part {
     }
   };
 
-  // y = act((x - high) * a + b)
+  // y = act((x - center) * a + b)
   struct Output {
     const Part& part;
     Cursor at = part.at_;
     char* to = static_cast<char*>(part.s_.norm.y) + part.start_;
-    Statistics group;
-    float high[kSlots], a[kSlots], b[kSlots];
+    float center[kSlots], a[kSlots], b[kSlots];
 
-    FASTDIFF_DEVICE explicit Output(const Part& p) : part(p), group(p.settled()[0]) {
+    FASTDIFF_DEVICE explicit Output(const Part& p) : part(p) {
       if constexpr (kLast) {
-        const int span = p.s_.channels / p.s_.together;
 #pragma unroll
-        for (int i = 0; i < kSlots; ++i) {
-          const int c = p.column_ * W + i;
-          group = p.settled()[c / span];
-          set(i, p.channels()[c]);
-        }
+        for (int i = 0; i < kSlots; ++i) set(i, p.channels()[p.column_ * W + i]);
       }
     }
 
-    FASTDIFF_DEVICE void set(int i, const Channel& c) {
-      high[i] = group.high, a[i] = group.rstd * c.a, b[i] = (c.offset - group.low) * a[i] + c.b;
-    }
+    FASTDIFF_DEVICE void set(int i, const Channel& c) { center[i] = c.center, a[i] = c.a, b[i] = c.b; }
 
     FASTDIFF_DEVICE void take(const Values& p) {
       float v[W];
       E::unpack(p, part.s_.norm.dtype, v);
       if constexpr (!kLast) set(0, part.channels()[at.channel]), at.next(part.s_);
 #pragma unroll
-      for (int i = 0; i < W; ++i) v[i] = (v[i] - high[kLast ? i : 0]) * a[kLast ? i : 0] + b[kLast ? i : 0];
+      for (int i = 0; i < W; ++i) v[i] = (v[i] - center[kLast ? i : 0]) * a[kLast ? i : 0] + b[kLast ? i : 0];
       if (part.s_.norm.act == Activation::silu) {
 #pragma unroll
         for (int i = 0; i < W; ++i) v[i] = silu(v[i]);

@@ -19,9 +19,10 @@ struct alignas(16) Record {
   uint32_t ready;  // raised for the blocks that wait for it
 };
 
-// What a kernel needs of a channel: x - pivot + offset is summed, act(a * normalised + b) written.
+// What a kernel needs of a channel: (x - center) + offset is summed, where a * normalised + b is wanted; once the
+// statistics are known, (x - center) * a + b.
 struct alignas(16) Channel {
-  float pivot, offset, a, b;
+  float center, offset, a, b;
 };
 
 // mean = high + low
