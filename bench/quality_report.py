@@ -11,10 +11,10 @@ from .machine import processor
 from .store import Store
 
 TITLES = {
-    "mixture": "a Gaussian mixture in 32 dimensions, exact posterior mean (EDM, sigma 80 to 0.002)",
-    "smoothed digits": "1797 real digits blurred by a Gaussian, 64 dimensions, exact posterior mean (flow)",
-    "digits": "the shipped digits network, conditional, no guidance (cosine)",
-    "digits, guided": "the shipped digits network, classifier-free guidance 3 (cosine)",
+    "mixture": "a Gaussian mixture in 32 dimensions, exact posterior mean (EDM, sigma 80 to 0.002), 512 samples",
+    "smoothed digits": "1797 real digits, each a Gaussian, 64 dimensions, exact posterior mean (flow), 512 samples",
+    "digits": "the shipped digits network, conditional, no guidance (cosine), 96 samples",
+    "digits, guided": "the shipped digits network, classifier-free guidance 3 (cosine), 48 samples",
 }
 UNFITTED = ("catalogue", "peers")
 CROSSED = ((5, 10), (8, 20))
@@ -29,7 +29,10 @@ def write(store: Store, out: Path) -> None:
         f"`python -m bench.quality`, torch {torch.__version__}, {processor()}. Errors are the median, or the root mean"
         " square (RMSE), over samples of the root mean square distance from the converged solution, on noise that no"
         " fit has seen. Unfitted means every solver of the catalogue on four grids, and diffusers' and k-diffusion's"
-        " own samplers on theirs; of each solver the grids that were best on 16 samples are judged on all.",
+        " own samplers on theirs; of each solver the grids that were best on 16 samples are judged on all. Behind an"
+        " error stand the first letters of its grid.",
+        "What is fitted was fitted as often as the column fits says, each time to other noise; ± is the standard"
+        " deviation over the fits. The network, whose fits take minutes, was fitted once for each column.",
         "## Fitted plans against the best unfitted one of anybody, chosen in hindsight for each column",
         *(text for name in problems if (text := _targets(store, name))),
     ]
