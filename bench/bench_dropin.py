@@ -6,9 +6,15 @@ operations are those that pass torch's dispatcher. The networks are Stable Diffu
 
 from __future__ import annotations
 
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
@@ -20,15 +26,13 @@ schedulers = pytest.importorskip("fastdiff.schedulers")
 SHAPES = [(1, 4, 64, 64), (8, 4, 128, 128)]
 STEPS = 20
 CLASSES = [name for name in schedulers.__all__ if name != "SchedulerMixin" and hasattr(diffusers, name)]
-HOSTS = {"fastdiff": schedulers, "diffusers": diffusers}
 
 ALONE = {"attention": False, "group_norm": False, "scheduler": False, "cross_attention_cache": False}
 PARTS = {
-    "plain": ALONE,
     "group_norm": ALONE | {"group_norm": True},
     "attention": ALONE | {"attention": True},
     "attention, cache": ALONE | {"attention": True, "cross_attention_cache": True},
-    "accelerate": {},
+    "all": {},
 }
 IMAGE_STEPS = 8
 
@@ -53,53 +57,76 @@ def run(scheduler: object, x: Tensor, m: Tensor) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("host", HOSTS)
+def paired(
+    benchmark,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    rounds: int,
+    fresh: Callable[[], None] = lambda: None,
+) -> None:
+    """Time ours, and theirs before each round of it, so that both meet the same machine; theirs is extra_info."""
+    seconds: list[float] = []
+
+    def other() -> None:
+        fresh()
+        began = time.perf_counter()
+        theirs()
+        seconds.append(time.perf_counter() - began)
+
+    benchmark.pedantic(ours, setup=other, rounds=rounds)
+    benchmark.extra_info["theirs"] = {"min": min(seconds), "median": statistics.median(seconds)}
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", CLASSES)
-def test_steps(benchmark, host: str, name: str, shape: tuple[int, ...]) -> None:
-    scheduler = getattr(HOSTS[host], name)()
+def test_steps(benchmark, name: str, shape: tuple[int, ...]) -> None:
     x, m = torch.randn(shape), torch.randn(shape)
+    both = {"fastdiff": getattr(schedulers, name)(), "diffusers": getattr(diffusers, name)()}
 
     def fresh() -> None:
-        scheduler.set_timesteps(STEPS)
+        for scheduler in both.values():
+            scheduler.set_timesteps(STEPS)
 
     fresh()
-    with Dispatched() as dispatched:
-        assert torch.isfinite(run(scheduler, x * getattr(scheduler, "init_noise_sigma", 1.0), m)).all()
-    steps = len(scheduler.timesteps)
-    benchmark.extra_info |= {"steps": steps, "operations": round(dispatched.count / steps, 1)}
+    runs = []
+    for host, scheduler in both.items():
+        start = x * getattr(scheduler, "init_noise_sigma", 1.0)
+        with Dispatched() as dispatched:
+            assert torch.isfinite(run(scheduler, start, m)).all()
+        benchmark.extra_info[host] = round(dispatched.count / len(scheduler.timesteps), 1)
+        runs.append(partial(run, scheduler, start, m))
+    benchmark.extra_info["steps"] = len(scheduler.timesteps)
     benchmark.group = f"{name} {shape}"
-    benchmark.pedantic(run, (scheduler, x * getattr(scheduler, "init_noise_sigma", 1.0), m), setup=fresh, rounds=20)
+    paired(benchmark, *runs, rounds=20, fresh=fresh)
 
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_unet(benchmark, parts: str) -> None:
-    unet, t = networks.unet(), torch.tensor(400)
+    plain, t = networks.unet(), torch.tensor(400)
     x, context = torch.randn(2, 4, 64, 64), torch.randn(2, networks.TOKENS, networks.CONTEXT)
+    ours = copy.deepcopy(plain)
+    fd.accelerate(ours, **PARTS[parts])
 
     @torch.no_grad()
-    def step() -> Tensor:
+    def step(unet: nn.Module) -> Tensor:
         return unet(x, t, context, return_dict=False)[0]
 
-    expected = step()
-    fd.accelerate(unet, **PARTS[parts])
+    expected = step(plain)
     for _ in range(2):
-        assert (step() - expected).abs().max() <= 1e-5 * expected.abs().max()
-    benchmark.group = "U-Net, one step with guidance, 512 x 512"
-    benchmark.pedantic(step, rounds=6)
+        assert (step(ours) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    benchmark.group = f"U-Net, one step with guidance, 512 x 512: {parts}"
+    paired(benchmark, partial(step, ours), partial(step, plain), rounds=6)
 
 
-@pytest.mark.parametrize("parts", ["plain", "accelerate"])
-def test_pipeline(benchmark, parts: str) -> None:
-    pipe = networks.pipeline()
-    fd.accelerate(pipe, **PARTS[parts])
+def test_pipeline(benchmark) -> None:
+    plain, ours = networks.pipeline(), networks.pipeline()
+    fd.accelerate(ours)
     prompt, empty = torch.randn(2, 1, networks.TOKENS, networks.CONTEXT)
 
-    def image() -> Tensor:
+    def image(pipe: object) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         options = {"num_inference_steps": IMAGE_STEPS, "generator": generator, "output_type": "pt"}
         return pipe(prompt_embeds=prompt, negative_prompt_embeds=empty, **options).images
 
-    assert image().shape == (1, 3, 512, 512)
     benchmark.group = f"text to image, {IMAGE_STEPS} steps, 512 x 512"
-    benchmark.pedantic(image, rounds=2)
+    paired(benchmark, partial(image, ours), partial(image, plain), rounds=3)

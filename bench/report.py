@@ -92,23 +92,18 @@ def group_norm_table(rows: list[dict]) -> str:
 
 def dropin_table(rows: list[dict]) -> str:
     """Microseconds a scheduler's step and operations in it; then seconds, and times faster, with `accelerate`."""
-    groups: dict[str, dict[str, dict]] = {}
-    for row in rows:
-        groups.setdefault(row["group"], {})[row["params"].get("host") or row["params"]["parts"]] = row
+    steps = [row for row in rows if "steps" in row["extra_info"]]
     lines = ["| class, latent | fastdiff us | operations | diffusers us | operations | times |", "|---" * 6 + "|"]
-    steps = {group: members for group, members in groups.items() if "diffusers" in members}
-    for group, members in steps.items():
-        ours, theirs = (members[host] for host in ("fastdiff", "diffusers"))
-        best = [row["stats"]["min"] / row["extra_info"]["steps"] * 1e6 for row in (ours, theirs)]
-        cells = (f"{us:.1f} | {row['extra_info']['operations']}" for us, row in zip(best, (ours, theirs), strict=True))
-        lines.append(f"| {group} | {' | '.join(cells)} | {best[1] / best[0]:.1f} |")
-    lines += ["", "| what | swapped | best s | median s | times faster, best | median |", "|---" * 6 + "|"]
-    for group in [group for group in groups if group not in steps]:
-        plain = groups[group]["plain"]["stats"]
-        for parts, row in groups[group].items():
-            best, median = row["stats"]["min"], row["stats"]["median"]
-            ratios = f"{plain['min'] / best:.2f} | {plain['median'] / median:.2f}"
-            lines.append(f"| {group} | {parts} | {best:.3f} | {median:.3f} | {ratios} |")
+    for row in steps:
+        info = row["extra_info"]
+        ours, theirs = (best / info["steps"] * 1e6 for best in (row["stats"]["min"], info["theirs"]["min"]))
+        cells = f"{ours:.1f} | {info['fastdiff']} | {theirs:.1f} | {info['diffusers']} | {theirs / ours:.1f}"
+        lines.append(f"| {row['group']} | {cells} |")
+    lines += ["", "| what | plain s | accelerated s | times faster, best | median |", "|---" * 5 + "|"]
+    for row in [row for row in rows if row not in steps]:
+        ours, theirs = row["stats"], row["extra_info"]["theirs"]
+        ratios = " | ".join(f"{theirs[key] / ours[key]:.2f}" for key in ("min", "median"))
+        lines.append(f"| {row['group']} | {theirs['min']:.3f} | {ours['min']:.3f} | {ratios} |")
     return "\n".join(lines)
 
 
