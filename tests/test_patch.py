@@ -369,6 +369,20 @@ def test_look_alikes_are_left_alone(monkeypatch):
     assert dict(fd.accelerate(ResnetBlock(8, 8, 0)).changes) == {"GroupNorm": 2}
 
 
+@pytest.mark.parametrize("make", [sd15, sd3, flux, compvis, autoencoder, plain])
+def test_autocast_gives_the_same_dtype_and_about_as_many_digits(make):
+    model = make()
+    exact = model()
+    with torch.autocast("cpu", torch.bfloat16):
+        before = model()
+        fd.accelerate(model.module)
+        for _ in range(3):
+            after = model()
+    assert after.dtype == before.dtype
+    error, allowed = (float((x.float() - exact).abs().max()) for x in (after, before))
+    assert error <= 3 * allowed
+
+
 def test_half_precision_and_channels_last_keep_their_dtype_and_layout():
     model = vae()
     model.module.to(torch.bfloat16, memory_format=torch.channels_last)

@@ -16,9 +16,17 @@ def heads_of(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
+def attend_heads(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """Attention of [B, H, N, D] and [B, H, M, D]."""
+    if not q.dtype == k.dtype == v.dtype:  # normalised under autocast, which settles it in PyTorch's op
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return attention(q, k, v, scale=scale)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float | None = None) -> Tensor:
     """Attention of [B, N, H D] and [B, M, H D]; [B, N, H D]."""
-    return attention(heads_of(q, heads), heads_of(k, heads), heads_of(v, heads), scale=scale).transpose(1, 2).flatten(2)
+    q, k, v = (heads_of(t, heads) for t in (q, k, v))
+    return attend_heads(q, k, v, scale).transpose(1, 2).flatten(2)
 
 
 def project(

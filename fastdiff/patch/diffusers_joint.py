@@ -8,7 +8,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
 from torch import Tensor, nn
 
-from ..ops import attention
+from .attention import attend_heads
 from .calls import wants_gradient
 
 Heads = tuple[Tensor, Tensor, Tensor]  # queries, keys and values, [B, N, H, D] each
@@ -89,7 +89,7 @@ def _joined(parts: list[Heads]) -> Heads:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """[B, N, H, D] each; [B, N, H D]."""
-    return attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
+    return attend_heads(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
 
 
 def joint_processor(module: nn.Module) -> type | None:
