@@ -72,10 +72,13 @@ def _targets(store: Store, problem: str) -> str | None:
 
 
 def _crossed(store: Store, problem: str, few: int, many: int) -> str | None:
-    errors, best = fitted_errors(store, problem, few, "median"), best_unfitted(store, problem, many, "median")
-    if not len(errors) or best is None:
-        return None
-    return f"Fitted {few} over the best unfitted {many}, medians: {errors.mean() / best['median']:.2f}.\n"
+    ratios = []
+    for size in ("median", "rmse"):
+        errors, best = fitted_errors(store, problem, few, size), best_unfitted(store, problem, many, size)
+        if not len(errors) or best is None:
+            return None
+        ratios.append(f"{errors.mean() / best[size]:.2f}")
+    return f"Fitted {few} over the best unfitted {many}: median {ratios[0]}, RMSE {ratios[1]}.\n"
 
 
 def _errors(store: Store, problem: str, size: str) -> str:
