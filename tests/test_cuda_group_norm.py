@@ -261,7 +261,7 @@ REGISTERS = 80  # of a kernel at most, so that a multiprocessor's 65536 serve th
 def kernel_of(mangled: str) -> tuple[str, str, bool]:
     """Its name, how it accesses elements, and whether it is for channels_last."""
     kernel, access, last = re.search(r"(resident|statistics|output)_kernelI(.*?)Lb([01])E", mangled).groups()
-    return kernel, "single" if "Single" in access else "wide", last == "1"
+    return kernel, "narrow" if "Narrow" in access else "wide", last == "1"
 
 
 class Built:

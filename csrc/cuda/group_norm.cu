@@ -101,7 +101,7 @@ const char* group_norm(const GroupNorm& norm, void* workspace, int64_t workspace
   Plan p = plan(norm, chip);
   if (workspace_bytes(p) > workspace_size) return "group_norm: the workspace is too small";
   p.slabs.records = static_cast<Record*>(workspace);
-  return dispatch<Wide, Single>(p, OnStream{static_cast<cudaStream_t>(stream)});
+  return dispatch<Wide, Narrow>(p, OnStream{static_cast<cudaStream_t>(stream)});
 }
 
 }  // namespace fastdiff::cuda

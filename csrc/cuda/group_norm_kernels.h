@@ -64,6 +64,7 @@ template <class E, bool kLast>
 FASTDIFF_DEVICE void output_thread(const Slabs& s, int64_t block, int thread, char* shared) {
   const Part<E, kLast> part(s, block / s.parts, static_cast<int>(block % s.parts), thread, shared);
   part.tabulate();
+  sync_block();
   part.settle(s.pieces * s.parts, [&](int group) { return part.records_of(group); }, [](const Record*) {});
   sync_block();
   part.apply();

@@ -38,7 +38,7 @@ struct Wide {
 };
 
 // One at a time, where rows are not aligned for more.
-struct Single {
+struct Narrow {
   static constexpr int kWidth = 1, kShared = 4;
   using Values = Packet<float, 1>;
 

@@ -123,7 +123,8 @@ class Part {
   }
 
   FASTDIFF_DEVICE void settle(int group, const Record& all) const {
-    if (thread_ % kWarp == 0) settled()[group] = statistics(all, pivot(first_group_ + group), s_.norm.eps);
+    const float pivot = channels()[kLast ? group * (s_.channels / s_.together) : 0].center;
+    if (thread_ % kWarp == 0) settled()[group] = statistics(all, pivot, s_.norm.eps);
   }
 
   // The statistics go into the table of channels, by all threads.

@@ -140,7 +140,7 @@ inline int64_t workspace_bytes(const Plan& p) {
 }
 
 // launch.run<E, kLast>(plan), with the access E that the plan wants.
-template <template <DType> class Wide, class Single, class Launch>
+template <template <DType> class Wide, class Narrow, class Launch>
 const char* dispatch(const Plan& p, const Launch& launch) {
   const auto run = [&](auto access) {
     using E = decltype(access);
@@ -150,7 +150,7 @@ const char* dispatch(const Plan& p, const Launch& launch) {
     return "group_norm: more than 2^31 channels or positions";
   }
   if (p.blocks > 0x7fffffff) return "group_norm: more groups than a grid has blocks";
-  if (p.width == 1) return run(Single());
+  if (p.width == 1) return run(Narrow());
   if (p.slabs.norm.dtype == DType::f32) return run(Wide<DType::f32>());
   return p.slabs.norm.dtype == DType::f16 ? run(Wide<DType::f16>()) : run(Wide<DType::bf16>());
 }

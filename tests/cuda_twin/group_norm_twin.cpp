@@ -61,7 +61,7 @@ void run_case(Case& c) {
   std::unique_ptr<char[]> workspace(new char[bytes]);
   memset(workspace.get(), 0xff, bytes);
   p.slabs.records = reinterpret_cast<Record*>(workspace.get());
-  const char* text = buffers.empty() ? nullptr : dispatch<Wide, Single>(p, OnHost{c.lot});
+  const char* text = buffers.empty() ? nullptr : dispatch<Wide, Narrow>(p, OnHost{c.lot});
   if (text) snprintf(report.text, sizeof report.text, "%s", text);
   fwrite(&report, sizeof report, 1, stdout);
   write_buffers(buffers);
