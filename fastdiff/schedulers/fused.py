@@ -33,8 +33,8 @@ class Fused:
     model_outputs, lower_order_nums, last_sample = OfRun(), OfRun(), OfRun()
     _step_index, _begin_index = OfRun(), OfRun()
     _threads: Threads
-    _result_like_output = True  # x' in the model output's dtype; else the wider one of output and sample
-    _bounds_x0 = False  # whether the second thing returned is x0, in the dtype of x'
+    _result = "output"  # whose dtype x' has: the model "output"'s, the "sample"'s, or the wider one of "both"
+    _counts = True  # whether a step's place is a matter of how many there were, not of its time alone
 
     def __new__(cls, *args: object, **kwargs: object) -> Fused:
         self = super().__new__(cls)
@@ -155,15 +155,17 @@ class Fused:
         noise: Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         key: object = None,
-    ) -> tuple[Tensor, Tensor]:
-        """(the next sample, the converted output), each [B, ...]."""
+        predicted: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(the next sample, the converted output, base' where the row writes it), each [B, ...]."""
         run = self._threads.run
         if run.last is None or run.last() is not x:
             run = self._find(timestep, x)
         i, outputs, table = run._step_index, run.model_outputs, run.table
-        if table is None or run.key != key or (run.lower_order_nums != min(i - run.begin, len(outputs))):
-            if run.lower_order_nums < len(outputs):
-                run.begin = max(0, i - run.lower_order_nums)
+        known = run.lower_order_nums
+        if table is None or run.key != key or known != min(i - run.begin, len(outputs)):
+            if known < len(outputs) and run._step_index != run.begin:
+                run.begin = max(0, i - known)
             table = self._table(run, key)
             outputs[:0] = [None] * (table.depth - len(outputs))
         row = i - run.begin
@@ -176,8 +178,8 @@ class Fused:
         if entry.output:
             history.append(m)
         if entry.draws:
-            drawn = self._noise(m, generator) if noise is None else noise
-            history.extend(drawn if isinstance(drawn, (list, tuple)) else (drawn,))
+            drawn = self._noise(run, i, m, x, generator) if noise is None else noise
+            history.append(drawn if predicted is None else drawn * self._deviation(run, i, predicted))
         if table.x0 is not None:
             m = self._limited(table.x0[row], x, m, run.threshold)
         base = run.last_sample if run.last_sample is not None else x
@@ -190,17 +192,16 @@ class Fused:
             run.last_sample = None
         elif run.last_sample is None:
             run.last_sample = x
-        if outputs:
-            del outputs[0]
-            outputs.append(d)
-            for k in sorted(entry.forget, reverse=True):
-                del outputs[-1 - k]
-                outputs.insert(0, None)
-            if run.lower_order_nums < len(outputs):
-                run.lower_order_nums += 1
+        del outputs[0]
+        outputs.append(d)
+        for k in sorted(entry.forget, reverse=True):
+            del outputs[-1 - k]
+            outputs.insert(0, None)
+        if known < len(outputs):
+            run.lower_order_nums = known + 1
         run._step_index = i + 1
         run.last = weakref.ref(new)
-        return new, d
+        return new, d, new_base
 
     def _apply(
         self,
@@ -215,8 +216,8 @@ class Fused:
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """(x', base' where it is written, D)."""
         dtype, result = x.dtype, m.dtype
-        if not self._result_like_output and result is not dtype:
-            result = torch.promote_types(result, dtype)
+        if result is not dtype and self._result != "output":
+            result = dtype if self._result == "sample" else torch.promote_types(result, dtype)
         case = (x.shape, dtype, x.device)
         if run.case != case:
             self._check(m, x)
@@ -229,8 +230,7 @@ class Fused:
             return made.x.to(result), made.base, made.denoised
         exact = compute_dtype(dtype)
         new = torch.empty_like(x) if result is dtype else torch.empty_like(x, dtype=result)
-        kept = exact if not self._bounds_x0 else result
-        d = torch.empty_like(x) if kept is dtype else torch.empty_like(x, dtype=kept)
+        d = torch.empty_like(x) if exact is dtype else torch.empty_like(x, dtype=exact)
         new_base = torch.empty_like(x, dtype=exact) if entry.move == "write" else None
         run.kernel(records, row, x, base, m, None, history, None, None, None, new, new_base, d, None)
         return new, new_base, d
@@ -247,8 +247,11 @@ class Fused:
             return m[:, : x.shape[1]]
         raise ValueError(f"model_output: expected shape {tuple(x.shape)}, as the sample's, got {tuple(m.shape)}")
 
-    def _noise(self, m: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-        return randn_tensor(m.shape, generator=generator, device=m.device, dtype=m.dtype)
+    def _noise(
+        self, run: RunState, i: int, m: Tensor, x: Tensor, generator: torch.Generator | list[torch.Generator] | None
+    ) -> Tensor:
+        """Step i's noise, drawn as diffusers draws it: the same generator gives the same image."""
+        return randn_tensor(x.shape, generator=generator, device=m.device, dtype=m.dtype)
 
     @staticmethod
     def _check(m: Tensor, x: Tensor) -> None:

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..plan import Row
-from ..schedule import Points
+from ..schedule import Points, Schedule
+from ..solvers.deis import deis
 from ..solvers.exponential import multistep
+from ..solvers.unipc import unipc
 from .fused import Fused
 from .points import FLOW, VP, flow_points, vp_points
 from .state import RunState
@@ -31,14 +34,39 @@ class InLambda(Fused):
     """A solver on the run's sigmas, of a variance-preserving or a flow schedule."""
 
     def _points(self, run: RunState, begin: int) -> Points:
-        flows = self._internal_dict.get("use_flow_sigmas")
-        return (flow_points if flows else vp_points)(run.levels[begin:])
+        return (flow_points if self._flows else vp_points)(run.levels[begin : len(run.times) + 1])
 
-    def _schedule(self) -> object:
-        return FLOW if self._internal_dict.get("use_flow_sigmas") else VP
+    @property
+    def _flows(self) -> bool:
+        return bool(self._internal_dict.get("use_flow_sigmas"))
+
+    @property
+    def _schedule(self) -> Schedule:
+        return FLOW if self._flows else VP
 
     def _absent(self, timestep: object) -> int:
         return len(self.timesteps) - 1
+
+    def _require_steps(self) -> None:
+        if self.num_inference_steps is None:
+            raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
+
+
+def dpm_rows(scheduler: InLambda, points: Points, steps: int, schedule: Schedule, prediction: str) -> list[Row]:
+    """The rows of a multistep DPM-Solver with the options of the scheduler's configuration."""
+    config = scheduler._internal_dict
+    stochastic = config["algorithm_type"].startswith("sde")
+    options = {
+        "order": config["solver_order"],
+        "form": "data" if config["algorithm_type"].endswith("++") else "noise",
+        "correction": config["solver_type"],
+        "eta": float(stochastic),
+    }
+    lower = bool(config["lower_order_final"]) and steps < SHORT
+    rows = multistep(schedule, points, prediction, lower_order_final=lower, **options)
+    if config["euler_at_final"]:
+        rows[-1:] = multistep(schedule, points.at(slice(-2, None)), prediction, **{**options, "order": 1})
+    return [drawing(row) for row in rows] if stochastic else rows
 
 
 class DPMSolverMultistepScheduler(InLambda, diffusers.DPMSolverMultistepScheduler):
@@ -54,29 +82,87 @@ class DPMSolverMultistepScheduler(InLambda, diffusers.DPMSolverMultistepSchedule
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample [B, ...] at the next noise level, in model_output's dtype."""
-        new, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
+        self._require_steps()
+        new, _, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: object) -> Rows:
-        config = self._internal_dict
-        algorithm = config["algorithm_type"]
-        stochastic = algorithm.startswith("sde")
+    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
         points = self._points(run, begin)
-        short = len(run.times) < SHORT
-        options = {
-            "order": config["solver_order"],
-            "form": "data" if algorithm.endswith("++") else "noise",
-            "correction": config["solver_type"],
-            "eta": float(stochastic),
-        }
-        lower = bool(config["lower_order_final"]) and short
-        rows = multistep(
-            self._schedule(), points, config["prediction_type"], lower_order_final=lower, **options
-        )  # fmt: skip
-        if config["euler_at_final"]:
-            last = points.at(slice(-2, None))
-            rows[-1:] = multistep(self._schedule(), last, config["prediction_type"], **{**options, "order": 1})
-        return [drawing(row) for row in rows] if stochastic else rows, end_of(points)
+        prediction = self._internal_dict["prediction_type"]
+        return dpm_rows(self, points, len(run.times), self._schedule, prediction), end_of(points)
 
-    def _noise(self, m: Tensor, generator: Generators) -> Tensor:
-        return super()._noise(m.float(), generator) if m.dtype != torch.float32 else super()._noise(m, generator)
+    def _noise(self, run: RunState, i: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
+        return randn_tensor(x.shape, generator=generator, device=m.device, dtype=torch.float32)
+
+
+class DPMSolverMultistepInverseScheduler(InLambda, diffusers.DPMSolverMultistepInverseScheduler):
+    """The multistep DPM-Solvers towards more noise."""
+
+    _result = "both"
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Generators = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The sample [B, ...] at the next noise level."""
+        self._require_steps()
+        new, _, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
+        return SchedulerOutput(prev_sample=new) if return_dict else (new,)
+
+    _rows = DPMSolverMultistepScheduler._rows
+
+
+class UniPCMultistepScheduler(InLambda, diffusers.UniPCMultistepScheduler):
+    """UniPC of order 1 to 3 (Zhao et al. 2023, arXiv 2302.04867)."""
+
+    _result = "sample"
+
+    def step(
+        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The sample [B, ...] predicted at the next noise level, from the corrected one at this."""
+        if self.solver_p:  # another scheduler predicts
+            return super().step(model_output, timestep, sample, return_dict)
+        self._require_steps()
+        new, _, _ = self._advance(model_output, timestep, sample)
+        return SchedulerOutput(prev_sample=new) if return_dict else (new,)
+
+    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+        config = self._internal_dict
+        points = self._points(run, begin)
+        rows = unipc(
+            self._schedule, points, config["prediction_type"], order=config["solver_order"],
+            variant=config["solver_type"], form="data" if config["predict_x0"] else "noise",
+            uncorrected=[i - begin for i in self.disable_corrector],
+            lower_order_final=bool(config["lower_order_final"]),
+        )  # fmt: skip
+        return rows, end_of(points)
+
+
+class DEISMultistepScheduler(InLambda, diffusers.DEISMultistepScheduler):
+    """DEIS in log rho, of order 1 to 3 (Zhang & Chen 2023, arXiv 2204.13902)."""
+
+    _result = "both"
+
+    def step(
+        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The sample [B, ...] at the next noise level."""
+        self._require_steps()
+        new, _, _ = self._advance(model_output, timestep, sample)
+        return SchedulerOutput(prev_sample=new) if return_dict else (new,)
+
+    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+        config = self._internal_dict
+        points = self._points(run, begin)
+        lower = bool(config["lower_order_final"]) and len(run.times) < SHORT
+        rows = deis(
+            self._schedule, points, config["prediction_type"], variable="log_rho", order=config["solver_order"],
+            lower_order_final=lower,
+        )  # fmt: skip
+        return rows, end_of(points)

@@ -1,29 +1,35 @@
-"""Solvers in the noise level s, for x = x0 + s eps: Euler's."""
+"""Solvers in the noise level s with one evaluation a step, for x = x0 + s eps: Euler, its ancestral form, and LMS."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import diffusers
 import torch
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteSchedulerOutput
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedulerOutput
+from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteSchedulerOutput
 from diffusers.utils import logging
 from torch import Tensor
 
+from ..plan import Line, Row
 from ..schedule import Points
+from ..solvers.adams import adams
 from ..solvers.ancestral import ddim_row
 from .fused import Fused
-from .points import level_points
+from .points import EDM, level_points
 from .state import RunState
-from .table import in_noise_level
+from .table import drawing, in_noise_level
 
 Generators = torch.Generator | list[torch.Generator] | None
 logger = logging.get_logger(__name__)
 
 
 class InNoiseLevel(Fused):
-    """A solver whose model reads x / sqrt(1 + s^2)."""
+    """A solver whose model reads c_in x."""
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
-        """[B, ...] what the model reads at this step."""
+        """c_in x, [B, ...]: what the model reads at this step."""
         run = self._threads.run
         place = run.place(timestep)
         if place is None:
@@ -31,13 +37,29 @@ class InNoiseLevel(Fused):
                 self._begin(run, None, timestep)
             place = run._step_index
         if run.scales is None:
-            self._prepare(run)
-            run.scales = (1 / (run.levels**2 + 1) ** 0.5).tolist()
+            run.scales = self._scales(run)
         self.is_scale_input_called = True
         return sample * run.scales[place]
 
+    def _scales(self, run: RunState) -> list[float]:
+        """c_in = (1 + s^2)^-1/2 where each step evaluates the model."""
+        if run.times is None:
+            self._prepare(run)
+        return [(1 + row.sigma**2) ** -0.5 for row in self._level_rows(self._points(run, 0), None)]
+
     def _points(self, run: RunState, begin: int) -> Points:
         return level_points(run.levels[begin:])
+
+    def _level_rows(self, points: Points, key: object) -> list[Row]:
+        """The solver's rows for a model that gives x0."""
+        raise NotImplementedError
+
+    def _rows(self, run: RunState, begin: int, key: object) -> tuple[list[Row], tuple[float, float]]:
+        prediction = self._internal_dict["prediction_type"]
+        prediction = "sample" if prediction == "original_sample" else prediction
+        points = self._points(run, begin)
+        rows = [in_noise_level(row, prediction) for row in self._level_rows(points, key)]
+        return rows, (1.0, float(points.sigma[-1]))
 
     def _check_call(self, timestep: object) -> None:
         if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
@@ -50,7 +72,7 @@ class InNoiseLevel(Fused):
 
 
 class EulerDiscreteScheduler(InNoiseLevel, diffusers.EulerDiscreteScheduler):
-    """Euler's method (Karras et al. 2022, arXiv 2206.00364, algorithm 2)."""
+    """Euler's method (Karras et al. 2022, arXiv 2206.00364, algorithm 2); with s_churn, diffusers' own step."""
 
     def step(
         self,
@@ -65,14 +87,63 @@ class EulerDiscreteScheduler(InNoiseLevel, diffusers.EulerDiscreteScheduler):
         return_dict: bool = True,
     ) -> EulerDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
         """(the sample at the next noise level in model_output's dtype, x0), each [B, ...]."""
+        if s_churn > 0:
+            return super().step(
+                model_output, timestep, sample, s_churn, s_tmin, s_tmax, s_noise, generator, return_dict
+            )  # fmt: skip
         self._check_call(timestep)
-        new, x0 = self._advance(model_output, timestep, sample)
+        new, x0, _ = self._advance(model_output, timestep, sample)
         return EulerDiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _rows(self, run: RunState, begin: int, key: object) -> tuple:
-        prediction = self._internal_dict["prediction_type"]
-        prediction = "sample" if prediction == "original_sample" else prediction
-        points = self._points(run, begin)
+    def _level_rows(self, points: Points, key: object) -> list[Row]:
+        return [ddim_row(points.at(i), points.at(i + 1), "sample", 1) for i in range(len(points.t) - 1)]
+
+
+class EulerAncestralDiscreteScheduler(InNoiseLevel, diffusers.EulerAncestralDiscreteScheduler):
+    """Euler's method to below the next level, and fresh noise back up to it (k-diffusion's sample_euler_ancestral)."""
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> EulerAncestralDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
+        """(the sample at the next noise level in model_output's dtype, x0), each [B, ...]."""
+        self._check_call(timestep)
+        new, x0, _ = self._advance(model_output, timestep, sample, generator=generator)
+        if not return_dict:
+            return new, x0
+        return EulerAncestralDiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0)
+
+    def _level_rows(self, points: Points, key: object) -> list[Row]:
         steps = range(len(points.t) - 1)
-        rows = [in_noise_level(ddim_row(points.at(i), points.at(i + 1), "sample", 1), prediction) for i in steps]
-        return rows, (1.0, float(points.sigma[-1]))
+        return [drawing(ddim_row(points.at(i), points.at(i + 1), "sample", 1, 1.0)) for i in steps]
+
+
+class LMSDiscreteScheduler(InNoiseLevel, diffusers.LMSDiscreteScheduler):
+    """Linear multistep in s (k-diffusion's sample_lms)."""
+
+    _result = "both"
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        order: int = 4,
+        return_dict: bool = True,
+    ) -> LMSDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
+        """(the sample at the next noise level, x0), each [B, ...]."""
+        if not self.is_scale_input_called:
+            self._check_call(timestep)
+        new, _, x0 = self._advance(model_output, timestep, sample, key=order)
+        x0 = x0.to(new.dtype)
+        return LMSDiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
+
+    def _level_rows(self, points: Points, key: int | None) -> list[Row]:
+        """D is eps; x0 = x - s eps is what the second line of each row gives."""
+        order = min(key or 4, len(points.t) - 1)
+        rows = adams(EDM, points, "sample", order=order, coordinate="sigma", lower_order_final=False)
+        return [replace(row, base=Line(x=1.0, history=(-row.sigma,))) for row in rows]

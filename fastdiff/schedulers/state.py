@@ -28,7 +28,7 @@ class RunState:
     sigmas on the host. scales: c_in at each step.
     """
 
-    timesteps: Tensor
+    timesteps: Tensor | None = None
     num_inference_steps: int | None = None
     last_sample: Tensor | None = None
     lower_order_nums: int = 0
@@ -57,7 +57,9 @@ class RunState:
 
     def place(self, timestep: object) -> int | None:
         """The index of a timestep that is an element of this run's own tensor, without reading it; else None."""
-        if not isinstance(timestep, Tensor) or timestep.dtype != self.timesteps.dtype or timestep.ndim:
+        if not isinstance(timestep, Tensor) or self.timesteps is None or timestep.ndim:
+            return None
+        if timestep.dtype != self.timesteps.dtype:
             return None
         offset = timestep.data_ptr() - self.timesteps.data_ptr()
         size = timestep.element_size()

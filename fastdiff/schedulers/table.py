@@ -12,6 +12,7 @@ import numpy as np
 from ..ops.row import MAX_HISTORY
 from ..plan import Line, Plan, Row
 from ..prediction import convert
+from ..schedule import Points
 
 OUTPUT = 0  # in place of a noise's index in a row: the model's output itself, as the row's first extra operand
 
@@ -94,12 +95,21 @@ def in_noise_level(row: Row, prediction: str) -> Row:
     return replace(row, p_x=p_x * alpha, p_m=p_m)
 
 
-def keeping_output(row: Row, prediction: str) -> Row:
-    """A row in data form whose x' uses the predicted noise as it was before x0 was bounded.
+def preconditioned(row: Row, p_x: float, p_m: float) -> Row:
+    """The row for a model whose x0 is p_x x + p_m m."""
+    return replace(row, p_x=p_x, p_m=p_m)
 
-    x' = a_x x + A_0 D is alpha_t D + w eps with eps = (x - alpha_s D) / sigma_s; eps is taken from x and m instead.
-    """
-    weight = row.x.x * row.sigma
-    q_x, q_m = convert(prediction, "noise", row.alpha, row.sigma)
-    history = (row.x.history[0] + row.x.x * row.alpha, *row.x.history[1:])
-    return replace(row, x=Line(row.x.base, weight * q_x, history, ((OUTPUT, weight * q_m), *row.x.noise)))
+
+def of_both(s: Points, t: Points, prediction: str, share: float = 1.0, noise: float = 0.0) -> Row:
+    """alpha_t x0 + share sigma_t eps + noise sigma_t xi, where a bound on x0 leaves eps as the model predicted it."""
+    q_x, q_m = convert(prediction, "noise", float(s.alpha), float(s.sigma))
+    weight, spread = share * float(t.sigma), noise * float(t.sigma)
+    extra = ((OUTPUT, weight * q_m), (1, spread)) if noise else ((OUTPUT, weight * q_m),)
+    return Row.at(s, "data", prediction, Line(x=weight * q_x, history=(float(t.alpha),), noise=extra))
+
+
+def one_noise(row: Row) -> Row:
+    """The row with its independent noises as one of the same variance."""
+    if len(row.x.noise) < 2:
+        return row
+    return replace(row, x=replace(row.x, noise=((1, math.hypot(*(weight for _, weight in row.x.noise))),)))

@@ -1,31 +1,71 @@
-"""Solvers on whole training times, each step from t to the time that t itself names: DDIM."""
+"""Solvers on whole training times, whose step depends on its time alone: DDIM, its inverse, and DDPM."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import diffusers
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+from diffusers.schedulers.scheduling_ddim_inverse import DDIMSchedulerOutput as DDIMInverseOutput
+from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
 from ..schedule import Points
-from ..solvers.ancestral import ddim_row
+from ..solvers.ancestral import ddim_row, step_down
 from .fused import Fused
 from .points import cumulative_points
 from .state import RunState
-from .table import drawing, keeping_output
+from .table import drawing, of_both
 
 Generators = torch.Generator | list[torch.Generator] | None
 
 
 class ByTime(Fused):
-    """A step depends on its time alone: there is no counter and no history."""
+    """A step is known by its time alone, in any order and any number; times that are not in timesteps serve too."""
 
-    _result_like_output = False
-    _bounds_x0 = True
+    _result = "both"
 
-    def _begins(self, run: RunState, place: int | None, timestep: object) -> bool:
-        return True
+    def _find(self, timestep: object, sample: Tensor) -> RunState:
+        threads = self._threads
+        for run in threads.runs:
+            place = run.place(timestep)
+            if place is not None:
+                break
+        else:
+            run = threads.run
+            place = self._place(run, int(timestep))
+            if place is None:
+                run = run.again()
+                run.times, place = np.array([float(timestep)]), 0
+        if run.times is None:
+            self._prepare(run)
+        run.begin, run._step_index, run.lower_order_nums = 0, place, place
+        run.model_outputs = [None]
+        return run
+
+    def _place(self, run: RunState, time: int) -> int | None:
+        if run.times is None:
+            self._prepare(run)
+        found = np.flatnonzero(run.times == time)
+        return int(found[0]) if len(found) else None
+
+    @property
+    def _clamp(self) -> float | None:
+        config = self._internal_dict
+        return config["clip_sample_range"] if config["clip_sample"] and not config.get("thresholding") else None
+
+    def _at(self, times: np.ndarray, clean: Tensor) -> Points:
+        """Points at whole times; before the first one alpha^2 is `clean`."""
+        table = np.append(self.alphas_cumprod.double().cpu().numpy(), float(clean))
+        times = np.where(times < 0, len(table) - 1, times).astype(int)
+        return cumulative_points(times.astype(float), table[times])
+
+    def _require_steps(self) -> None:
+        if self.num_inference_steps is None:
+            raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
 
 
 class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
@@ -43,38 +83,108 @@ class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
         """(the sample at the previous time, x0), each [B, ...]."""
-        if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
+        self._require_steps()
         if eta > 0 and variance_noise is not None and generator is not None:
             raise ValueError("variance_noise: expected no generator beside it, got both")
-        new, x0 = self._advance(
+        new, x0, _ = self._advance(
             model_output, timestep, sample, noise=variance_noise, generator=generator,
-            key=(eta, bool(use_clipped_model_output)),
+            key=(eta, use_clipped_model_output),
         )  # fmt: skip
+        x0 = x0.to(new.dtype)
         return DDIMSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
-
-    @property
-    def _clamp(self) -> float | None:
-        config = self._internal_dict
-        return config["clip_sample_range"] if config["clip_sample"] and not config["thresholding"] else None
-
-    def _pairs(self, run: RunState, begin: int) -> tuple[Points, Points]:
-        """Where each step begins and ends."""
-        table = np.append(self.alphas_cumprod.double().cpu().numpy(), float(self.final_alpha_cumprod))
-        times = run.times[begin:].astype(int)
-        previous = times - self._internal_dict["num_train_timesteps"] // run.num_inference_steps
-        previous = np.where(previous < 0, len(table) - 1, previous)
-        return cumulative_points(times, table[times]), cumulative_points(previous, table[previous])
 
     def _rows(self, run: RunState, begin: int, key: tuple) -> tuple:
         eta, reuse = key
         config = self._internal_dict
         prediction = config["prediction_type"]
-        starts, ends = self._pairs(run, begin)
+        stride = config["num_train_timesteps"] // run.num_inference_steps
+        starts, ends = (self._at(times, self.final_alpha_cumprod) for times in (run.times, run.times - stride))
         bounded = config["clip_sample"] or config["thresholding"]
         rows = []
         for i in range(len(starts.t)):
-            row = ddim_row(starts.at(i), ends.at(i), prediction, 1, eta)
-            row = drawing(row) if eta > 0 else row
-            rows.append(keeping_output(row, prediction) if bounded and not reuse else row)
+            s, t = starts.at(i), ends.at(i)
+            if bounded and not reuse:
+                down, up = step_down(s, t, eta)
+                row = of_both(s, t, prediction, down, up)
+            else:
+                row = ddim_row(s, t, prediction, 1, eta)
+            rows.append(drawing(row) if eta > 0 else row)
         return rows, (float(ends.alpha[-1]), float(ends.sigma[-1]))
+
+
+class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
+    """DDIM towards more noise."""
+
+    def step(
+        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> DDIMInverseOutput | tuple[Tensor, Tensor]:
+        """(the sample at `timestep`, x0), each [B, ...], from a sample one step less noisy."""
+        self._require_steps()
+        new, x0, _ = self._advance(model_output, timestep, sample)
+        x0 = x0.to(new.dtype)
+        return DDIMInverseOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
+
+    def _rows(self, run: RunState, begin: int, key: None) -> tuple:
+        config = self._internal_dict
+        total = config["num_train_timesteps"]
+        before = np.minimum(run.times - total // run.num_inference_steps, total - 1)
+        starts, ends = (self._at(times, self.initial_alpha_cumprod) for times in (before, run.times))
+        steps = range(len(starts.t))
+        rows = [of_both(starts.at(i), ends.at(i), config["prediction_type"]) for i in steps]
+        return rows, (float(ends.alpha[-1]), float(ends.sigma[-1]))
+
+
+class DDPMScheduler(ByTime, diffusers.DDPMScheduler):
+    """The posterior of the diffusion process (Ho et al. 2020, arXiv 2006.11239, eq. 7)."""
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
+        """(the sample at the previous time, x0), each [B, ...]."""
+        predicted = None
+        if self.variance_type in ("learned", "learned_range") and model_output.shape[1] == 2 * sample.shape[1]:
+            model_output, predicted = model_output.chunk(2, dim=1)
+        new, x0, _ = self._advance(model_output, timestep, sample, generator=generator, predicted=predicted)
+        x0 = x0.to(new.dtype)
+        return DDPMSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
+
+    def _rows(self, run: RunState, begin: int, key: None) -> tuple:
+        starts, ends = self._pairs(run)
+        rows = []
+        for i in range(len(starts.t)):
+            s, t = starts.at(i), ends.at(i)
+            row = ddim_row(s, t, self._internal_dict["prediction_type"], 1, 1.0)
+            noise = ((1, self._spread(s, t)),) if s.t > 0 else ()
+            rows.append(replace(row, x=replace(row.x, noise=noise)))
+        return rows, (1.0, 0.0)
+
+    def _pairs(self, run: RunState) -> tuple[Points, Points]:
+        """Where each step begins and ends: at the next of its times."""
+        listed = len(run.times) == len(run.timesteps)
+        after = np.append(run.times[1:], -1.0) if listed else run.times - 1
+        return self._at(run.times, torch.ones(())), self._at(after, torch.ones(()))
+
+    def _spread(self, s: Points, t: Points) -> float:
+        """The standard deviation of the noise; 1 where the model predicts it."""
+        if self.variance_type.startswith("learned"):
+            return 1.0
+        small, large = _variances(s, t)
+        return math.sqrt(large if self.variance_type.startswith("fixed_large") else small)
+
+    def _deviation(self, run: RunState, i: int, predicted: Tensor) -> Tensor:
+        """[B, ...] the standard deviation that the model predicts (Nichol & Dhariwal 2021, eq. 15)."""
+        if self.variance_type == "learned":
+            return predicted.sqrt()
+        small, large = (math.log(v) for v in _variances(*(points.at(i) for points in self._pairs(run))))
+        return torch.exp(0.25 * (predicted + 1) * (large - small) + 0.5 * small)
+
+
+def _variances(s: Points, t: Points) -> tuple[float, float]:
+    """The posterior's variance and beta, the least and the most that the noise may have."""
+    beta = 1 - float(s.alpha / t.alpha) ** 2
+    return max(beta * float(t.sigma / s.sigma) ** 2, 1e-20), beta

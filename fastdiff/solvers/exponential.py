@@ -9,7 +9,8 @@ l = -lambda) have the same exact solution, for h = l_t - l_s (2211.01095 eq. 8; 
     x_t = (w_t / w_s) x_s + u_t (psi_1(h) D + psi_2(h) h D' + psi_3(h) h^2 D'' + ...)
 
 with psi_k(h) = h phi_k(-h). The reverse SDE with noise level eta (2211.01095 eq. 14 at eta = 1) has the same form with
-w_t / w_s times e^(-eta h), psi at (1 + eta) h and the noise sigma_t sqrt(1 - e^(-2 eta h)) xi.
+w_t / w_s times e^(-eta h), psi at (1 + eta) h and the noise sigma_t sqrt(1 - e^(-2 eta h)) xi. In noise form and at
+eta = 1 it has twice the weights of D and the noise sigma_t sqrt(e^(-2h) - 1) xi, h < 0.
 
 Limits: an interval from alpha = 0 or to sigma = 0 is infinite in lambda. Its first-order step is exact in the limit
 and is what these builders use there; history does not reach across it.
@@ -122,8 +123,8 @@ def multistep(
     correction: how order 2 weighs the difference of outputs, "midpoint" by psi_1 / 2, "heun" by psi_2 (Taylor).
     exact: order 3 weighs the second derivative in full. Every published code weighs half of it, which is second order.
     """
-    if eta and form == "noise":
-        raise ValueError("eta: expected 0 in noise form; the SDE solvers are in data form")
+    if eta not in (0.0, 1.0) and form == "noise":
+        raise ValueError(f"eta: expected 0 or 1 in noise form, got {eta}")
     orders = step_orders(points, order, lower_order_final)
     rows = []
     for i, p in enumerate(orders):
@@ -135,10 +136,13 @@ def multistep(
             history: tuple[float, ...] = (d_weight,)
             spread = float(t.sigma)
         else:
-            step = Interval.between(Side.of(s, here), Side.of(t, here), eta)
+            step = Interval.between(Side.of(s, here), Side.of(t, here), eta if here == "data" else 0.0)
             x_weight = step.ratio
             history = _differences(step, _ratios(points, i, p), correction, exact)
             spread = float(t.sigma) * math.sqrt(-math.expm1(-2 * eta * abs(step.h)))
+            if eta and here == "noise":
+                history = tuple(2 * weight for weight in history)
+                spread = float(t.sigma) * math.sqrt(abs(math.expm1(-2 * step.h)))
         if eta and spread:
             noise = ((i + 1, s_noise * spread),)
         rows.append(Row.at(s, here, prediction, Line(x=x_weight, history=history, noise=noise)))
@@ -202,15 +206,18 @@ def singlestep(
 
 
 def stage_lines(
-    stages: list[Points], t: Points, form: str, order: int, correction: str, r1: float, r2: float
+    stages: list[Points], t: Points, form: str, order: int, correction: str, r1: float, r2: float, eta: float = 0.0
 ) -> list[Line]:
+    """The updates of one step's stages, each from the base; of the SDE's mean with eta."""
     s = Side.of(stages[0], form)
-    to = [Interval.between(s, Side.of(p, form)) for p in (*stages[1:], t)]
+    to = [Interval.between(s, Side.of(p, form), eta) for p in (*stages[1:], t)]
+    if order == 1:
+        return [Line(base=to[0].ratio, history=(to[0].weight(1),))]
     lines = [Line(base=to[0].ratio, history=(to[0].weight(1),))]
     if order == 2:
         c = (0.5 * to[1].weight(1) if correction == "midpoint" else to[1].weight(2)) / r1
         return [*lines, Line(base=to[1].ratio, history=(c, to[1].weight(1) - c))]
-    c = r2 / r1 * to[1].u * psi(2, r2 * to[2].h)
+    c = r2 / r1 * to[1].weight(2)
     lines.append(Line(base=to[1].ratio, history=(c, to[1].weight(1) - c)))
     first, second, third = (to[2].weight(k) for k in (1, 2, 3))
     if correction == "midpoint":

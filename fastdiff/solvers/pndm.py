@@ -39,11 +39,11 @@ def pndm(schedule: Schedule, points: Points, prediction: str, *, runge_kutta: bo
             rows += (_runge_kutta if runge_kutta else _improved_euler)(schedule, s, t, prediction)
         else:
             known = i - begin + 1
-            rows.append(Row.at(s, "noise", prediction, _transfer(s, t, EQUAL_STEPS[min(known, 4) - 1])))
+            rows.append(Row.at(s, "noise", prediction, transfer(s, t, EQUAL_STEPS[min(known, 4) - 1])))
     return rows
 
 
-def _transfer(s: Points, t: Points, mixture: tuple[float, ...], base: bool = False) -> Line:
+def transfer(s: Points, t: Points, mixture: tuple[float, ...], base: bool = False) -> Line:
     """x_t from x_s and eps = sum_k mixture_k H_k."""
     x_weight, d_weight = first_order(s, t, "noise")
     history = tuple(d_weight * share for share in mixture)
@@ -52,8 +52,8 @@ def _transfer(s: Points, t: Points, mixture: tuple[float, ...], base: bool = Fal
 
 def _improved_euler(schedule: Schedule, s: Points, t: Points, prediction: str) -> list[Row]:
     """To t with the slope at s, then again with the mean of both; the output at the first guess is forgotten."""
-    guess = Row.at(s, "noise", prediction, _transfer(s, t, (1.0,)), KEEP)
-    mean = Row.at(t, "noise", prediction, _transfer(s, t, (0.5, 0.5), base=True), forget=(0,))
+    guess = Row.at(s, "noise", prediction, transfer(s, t, (1.0,)), KEEP)
+    mean = Row.at(t, "noise", prediction, transfer(s, t, (0.5, 0.5), base=True), forget=(0,))
     return [guess, mean]
 
 
@@ -61,8 +61,8 @@ def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str) -> l
     """Four evaluations, of which only the first is remembered."""
     middle = schedule.at(np.float64((s.t + t.t) / 2))
     return [
-        Row.at(s, "noise", prediction, _transfer(s, middle, (1.0,)), KEEP),
-        Row.at(middle, "noise", prediction, _transfer(s, middle, (1.0,), base=True), KEEP),
-        Row.at(middle, "noise", prediction, _transfer(s, t, (1.0,), base=True), KEEP),
-        Row.at(t, "noise", prediction, _transfer(s, t, (1 / 6, 1 / 3, 1 / 3, 1 / 6), base=True), forget=(0, 1, 2)),
+        Row.at(s, "noise", prediction, transfer(s, middle, (1.0,)), KEEP),
+        Row.at(middle, "noise", prediction, transfer(s, middle, (1.0,), base=True), KEEP),
+        Row.at(middle, "noise", prediction, transfer(s, t, (1.0,), base=True), KEEP),
+        Row.at(t, "noise", prediction, transfer(s, t, (1 / 6, 1 / 3, 1 / 3, 1 / 6), base=True), forget=(0, 1, 2)),
     ]

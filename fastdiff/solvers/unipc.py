@@ -14,6 +14,7 @@ The predicted point is x and the corrected state is base: the two registers of a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,11 +32,12 @@ def unipc(
     variant: str = "bh2",
     form: str = "data",
     corrector: bool = True,
+    uncorrected: Sequence[int] = (),
     lower_order_final: bool = True,
 ) -> list[Row]:
     """One row a step. order 1 to 3; variant "bh1", "bh2" or "vary"; form "data" or "noise".
 
-    corrector=False leaves UniP.
+    corrector=False leaves UniP, uncorrected names the steps whose result alone is left as predicted.
     lower_order_final: the order falls to 1 over the last steps, however many there are (as in the authors' code).
     """
     if variant not in ("bh1", "bh2", "vary"):
@@ -47,7 +49,7 @@ def unipc(
         here = "data" if float(s.alpha) == 0 else form
         ratio, weights = predictor(points, i, p, here, variant)
         corrected = None
-        if corrector and i > 0 and is_finite(points.at(i - 1), s):
+        if corrector and i > 0 and i - 1 not in uncorrected and is_finite(points.at(i - 1), s):
             corrected = corrected_line(points, i - 1, orders[i - 1], form, variant)
         line = Line(x=ratio, history=weights)
         if corrected is not None:

@@ -1,0 +1,94 @@
+"""Pseudo numerical methods (Liu et al. 2022, arXiv 2202.09778): PNDM, PLMS, and iPNDM on its own schedule."""
+
+from __future__ import annotations
+
+import diffusers
+import numpy as np
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from torch import Tensor
+
+from ..plan import KEEP, Line, Row
+from ..schedule import Points
+from ..solvers.adams import EQUAL_STEPS
+from ..solvers.pndm import transfer
+from .fused import Fused
+from .points import cumulative_points
+from .state import OfRun, RunState
+
+Rows = tuple[list[Row], tuple[float, float]]
+
+
+class Pseudo(Fused):
+    """A mixture of noise predictions in place of the noise."""
+
+    _result = "both"
+
+    def step(
+        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The sample [B, ...] at which the model is evaluated next."""
+        if self.num_inference_steps is None:
+            raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
+        new, _, _ = self._advance(model_output, timestep, sample)
+        return SchedulerOutput(prev_sample=new) if return_dict else (new,)
+
+
+class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
+    """PNDM, or PLMS with skip_prk_steps, as Stable Diffusion samples with it."""
+
+    prk_timesteps = OfRun()
+
+    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+        stride = self._internal_dict["num_train_timesteps"] // run.num_inference_steps
+        times = run.times[begin:].astype(int)
+        stages = 0 if self._internal_dict["skip_prk_steps"] else len(run.prk_timesteps)
+        rows, known = [], 0
+        for i, time in enumerate(times):
+            if i < stages:
+                first = times[i - i % 4]
+                to = time - (0 if i % 2 else stride // 2)
+                mixture = (1 / 6, 1 / 3, 1 / 3, 1 / 6) if i % 4 == 3 else (1.0,)
+                row = self._row(time, first, to, mixture, i % 4 > 0, i % 4 < 3)
+                rows.append(row if i % 4 < 3 else _forgetting(row, (0, 1, 2)))
+                known += i % 4 == 0
+            elif stages == 0 and i == 0:
+                rows.append(self._row(time, time, time - stride, (1.0,), False, len(times) > 1))
+                known = 1
+            elif stages == 0 and i == 1:
+                rows.append(_forgetting(self._row(time, time + stride, time, (0.5, 0.5), True, False), (0,)))
+            else:
+                known = min(known + 1, 4)
+                rows.append(self._row(time, time, time - stride, EQUAL_STEPS[known - 1], False, False))
+        return rows, (1.0, 0.0)
+
+    def _row(self, time: int, first: int, to: int, mixture: tuple, from_base: bool, keeps: bool) -> Row:
+        """The model evaluated at `time`; x goes from `first` to `to`."""
+        prediction = self._internal_dict["prediction_type"]
+        line = transfer(self._at(first), self._at(to), mixture, base=from_base)
+        return Row.at(self._at(time), "noise", prediction, line, KEEP if keeps else None)
+
+    def _at(self, time: int) -> Points:
+        square = float(self.alphas_cumprod[time]) if time >= 0 else float(self.final_alpha_cumprod)
+        return cumulative_points(np.float64(time), np.float64(square))
+
+
+def _forgetting(row: Row, places: tuple[int, ...]) -> Row:
+    return Row(row.t, row.alpha, row.sigma, row.form, row.p_x, row.p_m, row.x, row.base, row.c_in, places)
+
+
+class IPNDMScheduler(Pseudo, diffusers.IPNDMScheduler):
+    """iPNDM of order 4 on diffusers' sine schedule, whose model predicts v."""
+
+    betas, alphas = OfRun(), OfRun()
+
+    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+        alphas, betas = (values.double().cpu().numpy()[begin:] for values in (run.alphas, run.betas))
+        points = Points(betas, alphas, betas)
+        rows = []
+        for i in range(len(run.times) - begin):
+            s, t = points.at(i), points.at(i + 1)
+            # At alpha = 0 only v tells x0; diffusers takes 0 there.
+            blind = Line(history=(float(t.sigma),))
+            line = transfer(s, t, EQUAL_STEPS[min(i, 3)]) if s.alpha else blind
+            rows.append(Row.at(s, "noise", "v_prediction", line))
+        return rows, (float(alphas[-1]), float(betas[-1]))
