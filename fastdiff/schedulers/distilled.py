@@ -30,16 +30,13 @@ class Distilled(Fused):
     """Each step maps to data, or most of the way there, and back up to the next of the times."""
 
     _result = "both"
+    _second = "base"
 
     def _at(self, time: float) -> Points:
         """The point at a whole time."""
         table = self.alphas_cumprod.double().cpu().numpy()
         square = table[int(time)] if time >= 0 else float(self.final_alpha_cumprod)
         return cumulative_points(np.float64(time), np.float64(square))
-
-    def _require_steps(self) -> None:
-        if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
 
     def _noise(self, run: RunState, i: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
         dtype = m.dtype if m.dtype == x.dtype else torch.promote_types(m.dtype, x.dtype)
@@ -58,8 +55,7 @@ class LCMScheduler(Distilled, diffusers.LCMScheduler):
         return_dict: bool = True,
     ) -> LCMSchedulerOutput | tuple[Tensor, Tensor]:
         """(the sample at the next time, the data without its noise), each [B, ...]."""
-        self._require_steps()
-        new, _, clean = self._advance(model_output, timestep, sample, generator=generator)
+        new, clean = self._advance(model_output, timestep, sample, generator=generator)
         clean = clean.to(new.dtype)
         return LCMSchedulerOutput(prev_sample=new, denoised=clean) if return_dict else (new, clean)
 
@@ -68,7 +64,7 @@ class LCMScheduler(Distilled, diffusers.LCMScheduler):
         config = self._internal_dict
         return config["clip_sample_range"] if config["clip_sample"] and not config["thresholding"] else None
 
-    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         config = self._internal_dict
         rows = []
         for i in range(begin, len(run.times)):
@@ -97,21 +93,20 @@ class TCDScheduler(Distilled, diffusers.TCDScheduler):
         return_dict: bool = True,
     ) -> TCDSchedulerOutput | tuple[Tensor, Tensor]:
         """(the sample at the next time, the one before it was noised), each [B, ...]."""
-        self._require_steps()
         if not 0 <= eta <= 1:
             raise ValueError(f"eta: expected a number in [0, 1], got {eta!r}")
-        new, _, before = self._advance(model_output, timestep, sample, generator=generator, key=eta)
+        new, before = self._advance(model_output, timestep, sample, generator=generator, key=(eta,))
         before = before.to(new.dtype)
         return TCDSchedulerOutput(prev_sample=new, pred_noised_sample=before) if return_dict else (new, before)
 
-    def _rows(self, run: RunState, begin: int, key: float) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         rows = []
         for i in range(begin, len(run.times)):
             after = run.times[i + 1] if i + 1 < len(run.times) else 0.0
-            s, t, low = self._at(run.times[i]), self._at(after), self._at(math.floor((1 - key) * after))
+            s, t, low = self._at(run.times[i]), self._at(after), self._at(math.floor((1 - key[0]) * after))
             row = ddim_row(s, low, self._internal_dict["prediction_type"], 1)
             down = Line(x=row.x.x, history=row.x.history)
-            if key > 0 and i != run.num_inference_steps - 1:
+            if key[0] > 0 and i != run.num_inference_steps - 1:
                 row = lifted(row, low, t, 1, 1.0)
             rows.append(replace(row, base=down))
         return rows, (float(low.alpha), float(low.sigma))

@@ -64,10 +64,10 @@ class EDMEulerScheduler(Preconditioned, diffusers.EDMEulerScheduler):
         self._check_call(timestep)
         given = pred_original_sample is not None
         m = pred_original_sample if given else model_output
-        new, x0, _ = self._advance(m, timestep, sample, key="x0" if given else None)
+        new, x0 = self._advance(m, timestep, sample, key=(1.0,) if given else ())
         return EDMEulerSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _rows(self, run: RunState, begin: int, key: str | None) -> tuple[list[Row], tuple[float, float]]:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple[list[Row], tuple[float, float]]:
         points = self._points(run, begin)
         steps = range(len(points.t) - 1)
         rows = [ddim_row(points.at(i), points.at(i + 1), "sample", 1) for i in steps]
@@ -79,6 +79,8 @@ class EDMDPMSolverMultistepScheduler(Preconditioned, InLambda, diffusers.EDMDPMS
     """DPM-Solver++ of order 1 to 3, ODE and SDE (Lu et al. 2022, arXiv 2211.01095)."""
 
     _result = "both"
+    _second = None
+    _needs_steps = True
 
     def step(
         self,
@@ -89,11 +91,10 @@ class EDMDPMSolverMultistepScheduler(Preconditioned, InLambda, diffusers.EDMDPMS
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample [B, ...] at the next noise level."""
-        self._require_steps()
-        new, _, _ = self._advance(model_output, timestep, sample, generator=generator)
+        new, _ = self._advance(model_output, timestep, sample, generator=generator)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: None) -> tuple[list[Row], tuple[float, float]]:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple[list[Row], tuple[float, float]]:
         points: Points = self._points(run, begin)
         rows = dpm_rows(self, points, len(run.times), EDM, "sample")
         return [self._precondition(row) for row in rows], (1.0, float(points.sigma[-1]))

@@ -28,6 +28,8 @@ Rows = tuple[list[Row], tuple[float, float]]
 class InFlow(Fused):
     """timesteps are 1000 s."""
 
+    _needs_steps = False
+
     def _check_call(self, timestep: object) -> None:
         if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
             raise ValueError(
@@ -62,10 +64,10 @@ class FlowMatchEulerDiscreteScheduler(InFlow, diffusers.FlowMatchEulerDiscreteSc
                 return_dict=return_dict,
             )  # fmt: skip
         self._check_call(timestep)
-        new, _, _ = self._advance(model_output, timestep, sample, generator=generator)
+        new, _ = self._advance(model_output, timestep, sample, generator=generator)
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         points = flow_points(run.levels[begin:])
         end = float(points.alpha[-1]), float(points.sigma[-1])
         if self._internal_dict["stochastic_sampling"]:
@@ -100,10 +102,10 @@ class FlowMatchHeunDiscreteScheduler(InFlow, TwoStage, diffusers.FlowMatchHeunDi
                 model_output, timestep, sample, s_churn, s_tmin, s_tmax, s_noise, generator, return_dict
             )  # fmt: skip
         self._check_call(timestep)
-        new, _, _ = self._advance(model_output, timestep, sample)
+        new, _ = self._advance(model_output, timestep, sample)
         return FlowMatchHeunDiscreteSchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         points = flow_points(self._points(run, begin).sigma)
         rows = heun(FLOW, points, "flow_prediction", coordinate="flow")
         sigmas = [None, *(row.sigma for row in rows)]

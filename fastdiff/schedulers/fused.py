@@ -17,8 +17,8 @@ from ..ops.row import flat_row
 from ..plan import Row
 from .state import OfRun, RunState, Threads, _threads
 from .table import Entry, Table, make_table
+from .traced import SCHEDULERS, traced_step
 
-SCHEDULERS: weakref.WeakValueDictionary[int, Fused] = weakref.WeakValueDictionary()
 _HANDLES = itertools.count()
 
 
@@ -34,7 +34,8 @@ class Fused:
     _step_index, _begin_index = OfRun(), OfRun()
     _threads: Threads
     _result = "output"  # whose dtype x' has: the model "output"'s, the "sample"'s, or the wider one of "both"
-    _counts = True  # whether a step's place is a matter of how many there were, not of its time alone
+    _second: str | None = None  # what a step gives besides x': its converted output, "d", or what it writes to "base"
+    _needs_steps = True  # whether set_timesteps has to come first
 
     def __new__(cls, *args: object, **kwargs: object) -> Fused:
         self = super().__new__(cls)
@@ -63,7 +64,7 @@ class Fused:
 
     # What a class says.
 
-    def _rows(self, run: RunState, begin: int, key: object) -> tuple[Sequence[Row], tuple[float, float]]:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple[Sequence[Row], tuple[float, float]]:
         """The rows from step `begin` on, and (alpha, sigma) of the end."""
         raise NotImplementedError
 
@@ -107,6 +108,7 @@ class Fused:
         return place == run.begin if place is not None else run._step_index >= len(run.timesteps)
 
     def _begin(self, run: RunState, place: int | None, timestep: object) -> None:
+        self._require_steps(run)
         if run.times is None:
             self._prepare(run)
         if run._begin_index is not None:
@@ -114,6 +116,10 @@ class Fused:
         else:
             run._step_index = self.index_for_timestep(timestep) if place is None else place
         run.begin, run.lower_order_nums, run.table = run._step_index, 0, None
+
+    def _require_steps(self, run: RunState) -> None:
+        if self._needs_steps and run.num_inference_steps is None:
+            raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
         """The place of a timestep's value, the second where it comes twice; the last where it is none of them."""
@@ -128,7 +134,7 @@ class Fused:
     def _absent(self, timestep: object) -> int:
         raise IndexError(f"timestep: expected one of scheduler.timesteps, got {timestep}")
 
-    def _table(self, run: RunState, key: object) -> Table:
+    def _table(self, run: RunState, key: tuple[float, ...]) -> Table:
         """The run's rows; kept by the scheduler for the next run of the same times."""
         if run.times is None:
             self._prepare(run)
@@ -154,10 +160,14 @@ class Fused:
         *,
         noise: Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        key: object = None,
+        key: tuple[float, ...] = (),
         predicted: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(the next sample, the converted output, base' where the row writes it), each [B, ...]."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """(the next sample, `_second`), each [B, ...]. key: the options that `step` was given, as numbers."""
+        if torch.compiler.is_compiling():
+            if generator is not None or predicted is not None:
+                raise ValueError("generator: expected none inside torch.compile, and no learned variance")
+            return traced_step(self, m, timestep, x, noise, key)
         run = self._threads.run
         if run.last is None or run.last() is not x:
             run = self._find(timestep, x)
@@ -201,7 +211,7 @@ class Fused:
             run.lower_order_nums = known + 1
         run._step_index = i + 1
         run.last = weakref.ref(new)
-        return new, d, new_base
+        return new, d if self._second == "d" else new_base
 
     def _apply(
         self,
@@ -215,9 +225,8 @@ class Fused:
         history: list[Tensor],
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """(x', base' where it is written, D)."""
-        dtype, result = x.dtype, m.dtype
-        if result is not dtype and self._result != "output":
-            result = dtype if self._result == "sample" else torch.promote_types(result, dtype)
+        dtype = x.dtype
+        result = dtype if m.dtype is dtype else self._result_dtype(m.dtype, dtype)
         case = (x.shape, dtype, x.device)
         if run.case != case:
             self._check(m, x)
@@ -234,6 +243,10 @@ class Fused:
         new_base = torch.empty_like(x, dtype=exact) if entry.move == "write" else None
         run.kernel(records, row, x, base, m, None, history, None, None, None, new, new_base, d, None)
         return new, new_base, d
+
+    def _result_dtype(self, output: torch.dtype, sample: torch.dtype) -> torch.dtype:
+        """The dtype of x'."""
+        return {"output": output, "sample": sample}.get(self._result) or torch.promote_types(output, sample)
 
     def _limited(self, record: np.void, x: Tensor, m: Tensor, threshold: tuple[float, float]) -> Tensor:
         """x0 [B, ...] after dynamic thresholding."""

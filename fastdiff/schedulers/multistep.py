@@ -47,10 +47,6 @@ class InLambda(Fused):
     def _absent(self, timestep: object) -> int:
         return len(self.timesteps) - 1
 
-    def _require_steps(self) -> None:
-        if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
-
 
 def dpm_rows(scheduler: InLambda, points: Points, steps: int, schedule: Schedule, prediction: str) -> list[Row]:
     """The rows of a multistep DPM-Solver with the options of the scheduler's configuration."""
@@ -82,11 +78,10 @@ class DPMSolverMultistepScheduler(InLambda, diffusers.DPMSolverMultistepSchedule
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample [B, ...] at the next noise level, in model_output's dtype."""
-        self._require_steps()
-        new, _, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
+        new, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         points = self._points(run, begin)
         prediction = self._internal_dict["prediction_type"]
         return dpm_rows(self, points, len(run.times), self._schedule, prediction), end_of(points)
@@ -110,8 +105,7 @@ class DPMSolverMultistepInverseScheduler(InLambda, diffusers.DPMSolverMultistepI
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample [B, ...] at the next noise level."""
-        self._require_steps()
-        new, _, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
+        new, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
     _rows = DPMSolverMultistepScheduler._rows
@@ -128,11 +122,10 @@ class UniPCMultistepScheduler(InLambda, diffusers.UniPCMultistepScheduler):
         """The sample [B, ...] predicted at the next noise level, from the corrected one at this."""
         if self.solver_p:  # another scheduler predicts
             return super().step(model_output, timestep, sample, return_dict)
-        self._require_steps()
-        new, _, _ = self._advance(model_output, timestep, sample)
+        new, _ = self._advance(model_output, timestep, sample)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         config = self._internal_dict
         points = self._points(run, begin)
         rows = unipc(
@@ -153,11 +146,10 @@ class DEISMultistepScheduler(InLambda, diffusers.DEISMultistepScheduler):
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample [B, ...] at the next noise level."""
-        self._require_steps()
-        new, _, _ = self._advance(model_output, timestep, sample)
+        new, _ = self._advance(model_output, timestep, sample)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         config = self._internal_dict
         points = self._points(run, begin)
         lower = bool(config["lower_order_final"]) and len(run.times) < SHORT

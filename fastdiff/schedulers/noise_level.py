@@ -20,6 +20,7 @@ from .fused import Fused
 from .points import EDM, level_points
 from .state import RunState
 from .table import drawing, in_noise_level
+from .traced import traced_scale
 
 Generators = torch.Generator | list[torch.Generator] | None
 logger = logging.get_logger(__name__)
@@ -28,8 +29,14 @@ logger = logging.get_logger(__name__)
 class InNoiseLevel(Fused):
     """A solver whose model reads c_in x."""
 
+    _second = "d"
+    _needs_steps = False
+
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
         """c_in x, [B, ...]: what the model reads at this step."""
+        self.is_scale_input_called = True
+        if torch.compiler.is_compiling():
+            return traced_scale(self, sample, timestep)
         run = self._threads.run
         place = run.place(timestep)
         if place is None:
@@ -38,23 +45,22 @@ class InNoiseLevel(Fused):
             place = run._step_index
         if run.scales is None:
             run.scales = self._scales(run)
-        self.is_scale_input_called = True
         return sample * run.scales[place]
 
     def _scales(self, run: RunState) -> list[float]:
         """c_in = (1 + s^2)^-1/2 where each step evaluates the model."""
         if run.times is None:
             self._prepare(run)
-        return [(1 + row.sigma**2) ** -0.5 for row in self._level_rows(self._points(run, 0), None)]
+        return [(1 + row.sigma**2) ** -0.5 for row in self._level_rows(self._points(run, 0), ())]
 
     def _points(self, run: RunState, begin: int) -> Points:
         return level_points(run.levels[begin:])
 
-    def _level_rows(self, points: Points, key: object) -> list[Row]:
+    def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
         """The solver's rows for a model that gives x0."""
         raise NotImplementedError
 
-    def _rows(self, run: RunState, begin: int, key: object) -> tuple[list[Row], tuple[float, float]]:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple[list[Row], tuple[float, float]]:
         prediction = self._internal_dict["prediction_type"]
         prediction = "sample" if prediction == "original_sample" else prediction
         points = self._points(run, begin)
@@ -92,10 +98,10 @@ class EulerDiscreteScheduler(InNoiseLevel, diffusers.EulerDiscreteScheduler):
                 model_output, timestep, sample, s_churn, s_tmin, s_tmax, s_noise, generator, return_dict
             )  # fmt: skip
         self._check_call(timestep)
-        new, x0, _ = self._advance(model_output, timestep, sample)
+        new, x0 = self._advance(model_output, timestep, sample)
         return EulerDiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _level_rows(self, points: Points, key: object) -> list[Row]:
+    def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
         return [ddim_row(points.at(i), points.at(i + 1), "sample", 1) for i in range(len(points.t) - 1)]
 
 
@@ -112,12 +118,12 @@ class EulerAncestralDiscreteScheduler(InNoiseLevel, diffusers.EulerAncestralDisc
     ) -> EulerAncestralDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
         """(the sample at the next noise level in model_output's dtype, x0), each [B, ...]."""
         self._check_call(timestep)
-        new, x0, _ = self._advance(model_output, timestep, sample, generator=generator)
+        new, x0 = self._advance(model_output, timestep, sample, generator=generator)
         if not return_dict:
             return new, x0
         return EulerAncestralDiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0)
 
-    def _level_rows(self, points: Points, key: object) -> list[Row]:
+    def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
         steps = range(len(points.t) - 1)
         return [drawing(ddim_row(points.at(i), points.at(i + 1), "sample", 1, 1.0)) for i in steps]
 
@@ -125,6 +131,7 @@ class EulerAncestralDiscreteScheduler(InNoiseLevel, diffusers.EulerAncestralDisc
 class LMSDiscreteScheduler(InNoiseLevel, diffusers.LMSDiscreteScheduler):
     """Linear multistep in s (k-diffusion's sample_lms)."""
 
+    _second = "base"
     _result = "both"
 
     def step(
@@ -138,12 +145,12 @@ class LMSDiscreteScheduler(InNoiseLevel, diffusers.LMSDiscreteScheduler):
         """(the sample at the next noise level, x0), each [B, ...]."""
         if not self.is_scale_input_called:
             self._check_call(timestep)
-        new, _, x0 = self._advance(model_output, timestep, sample, key=order)
+        new, x0 = self._advance(model_output, timestep, sample, key=(order,))
         x0 = x0.to(new.dtype)
         return LMSDiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _level_rows(self, points: Points, key: int | None) -> list[Row]:
+    def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
         """D is eps; x0 = x - s eps is what the second line of each row gives."""
-        order = min(key or 4, len(points.t) - 1)
+        order = min(int(key[0]) if key else 4, len(points.t) - 1)
         rows = adams(EDM, points, "sample", order=order, coordinate="sigma", lower_order_final=False)
         return [replace(row, base=Line(x=1.0, history=(-row.sigma,))) for row in rows]

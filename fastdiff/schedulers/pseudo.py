@@ -29,7 +29,7 @@ class Pseudo(Fused):
         """The sample [B, ...] at which the model is evaluated next."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
-        new, _, _ = self._advance(model_output, timestep, sample)
+        new, _ = self._advance(model_output, timestep, sample)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
 
@@ -38,7 +38,7 @@ class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
 
     prk_timesteps = OfRun()
 
-    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         stride = self._internal_dict["num_train_timesteps"] // run.num_inference_steps
         times = run.times[begin:].astype(int)
         stages = 0 if self._internal_dict["skip_prk_steps"] else len(run.prk_timesteps)
@@ -81,7 +81,7 @@ class IPNDMScheduler(Pseudo, diffusers.IPNDMScheduler):
 
     betas, alphas = OfRun(), OfRun()
 
-    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         alphas, betas = (values.double().cpu().numpy()[begin:] for values in (run.alphas, run.betas))
         points = Points(betas, alphas, betas)
         rows = []

@@ -34,11 +34,10 @@ class DPMSolverSinglestepScheduler(InLambda, diffusers.DPMSolverSinglestepSchedu
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample [B, ...] at the next noise level, a stage of a step or its end."""
-        self._require_steps()
-        new, _, _ = self._advance(model_output, timestep, sample, generator=generator)
+        new, _ = self._advance(model_output, timestep, sample, generator=generator)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: None) -> Rows:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         points = self._points(run, begin)
         rows: list[Row] = []
         for size in _blocks(run.order_list[begin : len(run.times)]):

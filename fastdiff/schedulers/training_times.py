@@ -27,9 +27,11 @@ class ByTime(Fused):
     """A step is known by its time alone, in any order and any number; times that are not in timesteps serve too."""
 
     _result = "both"
+    _second = "d"
 
     def _find(self, timestep: object, sample: Tensor) -> RunState:
         threads = self._threads
+        self._require_steps(threads.run)
         for run in threads.runs:
             place = run.place(timestep)
             if place is not None:
@@ -63,10 +65,6 @@ class ByTime(Fused):
         times = np.where(times < 0, len(table) - 1, times).astype(int)
         return cumulative_points(times.astype(float), table[times])
 
-    def _require_steps(self) -> None:
-        if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
-
 
 class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
     """DDIM with any eta (Song et al. 2021, arXiv 2010.02502, eq. 12)."""
@@ -83,17 +81,16 @@ class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
         """(the sample at the previous time, x0), each [B, ...]."""
-        self._require_steps()
         if eta > 0 and variance_noise is not None and generator is not None:
             raise ValueError("variance_noise: expected no generator beside it, got both")
-        new, x0, _ = self._advance(
+        new, x0 = self._advance(
             model_output, timestep, sample, noise=variance_noise, generator=generator,
-            key=(eta, use_clipped_model_output),
+            key=(eta, float(use_clipped_model_output)),
         )  # fmt: skip
         x0 = x0.to(new.dtype)
         return DDIMSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _rows(self, run: RunState, begin: int, key: tuple) -> tuple:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple:
         eta, reuse = key
         config = self._internal_dict
         prediction = config["prediction_type"]
@@ -119,12 +116,11 @@ class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> DDIMInverseOutput | tuple[Tensor, Tensor]:
         """(the sample at `timestep`, x0), each [B, ...], from a sample one step less noisy."""
-        self._require_steps()
-        new, x0, _ = self._advance(model_output, timestep, sample)
+        new, x0 = self._advance(model_output, timestep, sample)
         x0 = x0.to(new.dtype)
         return DDIMInverseOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _rows(self, run: RunState, begin: int, key: None) -> tuple:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple:
         config = self._internal_dict
         total = config["num_train_timesteps"]
         before = np.minimum(run.times - total // run.num_inference_steps, total - 1)
@@ -136,6 +132,8 @@ class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
 
 class DDPMScheduler(ByTime, diffusers.DDPMScheduler):
     """The posterior of the diffusion process (Ho et al. 2020, arXiv 2006.11239, eq. 7)."""
+
+    _needs_steps = False
 
     def step(
         self,
@@ -149,11 +147,11 @@ class DDPMScheduler(ByTime, diffusers.DDPMScheduler):
         predicted = None
         if self.variance_type in ("learned", "learned_range") and model_output.shape[1] == 2 * sample.shape[1]:
             model_output, predicted = model_output.chunk(2, dim=1)
-        new, x0, _ = self._advance(model_output, timestep, sample, generator=generator, predicted=predicted)
+        new, x0 = self._advance(model_output, timestep, sample, generator=generator, predicted=predicted)
         x0 = x0.to(new.dtype)
         return DDPMSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _rows(self, run: RunState, begin: int, key: None) -> tuple:
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple:
         starts, ends = self._pairs(run)
         rows = []
         for i in range(len(starts.t)):

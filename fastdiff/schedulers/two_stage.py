@@ -53,11 +53,11 @@ class HeunDiscreteScheduler(TwoStage, InNoiseLevel, diffusers.HeunDiscreteSchedu
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
     ) -> HeunDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
         """(where the model is evaluated next, x0), each [B, ...]."""
-        new, x0, _ = self._advance(model_output, timestep, sample)
+        new, x0 = self._advance(model_output, timestep, sample)
         x0 = x0.to(new.dtype)
         return HeunDiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _level_rows(self, points: Points, key: None) -> list[Row]:
+    def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
         return heun(EDM, points, "sample", coordinate="sigma")
 
 
@@ -68,11 +68,11 @@ class KDPM2DiscreteScheduler(TwoStage, InNoiseLevel, diffusers.KDPM2DiscreteSche
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
     ) -> KDPM2DiscreteSchedulerOutput | tuple[Tensor, Tensor]:
         """(where the model is evaluated next, x0), each [B, ...]."""
-        new, x0, _ = self._advance(model_output, timestep, sample)
+        new, x0 = self._advance(model_output, timestep, sample)
         x0 = x0.to(new.dtype)
         return KDPM2DiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _level_rows(self, points: Points, key: None) -> list[Row]:
+    def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
         return dpm_2(EDM, points, "sample", coordinate="sigma")
 
 
@@ -88,13 +88,13 @@ class KDPM2AncestralDiscreteScheduler(TwoStage, InNoiseLevel, diffusers.KDPM2Anc
         return_dict: bool = True,
     ) -> KDPM2AncestralDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
         """(where the model is evaluated next, x0), each [B, ...]."""
-        new, x0, _ = self._advance(model_output, timestep, sample, generator=generator)
+        new, x0 = self._advance(model_output, timestep, sample, generator=generator)
         x0 = x0.to(new.dtype)
         if not return_dict:
             return new, x0
         return KDPM2AncestralDiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0)
 
-    def _level_rows(self, points: Points, key: None) -> list[Row]:
+    def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
         return dpm_2_ancestral(EDM, points, "sample")
 
 
@@ -112,12 +112,12 @@ class DPMSolverSDEScheduler(TwoStage, InNoiseLevel, diffusers.DPMSolverSDESchedu
         s_noise: float = 1.0,
     ) -> DPMSolverSDESchedulerOutput | tuple[Tensor, Tensor]:
         """(where the model is evaluated next, x0), each [B, ...]."""
-        new, x0, _ = self._advance(model_output, timestep, sample, key=s_noise)
+        new, x0 = self._advance(model_output, timestep, sample, key=(s_noise,))
         x0 = x0.to(new.dtype)
         return DPMSolverSDESchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
-    def _level_rows(self, points: Points, key: float | None) -> list[Row]:
-        rows = dpmpp_sde(EDM, points, "sample", s_noise=1.0 if key is None else key)
+    def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
+        rows = dpmpp_sde(EDM, points, "sample", s_noise=key[0] if key else 1.0)
         return [one_noise(row) for row in rows]
 
     def _noise(self, run: RunState, i: int, m: Tensor, x: Tensor, generator: None) -> Tensor:

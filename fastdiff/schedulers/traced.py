@@ -1,0 +1,80 @@
+"""`step` under torch.compile: one opaque op, because which row comes next is the run's to know, not the graph's.
+
+So a compiled function that calls `step` is one graph and is not compiled again for the next step.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor
+
+from ..ops.library import LIBRARY
+
+SCHEDULERS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # by handle
+
+
+def _step(
+    m: Tensor, timestep: Tensor | None, time: float, x: Tensor, noise: Tensor | None, key: list[float], handle: int
+) -> tuple[Tensor, Tensor]:
+    scheduler = SCHEDULERS[handle]
+    with torch.no_grad():
+        new, second = scheduler._advance(m, time if timestep is None else timestep, x, noise=noise, key=tuple(key))
+    run = scheduler._threads.run
+    if run.last_sample is x:
+        run.last_sample = x.clone()  # the graph may use the memory again
+    return new, x.new_empty(0) if second is None else second.clone()
+
+
+def _shapes(
+    m: Tensor, timestep: Tensor | None, time: float, x: Tensor, noise: Tensor | None, key: list[float], handle: int
+) -> tuple[Tensor, Tensor]:
+    scheduler = SCHEDULERS[handle]
+    new = torch.empty_like(x, dtype=scheduler._result_dtype(m.dtype, x.dtype))
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return new, x.new_empty(0) if scheduler._second is None else torch.empty_like(x, dtype=exact)
+
+
+def _scale(x: Tensor, timestep: Tensor | None, time: float, handle: int) -> Tensor:
+    return SCHEDULERS[handle].scale_model_input(x, time if timestep is None else timestep)
+
+
+def _scaled_shape(x: Tensor, timestep: Tensor | None, time: float, handle: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+# A CUDA graph would replay one row for ever: the host chooses the row.
+_TAGS = tuple(tag for tag in (getattr(torch.Tag, "cudagraph_unsafe", None),) if tag is not None)
+
+
+def _register(schema: str, run: object, shapes: object) -> None:
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *_TAGS))
+    name = schema.split("(")[0]
+    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastdiff::{name}", shapes, lib=LIBRARY)
+
+
+_register(
+    "scheduler_step(Tensor m, Tensor? timestep, float time, Tensor x, Tensor? noise, float[] key, int handle)"
+    " -> (Tensor, Tensor)",
+    _step,
+    _shapes,
+)
+_register("scheduler_scale(Tensor x, Tensor? timestep, float time, int handle) -> Tensor", _scale, _scaled_shape)
+
+
+def traced_step(
+    scheduler: object, m: Tensor, timestep: Tensor | float, x: Tensor, noise: Tensor | None, key: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """`Fused._advance` as a node of the graph that is being traced."""
+    tensor = timestep if isinstance(timestep, Tensor) else None
+    time = 0.0 if tensor is not None else float(timestep)
+    return torch.ops.fastdiff.scheduler_step(m, tensor, time, x, noise, [float(v) for v in key], scheduler._handle)
+
+
+def traced_scale(scheduler: object, x: Tensor, timestep: Tensor | float) -> Tensor:
+    """`scale_model_input` as a node of the graph that is being traced."""
+    tensor = timestep if isinstance(timestep, Tensor) else None
+    time = 0.0 if tensor is not None else float(timestep)
+    return torch.ops.fastdiff.scheduler_scale(x, tensor, time, scheduler._handle)
