@@ -21,12 +21,13 @@ from ..solvers.consistency import consistency
 from .fused import Fused
 from .points import VP, cumulative_points
 from .state import RunState
+from .times import TimesAlone
 
 Generators = torch.Generator | list[torch.Generator] | None
 Rows = tuple[list[Row], tuple[float, float]]
 
 
-class Distilled(Fused):
+class Distilled(TimesAlone, Fused):
     """Each step maps to data, or most of the way there, and back up to the next of the times."""
 
     _result = "both"

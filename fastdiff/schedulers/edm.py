@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import diffusers
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_edm_euler import EDMEulerSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
@@ -32,6 +35,23 @@ class Preconditioned(InNoiseLevel):
             )
         data, total = config["sigma_data"], row.sigma**2 + config["sigma_data"] ** 2
         return preconditioned(row, data**2 / total, sign * row.sigma * data / total**0.5)
+
+    _own = ()
+
+    def _placed(
+        self,
+        run: RunState,
+        count: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        levels = run.sigmas.double().cpu().numpy()
+        if timesteps is not None:
+            levels = np.append(np.exp(4 * np.asarray(timesteps, dtype=np.float64)), levels[-1])
+        elif sigmas is not None:
+            levels = np.asarray(sigmas, dtype=np.float64)
+        return 0.25 * np.log(levels[:-1]), levels
 
     def _scales(self, run: RunState) -> list[float]:
         if run.levels is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
 from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHeunDiscreteSchedulerOutput
@@ -83,6 +86,31 @@ class FlowMatchHeunDiscreteScheduler(InFlow, TwoStage, diffusers.FlowMatchHeunDi
     """Heun's method on the flow; with s_churn, diffusers' own step."""
 
     _result = "output"
+    _float_times = True
+
+    def _count(
+        self, timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None, mu: float | None = None
+    ) -> int:
+        return len(sigmas if timesteps is None else timesteps)
+
+    def _placed(
+        self,
+        run: RunState,
+        count: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        total, shift = self._internal_dict["num_train_timesteps"], self._internal_dict["shift"]
+        if timesteps is not None:
+            levels = np.asarray(timesteps, dtype=np.float64) / total
+        else:
+            last = self.sigma_min / (shift - (shift - 1) * self.sigma_min)
+            levels = np.linspace(1, last, count) if sigmas is None else np.asarray(sigmas, dtype=np.float64)
+            shift = shift if mu is None else math.exp(mu)
+            levels = shift * levels / (1 + (shift - 1) * levels)
+        times = np.concatenate([levels[:1], np.repeat(levels[1:], 2)]) * total
+        return times, np.append(np.concatenate([levels[:1], np.repeat(levels[1:], 2)]), 0.0)
 
     def step(
         self,

@@ -17,12 +17,13 @@ from ..ops.row import flat_row
 from ..plan import Row
 from .state import OfRun, RunState, Threads, _threads
 from .table import Entry, Table, make_table
+from .times import Times
 from .traced import SCHEDULERS, traced_step
 
 _HANDLES = itertools.count()
 
 
-class Fused:
+class Fused(Times):
     """A diffusers scheduler whose `step` is one row of a table.
 
     A class says which rows: `_rows(run, begin, key)`, for a run whose first step is number `begin`, and for the options
@@ -50,17 +51,6 @@ class Fused:
 
     def __getstate__(self) -> dict[str, object]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_handle", "_tables")}
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        *args: object,
-        **options: object,
-    ) -> None:
-        run = self._threads.use(RunState())
-        super().set_timesteps(num_inference_steps, device, *args, **options)
-        self._prepare(run)
 
     # What a class says.
 

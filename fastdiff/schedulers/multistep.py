@@ -19,6 +19,7 @@ from .fused import Fused
 from .points import FLOW, VP, flow_points, vp_points
 from .state import RunState
 from .table import drawing
+from .times import FlowTimes
 
 Generators = torch.Generator | list[torch.Generator] | None
 Rows = tuple[Sequence[Row], tuple[float, float]]
@@ -30,7 +31,7 @@ def end_of(points: Points) -> tuple[float, float]:
     return float(points.alpha[-1]), float(points.sigma[-1])
 
 
-class InLambda(Fused):
+class InLambda(FlowTimes, Fused):
     """A solver on the run's sigmas, of a variance-preserving or a flow schedule."""
 
     def _points(self, run: RunState, begin: int) -> Points:
@@ -39,6 +40,9 @@ class InLambda(Fused):
     @property
     def _flows(self) -> bool:
         return bool(self._internal_dict.get("use_flow_sigmas"))
+
+    def _takes(self, given: dict[str, object]) -> bool:
+        return not given or (not self._flows and super()._takes(given))
 
     @property
     def _schedule(self) -> Schedule:
@@ -67,6 +71,8 @@ def dpm_rows(scheduler: InLambda, points: Points, steps: int, schedule: Schedule
 
 class DPMSolverMultistepScheduler(InLambda, diffusers.DPMSolverMultistepScheduler):
     """DPM-Solver and DPM-Solver++ of order 1 to 3, ODE and SDE (Lu et al. 2022, arXiv 2206.00927, 2211.01095)."""
+
+    _own = ("timesteps",)
 
     def step(
         self,
@@ -116,6 +122,11 @@ class UniPCMultistepScheduler(InLambda, diffusers.UniPCMultistepScheduler):
 
     _result = "sample"
 
+    def _takes(self, given: dict[str, object]) -> bool:
+        config = self._internal_dict
+        natively = config["use_flow_sigmas"] and config["use_dynamic_shifting"] == ("mu" in given)
+        return not given or (natively and "timesteps" not in given)
+
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> SchedulerOutput | tuple[Tensor]:
@@ -141,6 +152,7 @@ class DEISMultistepScheduler(InLambda, diffusers.DEISMultistepScheduler):
     """DEIS in log rho, of order 1 to 3 (Zhang & Chen 2023, arXiv 2204.13902)."""
 
     _result = "both"
+    _own = ()
 
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True

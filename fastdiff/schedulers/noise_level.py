@@ -31,6 +31,7 @@ class InNoiseLevel(Fused):
 
     _second = "d"
     _needs_steps = False
+    _float_times = True
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
         """c_in x, [B, ...]: what the model reads at this step."""

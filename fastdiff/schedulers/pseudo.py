@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import diffusers
 import numpy as np
+import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
@@ -14,11 +18,12 @@ from ..solvers.pndm import transfer
 from .fused import Fused
 from .points import cumulative_points
 from .state import OfRun, RunState
+from .times import TimesAlone
 
 Rows = tuple[list[Row], tuple[float, float]]
 
 
-class Pseudo(Fused):
+class Pseudo(TimesAlone, Fused):
     """A mixture of noise predictions in place of the noise."""
 
     _result = "both"
@@ -38,10 +43,27 @@ class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
 
     prk_timesteps = OfRun()
 
+    def _placed(
+        self,
+        run: RunState,
+        count: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> tuple[np.ndarray, None]:
+        """PLMS on the caller's times, whose second is evaluated twice."""
+        times, _ = super()._placed(run, count, timesteps=timesteps, sigmas=sigmas, mu=mu)
+        if timesteps is None and sigmas is None:
+            return times, None
+        run.prk_timesteps = np.array([])
+        return np.insert(times, 1, times[1:2]), None
+
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         stride = self._internal_dict["num_train_timesteps"] // run.num_inference_steps
         times = run.times[begin:].astype(int)
-        stages = 0 if self._internal_dict["skip_prk_steps"] else len(run.prk_timesteps)
+        custom = getattr(run, "custom_timesteps", False)
+        stages = 0 if self._internal_dict["skip_prk_steps"] or custom else len(run.prk_timesteps)
+        following = dict(pairwise(times)) | {times[-1]: -1} if custom else {}
         rows, known = [], 0
         for i, time in enumerate(times):
             if i < stages:
@@ -52,13 +74,16 @@ class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
                 rows.append(row if i % 4 < 3 else _forgetting(row, (0, 1, 2)))
                 known += i % 4 == 0
             elif stages == 0 and i == 0:
-                rows.append(self._row(time, time, time - stride, (1.0,), False, len(times) > 1))
+                to = following.get(time, time - stride)
+                rows.append(self._row(time, time, to, (1.0,), False, len(times) > 1))
                 known = 1
             elif stages == 0 and i == 1:
-                rows.append(_forgetting(self._row(time, time + stride, time, (0.5, 0.5), True, False), (0,)))
+                first = times[0] if custom else time + stride
+                rows.append(_forgetting(self._row(time, first, time, (0.5, 0.5), True, False), (0,)))
             else:
                 known = min(known + 1, 4)
-                rows.append(self._row(time, time, time - stride, EQUAL_STEPS[known - 1], False, False))
+                to = following.get(time, time - stride)
+                rows.append(self._row(time, time, to, EQUAL_STEPS[known - 1], False, False))
         return rows, (1.0, 0.0)
 
     def _row(self, time: int, first: int, to: int, mixture: tuple, from_base: bool, keeps: bool) -> Row:
@@ -80,6 +105,23 @@ class IPNDMScheduler(Pseudo, diffusers.IPNDMScheduler):
     """iPNDM of order 4 on diffusers' sine schedule, whose model predicts v."""
 
     betas, alphas = OfRun(), OfRun()
+    _float_times = True
+
+    def _placed(
+        self,
+        run: RunState,
+        count: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> tuple[np.ndarray, None]:
+        """Angles in units of pi / 2: alpha is their cosine, sigma their sine."""
+        if timesteps is None and sigmas is None:
+            return run.timesteps.cpu().numpy(), None
+        times = np.asarray(timesteps, dtype=np.float64) if sigmas is None else np.arctan(sigmas[:-1]) * 2 / np.pi
+        angles = np.append(times, 0.0) * np.pi / 2
+        run.alphas, run.betas = torch.from_numpy(np.cos(angles)), torch.from_numpy(np.sin(angles))
+        return times, None
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         alphas, betas = (values.double().cpu().numpy()[begin:] for values in (run.alphas, run.betas))

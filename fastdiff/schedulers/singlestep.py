@@ -24,6 +24,7 @@ class DPMSolverSinglestepScheduler(InLambda, diffusers.DPMSolverSinglestepSchedu
 
     order_list = OfRun()
     _result = "both"
+    _own = ("timesteps",)
 
     def step(
         self,
@@ -42,7 +43,11 @@ class DPMSolverSinglestepScheduler(InLambda, diffusers.DPMSolverSinglestepSchedu
         rows: list[Row] = []
         for size in _blocks(run.order_list[begin : len(run.times)]):
             first = len(rows)
-            rows += self._block(points.at(slice(first, first + size + 1)))
+            whole = points.at(slice(first, first + size + 1))
+            if is_finite(whole.at(0), whole.at(size)):
+                rows += self._block(whole)
+            else:  # no stages on an infinite way: each evaluation is a step
+                rows += [row for i in range(size) for row in self._block(whole.at(slice(i, i + 2)))]
         return rows, end_of(points)
 
     def _block(self, points: Points) -> list[Row]:

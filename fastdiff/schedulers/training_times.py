@@ -19,11 +19,12 @@ from .fused import Fused
 from .points import cumulative_points
 from .state import RunState
 from .table import drawing, of_both
+from .times import TimesAlone
 
 Generators = torch.Generator | list[torch.Generator] | None
 
 
-class ByTime(Fused):
+class ByTime(TimesAlone, Fused):
     """A step is known by its time alone, in any order and any number; times that are not in timesteps serve too."""
 
     _result = "both"
@@ -47,6 +48,10 @@ class ByTime(Fused):
         run.begin, run._step_index, run.lower_order_nums = 0, place, place
         run.model_outputs = [None]
         return run
+
+    def _custom(self, run: RunState) -> bool:
+        """Whether the times are the caller's, each step's end the next of them."""
+        return getattr(run, "custom_timesteps", False) and len(run.times) == len(run.timesteps)
 
     def _place(self, run: RunState, time: int) -> int | None:
         if run.times is None:
@@ -94,8 +99,10 @@ class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
         eta, reuse = key
         config = self._internal_dict
         prediction = config["prediction_type"]
-        stride = config["num_train_timesteps"] // run.num_inference_steps
-        starts, ends = (self._at(times, self.final_alpha_cumprod) for times in (run.times, run.times - stride))
+        after = run.times - config["num_train_timesteps"] // run.num_inference_steps
+        if self._custom(run):
+            after = np.append(run.times[1:], -1.0)
+        starts, ends = (self._at(times, self.final_alpha_cumprod) for times in (run.times, after))
         bounded = config["clip_sample"] or config["thresholding"]
         rows = []
         for i in range(len(starts.t)):
@@ -124,6 +131,8 @@ class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
         config = self._internal_dict
         total = config["num_train_timesteps"]
         before = np.minimum(run.times - total // run.num_inference_steps, total - 1)
+        if self._custom(run):
+            before = np.append(-1.0, run.times[:-1])
         starts, ends = (self._at(times, self.initial_alpha_cumprod) for times in (before, run.times))
         steps = range(len(starts.t))
         rows = [of_both(starts.at(i), ends.at(i), config["prediction_type"]) for i in steps]

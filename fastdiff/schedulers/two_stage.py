@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import diffusers
 import numpy as np
 import torch
@@ -33,6 +35,22 @@ class TwoStage(Fused):
         """The levels that steps begin and end at."""
         levels = np.append(run.levels[:1], run.levels[1::2][: (len(run.times) + 1) // 2])
         return level_points(levels[(begin + 1) // 2 :])
+
+    def _placed(
+        self,
+        run: RunState,
+        count: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if timesteps is None and sigmas is None:
+            return run.timesteps.double().cpu().numpy(), run.sigmas.double().cpu().numpy()
+        starts, levels = super()._placed(run, count, timesteps=timesteps, sigmas=sigmas, mu=mu)
+        rows = self._level_rows(level_points(levels), ())
+        times = self._time_of(np.array([row.sigma for row in rows]))
+        times[::2] = starts
+        return times, np.concatenate([levels[:1], np.repeat(levels[1:-1], 2), levels[-1:]])
 
     @property
     def state_in_first_order(self) -> bool:

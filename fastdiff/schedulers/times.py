@@ -1,0 +1,177 @@
+"""set_timesteps of every class: besides a number of steps it takes `timesteps`, `sigmas` and `mu`.
+
+What diffusers' own class takes, it is given. The rest is placed here, on the class's own schedule.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .state import RunState
+
+FLAGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+
+
+class Times:
+    """Before diffusers' class in the order of bases."""
+
+    _own: tuple[str, ...] | None = None  # of timesteps, sigmas, mu: what diffusers takes right; None to look
+    _float_times = False  # whether the model reads fractional times
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        *args: object,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+        **options: object,
+    ) -> None:
+        """Set the times of a run and begin anew.
+
+        num_inference_steps: how many steps. device: of timesteps. timesteps: the times at which the model is called,
+        instead. sigmas: instead, the noise levels s = sigma / alpha with the last one's end among them; of flow
+        schedules t, without the end, before their shift. mu: on flow schedules, exp(mu) is the shift, of this run
+        alone. options: diffusers' own. Raises ValueError naming the argument.
+        """
+        run = self._threads.use(RunState())
+        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self._takes(given):
+            given = {name: np.array(value) if name == "sigmas" else value for name, value in given.items()}
+            super().set_timesteps(num_inference_steps, device, *args, **given, **options)
+        else:
+            self._check_times(num_inference_steps, **given)
+            count = num_inference_steps or self._count(**given)
+            super().set_timesteps(count, device, *args, **options)
+            times, levels = self._placed(run, count, **given)
+            dtype = torch.float32 if self._float_times else torch.int64
+            run.timesteps = torch.from_numpy(np.asarray(times, np.float64)).to(dtype).to(run.timesteps.device)
+            run.num_inference_steps = count
+            if levels is not None:
+                run.sigmas = torch.from_numpy(np.asarray(levels, np.float32))
+        self._prepare(run)
+
+    def _takes(self, given: dict[str, object]) -> bool:
+        own = self._own
+        if own is None:
+            own = inspect.signature(super().set_timesteps).parameters
+        return all(name in own for name in given)
+
+    def _check_times(
+        self,
+        steps: int | None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        if timesteps is not None and sigmas is not None:
+            raise ValueError("timesteps, sigmas: expected one of them, got both")
+        for name, values in (("timesteps", timesteps), ("sigmas", sigmas)):
+            if values is None:
+                continue
+            array = np.asarray(values, dtype=np.float64)
+            if array.ndim != 1 or len(array) < 1 or not np.isfinite(array).all():
+                raise ValueError(f"{name}: expected a sequence of numbers, got {values!r}")
+            if name == "sigmas" and ((array[:-1] <= 0).any() or array[-1] < 0):
+                raise ValueError(f"sigmas: expected numbers > 0, the last one >= 0, got {values!r}")
+            flags = [flag for flag in FLAGS if self._internal_dict.get(flag)]
+            if flags:
+                raise ValueError(f"{name}: expected none with {flags[0]}, got {len(array)}")
+            if steps is not None and steps != self._count(**{name: values}):
+                raise ValueError(f"num_inference_steps: expected None or the number of {name}, got {steps}")
+        if steps is None and timesteps is None and sigmas is None:
+            raise ValueError("num_inference_steps: expected a number, or timesteps, or sigmas; got none of them")
+
+    def _count(
+        self, timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None, mu: float | None = None
+    ) -> int:
+        return len(timesteps) if timesteps is not None else len(sigmas) - 1
+
+    def _placed(
+        self,
+        run: RunState,
+        count: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(times, noise levels with the end) on the training schedule; run holds diffusers' own for as many steps."""
+        table = self.alphas_cumprod.double().cpu().numpy()
+        training = np.sqrt((1 - table) / table)
+        if timesteps is not None:
+            times = np.asarray(timesteps, dtype=np.float64)
+            if times.min() < 0 or times.max() > len(training) - 1:
+                raise ValueError(f"timesteps: expected times from 0 to {len(training) - 1}, got {timesteps!r}")
+            return times, np.append(np.interp(times, np.arange(len(training)), training), float(run.sigmas[-1]))
+        if sigmas is None:
+            return run.timesteps.double().cpu().numpy(), run.sigmas.double().numpy()
+        levels = np.asarray(sigmas, dtype=np.float64)
+        return self._time_of(levels[:-1]), levels
+
+    def _time_of(self, levels: np.ndarray) -> np.ndarray:
+        """The training times of noise levels s = sigma / alpha."""
+        table = self.alphas_cumprod.double().cpu().numpy()
+        training = 0.5 * np.log((1 - table) / table)
+        times = np.interp(np.log(levels), training, np.arange(len(training)))
+        return times if self._float_times else times.round()
+
+
+class TimesAlone(Times):
+    """Of classes that know no noise levels."""
+
+    def _placed(
+        self,
+        run: RunState,
+        count: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> tuple[np.ndarray, None]:
+        if timesteps is None and sigmas is None:
+            return run.timesteps.cpu().numpy(), None
+        run.custom_timesteps = True
+        if sigmas is not None:
+            timesteps = self._time_of(np.asarray(sigmas, dtype=np.float64)[:-1])
+        times, last = np.asarray(timesteps, dtype=np.float64), self._internal_dict["num_train_timesteps"] - 1
+        if times.min() < 0 or times.max() > last:
+            raise ValueError(f"timesteps: expected times from 0 to {last}, got {timesteps!r}")
+        return times, None
+
+
+class FlowTimes(Times):
+    """Of classes that also have flow schedules, or those alone."""
+
+    def _count(
+        self, timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None, mu: float | None = None
+    ) -> int:
+        values = timesteps if timesteps is not None else sigmas
+        return len(values) - (timesteps is None and not self._flows)
+
+    def _placed(
+        self,
+        run: RunState,
+        count: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if not self._flows:
+            return super()._placed(run, count, timesteps=timesteps, sigmas=sigmas, mu=mu)
+        total = self._internal_dict["num_train_timesteps"]
+        if timesteps is not None:
+            levels = np.asarray(timesteps, dtype=np.float64) / total
+        else:
+            own = 1 - np.linspace(1, 1 / total, count + 1)
+            levels = own[:0:-1] if sigmas is None else np.asarray(sigmas, dtype=np.float64)
+            shift = self._internal_dict["flow_shift"] if mu is None else math.exp(mu)
+            levels = shift * levels / (1 + (shift - 1) * levels)
+        if levels.min() <= 0 or levels.max() > 1:
+            raise ValueError(f"sigmas: expected numbers in (0, 1], got {levels}")
+        return levels * total, np.append(levels, float(run.sigmas[-1]))
