@@ -19,7 +19,7 @@ from ..solvers.ancestral import ddim_row
 from ..solvers.churn import lifted
 from ..solvers.consistency import consistency
 from .fused import Fused
-from .points import VP, cumulative_points
+from .points import VP
 from .state import RunState
 from .times import TimesAlone
 
@@ -33,11 +33,6 @@ class Distilled(TimesAlone, Fused):
     _result = "both"
     _second = "base"
 
-    def _at(self, time: float) -> Points:
-        """The point at a whole time."""
-        table = self.alphas_cumprod.double().cpu().numpy()
-        square = table[int(time)] if time >= 0 else float(self.final_alpha_cumprod)
-        return cumulative_points(np.float64(time), np.float64(square))
 
     def _noise(self, run: RunState, i: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
         dtype = m.dtype if m.dtype == x.dtype else torch.promote_types(m.dtype, x.dtype)
@@ -69,7 +64,7 @@ class LCMScheduler(Distilled, diffusers.LCMScheduler):
         config = self._internal_dict
         rows = []
         for i in range(begin, len(run.times)):
-            s, t = (self._at(run.times[min(k, len(run.times) - 1)]) for k in (i, i + 1))
+            s, t = (run.at(run.times[min(k, len(run.times) - 1)]) for k in (i, i + 1))
             clean = t._replace(alpha=np.float64(1.0), sigma=np.float64(0.0))
             last = i == run.num_inference_steps - 1
             to, denoised = (
@@ -104,7 +99,7 @@ class TCDScheduler(Distilled, diffusers.TCDScheduler):
         rows = []
         for i in range(begin, len(run.times)):
             after = run.times[i + 1] if i + 1 < len(run.times) else 0.0
-            s, t, low = self._at(run.times[i]), self._at(after), self._at(math.floor((1 - key[0]) * after))
+            s, t, low = run.at(run.times[i]), run.at(after), run.at(math.floor((1 - key[0]) * after))
             row = ddim_row(s, low, self._internal_dict["prediction_type"], 1)
             down = Line(x=row.x.x, history=row.x.history)
             if key[0] > 0 and i != run.num_inference_steps - 1:

@@ -36,6 +36,7 @@ class Fused(Times):
     _threads: Threads
     _result = "output"  # whose dtype x' has: the model "output"'s, the "sample"'s, or the wider one of "both"
     _second: str | None = None  # what a step gives besides x': its converted output, "d", or what it writes to "base"
+    _final = "final_alpha_cumprod"  # where diffusers keeps alpha^2 before the first training time
     _needs_steps = True  # whether set_timesteps has to come first
 
     def __new__(cls, *args: object, **kwargs: object) -> Fused:
@@ -76,6 +77,9 @@ class Fused(Times):
         sigmas = getattr(run, "sigmas", None)
         run.levels = None if sigmas is None else sigmas.double().cpu().numpy()
         run.threshold = self._threshold
+        if hasattr(self, "alphas_cumprod"):
+            run.alphas_cumprod = self.alphas_cumprod.double().cpu().numpy()
+            run.final_alpha_cumprod = float(getattr(self, self._final, 1.0))
 
     def _find(self, timestep: object, sample: Tensor) -> RunState:
         """The run that this step continues or begins; `fastdiff.schedulers` says how it is told."""

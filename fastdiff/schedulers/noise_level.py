@@ -38,9 +38,12 @@ class InNoiseLevel(Fused):
         self.is_scale_input_called = True
         if torch.compiler.is_compiling():
             return traced_scale(self, sample, timestep)
-        run = self._threads.run
-        place = run.place(timestep)
-        if place is None:
+        for run in self._threads.runs:
+            place = run.place(timestep)
+            if place is not None:
+                break
+        else:
+            run = self._threads.run
             if run._step_index is None:
                 self._begin(run, None, timestep)
             place = run._step_index

@@ -16,7 +16,6 @@ from ..schedule import Points
 from ..solvers.adams import EQUAL_STEPS
 from ..solvers.pndm import transfer
 from .fused import Fused
-from .points import cumulative_points
 from .state import OfRun, RunState
 from .times import TimesAlone
 
@@ -70,31 +69,27 @@ class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
                 first = times[i - i % 4]
                 to = time - (0 if i % 2 else stride // 2)
                 mixture = (1 / 6, 1 / 3, 1 / 3, 1 / 6) if i % 4 == 3 else (1.0,)
-                row = self._row(time, first, to, mixture, i % 4 > 0, i % 4 < 3)
+                row = self._row(run, time, first, to, mixture, i % 4 > 0, i % 4 < 3)
                 rows.append(row if i % 4 < 3 else _forgetting(row, (0, 1, 2)))
                 known += i % 4 == 0
             elif stages == 0 and i == 0:
                 to = following.get(time, time - stride)
-                rows.append(self._row(time, time, to, (1.0,), False, len(times) > 1))
+                rows.append(self._row(run, time, time, to, (1.0,), False, len(times) > 1))
                 known = 1
             elif stages == 0 and i == 1:
                 first = times[0] if custom else time + stride
-                rows.append(_forgetting(self._row(time, first, time, (0.5, 0.5), True, False), (0,)))
+                rows.append(_forgetting(self._row(run, time, first, time, (0.5, 0.5), True, False), (0,)))
             else:
                 known = min(known + 1, 4)
                 to = following.get(time, time - stride)
-                rows.append(self._row(time, time, to, EQUAL_STEPS[known - 1], False, False))
+                rows.append(self._row(run, time, time, to, EQUAL_STEPS[known - 1], False, False))
         return rows, (1.0, 0.0)
 
-    def _row(self, time: int, first: int, to: int, mixture: tuple, from_base: bool, keeps: bool) -> Row:
+    def _row(self, run: RunState, time: int, first: int, to: int, mixture: tuple, from_base: bool, keeps: bool) -> Row:
         """The model evaluated at `time`; x goes from `first` to `to`."""
         prediction = self._internal_dict["prediction_type"]
-        line = transfer(self._at(first), self._at(to), mixture, base=from_base)
-        return Row.at(self._at(time), "noise", prediction, line, KEEP if keeps else None)
-
-    def _at(self, time: int) -> Points:
-        square = float(self.alphas_cumprod[time]) if time >= 0 else float(self.final_alpha_cumprod)
-        return cumulative_points(np.float64(time), np.float64(square))
+        line = transfer(run.at(first), run.at(to), mixture, base=from_base)
+        return Row.at(run.at(time), "noise", prediction, line, KEEP if keeps else None)
 
 
 def _forgetting(row: Row, places: tuple[int, ...]) -> Row:

@@ -14,6 +14,8 @@ from weakref import ref
 import numpy as np
 from torch import Tensor
 
+from ..schedule import Points
+from .points import cumulative_points
 from .table import Table
 
 KEPT_RUNS = 8  # of one thread at a time; the oldest is forgotten first
@@ -65,6 +67,12 @@ class RunState:
         size = timestep.element_size()
         inside = 0 <= offset < size * len(self.timesteps) and self.timesteps.device == timestep.device
         return offset // size if inside else None
+
+    def at(self, times: np.ndarray | float) -> Points:
+        """The points of whole training times; before the first one, of the schedule's end."""
+        table = np.append(self.alphas_cumprod, self.final_alpha_cumprod)
+        place = np.where(np.asarray(times) < 0, len(table) - 1, times).astype(int)
+        return cumulative_points(np.asarray(times, dtype=np.float64), table[place])
 
     def __getstate__(self) -> dict[str, object]:
         return {k: v for k, v in self.__dict__.items() if k not in ("last", "kernel", "case", "table", "key")}

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..schedule import Points
 from ..solvers.ancestral import ddim_row, step_down
 from .fused import Fused
-from .points import cumulative_points
 from .state import RunState
 from .table import drawing, of_both
 from .times import TimesAlone
@@ -64,12 +63,6 @@ class ByTime(TimesAlone, Fused):
         config = self._internal_dict
         return config["clip_sample_range"] if config["clip_sample"] and not config.get("thresholding") else None
 
-    def _at(self, times: np.ndarray, clean: Tensor) -> Points:
-        """Points at whole times; before the first one alpha^2 is `clean`."""
-        table = np.append(self.alphas_cumprod.double().cpu().numpy(), float(clean))
-        times = np.where(times < 0, len(table) - 1, times).astype(int)
-        return cumulative_points(times.astype(float), table[times])
-
 
 class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
     """DDIM with any eta (Song et al. 2021, arXiv 2010.02502, eq. 12)."""
@@ -102,7 +95,7 @@ class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
         after = run.times - config["num_train_timesteps"] // run.num_inference_steps
         if self._custom(run):
             after = np.append(run.times[1:], -1.0)
-        starts, ends = (self._at(times, self.final_alpha_cumprod) for times in (run.times, after))
+        starts, ends = (run.at(times) for times in (run.times, after))
         bounded = config["clip_sample"] or config["thresholding"]
         rows = []
         for i in range(len(starts.t)):
@@ -119,6 +112,8 @@ class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
 class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
     """DDIM towards more noise."""
 
+    _final = "initial_alpha_cumprod"
+
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> DDIMInverseOutput | tuple[Tensor, Tensor]:
@@ -133,7 +128,7 @@ class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
         before = np.minimum(run.times - total // run.num_inference_steps, total - 1)
         if self._custom(run):
             before = np.append(-1.0, run.times[:-1])
-        starts, ends = (self._at(times, self.initial_alpha_cumprod) for times in (before, run.times))
+        starts, ends = (run.at(times) for times in (before, run.times))
         steps = range(len(starts.t))
         rows = [of_both(starts.at(i), ends.at(i), config["prediction_type"]) for i in steps]
         return rows, (float(ends.alpha[-1]), float(ends.sigma[-1]))
@@ -142,6 +137,7 @@ class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
 class DDPMScheduler(ByTime, diffusers.DDPMScheduler):
     """The posterior of the diffusion process (Ho et al. 2020, arXiv 2006.11239, eq. 7)."""
 
+    _final = "one"
     _needs_steps = False
 
     def step(
@@ -174,7 +170,7 @@ class DDPMScheduler(ByTime, diffusers.DDPMScheduler):
         """Where each step begins and ends: at the next of its times."""
         listed = len(run.times) == len(run.timesteps)
         after = np.append(run.times[1:], -1.0) if listed else run.times - 1
-        return self._at(run.times, torch.ones(())), self._at(after, torch.ones(()))
+        return run.at(run.times), run.at(after)
 
     def _spread(self, s: Points, t: Points) -> float:
         """The standard deviation of the noise; 1 where the model predicts it."""
