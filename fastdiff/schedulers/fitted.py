@@ -31,6 +31,7 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
     """
 
     order = 1
+    _second = "d"
 
     @register_to_config
     def __init__(self, plan: Plan | dict, num_train_timesteps: int = 1000) -> None:
