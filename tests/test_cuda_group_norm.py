@@ -55,7 +55,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("twin") / "group_norm"
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    sources = [TWIN / "group_norm_twin.cpp", TWIN / "grid.cpp"]
+    sources = [TWIN / name for name in ("group_norm_twin.cpp", "grid.cpp", "block.cpp")]
     execute(tool("g++"), "-std=c++17", "-O1", "-g", *checks, *sanitizers, *sources, "-o", program)
     return program
 

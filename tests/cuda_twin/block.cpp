@@ -12,47 +12,64 @@ Block* block;
 namespace {
 
 void enter() {
-  (*block->body)(block->current);
+  block->body(block->current);
   block->me().done = true;
+}
+
+// The threads of a warp that need not wait, if there are any.
+bool run_warp(Block& of, int warp) {
+  bool ran = false;
+  for (int t = warp * kWarp; t < (warp + 1) * kWarp; ++t) {
+    if (!of.fibers[static_cast<size_t>(t)].may_run()) continue;
+    block = &of, of.current = t, ran = true;
+    swapcontext(&of.scheduler, &of.me().context);
+  }
+  return ran;
+}
+
+void check(const Fiber& f) {
+  if (!f.done) give_up("all threads wait");
+  if (!f.copies.empty() || !f.groups.empty()) give_up("copies that nobody waited for");
+  if (!f.products.empty()) give_up("products that nobody finished");
 }
 
 }  // namespace
 
-void run_block(int threads, const char* shared, uint32_t lot, const std::function<void(int)>& body) {
-  Block here;
-  here.fibers.resize(static_cast<size_t>(threads)), here.warps.resize(static_cast<size_t>(threads / kWarp));
-  here.groups.resize(static_cast<size_t>(threads / kGroup)), here.begun.resize(static_cast<size_t>(threads / kGroup));
-  here.body = &body, here.shared = shared;
-  block = &here;
-  for (Fiber& f : here.fibers) {
+void set_up(Block& of, int threads, size_t stack, const char* shared, std::function<void(int)> body) {
+  of.fibers.resize(static_cast<size_t>(threads)), of.warps.resize(static_cast<size_t>(threads / kWarp));
+  of.groups.resize(static_cast<size_t>(threads / kGroup)), of.begun.assign(of.groups.size(), false);
+  of.barriers.clear(), of.hidden.clear();
+  of.body = std::move(body), of.shared = shared;
+  for (Fiber& f : of.fibers) {
+    if (!f.stack) f.stack.reset(new char[stack]);
+    f.done = false;
     getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.get(), f.context.uc_stack.ss_size = kStack;
-    f.context.uc_link = &here.scheduler;
+    f.context.uc_stack.ss_sp = f.stack.get(), f.context.uc_stack.ss_size = stack;
+    f.context.uc_link = &of.scheduler;
     makecontext(&f.context, enter, 0);
   }
+}
+
+void run_together(std::vector<Block>& blocks, uint32_t lot) {
+  const size_t warps = blocks.front().warps.size(), count = blocks.size() * warps;
   std::mt19937 draw(lot);
-  for (;;) {
-    std::vector<int> ready;
-    bool finished = true;
-    for (int t = 0; t < threads; ++t) {
-      const Fiber& f = here.fibers[static_cast<size_t>(t)];
-      finished = finished && f.done;
-      if (f.may_run() && (ready.empty() || ready.back() != t / kWarp)) ready.push_back(t / kWarp);
-    }
-    if (finished) break;
-    if (ready.empty()) give_up("all threads wait");
-    const int warp = ready[draw() % ready.size()];
-    for (int t = warp * kWarp; t < (warp + 1) * kWarp; ++t) {
-      if (!here.fibers[static_cast<size_t>(t)].may_run()) continue;
-      here.current = t;
-      swapcontext(&here.scheduler, &here.me().context);
+  for (bool running = true; running;) {
+    const size_t first = draw() % count;
+    running = false;
+    for (size_t i = 0; i < count && !running; ++i) {
+      const size_t next = (first + i) % count;
+      running = run_warp(blocks[next / warps], static_cast<int>(next % warps));
     }
   }
-  for (const Fiber& f : here.fibers) {
-    if (!f.copies.empty() || !f.groups.empty()) give_up("copies that nobody waited for");
-    if (!f.products.empty()) give_up("products that nobody finished");
-  }
+  for (const Block& of : blocks)
+    for (const Fiber& f : of.fibers) check(f);
   block = nullptr;
+}
+
+void run_block(int threads, const char* shared, uint32_t lot, const std::function<void(int)>& body) {
+  std::vector<Block> one(1);
+  set_up(one.front(), threads, 1 << 18, shared, body);
+  run_together(one, lot);
 }
 
 void sync_block() {

@@ -1,5 +1,4 @@
-// A model of blocks of threads that run at once: each thread is a fiber, and runs until it must wait for others. Which
-// warp goes on is drawn by lot, and memory that a thread has not waited for is not there yet.
+// Many blocks on the model of a block (block.h): those of a cluster, or of a whole launch, run at once.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +13,7 @@ struct Launch {
   uint32_t lot;
 };
 
-// body(block, thread, shared) for each thread. Ends the program where they wait in vain, or for different things.
+// body(block, thread, shared) for each thread.
 void run_grid(const Launch& launch, const std::function<void(int64_t, int, char*)>& body);
 
 }  // namespace fastdiff::cuda

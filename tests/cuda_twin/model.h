@@ -1,4 +1,4 @@
-// The threads of a block as fibers, and how they come together.
+// The threads of blocks as fibers, and how they come together.
 #pragma once
 
 #include <ucontext.h>
@@ -18,7 +18,6 @@
 namespace fastdiff::cuda {
 
 constexpr int kWarp = 32, kGroup = 128;
-constexpr size_t kStack = 1 << 18;
 
 [[noreturn]] inline void give_up(const char* why) {
   fprintf(stderr, "the block: %s\n", why);
@@ -58,11 +57,12 @@ struct Meeting {
 
 struct Fiber {
   ucontext_t context;
-  std::unique_ptr<char[]> stack{new char[kStack]};
+  std::unique_ptr<char[]> stack;
   bool done = false;
   const int* counter = nullptr;  // waits until this is no longer `value`
   int value = 0;
   const void* offer = nullptr;
+  int cluster = -1;  // the round of the cluster's barrier that this thread has arrived at and not waited for
   std::vector<Copy> copies;
   std::deque<std::vector<Copy>> groups;
   std::vector<Product> products;
@@ -78,7 +78,7 @@ struct Block {
   std::map<const char*, int> hidden;  // 16 bytes that products do not see before this thread shows them
   std::vector<bool> begun;            // products, by warpgroup
   const char* shared;
-  const std::function<void(int)>* body;
+  std::function<void(int)> body;
   ucontext_t scheduler;
   int current = 0;
 
@@ -115,6 +115,11 @@ struct Block {
 };
 
 extern Block* block;  // that runs
+
+// Threads that have yet to begin; again when they are done.
+void set_up(Block& of, int threads, size_t stack, const char* shared, std::function<void(int)> body);
+// All threads of these blocks, until they are done.
+void run_together(std::vector<Block>& blocks, uint32_t lot);
 
 inline float half_at(uint32_t word, int i, bool brain) {
   float pair[2];
