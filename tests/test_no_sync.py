@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from host_reads import HostReads
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
 
 SCHEDULE = fd.Schedule.scaled_linear()
 SHAPE = (2, 3, 4, 4)
-HOST_READS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item", "masked_select")
-
-
-class HostReads(TorchDispatchMode):
-    """Counts the ops whose result the host has to wait for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        self.seen += [name] if name in HOST_READS else []
-        return func(*args, **(kwargs or {}))
 
 
 def model(x: Tensor, t: Tensor, **kwargs: object) -> Tensor:

@@ -12,9 +12,11 @@ from collections.abc import Callable
 
 import diffusers
 import torch
+import transformers
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 
-LAYERS, WIDTH, WORDS = (32, 64), 16, 5
+LAYERS, WIDTH, TOKENS = (32, 64), 16, 12
 STABLE_DIFFUSION = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "clip_sample": False,
     "set_alpha_to_one": False,
@@ -77,7 +79,7 @@ def transformer(kind: str, **options: object) -> nn.Module:
 def prompt(*, pooled: bool = False) -> dict[str, Tensor]:
     """Two prompts, already encoded."""
     names = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds") if pooled else ()
-    words = {"prompt_embeds": tensor(2, WORDS, WIDTH), "negative_prompt_embeds": tensor(2, WORDS, WIDTH, seed=2)}
+    words = {"prompt_embeds": tensor(2, TOKENS, WIDTH), "negative_prompt_embeds": tensor(2, TOKENS, WIDTH, seed=2)}
     return words | {name: tensor(2, WIDTH, seed=3 + k) for k, name in enumerate(names)}
 
 
@@ -96,6 +98,30 @@ def text_to_image(scheduler: object) -> tuple:
     return stable_diffusion(scheduler), {**prompt(), "output_type": "latent"}
 
 
+def prompt_to_image(scheduler: object) -> tuple:
+    """With a text encoder and a tokenizer of its own: every byte is a word."""
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    pipe = stable_diffusion(scheduler)
+    pipe.register_modules(
+        text_encoder=text_encoder(len(words)),
+        tokenizer=transformers.CLIPTokenizer(
+            vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=TOKENS
+        ),
+    )
+    return pipe, {"prompt": ["a cat", "hills"], "negative_prompt": ["", "blurred"], "output_type": "pt"}
+
+
+@same_weights
+def text_encoder(words: int) -> transformers.CLIPTextModel:
+    return transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=words, hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=TOKENS, bos_token_id=words - 2, eos_token_id=words - 1, pad_token_id=words - 1,
+        )
+    )  # fmt: skip
+
+
 def image_to_image(scheduler: object) -> tuple:
     pipe = stable_diffusion(scheduler, "StableDiffusionImg2ImgPipeline")
     return pipe, {**prompt(), "image": picture(), "strength": 0.7, "output_type": "latent"}
@@ -107,6 +133,16 @@ def inpainting(scheduler: object) -> tuple:
     mask[..., 4:] = 1.0
     image = {"image": picture(), "mask_image": mask, "height": 16, "width": 16, "strength": 0.8}
     return pipe, {**prompt(), **image, "output_type": "latent"}
+
+
+def inversion(scheduler: object) -> tuple:
+    """Called by `pipe.invert`."""
+    pipe = diffusers.StableDiffusionDiffEditPipeline(
+        vae=latent_vae(), text_encoder=None, tokenizer=None, unet=text_unet(),
+        scheduler=diffusers.DDIMScheduler(**STABLE_DIFFUSION), inverse_scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return pipe, {**prompt(), "image": picture(), "inpaint_strength": 1.0}
 
 
 def sdxl(scheduler: object) -> tuple:
@@ -151,7 +187,7 @@ def pixart(scheduler: object) -> tuple:
     pipe = diffusers.PixArtAlphaPipeline(
         tokenizer=None, text_encoder=None, vae=latent_vae(), transformer=net, scheduler=scheduler
     )
-    masks = dict.fromkeys(("prompt_attention_mask", "negative_prompt_attention_mask"), torch.ones(2, WORDS))
+    masks = dict.fromkeys(("prompt_attention_mask", "negative_prompt_attention_mask"), torch.ones(2, TOKENS))
     size = {"height": 16, "width": 16, "use_resolution_binning": False}
     return pipe, {**prompt(), **masks, **size, "negative_prompt": None, "output_type": "latent"}
 
@@ -173,16 +209,9 @@ def ddim(scheduler: object) -> tuple:
 
 
 def ldm(scheduler: object) -> tuple:
-    pipe = diffusers.LDMPipeline(vqvae=codebook(), unet=image_unet(4), scheduler=scheduler)
+    """With a continuous decoder: a codebook makes another code of a rounding error."""
+    pipe = diffusers.LDMPipeline(vqvae=latent_vae(), unet=image_unet(4), scheduler=scheduler)
     return pipe, {"batch_size": 2, "output_type": "np"}
-
-
-@same_weights
-def codebook() -> diffusers.VQModel:
-    return diffusers.VQModel(
-        block_out_channels=LAYERS, layers_per_block=1, norm_num_groups=8, latent_channels=4, num_vq_embeddings=32,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
 
 
 def latent_consistency(scheduler: object) -> tuple:
