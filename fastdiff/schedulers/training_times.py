@@ -83,7 +83,7 @@ class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
             raise ValueError("variance_noise: expected no generator beside it, got both")
         new, x0 = self._advance(
             model_output, timestep, sample, noise=variance_noise, generator=generator,
-            key=(eta, float(use_clipped_model_output)),
+            key=(eta, float(bool(use_clipped_model_output))),
         )  # fmt: skip
         x0 = x0.to(new.dtype)
         return DDIMSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
