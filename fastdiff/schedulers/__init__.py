@@ -1,4 +1,42 @@
-"""diffusers' schedulers on fastdiff's plans."""
+"""diffusers' schedulers on fastdiff's plans: `from fastdiff import X` where a script has `from diffusers import X`.
+
+Each class is a subclass of diffusers' own of that name, whose `step` is one row of a table in one fused call: the
+configuration, timesteps and sigmas, add_noise, saving and isinstance checks are inherited, and the same generator gives
+the same image. `step` reads no value of a tensor; inside torch.compile it is one opaque op without a graph break (there
+with `variance_noise` or torch's own generator, and not inside CUDA graphs).
+
+Whose step it is. A run is what set_timesteps begins, or a new pass over the same timesteps. Threads that share a
+scheduler never see each other's runs. In one thread a step belongs to the run whose latest result it is given; else to
+the run whose `timesteps` it is given an element of. So interleaved runs are kept apart if each has called set_timesteps
+or hands on the very tensor that step returned; the latest eight runs of a thread are kept.
+
+set_timesteps takes `timesteps`, `sigmas` and `mu` in every class (`fastdiff.schedulers.times`).
+
+Where fastdiff differs from diffusers 0.42.1, on purpose:
+
+| class | diffusers | here |
+|---|---|---|
+| sde-dpmsolver++ of order 3: DPMSolverMultistep, Singlestep | -1/2 in a weight for +1/2 | the integral's sign |
+| sde-dpmsolver++ of order 3: the Inverse, EDMDPMSolverMultistep | AssertionError, UnboundLocalError | as above |
+| sde-dpmsolver of order 3: DPMSolverMultistep | UnboundLocalError | differences as in the ODE's |
+| SDEs of DPMSolverMultistepInverse | NaN | as much noise as on the way down |
+| order 3, midpoint: DPMSolverSinglestep | order 2's middle stage | arXiv 2206.00927's, algorithm 5 |
+| dpmsolver with thresholding: DPMSolverSinglestep | RuntimeError | thresholded |
+| karras, exponential, lu sigmas down to sigma_min | NaN from a last step of length 0 | an empty step |
+| UniPC onto sigma = 0 with bh1, or without lower_order_final | NaN, LinAlgError | the limit, first order |
+| PNDM with v_prediction | mixes v of several samples | turns each v into its noise |
+| LMS from the middle | weights of outputs that it does not have | lower order |
+| DDPM with fixed_large_log | NaN | the root of beta |
+| DDIM with epsilon at zero terminal signal | inf, NaN | ValueError |
+| mu= of DPMSolverMultistep, Singlestep, DEIS | AssertionError, or changes the config | shifts this run alone |
+| sigmas= of EDMEuler | taken as places on its own grid | noise levels |
+| eta outside [0, 1]: TCD | AssertionError | ValueError |
+| an output of another shape | an obscure RuntimeError | ValueError |
+| steps after the last | IndexError | a new pass, if they begin one, else IndexError |
+
+Half precision: the history is kept in float32. With s_churn > 0, per-token times, and UniPC's solver_p the step is
+diffusers' own. DDIMPipeline makes its scheduler diffusers' DDIM: assign this one after construction.
+"""
 
 from __future__ import annotations
 

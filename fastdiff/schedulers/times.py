@@ -174,4 +174,5 @@ class FlowTimes(Times):
             levels = shift * levels / (1 + (shift - 1) * levels)
         if levels.min() <= 0 or levels.max() > 1:
             raise ValueError(f"sigmas: expected numbers in (0, 1], got {levels}")
-        return levels * total, np.append(levels, float(run.sigmas[-1]))
+        end = levels[-1] if run.sigmas[-1] == run.sigmas[-2] else float(run.sigmas[-1])
+        return levels * total, np.append(levels, end)

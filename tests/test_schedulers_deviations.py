@@ -1,0 +1,215 @@
+"""Each line of the table of deviations in fastdiff.schedulers: what diffusers does, and what is done here."""
+
+from __future__ import annotations
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from scheduler_loops import loop, model, start
+
+import fastdiff as fd
+from fastdiff import schedulers
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+VP = fd.Schedule.from_betas(torch.linspace(0.0001, 0.02, 1000, dtype=torch.float32).double().numpy())
+
+
+def final(library: object, name: str, options: dict, n: int, **step: object) -> torch.Tensor:
+    scheduler = getattr(library, name)(**options)
+    scheduler.set_timesteps(n)
+    return loop(scheduler, **step)[0]
+
+
+def squared_log_snr(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(x, float(VP.log_snr(np.float64(float(t)))) ** 2)
+
+
+def mean_error(library: object, name: str, **options: object) -> float:
+    """Of the SDE's mean where x0 = lambda^2, whose solution is known: alpha (l^2 - l + 1/2) and what is left of x."""
+    scheduler = getattr(library, name)(
+        solver_order=3, algorithm_type="sde-dpmsolver++", solver_type="heun", prediction_type="sample",
+        final_sigmas_type="sigma_min", **options,
+    )  # fmt: skip
+    scheduler.set_timesteps(60)
+    x = first = start(scheduler)
+    silence = {} if name == "DPMSolverSinglestepScheduler" else {"variance_noise": torch.zeros_like(x)}
+    for t in scheduler.timesteps:
+        x = scheduler.step(squared_log_snr(x, t), t, x, return_dict=False, **silence)[0]
+    s_0, s_1 = (float(scheduler.sigmas[i]) for i in (0, -1))
+    (a_0, v_0), (a_1, v_1) = ((1 / np.hypot(1, s), s / np.hypot(1, s)) for s in (s_0, s_1))
+    settled = [a * (np.log(s) ** 2 + np.log(s) + 0.5) for a, s in ((a_0, s_0), (a_1, s_1))]
+    exact = v_1 / v_0 * (s_1 / s_0) * (first - settled[0]) + settled[1]
+    return float((x - exact).abs().max() / exact.abs().max())
+
+
+def test_the_third_order_sde_has_the_integrals_sign():
+    assert mean_error(diffusers, "DPMSolverMultistepScheduler") > 0.2
+    assert mean_error(schedulers, "DPMSolverMultistepScheduler") < 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error"),
+    [
+        (
+            "DPMSolverMultistepScheduler",
+            {"algorithm_type": "sde-dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min"},
+            UnboundLocalError,
+        ),
+        (
+            "EDMDPMSolverMultistepScheduler",
+            {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+            UnboundLocalError,
+        ),
+        (
+            "DPMSolverMultistepInverseScheduler",
+            {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+            AssertionError,
+        ),
+        (
+            "DPMSolverSinglestepScheduler",
+            {"algorithm_type": "dpmsolver", "thresholding": True, "final_sigmas_type": "sigma_min"},
+            RuntimeError,
+        ),
+        ("UniPCMultistepScheduler", {"solver_order": 3, "lower_order_final": False}, RuntimeError),
+    ],
+)
+def test_what_crashes_in_diffusers_runs(name, options, error):
+    with pytest.raises(error):
+        final(diffusers, name, options, 10)
+    assert final(schedulers, name, options, 10).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "n"),
+    [
+        ("DPMSolverMultistepScheduler",
+         {"solver_type": "heun", "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, 20),
+        ("DPMSolverMultistepInverseScheduler", {"algorithm_type": "sde-dpmsolver++"}, 10),
+        ("EDMDPMSolverMultistepScheduler", {"solver_type": "heun", "final_sigmas_type": "sigma_min"}, 20),
+        ("UniPCMultistepScheduler", {"solver_type": "bh1"}, 10),
+        ("DDPMScheduler", {"variance_type": "fixed_large_log"}, 5),
+    ],
+)  # fmt: skip
+def test_what_is_nan_in_diffusers_is_a_number(name, options, n):
+    assert not final(diffusers, name, options, n).isfinite().all()
+    assert final(schedulers, name, options, n).isfinite().all()
+
+
+def test_the_third_order_midpoint_has_its_own_middle_stage():
+    """On a grid uniform in lambda the stages are the algorithm's: fastdiff's own singlestep solver, of algorithm 5."""
+    options = {"use_exponential_sigmas": True, "final_sigmas_type": "sigma_min", "lower_order_final": False}
+    times, levels = uniform_in_lambda(9)
+    plan = fd.plan("dpmpp_3s", VP, sigmas=levels[::3], correction="midpoint", prediction="epsilon")
+    right = fd.sample(lambda x, t: model(x, t[:1]), plan, start(None, dtype=torch.float64))
+    gaps = {}
+    for library in (schedulers, diffusers):
+        scheduler = library.DPMSolverSinglestepScheduler(solver_order=3, **options)
+        scheduler.set_timesteps(9)
+        scheduler.sigmas, scheduler.timesteps = torch.from_numpy(levels), torch.from_numpy(times)
+        x = loop(scheduler, dtype=torch.float64)[0]
+        gaps[library] = float((x - right).abs().max() / right.abs().max())
+    assert gaps[schedulers] < 1e-6 < 1e-4 < gaps[diffusers]
+
+
+def uniform_in_lambda(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(times, n + 1 noise levels)."""
+    log_snr = np.linspace(float(VP.log_snr(999.0)), float(VP.log_snr(0.0)), n + 1)
+    return VP.t_of_log_snr(log_snr[:-1]), np.exp(-log_snr)
+
+
+def test_pndm_turns_each_v_into_its_noise():
+    """A model that knows the noise leads to the same image whether it says it as epsilon or as v."""
+    noise = torch.randn(2, 4, 6, 5, generator=torch.Generator().manual_seed(2))
+    images = {}
+    for library in (schedulers, diffusers):
+        for prediction in ("epsilon", "v_prediction"):
+            scheduler = library.PNDMScheduler(skip_prk_steps=True, prediction_type=prediction)
+            scheduler.set_timesteps(10)
+            x = start(scheduler)
+            for t in scheduler.timesteps:
+                alpha = float(scheduler.alphas_cumprod[int(t)]) ** 0.5
+                sigma = (1 - alpha**2) ** 0.5
+                eps = noise * (1 + 0.3 * torch.sin(x) + float(t) / 1000)
+                m = eps if prediction == "epsilon" else (eps - sigma * x) / alpha
+                x = scheduler.step(m, t, x, return_dict=False)[0]
+            images[library, prediction] = x
+    gaps = {
+        library: float((images[library, "epsilon"] - images[library, "v_prediction"]).abs().max())
+        for library in (schedulers, diffusers)
+    }
+    assert gaps[schedulers] < 1e-3 < gaps[diffusers]
+
+
+def test_epsilon_says_nothing_at_zero_signal():
+    options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False}
+    assert not final(diffusers, "DDIMScheduler", options, 5).isfinite().all()
+    with pytest.raises(ValueError, match="zero signal-to-noise ratio"):
+        final(schedulers, "DDIMScheduler", options, 5)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep"])
+def test_mu_shifts_one_run_and_leaves_the_configuration(name):
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    ours = getattr(schedulers, f"{name}Scheduler")(**options)
+    ours.set_timesteps(6, mu=0.8)
+    with pytest.raises(AssertionError):
+        getattr(diffusers, f"{name}Scheduler")(**options).set_timesteps(6, mu=0.8)
+    theirs = getattr(diffusers, f"{name}Scheduler")(use_dynamic_shifting=True, **options)
+    theirs.set_timesteps(6, mu=0.8)
+    torch.testing.assert_close(ours.sigmas, theirs.sigmas)
+    assert ours.config.flow_shift == 1.0
+
+
+def test_bad_calls_name_the_argument():
+    scheduler = schedulers.DPMSolverMultistepScheduler()
+    x = start(scheduler)
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        scheduler.step(x, 0, x)
+    scheduler.set_timesteps(4)
+    t = scheduler.timesteps[0]
+    with pytest.raises(ValueError, match="model_output: expected shape"):
+        scheduler.step(x[:, :3], t, x)
+    with pytest.raises(TypeError, match="sample: expected float32"):
+        scheduler.step(x.long(), t, x.long())
+    with pytest.raises(ValueError, match="expected one of them"):
+        schedulers.UniPCMultistepScheduler().set_timesteps(timesteps=[5, 3], sigmas=[2.0, 1.0, 0.0])
+    with pytest.raises(ValueError, match="timesteps: expected times from 0 to 999"):
+        schedulers.UniPCMultistepScheduler().set_timesteps(timesteps=[1000, 3])
+    tcd = schedulers.TCDScheduler()
+    tcd.set_timesteps(4)
+    with pytest.raises(ValueError, match="eta: expected a number in"):
+        tcd.step(x, tcd.timesteps[0], x, eta=1.5)
+    euler = schedulers.EulerDiscreteScheduler()
+    euler.set_timesteps(4)
+    with pytest.raises(ValueError, match="timestep: expected an element"):
+        euler.step(x, 3, x)
+    with pytest.raises(IndexError, match="timestep: expected one of"):
+        euler.step(x, torch.tensor(3.5), x)
+
+
+@pytest.mark.parametrize("name", ["UniPCMultistep", "DEISMultistep", "EulerAncestralDiscrete"])
+def test_given_timesteps_and_sigmas_are_the_same_run_as_by_their_number(name):
+    """diffusers has no such argument in these classes."""
+    scheduler = getattr(schedulers, f"{name}Scheduler")(timestep_spacing="trailing")
+    scheduler.set_timesteps(8)
+    times, levels = scheduler.timesteps.tolist(), scheduler.sigmas.tolist()
+    counted = loop(scheduler)[0]
+    for given in ({"timesteps": times}, {"sigmas": levels}):
+        scheduler.set_timesteps(**given)
+        torch.testing.assert_close(loop(scheduler)[0], counted, rtol=1e-4, atol=1e-4)
+
+
+def test_configurations_and_types_are_diffusers_own(tmp_path):
+    for name in (n for n in schedulers.__all__ if hasattr(diffusers, n) and n != "SchedulerMixin"):
+        theirs, cls = getattr(diffusers, name)(), getattr(schedulers, name)
+        ours = cls.from_config(theirs.config)
+        assert isinstance(ours, type(theirs))
+        assert {**ours.config} == {**theirs.config}
+        ours.save_pretrained(tmp_path / name)
+        assert {**cls.from_pretrained(tmp_path / name).config} == {**getattr(diffusers, name).from_pretrained(
+            tmp_path / name).config}
+    assert model(start(theirs), 0.5).shape == (2, 4, 6, 5)
