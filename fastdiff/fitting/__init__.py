@@ -115,8 +115,8 @@ def _check(steps: int, noise: Tensor, held_out: float, iterations: int, batch: i
     checks.require_float("noise", noise)
     if noise.ndim < 2 or len(noise) < FEWEST:
         raise ValueError(f"noise: expected [N, ...] with at least {FEWEST} samples, got shape {tuple(noise.shape)}")
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out: expected a share in (0, 1), got {held_out}")
+    if not 0 < held_out < 1 or len(noise) * (1 - held_out) < FEWEST / 2:
+        raise ValueError(f"held_out: expected a share in (0, 1) that leaves {FEWEST // 2} samples, got {held_out}")
 
 
 def _digest(x: Tensor) -> str:
