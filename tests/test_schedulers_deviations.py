@@ -213,3 +213,21 @@ def test_configurations_and_types_are_diffusers_own(tmp_path):
         assert {**cls.from_pretrained(tmp_path / name).config} == {**getattr(diffusers, name).from_pretrained(
             tmp_path / name).config}
     assert model(start(theirs), 0.5).shape == (2, 4, 6, 5)
+
+
+@pytest.mark.parametrize("name", [n for n in schedulers.__all__ if hasattr(diffusers, n) and n != "SchedulerMixin"])
+def test_every_class_takes_times_levels_and_mu(name):
+    """The levels s fall to 0, or on flow schedules from 1 without their end; the inverses rise."""
+    flow, inverse = name.startswith("Flow"), "Inverse" in name
+    times = {"EDM": [1.0, 0.4, -0.3], "IPN": [0.9, 0.6, 0.3]}.get(name[:3], [900, 500, 100])
+    levels = [1.0, 0.7, 0.2] if flow else [0.2, 1.0, 4.0, 9.0] if inverse else [9.0, 4.0, 1.0, 0.0]
+    options = {"noise_sampler_seed": 1} if name == "DPMSolverSDEScheduler" else {}
+    options |= {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    scheduler = getattr(schedulers, name)(**options)
+    for given in ({"timesteps": times[::-1] if inverse else times}, {"sigmas": levels}):
+        scheduler.set_timesteps(**given)
+        evaluations = 2 * 3 - 1 if scheduler.order == 2 else 4 if name == "PNDMScheduler" else 3
+        assert len(scheduler.timesteps) == evaluations
+        assert loop(scheduler)[0].isfinite().all()
+    scheduler.set_timesteps(3, mu=0.7)
+    assert loop(scheduler)[0].isfinite().all()

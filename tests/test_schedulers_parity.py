@@ -184,7 +184,7 @@ def test_one_evaluation_in_the_noise_level(name):
 @pytest.mark.parametrize("name", ["Heun", "KDPM2", "KDPM2Ancestral"])
 def test_two_evaluations_in_the_noise_level(name):
     grids = [*SPACINGS[:2], *SIGMAS[:1], *([{"clip_sample": True}] if name == "Heun" else [])]
-    for options in each([EPSILON, V], grids):
+    for options in [*grids, V]:
         for n in some(1, 10, most=20):
             agree(f"{name}DiscreteScheduler", options, n)
         for n in (2, 3):

@@ -15,7 +15,10 @@ from test_no_sync import HostReads
 import fastdiff
 from fastdiff import schedulers
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 1}}
 ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler")]
 QUIET = [name for name in ALL if name != "DPMSolverSDEScheduler"]  # its noise is torchsde's, which reads values
