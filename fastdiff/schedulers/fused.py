@@ -47,11 +47,12 @@ class Fused(Times):
 
     def _register(self) -> None:
         self._handle = next(_HANDLES)
+        self._config: object = None  # the configuration that the tables are for
         self._tables: dict[tuple, Table] = {}
         SCHEDULERS[self._handle] = self
 
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_handle", "_tables")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_handle", "_tables", "_config")}
 
     # What a class says.
 
@@ -132,12 +133,14 @@ class Fused(Times):
         """The run's rows; kept by the scheduler for the next run of the same times."""
         if run.times is None:
             self._prepare(run)
+        if self._config is not self._internal_dict or len(self._tables) >= 64:
+            self._config = self._internal_dict
+            self._tables.clear()
         levels = b"" if run.levels is None else run.levels.tobytes()
-        name = (run.times.tobytes(), levels, run.num_inference_steps, run.begin, key, id(self._internal_dict))
+        custom = getattr(run, "custom_timesteps", False)
+        name = (run.times.tobytes(), levels, custom, run.num_inference_steps, run.begin, key)
         table = self._tables.get(name)
         if table is None:
-            if len(self._tables) >= 64:
-                self._tables.clear()
             rows, end = self._rows(run, run.begin, key)
             thresholded = self._internal_dict["prediction_type"] if run.threshold is not None else None
             table = self._tables[name] = make_table(rows, end, self._clamp, thresholded)
@@ -176,17 +179,21 @@ class Fused(Times):
         if row >= len(table.entries):
             raise IndexError(f"step: expected {len(run.timesteps)} steps since set_timesteps, this is one more")
         entry = table.entries[row]
-        if m.shape != x.shape:
+        if m.shape != x.shape or m.device != x.device:
             m = self._fitting(m, x)
         history = outputs[: -entry.reads - 1 : -1] if entry.reads else []
         if entry.output:
             history.append(m)
         if entry.draws:
             drawn = self._noise(run, i, m, x, generator) if noise is None else noise
+            drawn = drawn.to(x.device)
             history.append(drawn if predicted is None else drawn * self._deviation(run, i, predicted))
         if table.x0 is not None:
             m = self._limited(table.x0[row], x, m, run.threshold)
         base = run.last_sample if run.last_sample is not None else x
+        for tensor in (base, *history):
+            if tensor.shape != x.shape:
+                raise ValueError(f"variance_noise, model_outputs: expected shape {tuple(x.shape)}, got {tensor.shape}")
         new, new_base, d = self._apply(run, table.records, row, entry, x, base, m, history)
         if entry.move == "write":
             run.last_sample = new_base
@@ -250,6 +257,7 @@ class Fused(Times):
 
     def _fitting(self, m: Tensor, x: Tensor) -> Tensor:
         """The part of the output that predicts; the rest is a variance that no ODE solver uses."""
+        self._check(m, x)
         if m.ndim == x.ndim > 1 and m.shape[1] == 2 * x.shape[1] and self._internal_dict.get("variance_type"):
             return m[:, : x.shape[1]]
         raise ValueError(f"model_output: expected shape {tuple(x.shape)}, as the sample's, got {tuple(m.shape)}")

@@ -68,6 +68,12 @@ class RunState:
         inside = 0 <= offset < size * len(self.timesteps) and self.timesteps.device == timestep.device
         return offset // size if inside else None
 
+    def release(self) -> None:
+        """Let go of the tensors of a run that is over."""
+        if self._step_index is not None and self._step_index >= len(self.timesteps):
+            self.model_outputs = [None] * len(self.model_outputs)
+            self.last_sample = None
+
     def at(self, times: np.ndarray | float) -> Points:
         """The points of whole training times; before the first one, of the schedule's end."""
         table = np.append(self.alphas_cumprod, self.final_alpha_cumprod)
@@ -91,7 +97,10 @@ class Threads(threading.local):
 
     def use(self, run: RunState) -> RunState:
         """Make it the current run."""
-        self.runs = [run, *(other for other in self.runs if other is not run)][:KEPT_RUNS]
+        others = [other for other in self.runs if other is not run]
+        for other in others:
+            other.release()
+        self.runs = [run, *others][:KEPT_RUNS]
         self.run = self.shared.latest = run
         return run
 
