@@ -12,15 +12,14 @@ import pytest
 import torch
 from cuda_twin.attention import Case, execute
 from cuda_twin.buffers import flat
+from machine_code import ARCHES, MachineCode, run, tool
 from test_attention import TOLERANCE, deviation, error, formula
-from test_cuda_static import run, tool
 from torch import Tensor
 
 import fastdiff as fd
 
 TWIN = Path(__file__).resolve().parent / "cuda_twin"
 HALVES = [torch.float16, torch.bfloat16]
-ARCHES = ["sm_80", "sm_90a"]  # whose instructions are looked at
 
 # Kernels by head size and queries of a warp in sixteens (flash) or keys (short), and the blocks of each that the
 # registers of a multiprocessor must hold.
@@ -46,28 +45,9 @@ def count(instructions: list[str], *starts: str) -> int:
     return sum(op.startswith(starts) for op in instructions)
 
 
-class Built:
-    """The kernels of fastdiff._C, by (architecture, dtype and arguments as mangled)."""
-
+class Built(MachineCode):
     def __init__(self) -> None:
-        native = pytest.importorskip("fastdiff.ops.native")
-        if native._C.build_info()["cuda"] is None:
-            pytest.skip("fastdiff._C was built without CUDA")
-        self.registers: dict[tuple[str, str], int] = {}
-        self.instructions: dict[tuple[str, str], list[str]] = {}
-        usage = run(tool("cuobjdump"), "-res-usage", native._C.__file__).stdout
-        for part in usage.split("arch = ")[1:]:
-            found = re.findall(r"Function (\S*attention_kernel\S*):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", part)
-            for name, registers, stack, local in found:
-                assert (stack, local) == ("0", "0"), (part[:6], name)
-                self.registers[part.split()[0], name] = int(registers)
-        for arch in ARCHES:
-            text = run(tool("cuobjdump"), "-sass", "-arch", arch, native._C.__file__).stdout
-            for part in text.split("Function : ")[1:]:
-                if "attention_kernel" in (name := part.split()[0]):
-                    found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)", part)
-                    self.instructions[arch, name] = found
-        assert self.instructions.keys() == {key for key in self.registers if key[0] in ARCHES}
+        super().__init__("attention_kernel")
 
     def of(self, *kinds: str):
         """(place for a message, numbers, count of the instructions that begin so) for all kernels of these kinds."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_twin.group_norm import VALUES, Call, Chip, Report, run
-from test_cuda_static import run as execute
-from test_cuda_static import tool
+from machine_code import ARCHES, MachineCode, tool
+from machine_code import run as execute
 from test_group_norm import TOLERANCE, error, formula
 from torch import Tensor
 
@@ -254,7 +254,6 @@ def test_constants_the_largest_halves_and_numbers_that_are_none(twin: Path, form
         assert groups.all(1).tolist() == groups.any(1).tolist() == [False, True, False, True]
 
 
-ARCHES = ["sm_80", "sm_90a"]  # whose instructions are looked at
 REGISTERS = 80  # of a kernel at most, so that a multiprocessor's 65536 serve three blocks of 256 threads
 
 
@@ -264,28 +263,9 @@ def kernel_of(mangled: str) -> tuple[str, str, bool]:
     return kernel, "narrow" if "Narrow" in access else "wide", last == "1"
 
 
-class Built:
-    """The kernels of fastdiff._C, by (architecture, mangled name)."""
-
+class Built(MachineCode):
     def __init__(self) -> None:
-        native = pytest.importorskip("fastdiff.ops.native")
-        if native._C.build_info()["cuda"] is None:
-            pytest.skip("fastdiff._C was built without CUDA")
-        self.registers: dict[tuple[str, str], int] = {}
-        self.instructions: dict[tuple[str, str], list[str]] = {}
-        usage = execute(tool("cuobjdump"), "-res-usage", native._C.__file__).stdout
-        for part in usage.split("arch = ")[1:]:
-            found = re.findall(r"Function (\S*group_norm\S*):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", part)
-            for name, registers, stack, local in found:
-                assert (stack, local) == ("0", "0"), (part[:6], name)
-                self.registers[part.split()[0], name] = int(registers)
-        names = ",".join({name for _, name in self.registers})
-        for arch in ARCHES:
-            text = execute(tool("cuobjdump"), "-sass", "-arch", arch, "-fun", names, native._C.__file__).stdout
-            for part in text.split("Function : ")[1:]:
-                found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)", part)
-                self.instructions[arch, part.split()[0]] = found
-        assert self.instructions.keys() == {key for key in self.registers if key[0] in ARCHES}
+        super().__init__("group_norm")
 
     def kernels(self):
         """(place for a message, kernel, access, channels_last, count of the instructions that match) for each."""

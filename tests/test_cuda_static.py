@@ -6,8 +6,6 @@ import ctypes
 import itertools
 import math
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import torch
 from cuda_twin.buffers import flat
 from cuda_twin.twin import DTYPES, Case, execute
+from machine_code import run, tool
 from torch import Tensor
 
 from fastdiff.ops.row import empty_table
@@ -28,27 +27,6 @@ SOURCE = ROOT / "csrc" / "cuda" / "solver_step.cu"
 # The most registers of a kernel, by compute type and elements a thread takes. 65536 of them make a multiprocessor.
 REGISTERS = {("float", 1): 64, ("float", 4): 64, ("float", 8): 128, ("double", 1): 80, ("double", 4): 128}
 DENSE = [kernel for kernel in REGISTERS if kernel[1] > 1]
-
-
-def tool(name: str) -> str:
-    """A program from PATH, from beside nvcc, or from Triton's wheel; skips the test if there is none."""
-    places = [shutil.which(name)]
-    if nvcc := shutil.which("nvcc"):
-        places.append(str(Path(nvcc).resolve().parent / name))
-    try:
-        import triton
-
-        places.append(str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name))
-    except ImportError:
-        pass
-    found = next((place for place in places if place and Path(place).exists()), None)
-    return found or pytest.skip(f"{name} is not installed")
-
-
-def run(*command: object) -> subprocess.CompletedProcess:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from test_cuda_static import run, tool
+from machine_code import run, tool
 
 CUDA = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
 REGISTERS = {"f1": 80, "f4": 96, "f8": 144, "d1": 96, "d4": 144}
