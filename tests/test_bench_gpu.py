@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+import fastdiff  # noqa: F401  the one under test, before the checkout is on the path
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", "bench.gpu", *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture(autouse=True)
+def bench_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkout's bench/ beside the fastdiff that is under test."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])
 
 
 def test_every_section_is_measured_and_written_down(tmp_path: Path) -> None:
-    done = command("--out", tmp_path, "--device", "cpu", "--quick", "--no-build", "--no-tests")
-    assert done.returncode == 0, done.stderr
+    from bench.gpu.__main__ import main
+
+    assert main(["--out", str(tmp_path), "--device", "cpu", "--quick", "--no-build", "--no-tests"]) == 0
     (results,) = tmp_path.glob("*.json")
     found = json.loads(results.read_text())
     assert set(found["ceilings"]) == {"copy", "matmul", "launch"}
@@ -34,12 +34,8 @@ def test_every_section_is_measured_and_written_down(tmp_path: Path) -> None:
 
 
 def test_a_contestant_that_fails_is_a_row_that_says_so() -> None:
-    sys.path.insert(0, str(ROOT))
-    try:
-        from bench.gpu.rows import Session
-        from bench.gpu.timing import Clock
-    finally:
-        sys.path.remove(str(ROOT))
+    from bench.gpu.rows import Session
+    from bench.gpu.timing import Clock
 
     def broken() -> list:
         raise RuntimeError("no such kernel")
@@ -49,7 +45,9 @@ def test_a_contestant_that_fails_is_a_row_that_says_so() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_without_a_gpu_it_says_what_to_do(tmp_path: Path) -> None:
-    done = command("--out", tmp_path)
-    assert done.returncode == 2
-    assert "--device cpu --quick" in done.stderr
+def test_without_a_gpu_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from bench.gpu.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path)])
+    assert "--device cpu --quick" in capsys.readouterr().err
