@@ -12,6 +12,7 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from host_reads import HostReads
+from scheduler_loops import LMSFromAnyStep
 from torch import Tensor
 
 import fastdiff as fd
@@ -102,13 +103,6 @@ def run(pipe: Callable, seed: int, **arguments: object) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # LDM gives its scheduler no generator
     return torch.as_tensor(pipe(**{"num_inference_steps": STEPS, "generator": generator} | arguments)[0])
-
-
-class LMSFromAnyStep(diffusers.LMSDiscreteScheduler):
-    """diffusers takes the order from the step's number, and leaves out the outputs that a late start does not have."""
-
-    def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
-        return super().get_lms_coefficient(min(order, len(self.derivatives)), t, current_order)
 
 
 def options_of(scheduler: object) -> dict:

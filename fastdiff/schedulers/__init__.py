@@ -25,6 +25,7 @@ Where fastdiff differs from diffusers 0.42.1, on purpose:
 | karras, exponential, lu sigmas down to sigma_min | NaN from a last step of length 0 | an empty step |
 | UniPC onto sigma = 0 with bh1, or without lower_order_final | NaN, LinAlgError | the limit, first order |
 | PNDM with v_prediction | mixes v of several samples | turns each v into its noise |
+| PNDM with Runge-Kutta steps, from the middle | as if at the first of its times | from the time it is at |
 | LMS from the middle | weights of outputs that it does not have | lower order |
 | DDPM with fixed_large_log | NaN | the root of beta |
 | DDIM with epsilon at zero terminal signal | inf, NaN | ValueError |

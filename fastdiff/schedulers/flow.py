@@ -20,7 +20,7 @@ from ..solvers.consistency import consistency
 from ..solvers.karras import heun
 from .fused import Fused
 from .points import FLOW, flow_points
-from .state import RunState
+from .state import OfRun, RunState
 from .table import drawing
 from .two_stage import TwoStage
 
@@ -85,6 +85,7 @@ class FlowMatchEulerDiscreteScheduler(InFlow, diffusers.FlowMatchEulerDiscreteSc
 class FlowMatchHeunDiscreteScheduler(InFlow, TwoStage, diffusers.FlowMatchHeunDiscreteScheduler):
     """Heun's method on the flow; with s_churn, diffusers' own step."""
 
+    dt, prev_derivative, sample = OfRun(), OfRun(), OfRun()
     _result = "output"
     _float_times = True
 

@@ -61,22 +61,26 @@ class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
         stride = self._internal_dict["num_train_timesteps"] // run.num_inference_steps
         times = run.times[begin:].astype(int)
         custom = getattr(run, "custom_timesteps", False)
-        stages = 0 if self._internal_dict["skip_prk_steps"] or custom else len(run.prk_timesteps)
+        multistep = self._internal_dict["skip_prk_steps"] or custom
+        stages = 0 if multistep else max(0, len(run.prk_timesteps) - begin)
         following = dict(pairwise(times)) | {times[-1]: -1} if custom else {}
         rows, known = [], 0
         for i, time in enumerate(times):
-            if i < stages:
-                first = times[i - i % 4]
-                to = time - (0 if i % 2 else stride // 2)
-                mixture = (1 / 6, 1 / 3, 1 / 3, 1 / 6) if i % 4 == 3 else (1.0,)
-                row = self._row(run, time, first, to, mixture, i % 4 > 0, i % 4 < 3)
-                rows.append(row if i % 4 < 3 else _forgetting(row, (0, 1, 2)))
-                known += i % 4 == 0
-            elif stages == 0 and i == 0:
+            stage = (begin + i) % 4
+            if i < min(stages, -begin % 4):  # of a step that began before the run: on to the next of the times
+                rows.append(_forgetting(self._row(run, time, time, times[i + 1], (1.0,), False, False), (0,)))
+            elif i < stages:
+                first = times[i - stage]
+                to = time - (0 if stage % 2 else stride // 2)
+                mixture = (1 / 6, 1 / 3, 1 / 3, 1 / 6) if stage == 3 else (1.0,)
+                row = self._row(run, time, first, to, mixture, stage > 0, stage < 3)
+                rows.append(row if stage < 3 else _forgetting(row, (0, 1, 2)))
+                known += stage == 0
+            elif multistep and i == 0:
                 to = following.get(time, time - stride)
                 rows.append(self._row(run, time, time, to, (1.0,), False, len(times) > 1))
                 known = 1
-            elif stages == 0 and i == 1:
+            elif multistep and i == 1:
                 first = times[0] if custom else time + stride
                 rows.append(_forgetting(self._row(run, time, first, time, (0.5, 0.5), True, False), (0,)))
             else:

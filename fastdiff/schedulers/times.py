@@ -103,22 +103,29 @@ class Times:
         mu: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(times, noise levels with the end) on the training schedule; run holds diffusers' own for as many steps."""
-        table = self.alphas_cumprod.double().cpu().numpy()
-        training = np.sqrt((1 - table) / table)
         if timesteps is not None:
-            times = np.asarray(timesteps, dtype=np.float64)
-            if times.min() < 0 or times.max() > len(training) - 1:
-                raise ValueError(f"timesteps: expected times from 0 to {len(training) - 1}, got {timesteps!r}")
+            times, training = self._in_training(timesteps), self._training_levels()
             return times, np.append(np.interp(times, np.arange(len(training)), training), float(run.sigmas[-1]))
         if sigmas is None:
             return run.timesteps.double().cpu().numpy(), run.sigmas.double().numpy()
         levels = np.asarray(sigmas, dtype=np.float64)
         return self._time_of(levels[:-1]), levels
 
-    def _time_of(self, levels: np.ndarray) -> np.ndarray:
-        """The training times of noise levels s = sigma / alpha."""
+    def _in_training(self, timesteps: Sequence[float]) -> np.ndarray:
+        """The caller's times, which have to be the model's."""
+        times, last = np.asarray(timesteps, dtype=np.float64), len(self.alphas_cumprod) - 1
+        if times.min() < 0 or times.max() > last:
+            raise ValueError(f"timesteps: expected times from 0 to {last}, got {timesteps!r}")
+        return times
+
+    def _training_levels(self) -> np.ndarray:
+        """s = sigma / alpha at each of the model's times."""
         table = self.alphas_cumprod.double().cpu().numpy()
-        training = 0.5 * np.log((1 - table) / table)
+        return np.sqrt((1 - table) / table)
+
+    def _time_of(self, levels: np.ndarray) -> np.ndarray:
+        """The model's times at noise levels s."""
+        training = np.log(self._training_levels())
         times = np.interp(np.log(levels), training, np.arange(len(training)))
         return times if self._float_times else times.round()
 
@@ -137,12 +144,9 @@ class TimesAlone(Times):
         if timesteps is None and sigmas is None:
             return run.timesteps.cpu().numpy(), None
         run.custom_timesteps = True
-        if sigmas is not None:
-            timesteps = self._time_of(np.asarray(sigmas, dtype=np.float64)[:-1])
-        times, last = np.asarray(timesteps, dtype=np.float64), self._internal_dict["num_train_timesteps"] - 1
-        if times.min() < 0 or times.max() > last:
-            raise ValueError(f"timesteps: expected times from 0 to {last}, got {timesteps!r}")
-        return times, None
+        if timesteps is not None:
+            return self._in_training(timesteps), None
+        return self._time_of(np.asarray(sigmas, dtype=np.float64)[:-1]), None
 
 
 class FlowTimes(Times):

@@ -54,9 +54,9 @@ class TwoStage(Fused):
 
     @property
     def state_in_first_order(self) -> bool:
-        """Whether the next evaluation begins a step."""
+        """Whether the next evaluation begins a step; diffusers' own step keeps dt until it ends."""
         run = self._threads.run
-        return run.last_sample is None
+        return run.last_sample is None and getattr(run, "dt", None) is None
 
     @property
     def _clamp(self) -> float | None:
