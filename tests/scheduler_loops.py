@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -34,6 +35,11 @@ class LMSFromAnyStep(diffusers.LMSDiscreteScheduler):
         return super().get_lms_coefficient(min(order, len(self.derivatives)), t, current_order)
 
 
+@functools.cache
+def draws(kind: type) -> bool:
+    return "generator" in inspect.signature(kind.step).parameters
+
+
 def loop(
     scheduler: object,
     *,
@@ -46,7 +52,7 @@ def loop(
     """(the sample after the steps from number `begin` on, the largest magnitude on the way)."""
     x = start(scheduler, (2, 3, 6, 5), dtype)
     largest = float(x.abs().max())
-    if "generator" in inspect.signature(scheduler.step).parameters:
+    if draws(type(scheduler)):
         options["generator"] = [torch.Generator().manual_seed(seed + b) for b in range(len(x))]
     for t in scheduler.timesteps[begin:]:
         read = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x

@@ -70,8 +70,8 @@ def agree_as_they_are(name: str, options: dict, n: int, dtype: torch.dtype) -> N
     assert gap(ours, theirs) <= TOLERANCE[dtype], (options, n)
 
 
-def some(*steps: int, most: int = 60) -> list[int]:
-    return [*(steps or STEPS), random.SystemRandom().randint(5, most)]
+def some(*steps: int, most: int = 0) -> list[int]:
+    return [*(steps or STEPS), random.SystemRandom().randint(4, most or (30 if steps else 60))]
 
 
 def each(*choices: list[dict]) -> list[dict]:
