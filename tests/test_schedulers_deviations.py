@@ -231,7 +231,7 @@ def test_bad_calls_name_the_argument():
         tcd.step(x, tcd.timesteps[0], x, eta=1.5)
     stochastic = schedulers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
     stochastic.set_timesteps(4)
-    with pytest.raises(ValueError, match="variance_noise, model_outputs: expected shape"):
+    with pytest.raises(ValueError, match="variance_noise: expected shape"):
         stochastic.step(x, stochastic.timesteps[0], x, variance_noise=x[:1])
     euler = schedulers.EulerDiscreteScheduler()
     euler.set_timesteps(4)

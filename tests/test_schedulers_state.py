@@ -210,3 +210,22 @@ def loop_from(scheduler: object, x: torch.Tensor) -> torch.Tensor:
     for t in scheduler.timesteps:
         x = scheduler.step(model(x, t), t, x).prev_sample
     return x
+
+
+@each_class
+def test_a_run_may_begin_with_the_image_of_the_one_before(name):
+    """The very tensor that its last step returned, after set_timesteps and without it."""
+    scheduler = make(name)
+    images = []
+    for copied in (False, True):
+        scheduler.set_timesteps(4)
+        x = start(scheduler)
+        for n in (None, 5, None):
+            if n is not None:
+                scheduler.set_timesteps(n)
+            torch.manual_seed(0)
+            for t in scheduler.timesteps:
+                x = scheduler.step(predicted(scheduler, x, t), t, x, return_dict=False)[0]
+            x = x.clone() if copied else x
+        images.append(x)
+    assert torch.equal(*images)

@@ -32,7 +32,7 @@ class Distilled(TimesAlone, Fused):
 
     _result = "both"
     _second = "base"
-
+    _keeps = False
 
     def _noise(self, run: RunState, i: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
         dtype = m.dtype if m.dtype == x.dtype else torch.promote_types(m.dtype, x.dtype)

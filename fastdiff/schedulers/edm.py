@@ -54,8 +54,6 @@ class Preconditioned(InNoiseLevel):
         return 0.25 * np.log(levels[:-1]), levels
 
     def _scales(self, run: RunState) -> list[float]:
-        if run.levels is None:
-            self._prepare(run)
         return ((run.levels**2 + self._internal_dict["sigma_data"] ** 2) ** -0.5).tolist()
 
 

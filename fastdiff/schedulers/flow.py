@@ -47,6 +47,8 @@ class FlowMatchEulerDiscreteScheduler(InFlow, diffusers.FlowMatchEulerDiscreteSc
     Steps with times of their own for each token are diffusers' own.
     """
 
+    _keeps = False
+
     def step(
         self,
         model_output: Tensor,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from weakref import ref
 
 import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor
+from torch import Tensor, empty_like, float32, is_grad_enabled
+from torch.compiler import is_compiling
 
 from ..ops import checks, dynamic_threshold, registry, solver_step
 from ..ops.reference import compute_dtype, converted_output
@@ -37,6 +38,7 @@ class Fused(Times):
     _result = "output"  # whose dtype x' has: the model "output"'s, the "sample"'s, or the wider one of "both"
     _second: str | None = None  # what a step gives besides x': its converted output, "d", or what it writes to "base"
     _final = "final_alpha_cumprod"  # where diffusers keeps alpha^2 before the first training time
+    _keeps = True  # whether D is kept where no later row reads it: diffusers has model_outputs, or step gives it
     _needs_steps = True  # whether set_timesteps has to come first
 
     def __new__(cls, *args: object, **kwargs: object) -> Fused:
@@ -85,6 +87,11 @@ class Fused(Times):
     def _find(self, timestep: object, sample: Tensor) -> RunState:
         """The run that this step continues or begins; `fastdiff.schedulers` says how it is told."""
         threads = self._threads
+        run = threads.run
+        place = run.place(timestep) if run._step_index is None else None
+        if place is not None:
+            self._begin(run, place, timestep)
+            return run
         for run in threads.runs:
             if run.last is not None and run.last() is sample:
                 return threads.use(run)
@@ -130,7 +137,17 @@ class Fused(Times):
         raise IndexError(f"timestep: expected one of scheduler.timesteps, got {timestep}")
 
     def _table(self, run: RunState, key: tuple[float, ...]) -> Table:
-        """The run's rows; kept by the scheduler for the next run of the same times."""
+        """The run's rows."""
+        run.table, run.key = self._kept(run, (run.begin, key), lambda: self._make_table(run, key)), key
+        return run.table
+
+    def _make_table(self, run: RunState, key: tuple[float, ...]) -> Table:
+        rows, end = self._rows(run, run.begin, key)
+        thresholded = self._internal_dict["prediction_type"] if run.threshold is not None else None
+        return make_table(rows, end, self._clamp, thresholded, self._keeps)
+
+    def _kept(self, run: RunState, what: object, make: Callable[[], object]) -> object:
+        """make(), or what it gave for a run of the same times: kept as long as the configuration stays."""
         if run.times is None:
             self._prepare(run)
         if self._config is not self._internal_dict or len(self._tables) >= 64:
@@ -138,14 +155,11 @@ class Fused(Times):
             self._tables.clear()
         levels = b"" if run.levels is None else run.levels.tobytes()
         custom = getattr(run, "custom_timesteps", False)
-        name = (run.times.tobytes(), levels, custom, run.num_inference_steps, run.begin, key)
-        table = self._tables.get(name)
-        if table is None:
-            rows, end = self._rows(run, run.begin, key)
-            thresholded = self._internal_dict["prediction_type"] if run.threshold is not None else None
-            table = self._tables[name] = make_table(rows, end, self._clamp, thresholded)
-        run.table, run.key = table, key
-        return table
+        name = (run.times.tobytes(), levels, custom, run.num_inference_steps, what)
+        made = self._tables.get(name)
+        if made is None:
+            made = self._tables[name] = make()
+        return made
 
     # The step.
 
@@ -161,7 +175,7 @@ class Fused(Times):
         predicted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(the next sample, `_second`), each [B, ...]. key: the options that `step` was given, as numbers."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             if generator is not None or predicted is not None:
                 raise ValueError("generator: expected none inside torch.compile, and no learned variance")
             return traced_step(self, m, timestep, x, noise, key)
@@ -169,49 +183,41 @@ class Fused(Times):
         if run.last is None or run.last() is not x:
             run = self._find(timestep, x)
         i, outputs, table = run._step_index, run.model_outputs, run.table
-        known = run.lower_order_nums
-        if table is None or run.key != key or known != min(i - run.begin, len(outputs)):
-            if known < len(outputs) and run._step_index != run.begin:
+        known, row = run.lower_order_nums, i - run.begin
+        if table is None or run.key != key or known != min(row, len(outputs)):
+            if known < len(outputs) and row:
                 run.begin = max(0, i - known)
+                row = i - run.begin
             table = self._table(run, key)
             outputs[:0] = [None] * (table.depth - len(outputs))
-        row = i - run.begin
         if row >= len(table.entries):
             raise IndexError(f"step: expected {len(run.timesteps)} steps since set_timesteps, this is one more")
-        entry = table.entries[row]
-        if m.shape != x.shape or m.device != x.device:
+        entry, shape = table.entries[row], x.shape
+        if m.shape != shape:
             m = self._fitting(m, x)
         history = outputs[: -entry.reads - 1 : -1] if entry.reads else []
         if entry.output:
             history.append(m)
         if entry.draws:
             drawn = self._noise(run, i, m, x, generator) if noise is None else noise
+            checks.require_shape("variance_noise", drawn, shape)
             drawn = drawn.to(x.device)
             history.append(drawn if predicted is None else drawn * self._deviation(run, i, predicted))
         if table.x0 is not None:
             m = self._limited(table.x0[row], x, m, run.threshold)
-        base = run.last_sample if run.last_sample is not None else x
-        for tensor in (base, *history):
-            if tensor.shape != x.shape:
-                raise ValueError(f"variance_noise, model_outputs: expected shape {tuple(x.shape)}, got {tensor.shape}")
+        base, move = x if run.last_sample is None else run.last_sample, entry.move
         new, new_base, d = self._apply(run, table.records, row, entry, x, base, m, history)
-        if entry.move == "write":
-            run.last_sample = new_base
-        elif entry.move == "here":
-            run.last_sample = x
-        elif entry.move == "next":
-            run.last_sample = None
-        elif run.last_sample is None:
-            run.last_sample = x
-        del outputs[0]
-        outputs.append(d)
-        for k in sorted(entry.forget, reverse=True):
-            del outputs[-1 - k]
-            outputs.insert(0, None)
+        run.last_sample = None if move == "next" else new_base if move == "write" else x if move == "here" else base
+        if entry.keeps:
+            del outputs[0]
+            outputs.append(d)
+            for k in entry.forget:
+                del outputs[-1 - k]
+                outputs.insert(0, None)
         if known < len(outputs):
             run.lower_order_nums = known + 1
         run._step_index = i + 1
-        run.last = weakref.ref(new)
+        run.last = ref(new) if row + 1 < len(table.entries) else None
         return new, d if self._second == "d" else new_base
 
     def _apply(
@@ -224,24 +230,22 @@ class Fused(Times):
         base: Tensor,
         m: Tensor,
         history: list[Tensor],
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(x', base' where it is written, D)."""
-        dtype = x.dtype
-        result = dtype if m.dtype is dtype else self._result_dtype(m.dtype, dtype)
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(x', base' where it is written, D where it is kept)."""
+        dtype, writes = x.dtype, entry.move == "write"
         case = (x.shape, dtype, x.device)
         if run.case != case:
             self._check(m, x)
             kernel_case = registry.Case(x.device.type, dtype, tuple(x.shape))
             run.case, run.kernel = case, registry.choose("solver_step", kernel_case)
-        if _is_special(x, m, history):
-            made = solver_step(
-                x, m, flat_row(records[row]), base=base, history=history, write_base=entry.move == "write",
-            )  # fmt: skip
+        result = dtype if m.dtype is dtype else self._result_dtype(m.dtype, dtype)
+        if type(x) is not Tensor or type(m) is not Tensor or (is_grad_enabled() and _differentiable(x, m, history)):
+            made = solver_step(x, m, flat_row(records[row]), base=base, history=history, write_base=writes)
             return made.x.to(result), made.base, made.denoised
-        exact = compute_dtype(dtype)
-        new = torch.empty_like(x) if result is dtype else torch.empty_like(x, dtype=result)
-        d = torch.empty_like(x) if exact is dtype else torch.empty_like(x, dtype=exact)
-        new_base = torch.empty_like(x, dtype=exact) if entry.move == "write" else None
+        exact = dtype if dtype is float32 else compute_dtype(dtype)
+        new = empty_like(x) if result is dtype else empty_like(x, dtype=result)
+        d = None if not entry.keeps else empty_like(x) if exact is dtype else empty_like(x, dtype=exact)
+        new_base = empty_like(x, dtype=exact) if writes else None
         run.kernel(records, row, x, base, m, None, history, None, None, None, new, new_base, d, None)
         return new, new_base, d
 
@@ -275,8 +279,6 @@ class Fused(Times):
         checks.require_device("model_output", m, x)
 
 
-def _is_special(x: Tensor, m: Tensor, history: list[Tensor]) -> bool:
-    """Whether the call has to go through torch's dispatcher: for a gradient, or tensors that are more than memory."""
-    if type(x) is not Tensor or type(m) is not Tensor:
-        return True
-    return torch.is_grad_enabled() and (x.requires_grad or m.requires_grad or any(h.requires_grad for h in history))
+def _differentiable(*tensors: object) -> bool:
+    x, m, history = tensors
+    return x.requires_grad or m.requires_grad or any(h.requires_grad for h in history)

@@ -47,14 +47,18 @@ class InNoiseLevel(Fused):
             if run._step_index is None:
                 self._begin(run, None, timestep)
             place = run._step_index
-        if run.scales is None:
-            run.scales = self._scales(run)
+        dtype = torch.float64 if sample.dtype is torch.float64 else torch.float32
+        if run.scales is None or run.scales[0].dtype is not dtype:
+            run.scales = self._kept(run, dtype, lambda: self._scalars(run, dtype))
         return sample * run.scales[place]
+
+    def _scalars(self, run: RunState, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """`_scales` as CPU tensors, which torch multiplies by in half the time that it takes for numbers."""
+        with torch.inference_mode(False):
+            return torch.tensor(self._scales(run), dtype=dtype, device="cpu").unbind()
 
     def _scales(self, run: RunState) -> list[float]:
         """c_in = (1 + s^2)^-1/2 where each step evaluates the model."""
-        if run.times is None:
-            self._prepare(run)
         return [(1 + row.sigma**2) ** -0.5 for row in self._level_rows(self._points(run, 0), ())]
 
     def _points(self, run: RunState, begin: int) -> Points:

@@ -27,7 +27,7 @@ class RunState:
     timesteps: what the pipeline iterates over. begin: the index of the run's first step. model_outputs: converted
     outputs, the newest last, None where there is none yet. last_sample: the base register. last: the x that the latest
     step returned. table, key: the rows in use, and the step options they were built for. times, levels: timesteps and
-    sigmas on the host. scales: c_in at each step.
+    sigmas on the host. scales: c_in at each step. span: timesteps, and the address, bytes and element's bytes of them.
     """
 
     timesteps: Tensor | None = None
@@ -44,8 +44,9 @@ class RunState:
     case: object = None
     times: np.ndarray | None = None
     levels: np.ndarray | None = None
-    scales: list[float] | None = None
+    scales: tuple[Tensor, ...] | None = None
     threshold: tuple[float, float] | None = None
+    span: tuple[Tensor, int, int, int] | None = None
 
     def __init__(self) -> None:
         self.model_outputs: list[Tensor | None] = []
@@ -59,18 +60,27 @@ class RunState:
 
     def place(self, timestep: object) -> int | None:
         """The index of a timestep that is an element of this run's own tensor, without reading it; else None."""
-        if not isinstance(timestep, Tensor) or self.timesteps is None or timestep.ndim:
+        if not isinstance(timestep, Tensor) or timestep.ndim:
             return None
-        if timestep.dtype != self.timesteps.dtype:
+        if self.span is None or self.span[0] is not self.timesteps:
+            if self.timesteps is None:
+                return None
+            size = self.timesteps.element_size()
+            self.span = self.timesteps, self.timesteps.data_ptr(), size * len(self.timesteps), size
+        own, first, length, size = self.span
+        offset = timestep.data_ptr() - first
+        if not 0 <= offset < length or timestep.dtype is not own.dtype or timestep.device != own.device:
             return None
-        offset = timestep.data_ptr() - self.timesteps.data_ptr()
-        size = timestep.element_size()
-        inside = 0 <= offset < size * len(self.timesteps) and self.timesteps.device == timestep.device
-        return offset // size if inside else None
+        return offset // size
+
+    @property
+    def over(self) -> bool:
+        """Whether it has taken all of its steps."""
+        return self._step_index is not None and self._step_index >= len(self.timesteps)
 
     def release(self) -> None:
         """Let go of the tensors of a run that is over."""
-        if self._step_index is not None and self._step_index >= len(self.timesteps):
+        if self.over:
             self.model_outputs = [None] * len(self.model_outputs)
             self.last_sample = None
 
@@ -81,7 +91,7 @@ class RunState:
         return cumulative_points(np.asarray(times, dtype=np.float64), table[place])
 
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("last", "kernel", "case", "table", "key")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("last", "kernel", "case", "table", "key", "span")}
 
 
 _PROGRESS = ("last", "last_sample", "lower_order_nums", "_step_index", "begin", "table", "key", "model_outputs")

@@ -21,13 +21,15 @@ class Entry(NamedTuple):
     """What row i needs besides x and m, and what it leaves.
 
     reads: how many outputs before this one. output: whether m is read again, next to them. draws: how many noises come
-    after that. move: where the next base comes from (`Row.base_move`). forget: places in the history to drop.
+    after that. move: where the next base comes from (`Row.base_move`). keeps: whether D joins the history. forget:
+    places in the history to drop, the furthest back first.
     """
 
     reads: int
     output: bool
     draws: int
     move: str
+    keeps: bool
     forget: tuple[int, ...]
 
 
@@ -41,18 +43,23 @@ class Table(NamedTuple):
 
 
 def make_table(
-    rows: Sequence[Row], end: tuple[float, float], clamp: float | None = None, thresholded: str | None = None
+    rows: Sequence[Row],
+    end: tuple[float, float],
+    clamp: float | None = None,
+    thresholded: str | None = None,
+    keeps: bool = True,
 ) -> Table:
     """The rows with their noises as operands next to the history: a scheduler's noise is a tensor.
 
     clamp: bound on |x0|, for rows in data form. thresholded: the prediction of a model whose x0 is thresholded before
-    the row reads it.
+    the row reads it. keeps: whether outputs are kept that no later row reads.
     """
     if thresholded is not None:
         x0 = make_table([of_x0(row, thresholded) for row in rows], end).records
-        return make_table([reading_x0(row) for row in rows], end)._replace(x0=x0)
+        return make_table([reading_x0(row) for row in rows], end, keeps=keeps)._replace(x0=x0)
     plan = Plan(tuple(rows), end, "sample")
     records, entries = plan.table.copy(), []
+    keeps = keeps or plan.depth > 1
     if clamp is not None:
         records["clamp"] = clamp
     for record, row in zip(records, plan.rows, strict=True):
@@ -66,7 +73,8 @@ def make_table(
             record[history][place : place + count] = record[xi][:count]
             record[xi] = 0.0
         output = OUTPUT in indices
-        entries.append(Entry(reads, output, count - output, row.base_move, row.forget))
+        forget = tuple(sorted(row.forget, reverse=True))
+        entries.append(Entry(reads, output, count - output, row.base_move, keeps, forget))
     records.flags.writeable = False
     return Table(records, tuple(entries), plan.depth)
 
