@@ -67,6 +67,18 @@ def test_silu_is_good_to_the_last_digits(isa: str) -> None:
     assert (off <= ulps * 2**-23 * right.abs() + 2e-35).all(), bias[off.argmax()]
 
 
+@pytest.mark.parametrize("size", [(320, 320), (321, 319)], ids=str)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_outputs_too_large_for_the_cache(isa: str, layout, size: tuple[int, int], offset: int) -> None:
+    # Written past the caches where rows are whole vectors that lie on vectors' borders, which offset 1 prevents.
+    x = layout(torch.randn(1, 32, *size))
+    y = torch.full((x.numel() + 16,), math.nan)
+    out = y[offset : offset + x.numel()].as_strided(x.shape, x.stride())
+    assert _C.group_norm_cpu(x, out, 8, None, None, EPS, None, None, None, 1)
+    assert error(out, formula(8, "silu", x, torch.ones(32), torch.zeros(32))) <= TOLERANCE[torch.float32]
+    assert y.isnan().sum() == 16
+
+
 @pytest.mark.parametrize("mean", [1e3, -1e5])
 def test_large_means_cost_nothing_beyond_what_the_input_lost(isa: str, layout, mean: float) -> None:
     x = layout(torch.randn(1, 20, 40, 40) + mean)

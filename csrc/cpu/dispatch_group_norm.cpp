@@ -24,8 +24,10 @@ FASTDIFF_FOR_EACH_ISA(FASTDIFF_DECLARE)
 namespace {
 
 constexpr int64_t kElementsPerThread = 1 << 14;  // less than this and waking a thread costs more than it saves
-constexpr int64_t kMeasured = 1 << 17;          // elements of a slice: its statistics end in some work per channel
+constexpr int64_t kMeasured = 1 << 17;          // elements of a slice: its statistics end in some work per channel,
+constexpr int64_t kMeasuredRows = 64;           // which is little to that many rows
 constexpr int64_t kApplied = 1 << 15;
+constexpr int64_t kLines = 1 << 14;           // channels whose numbers one thread makes
 constexpr uintptr_t kLargeOutput = 1 << 25;  // bytes; malloc keeps smaller ones, whose pages are there already
 constexpr int kMaxThreads = 256;
 
@@ -80,17 +82,17 @@ FASTDIFF_PHASE(apply)
 #undef FASTDIFF_PHASE
 
 void channels_last(const GroupNorm& norm, int threads) {
-  const auto slices = [&](int64_t elements) {
-    const int64_t rows = std::clamp<int64_t>(elements / norm.channels, 1, norm.positions);
-    return Slices{rows, (norm.positions + rows - 1) / rows, nullptr, nullptr};
+  const auto slices = [&](int64_t most) {  // of even size, with at most so many rows
+    const int64_t count = (norm.positions - 1) / std::max<int64_t>(most, 1) + 1;
+    return Slices{(norm.positions - 1) / count + 1, count, nullptr, nullptr};
   };
-  Job job{norm, slices(kMeasured)};
+  Job job{norm, slices(std::max(kMeasured / norm.channels, kMeasuredRows))};
   const std::unique_ptr<Moments[]> moments(new Moments[norm.batch * job.slices.count * norm.groups]);
   const std::unique_ptr<float[]> numbers(new float[3 * norm.batch * norm.channels]);
   job.slices.moments = moments.get(), job.slices.lines = numbers.get();
   parallel(norm.batch * job.slices.count, threads, measure, &job);
-  parallel(norm.batch * norm.groups, norm.batch * norm.channels > 4096 ? threads : 1, prepare, &job);
-  Job last{norm, slices(kApplied)};
+  parallel(norm.batch * norm.groups, norm.batch * norm.channels > kLines ? threads : 1, prepare, &job);
+  Job last{norm, slices(kApplied / norm.channels)};
   last.slices.lines = numbers.get();
   parallel(norm.batch * last.slices.count, threads, apply, &last);
 }

@@ -25,20 +25,25 @@ void with_activation(Activation act, F f) {
   act == Activation::silu ? f(std::true_type()) : f(std::false_type());
 }
 
+constexpr int64_t kAhead = 1 << 18;  // bytes; of two larger groups the second would drive the first out of the cache
+
+// `another`: the group that lies behind this one is next, and on its way into the cache while this one is applied.
 template <class T>
-void contiguous_group(const GroupNorm& n, int64_t sample, int64_t first, int64_t channels) {
+void contiguous_group(const GroupNorm& n, int64_t sample, int64_t first, int64_t channels, bool another) {
   scratch.reserve(4 * channels);
   const Line line{scratch.take(channels), scratch.take(channels), scratch.take(channels)};
-  float* add = n.add.data ? scratch.take(channels) : nullptr;
-  if (add) fetch(n.add, sample, first, channels, 0, add);
+  const float* add = fetch(n.add, sample, first, channels, nullptr, scratch.take(channels));
   const int64_t at = (sample * n.channels + first) * n.positions;
   const T* x = static_cast<const T*>(n.x) + at;
   T* y = static_cast<T*>(n.y) + at;
   make_line(n, moments_of_runs(x, channels, n.positions, add), sample, first, channels, line);
+  const int64_t size = channels * n.positions, bytes = size * static_cast<int64_t>(sizeof(T));
+  const int64_t ahead = another && bytes <= kAhead ? size : 0;
+  const bool streamed = streams(n, n.positions);
   with_activation(n.act, [&](auto silu) {
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t run = c * n.positions;
-      apply_run<silu.value>(x + run, n.positions, line.offset[c], line.a[c], line.b[c], y + run);
+      apply_run<silu.value>(x + run, n.positions, line.offset[c], line.a[c], line.b[c], y + run, streamed, ahead);
     }
   });
 }
@@ -46,17 +51,13 @@ void contiguous_group(const GroupNorm& n, int64_t sample, int64_t first, int64_t
 // The moments of all groups of one sample over some of its rows.
 template <class T>
 void row_moments(const GroupNorm& n, int64_t sample, int64_t first, int64_t rows, Moments* out) {
-  const int64_t c = n.channels, size = c / n.groups;
-  scratch.reserve(8 * c);
-  double* totals = reinterpret_cast<double*>(scratch.take(4 * c));
-  const Columns columns{scratch.take(c), scratch.take(c), scratch.take(c), totals, totals + c};
-  float* add = scratch.take(c);
-  fetch(n.add, sample, 0, c, 0, add);
-  sums_of_columns(static_cast<const T*>(n.x) + (sample * n.positions + first) * c, rows, c, columns);
-  for (int64_t g = 0; g < n.groups; ++g) {
-    const int64_t k = g * size;
-    out[g] = moments_of_columns(size, rows, columns.pivot + k, add + k, totals + k, totals + c + k);
-  }
+  const int64_t c = n.channels;
+  scratch.reserve(4 * (c + n.groups));
+  double* totals = reinterpret_cast<double*>(scratch.take(4 * n.groups));
+  const float* add = fetch(n.add, sample, 0, c, nullptr, scratch.take(c));
+  const Columns columns{scratch.take(c), scratch.take(c), scratch.take(c), totals, totals + n.groups};
+  const T* x = static_cast<const T*>(n.x) + (sample * n.positions + first) * c;
+  moments_of_rows(x, rows, c, n.groups, add, columns, out);
 }
 
 }  // namespace
@@ -68,9 +69,10 @@ void group_norm(const GroupNorm& n, int64_t first, int64_t last) {
   with_type(n.dtype, [&](auto* type) {
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
     for (int64_t task = first; task < last; ++task) {
-      contiguous_group<T>(n, task / n.groups, task % n.groups * size, size);
+      contiguous_group<T>(n, task / n.groups, task % n.groups * size, size, task + 1 < last);
     }
   });
+  drain();
 }
 
 void group_norm_moments(const GroupNorm& n, const Slices& s, int64_t first, int64_t last) {
@@ -104,10 +106,12 @@ void group_norm_rows(const GroupNorm& n, const Slices& s, int64_t first, int64_t
       float* line = s.lines + sample * n.channels;
       with_activation(n.act, [&](auto silu) {
         apply_rows<silu.value>(static_cast<const T*>(n.x) + at, rows, n.channels,
-                               {line, line + stride, line + 2 * stride}, static_cast<T*>(n.y) + at);
+                               {line, line + stride, line + 2 * stride}, static_cast<T*>(n.y) + at,
+                               streams(n, n.channels));
       });
     }
   });
+  drain();
 }
 
 }  // namespace FASTDIFF_ISA

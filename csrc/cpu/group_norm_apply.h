@@ -12,27 +12,43 @@
 namespace fastdiff::cpu {
 namespace {
 
-// [n] channels from `first` on, `otherwise` where absent.
-inline void fetch(const ChannelValues& v, int64_t sample, int64_t first, int64_t n, float otherwise, float* to) {
-  if (v.data == nullptr) return std::fill(to, to + n, otherwise), void();
-  load_run(Operand{const_cast<void*>(v.data), v.dtype, {}}, sample * v.row + first, 1, n, to);
+constexpr int kBatch = 64;  // channels whose numbers are made at once
+struct Batch {
+  float values[kBatch];
+};
+constexpr Batch constant(float value) {
+  Batch batch{};
+  for (float& v : batch.values) v = value;
+  return batch;
+}
+constexpr Batch kZeros = constant(0), kOnes = constant(1);
+
+// n channels from `first` on: where they are if that is as floats, else in `room`; `otherwise` where absent.
+inline const float* fetch(const ChannelValues& v, int64_t sample, int64_t first, int64_t n, const float* otherwise,
+                          float* room) {
+  if (v.data == nullptr) return otherwise;
+  const int64_t at = sample * v.row + first;
+  if (v.dtype == DType::f32) return static_cast<const float*>(v.data) + at;
+  load_run(Operand{const_cast<void*>(v.data), v.dtype, {}}, at, 1, n, room);
+  return room;
 }
 
 struct Line {
   float *offset, *a, *b;
 };
 
-constexpr int kBatch = 64;  // channels whose numbers are made at once
-
 // The numbers of `n` channels of one group. What offset loses in rounding to float goes into b.
-inline void make_line(const GroupNorm& norm, const Moments& moments, int64_t sample, int64_t first, int64_t n, Line to) {
+inline void make_line(const GroupNorm& norm, const Moments& moments, int64_t sample, int64_t first, int64_t n,
+                      Line to) {
   const double rstd = 1 / std::sqrt(moments.m2 / moments.count + static_cast<double>(norm.eps));
-  float weight[kBatch], bias[kBatch], add[kBatch], scale[kBatch], shift[kBatch];
+  Batch rooms[5];
   for (int64_t done = 0; done < n; done += kBatch) {
     const int64_t c = first + done, count = std::min<int64_t>(kBatch, n - done);
-    fetch(norm.weight, 0, c, count, 1, weight), fetch(norm.bias, 0, c, count, 0, bias);
-    fetch(norm.add, sample, c, count, 0, add);
-    fetch(norm.scale, sample, c, count, 0, scale), fetch(norm.shift, sample, c, count, 0, shift);
+    const float* weight = fetch(norm.weight, 0, c, count, kOnes.values, rooms[0].values);
+    const float* bias = fetch(norm.bias, 0, c, count, kZeros.values, rooms[1].values);
+    const float* add = fetch(norm.add, sample, c, count, kZeros.values, rooms[2].values);
+    const float* scale = fetch(norm.scale, sample, c, count, kZeros.values, rooms[3].values);
+    const float* shift = fetch(norm.shift, sample, c, count, kZeros.values, rooms[4].values);
     for (int64_t i = 0; i < count; ++i) {
       const double by = add[i] - moments.mean, factor = 1.0 + scale[i], a = rstd * weight[i] * factor;
       const float offset = static_cast<float>(by);
@@ -44,13 +60,33 @@ inline void make_line(const GroupNorm& norm, const Moments& moments, int64_t sam
 
 constexpr int kTogether = kVector == 64 ? 4 : 2;  // vectors, as many as there are registers for
 
+// Outputs of this size and more are written past the caches: with x they would not stay there until they are read, and
+// memory need not be read to be written. From 15 MB on a norm and what comes before and after it take less time so.
+constexpr int64_t kStreamed = 12 << 20;
+
+// Whether y is written so, in rows of `row` elements.
+inline bool streams(const GroupNorm& norm, int64_t row) {
+  const bool large = norm.batch * norm.channels * norm.positions * 4 >= kStreamed;
+  return norm.dtype == DType::f32 && large && row % kLanes == 0 && reinterpret_cast<uintptr_t>(norm.y) % kVector == 0;
+}
+
 // N vectors: x, offset, a and b are asked for by number, as functions of it.
 template <bool kSilu, int N, class T, class Filled, class Offset, class A, class B>
-inline void apply(const T* x, T* y, Filled filled, Offset offset, A a, B b) {
+inline void apply(const T* x, T* y, Filled filled, bool streamed, Offset offset, A a, B b) {
   Floats h[N];
   for (int u = 0; u < N; ++u) h[u] = mad(load(x + u * kLanes, filled) + offset(u), a(u), b(u));
   if constexpr (kSilu) silu<sizeof(T) == 4>(h);
-  for (int u = 0; u < N; ++u) store(y + u * kLanes, h[u], filled);
+  if constexpr (sizeof(T) == 4) {
+    if (streamed) {
+      for (int u = 0; u < N; ++u) stream(y + u * kLanes, h[u]);
+      return;
+    }
+  }
+  if constexpr (N == 1) {
+    store(y, h[0], filled);
+  } else {
+    for (int u = 0; u < N; u += 2) store(y + u * kLanes, h[u], h[u + 1]);
+  }
 }
 
 // Calls f(first, number of vectors, filled) until n elements are covered; the last vector may reach back.
@@ -65,25 +101,26 @@ inline void each_bunch(int64_t n, F f) {
   n < kLanes ? f(0, one, Part{n}) : f(n - kLanes, one, Whole());
 }
 
-// One channel's run of n elements.
+// One channel's run of n elements. What lies `ahead` elements further is brought into the cache meanwhile.
 template <bool kSilu, class T>
-void apply_run(const T* x, int64_t n, float offset, float a, float b, T* y) {
+void apply_run(const T* x, int64_t n, float offset, float a, float b, T* y, bool streamed, int64_t ahead) {
   const Floats o = spread(offset), av = spread(a), bv = spread(b);
   each_bunch(n, [&](int64_t i, auto vectors, auto filled) {
+    for (int u = 0; u < vectors.value; ++u) __builtin_prefetch(x + i + ahead + u * kLanes, 0, 2);
     apply<kSilu, vectors.value>(
-        x + i, y + i, filled, [&](int) { return o; }, [&](int) { return av; }, [&](int) { return bv; });
+        x + i, y + i, filled, streamed, [&](int) { return o; }, [&](int) { return av; }, [&](int) { return bv; });
   });
 }
 
 // Rows [rows, channels].
 template <bool kSilu, class T>
-void apply_rows(const T* x, int64_t rows, int64_t channels, Line line, T* y) {
+void apply_rows(const T* x, int64_t rows, int64_t channels, Line line, T* y, bool streamed) {
   for (int64_t r = 0; r < rows; ++r, x += channels, y += channels) {
     each_bunch(channels, [&](int64_t c, auto vectors, auto filled) {
       const auto at = [&](const float* from) {
         return [=](int u) { return load(from + c + u * kLanes, filled); };
       };
-      apply<kSilu, vectors.value>(x + c, y + c, filled, at(line.offset), at(line.a), at(line.b));
+      apply<kSilu, vectors.value>(x + c, y + c, filled, streamed, at(line.offset), at(line.a), at(line.b));
     });
   }
 }

@@ -11,14 +11,18 @@ namespace fastdiff::cpu {
 namespace {
 
 constexpr int64_t kStretch = 8192;  // elements that are summed in float
-constexpr int64_t kFirst = 256;     // elements whose mean is the first pivot
+constexpr int64_t kFirst = 64;      // elements or so whose mean is the first pivot
 constexpr int kUnroll = 4;          // vectors in flight
 
+typedef double Doubles __attribute__((vector_size(2 * kVector)));
+
 inline double sum_of(const Floats (&v)[kUnroll]) {
-  const Floats all = (v[0] + v[1]) + (v[2] + v[3]);
-  double sum[2] = {};
-  for (int i = 0; i < kLanes; i += 2) sum[0] += all[i], sum[1] += all[i + 1];
-  return sum[0] + sum[1];
+  const Doubles all = __builtin_convertvector((v[0] + v[1]) + (v[2] + v[3]), Doubles);
+  double sum[4] = {};
+  for (int i = 0; i < kLanes; i += 4) {
+    for (int u = 0; u < 4; ++u) sum[u] += all[i + u];
+  }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 // Sums over elements that lie next to each other.
@@ -77,8 +81,8 @@ Moments moments_of_runs(const T* x, int64_t channels, int64_t positions, const f
   return all;
 }
 
-constexpr int64_t kRows = 4;     // rows that are taken at once, each a stream of its own to the prefetcher
-constexpr int64_t kFlush = 64;   // rows that are summed in float
+constexpr int64_t kRows = 8;     // rows that are taken at once, each a stream of its own to the prefetcher
+constexpr int64_t kFlush = 256;  // rows that are summed in float
 
 // Adds the deviations of N rows [N, channels] from the pivots to sum and squares [channels].
 template <int N, class T>
@@ -105,54 +109,53 @@ template <class T>
 void add_rows(const T* x, int64_t rows, int64_t channels, const float* pivot, float* sum, float* squares) {
   int64_t r = 0;
   for (; r + kRows <= rows; r += kRows) add_rows<kRows>(x + r * channels, channels, pivot, sum, squares);
+  for (; r + 2 <= rows; r += 2) add_rows<2>(x + r * channels, channels, pivot, sum, squares);
   for (; r < rows; ++r) add_rows<1>(x + r * channels, channels, pivot, sum, squares);
 }
 
-// What sums_of_columns works in, [channels] each.
+// The sum of n values, four at a time, so that no addition waits for the one before.
+inline double sum_of(const float* values, int64_t n) {
+  double sum[4] = {};
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    for (int u = 0; u < 4; ++u) sum[u] += values[i + u];
+  }
+  for (; i < n; ++i) sum[0] += values[i];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// What moments_of_rows works in: [channels], and [groups] of doubles.
 struct Columns {
   float *pivot, *sum, *squares;
   double *total, *total_squares;
 };
 
-// Sums of every channel's deviations over x [rows, channels], from pivots that are set here.
+// The moments of every group of x + add over x [rows, channels]; add is null or [channels].
 template <class T>
-void sums_of_columns(const T* x, int64_t rows, int64_t channels, const Columns& to) {
-  const int64_t first = std::min<int64_t>(rows, 16);
-  const auto clear = [&](auto* values) { std::fill(values, values + channels, 0); };
-  clear(to.pivot), clear(to.sum), clear(to.squares), clear(to.total), clear(to.total_squares);
-  add_rows(x, first, channels, to.pivot, to.sum, to.squares);
-  for (int64_t c = 0; c < channels; ++c) to.pivot[c] = to.sum[c] / static_cast<float>(first);
+void moments_of_rows(const T* x, int64_t rows, int64_t channels, int64_t groups, const float* add, const Columns& in,
+                     Moments* out) {
+  const int64_t size = channels / groups, first = std::clamp<int64_t>(kFirst / size, 1, rows);
+  const auto sums_of = [&](const T* from, int64_t count) {
+    std::fill(in.sum, in.sum + channels, 0), std::fill(in.squares, in.squares + channels, 0);
+    add_rows(from, count, channels, in.pivot, in.sum, in.squares);
+  };
+  std::fill(in.pivot, in.pivot + channels, 0);
+  sums_of(x, first);
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t begin = g * size, end = begin + size;
+    const double added = add ? sum_of(add + begin, size) : 0, taken = static_cast<double>(first);
+    const float pivot = static_cast<float>((sum_of(in.sum + begin, size) / taken + added) / static_cast<double>(size));
+    for (int64_t c = begin; c < end; ++c) in.pivot[c] = add ? pivot - add[c] : pivot;
+    out[g].mean = pivot, in.total[g] = in.total_squares[g] = 0;
+  }
   for (int64_t r = 0; r < rows; r += kFlush) {
-    clear(to.sum), clear(to.squares);
-    add_rows(x + r * channels, std::min(kFlush, rows - r), channels, to.pivot, to.sum, to.squares);
-    for (int64_t c = 0; c < channels; ++c) to.total[c] += to.sum[c], to.total_squares[c] += to.squares[c];
+    sums_of(x + r * channels, std::min(kFlush, rows - r));
+    for (int64_t g = 0; g < groups; ++g) {
+      in.total[g] += sum_of(in.sum + g * size, size), in.total_squares[g] += sum_of(in.squares + g * size, size);
+    }
   }
-}
-
-// The sum of f(c) over the columns, several at a time, so that no addition waits for the one before.
-template <class F>
-double sum_over(int64_t columns, F f) {
-  constexpr int kTogether = 8;
-  double sum[kTogether] = {};
-  int64_t c = 0;
-  for (; c + kTogether <= columns; c += kTogether) {
-    for (int u = 0; u < kTogether; ++u) sum[u] += f(c + u);
-  }
-  for (int u = 0; c < columns; ++c, ++u) sum[u] += f(c);
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-}
-
-// The moments of columns whose sums of deviations from pivots these are, with `add` added to each column.
-inline Moments moments_of_columns(int64_t columns, int64_t rows, const float* pivot, const float* add,
-                                  const double* sum, const double* squares) {
-  const double count = static_cast<double>(rows), each = 1 / count;
-  const auto mean_of = [=](int64_t c) { return static_cast<double>(pivot[c]) + add[c] + sum[c] * each; };
-  const double mean = sum_over(columns, mean_of) / static_cast<double>(columns);
-  const double m2 = sum_over(columns, [=](int64_t c) {
-    const double off = mean_of(c) - mean;
-    return squares[c] - sum[c] * sum[c] * each + off * off * count;
-  });
-  return {static_cast<double>(columns) * count, mean, m2};
+  const double count = static_cast<double>(rows * size);
+  for (int64_t g = 0; g < groups; ++g) out[g] = Moments::around(out[g].mean, count, in.total[g], in.total_squares[g]);
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ constexpr int kLanes = kVector / 4;
 typedef float Floats __attribute__((vector_size(kVector)));
 typedef int32_t Ints __attribute__((vector_size(kVector)));
 typedef uint16_t Shorts __attribute__((vector_size(kVector / 2)));
+typedef uint16_t Shorts2 __attribute__((vector_size(kVector)));
 typedef uint32_t Words32 __attribute__((vector_size(kVector)));
 typedef uint64_t Words64 __attribute__((vector_size(kVector)));
 
@@ -45,7 +46,7 @@ inline Shorts load_shorts(const void* from) {
   return v;
 }
 
-#ifndef __AVX512F__
+#ifndef __AVX2__
 
 inline Floats load(const BFloat* from) {
   return bits<Floats>(__builtin_convertvector(load_shorts(from), Words32) << 16);
@@ -78,16 +79,31 @@ inline void store(Half* to, Floats v) {
 
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where one is NaN
+inline Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+inline void stream(float* to, Floats v) { _mm512_stream_ps(to, v); }
 inline Floats load(const Half* from) { return _mm512_cvtph_ps(bits<__m256i>(load_shorts(from))); }
 inline Floats load(const BFloat* from) {
   return bits<Floats>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits<__m256i>(load_shorts(from))), 16));
 }
-inline void store(BFloat* to, Floats v) {  // as narrow() in convert.h
-  const __m512i word = bits<__m512i>(v), odd = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(word, _mm512_set1_epi32(0x7fff)), odd);
-  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-  const __m512i half = _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), nan, _mm512_set1_epi32(0x7fc0));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(half));
+// As narrow() in convert.h but for the sign of NaN, in the high halves.
+inline __m512i rounded(Floats v) {
+  const __m512i word = bits<__m512i>(v), quiet_nan = _mm512_set1_epi32(0x33);
+  const __mmask16 odd = _mm512_test_epi32_mask(word, _mm512_set1_epi32(1 << 16));
+  const __m512i up = _mm512_add_epi32(word, _mm512_set1_epi32(0x7fff));
+  const __m512i even = _mm512_mask_add_epi32(up, odd, up, _mm512_set1_epi32(1));
+  return bits<__m512i>(_mm512_fixupimm_ps(bits<__m512>(even), v, quiet_nan, 0));
+}
+inline void store(BFloat* to, Floats v) {
+  const __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(v), 16));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), half);
+}
+inline void store(BFloat* to, Floats a, Floats b) {
+  constexpr auto odd = [] {
+    Shorts2 index{};
+    for (int i = 0; i < 2 * kLanes; ++i) index[i] = 2 * i + 1;
+    return index;
+  };
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(rounded(a), bits<__m512i>(odd()), rounded(b)));
 }
 inline void store(Half* to, Floats v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
@@ -110,9 +126,29 @@ inline Words64 block_order() { return Words64{0, 4, 1, 5, 2, 6, 3, 7}; }
 
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where one is NaN
+inline Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+inline void stream(float* to, Floats v) { _mm256_stream_ps(to, v); }
 inline Floats load(const Half* from) { return _mm256_cvtph_ps(bits<__m128i>(load_shorts(from))); }
 inline void store(Half* to, Floats v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline Floats load(const BFloat* from) {
+  return bits<Floats>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits<__m128i>(load_shorts(from))), 16));
+}
+inline __m256i rounded(Floats v) {  // as narrow() in convert.h, in the low halves
+  const __m256i word = bits<__m256i>(v), odd = _mm256_and_si256(_mm256_srli_epi32(word, 16), _mm256_set1_epi32(1));
+  const __m256i even = _mm256_add_epi32(_mm256_add_epi32(word, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256 nan = _mm256_set1_ps(bits<float>(0x7fc00000)), is_nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+  return _mm256_srli_epi32(bits<__m256i>(_mm256_blendv_ps(bits<__m256>(even), nan, is_nan)), 16);
+}
+inline void store(BFloat* to, Floats v) {
+  const __m256i half = rounded(v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm_packus_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+}
+inline void store(BFloat* to, Floats a, Floats b) {
+  const __m256i by_lanes = _mm256_packus_epi32(rounded(a), rounded(b));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(by_lanes, _MM_SHUFFLE(3, 1, 2, 0)));
 }
 inline Floats root(Floats v) { return _mm256_sqrt_ps(v); }
 inline Words64 product(Words64 a, Words64 b) {
@@ -136,8 +172,23 @@ inline Floats to_float(Words32 v) {
 
 inline Floats mad(Floats a, Floats b, Floats c) { return a * b + c; }
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }  // b where one is NaN
+inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
+inline void stream(float* to, Floats v) { store(to, v); }
 
 #endif
+
+// Stores past the caches, to vectors' own alignment; other threads see them after this one's drain().
+inline void drain() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+// Two vectors next to each other, which bfloat16 stores together at less cost.
+template <class T>
+inline void store(T* to, Floats a, Floats b) {
+  store(to, a), store(to + kLanes, b);
+}
 
 // A polynomial in x, highest power first.
 template <class F>

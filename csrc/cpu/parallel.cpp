@@ -141,7 +141,7 @@ void parallel(int64_t count, int threads, Body body, const void* context) {
     Pool& shared = the_pool();
     std::unique_lock<std::mutex> mine(shared.busy, std::try_to_lock);
     if (mine.owns_lock()) {
-      Job job{count, count / (kChunksPerThread * threads) + 1, body, context};
+      Job job{count, (count - 1) / (kChunksPerThread * threads) + 1, body, context};
       return shared.run(job, threads - 1);
     }
   }

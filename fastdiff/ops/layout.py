@@ -8,10 +8,10 @@ from torch import Tensor
 
 def layout_of(x: Tensor) -> torch.memory_format:
     """channels_last (4 or 5 dimensions) where x is laid out so, contiguous otherwise."""
-    for ndim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if x.ndim == ndim and x.is_contiguous(memory_format=layout) and not x.is_contiguous():
-            return layout
-    return torch.contiguous_format
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    if layout is None or x.is_contiguous() or not x.is_contiguous(memory_format=layout):
+        return torch.contiguous_format
+    return layout
 
 
 def empty_input(x: Tensor, copies: int, dtype: torch.dtype) -> Tensor:
