@@ -1,7 +1,8 @@
 """Drop-ins in diffusers: what a scheduler's step costs the host, and what `accelerate` does for a whole pipeline.
 
-A step is what pipelines call for each time, `scale_model_input` and `step`, with a model that costs nothing. Its
-operations are those that pass torch's dispatcher. The networks are Stable Diffusion 1.5's at a quarter of their width.
+A step is what pipelines call for each time, `scale_model_input` and `step`, without gradients and with a model that
+costs nothing. Its operations are those that pass torch's dispatcher. The networks are Stable Diffusion 1.5's at a
+quarter of their width.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
+from fastdiff.ops import registry
 
 diffusers = pytest.importorskip("diffusers")
 networks = pytest.importorskip("bench.networks")
@@ -25,7 +28,12 @@ schedulers = pytest.importorskip("fastdiff.schedulers")
 
 SHAPES = [(1, 4, 64, 64), (8, 4, 128, 128)]
 STEPS = 20
-CLASSES = [name for name in schedulers.__all__ if name != "SchedulerMixin" and hasattr(diffusers, name)]
+SECONDS = 1.0  # to time a class at a shape, on both sides together
+SDE = {"algorithm_type": "sde-dpmsolver++"}
+FIXED = {"DPMSolverSDEScheduler": {"noise_sampler_seed": 0}}
+NAMES = [name for name in schedulers.__all__ if name != "SchedulerMixin" and hasattr(diffusers, name)]
+CLASSES = [(name, FIXED.get(name, {})) for name in NAMES]
+CLASSES += [("DPMSolverMultistepScheduler", SDE), ("DPMSolverSinglestepScheduler", SDE)]
 
 ALONE = {"attention": False, "group_norm": False, "scheduler": False, "cross_attention_cache": False}
 PARTS = {
@@ -47,14 +55,35 @@ class Dispatched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def run(scheduler: object, x: Tensor, m: Tensor) -> Tensor:
+def run(scheduler: object, times: list[Tensor], x: Tensor, m: Tensor) -> Tensor:
     """A sampling run in which every model output is m."""
     scales = hasattr(scheduler, "scale_model_input")
-    for t in scheduler.timesteps:
+    for t in times:
         if scales:
             scheduler.scale_model_input(x, t)
         x = scheduler.step(m, t, x, return_dict=False)[0]
     return x
+
+
+def parts(scheduler: object, times: list[Tensor], x: Tensor, m: Tensor) -> Counter[str]:
+    """Seconds of a run of fastdiff's that its kernel takes, and its random numbers."""
+    spent: Counter[str] = Counter()
+
+    def timed(what: str, function: Callable) -> Callable:
+        def call(*arguments: object, **options: object) -> object:
+            began = time.perf_counter()
+            result = function(*arguments, **options)
+            spent[what] += time.perf_counter() - began
+            return result
+
+        return call
+
+    choose = registry.choose
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "choose", lambda *case: timed("kernel", choose(*case)))
+        patch.setattr(scheduler, "_noise", timed("noise", scheduler._noise))
+        run(scheduler, times, x, m)
+    return spent
 
 
 def paired(
@@ -78,26 +107,37 @@ def paired(
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", CLASSES)
-def test_steps(benchmark, name: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("name", "options"), CLASSES, ids=str)
+@torch.no_grad()
+def test_steps(benchmark, name: str, options: dict, shape: tuple[int, ...]) -> None:
     x, m = torch.randn(shape), torch.randn(shape)
-    both = {"fastdiff": getattr(schedulers, name)(), "diffusers": getattr(diffusers, name)()}
+    both = {"fastdiff": getattr(schedulers, name)(**options), "diffusers": getattr(diffusers, name)(**options)}
+
+    times: dict[str, list[Tensor]] = {host: [] for host in both}
 
     def fresh() -> None:
-        for scheduler in both.values():
+        for host, scheduler in both.items():
             scheduler.set_timesteps(STEPS)
+            times[host][:] = scheduler.timesteps
 
     fresh()
+    began = time.perf_counter()
     runs = []
     for host, scheduler in both.items():
         start = x * getattr(scheduler, "init_noise_sigma", 1.0)
         with Dispatched() as dispatched:
-            assert torch.isfinite(run(scheduler, start, m)).all()
-        benchmark.extra_info[host] = round(dispatched.count / len(scheduler.timesteps), 1)
-        runs.append(partial(run, scheduler, start, m))
-    benchmark.extra_info["steps"] = len(scheduler.timesteps)
-    benchmark.group = f"{name} {shape}"
-    paired(benchmark, *runs, rounds=20, fresh=fresh)
+            assert torch.isfinite(run(scheduler, times[host], start, m)).all()
+        benchmark.extra_info[host] = round(dispatched.count / len(times[host]), 1)
+        runs.append(partial(run, scheduler, times[host], start, m))
+    rounds = min(max(int(SECONDS / (time.perf_counter() - began)), 2), 100)
+    benchmark.extra_info["steps"] = len(times[host])
+    benchmark.group = f"{name}{', SDE' if options is SDE else ''} {shape}"
+    paired(benchmark, *runs, rounds=rounds, fresh=fresh)
+    spent = []
+    for _ in range(rounds):
+        fresh()
+        spent.append(parts(both["fastdiff"], times["fastdiff"], start, m))
+    benchmark.extra_info |= {what: min(seconds[what] for seconds in spent) for what in ("kernel", "noise")}
 
 
 @pytest.mark.parametrize("parts", PARTS)

@@ -93,11 +93,15 @@ def group_norm_table(rows: list[dict]) -> str:
 def dropin_table(rows: list[dict]) -> str:
     """Microseconds a scheduler's step and operations in it; then seconds, and times faster, with `accelerate`."""
     steps = [row for row in rows if "steps" in row["extra_info"]]
-    lines = ["| class, latent | fastdiff us | operations | diffusers us | operations | times |", "|---" * 6 + "|"]
+    head = "class, latent | fastdiff us | kernel | noise | operations | diffusers us | operations | times | median"
+    lines = [f"| {head} |", "|---" * 9 + "|"]
     for row in steps:
-        info = row["extra_info"]
-        ours, theirs = (best / info["steps"] * 1e6 for best in (row["stats"]["min"], info["theirs"]["min"]))
-        cells = f"{ours:.1f} | {info['fastdiff']} | {theirs:.1f} | {info['diffusers']} | {theirs / ours:.1f}"
+        ours, info = row["stats"], row["extra_info"]
+        theirs, us = info["theirs"], 1e6 / info["steps"]
+        seconds = (ours["min"], info["kernel"], info["noise"], theirs["min"])
+        step, kernel, noise, other = (f"{t * us:.1f}" if t else "" for t in seconds)
+        ratios = " | ".join(f"{theirs[key] / ours[key]:.1f}" for key in ("min", "median"))
+        cells = f"{step} | {kernel} | {noise} | {info['fastdiff']} | {other} | {info['diffusers']} | {ratios}"
         lines.append(f"| {row['group']} | {cells} |")
     lines += ["", "| what | plain s | accelerated s | times faster, best | median |", "|---" * 5 + "|"]
     for row in [row for row in rows if row not in steps]:
@@ -131,10 +135,12 @@ def write_attention() -> None:
 
 def write_dropin() -> None:
     text = (
-        " A step is `scale_model_input` and `step` without a model, the mean over a run of 20; its operations are those"
-        " that pass torch's dispatcher. The networks are Stable Diffusion 1.5's at a quarter of their width with random"
-        " weights, in float32; an image of 8 steps of DPM-Solver++ with guidance is all that the pipeline does"
-        " with a prompt's embedding, the decoder included. Both sides were timed in turns."
+        " A step is `scale_model_input` and `step` without a model and without gradients, the mean over the best run of"
+        " 20 steps; its operations are those that pass torch's dispatcher. The kernel's time, which goes with the size"
+        " of the latent, and that of the random numbers are parts of fastdiff's. The networks are Stable Diffusion"
+        " 1.5's at a quarter of their width with random weights, in float32; an image of 8 steps of DPM-Solver++ with"
+        " guidance is all that the pipeline does with a prompt's embedding, the decoder included. Both sides were timed"
+        " in turns."
     )
     _write("dropin_cpu", "Drop-ins in diffusers", text, dropin_table(measure("dropin")))
 

@@ -27,7 +27,14 @@ STABLE_DIFFUSION = {**diffusers.DDIMScheduler(**tiny.STABLE_DIFFUSION).config, "
 PIXELS = diffusers.DDPMScheduler().config
 LATENTS = diffusers.DDIMScheduler(1000, 0.0015, 0.0195, "scaled_linear", clip_sample=False).config
 FLOW = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config
-TRAINED = {tiny.ddpm: PIXELS, tiny.ddim: PIXELS, tiny.ldm: LATENTS, tiny.sd3: FLOW, tiny.flux: FLOW}
+TRAINED = {
+    tiny.ddpm: PIXELS,
+    tiny.ddim: PIXELS,
+    tiny.ldm: LATENTS,
+    tiny.ldm_text_to_image: LATENTS,
+    tiny.sd3: FLOW,
+    tiny.flux: FLOW,
+}
 
 DPM = "DPMSolverMultistepScheduler"
 AS_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
@@ -73,6 +80,7 @@ CLIENTS = {
     tiny.ddpm: (("DDPMScheduler", {}), ("DDIMScheduler", {}), (DPM, {})),
     tiny.ddim: (("DDIMScheduler", {}),),
     tiny.ldm: (("DDIMScheduler", {}), ("PNDMScheduler", {}), ("LMSDiscreteScheduler", {}), (DPM, {})),
+    tiny.ldm_text_to_image: (("DDIMScheduler", {}), ("PNDMScheduler", {}), ("LMSDiscreteScheduler", {})),
     tiny.latent_consistency: (("LCMScheduler", {}),),
     tiny.sd3: (
         ("FlowMatchEulerDiscreteScheduler", {}),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import diffusers
 import torch
 import transformers
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 
@@ -212,6 +213,24 @@ def ldm(scheduler: object) -> tuple:
     """With a continuous decoder: a codebook makes another code of a rounding error."""
     pipe = diffusers.LDMPipeline(vqvae=latent_vae(), unet=image_unet(4), scheduler=scheduler)
     return pipe, {"batch_size": 2, "output_type": "np"}
+
+
+def ldm_text_to_image(scheduler: object) -> tuple:
+    """With LDM's own text encoder, and a tokenizer of words."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "hills"]
+    pipe = diffusers.LDMTextToImagePipeline(
+        vqvae=latent_vae(), bert=bert(len(words)), unet=text_unet(), scheduler=scheduler,
+        tokenizer=transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)}, model_max_length=77),
+    )  # fmt: skip
+    return pipe, {"prompt": ["a cat", "hills"], "height": 64, "width": 64, "guidance_scale": 3.0, "output_type": "np"}
+
+
+@same_weights
+def bert(words: int) -> nn.Module:
+    config = LDMBertConfig(
+        vocab_size=words, encoder_layers=1, encoder_ffn_dim=32, encoder_attention_heads=2, head_dim=8, d_model=WIDTH
+    )
+    return LDMBertModel(config)
 
 
 def latent_consistency(scheduler: object) -> tuple:

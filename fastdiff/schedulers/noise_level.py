@@ -38,19 +38,26 @@ class InNoiseLevel(Fused):
         self.is_scale_input_called = True
         if torch.compiler.is_compiling():
             return traced_scale(self, sample, timestep)
-        for run in self._threads.runs:
-            place = run.place(timestep)
-            if place is not None:
-                break
-        else:
-            run = self._threads.run
-            if run._step_index is None:
-                self._begin(run, None, timestep)
+        run = self._threads.run
+        if run.last is not None and run.last() is sample:
             place = run._step_index
+        else:
+            run, place = self._place(timestep)
         dtype = torch.float64 if sample.dtype is torch.float64 else torch.float32
         if run.scales is None or run.scales[0].dtype is not dtype:
             run.scales = self._kept(run, dtype, lambda: self._scalars(run, dtype))
         return sample * run.scales[place]
+
+    def _place(self, timestep: float | Tensor) -> tuple[RunState, int]:
+        """The run that has this timestep, and its index; or the current run, and the index of its next step."""
+        for run in self._threads.runs:
+            place = run.place(timestep)
+            if place is not None:
+                return run, place
+        run = self._threads.run
+        if run._step_index is None:
+            self._begin(run, None, timestep)
+        return run, run._step_index
 
     def _scalars(self, run: RunState, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """`_scales` as CPU tensors, which torch multiplies by in half the time that it takes for numbers."""
