@@ -155,7 +155,7 @@ def test_group_norm(
 
     benchmark.group = f"{kind} {shape}, {layout}, {variant}, {str(dtype)[6:]}, {count} thread{'s' * (count > 1)}"
     moved = 2 * given["x"].numel() * given["x"].element_size()
-    benchmark.pedantic(call, rounds=max(3, min(100, int(5e8 / moved))), warmup_rounds=1)
+    benchmark.pedantic(call, rounds=max(2, min(100, int(4e8 / moved))))  # the check was the first call
     if benchmark.stats is not None and DEVICE == "cpu":
         rate = moved / benchmark.stats.stats.min
         benchmark.extra_info["of_copy_bandwidth"] = round(rate / copy_bandwidth(moved, count), 3)

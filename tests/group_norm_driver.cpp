@@ -1,5 +1,5 @@
-// Runs one instruction set's group_norm without Python, under sanitizers: every operand sits in a heap block of just its
-// size, and every element is checked against the definition in double. Prints "ok" or stops with a message.
+// Runs one instruction set's group_norm without Python, under sanitizers: every operand sits in a heap block of just
+// its size, and every element is checked against the definition in double. Prints "ok" or stops with a message.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -23,9 +23,9 @@ std::unique_ptr<float[]> wave(int64_t count, float step) {
 }
 
 void run(const GroupNorm& n) {
-  if (!n.channels_last) {
+  if (const int64_t together = n.channels_last ? cpu::groups_together(n) : 1; together > 0) {
     cpu::FASTDIFF_ISA::group_norm(n, 0, 1);  // in pieces, as threads take them
-    cpu::FASTDIFF_ISA::group_norm(n, 1, n.batch * n.groups);
+    cpu::FASTDIFF_ISA::group_norm(n, 1, n.batch * n.groups / together);
     return;
   }
   const int64_t rows = 19, count = (n.positions + rows - 1) / rows;
@@ -91,7 +91,8 @@ void check(DType dtype, double tolerance, const Shape& s, bool channels_last, bo
 }  // namespace
 
 int main() {
-  for (const Shape& s : {Shape{2, 6, 37, 3}, {1, 40, 64, 4}, {2, 35, 23, 5}, {1, 4, 2300, 2}, {2, 16, 1, 2}}) {
+  for (const Shape& s : {Shape{2, 6, 37, 3}, {1, 40, 64, 4}, {2, 35, 23, 5}, {1, 4, 2300, 2}, {2, 16, 1, 2},
+                         {2, 320, 7, 4}, {4, 1024, 3, 8}}) {
     for (bool channels_last : {false, true}) {
       for (bool modulated : {false, true}) {
         const Activation act = modulated ? Activation::silu : Activation::none;

@@ -31,8 +31,6 @@ constexpr int64_t kLines = 1 << 14;           // channels whose numbers one thre
 constexpr uintptr_t kLargeOutput = 1 << 25;  // bytes; malloc keeps smaller ones, whose pages are there already
 constexpr int kMaxThreads = 256;
 
-int64_t element_bytes(const GroupNorm& norm) { return norm.dtype == DType::f32 ? 4 : 2; }
-
 // Fresh memory is given out page by page as it is written, which takes longer than the writing. Large pages make that
 // rare; this is advice, so its failure does not matter.
 void ask_for_large_pages([[maybe_unused]] const GroupNorm& norm) {
@@ -61,7 +59,7 @@ void groups(const void* context, int64_t first, int64_t last) {
   }
 }
 
-// The three phases of a channels_last call, each over tasks of its own.
+// The three phases of a call in slices, each over tasks of its own.
 #define FASTDIFF_PHASE(phase)                                                         \
   void phase(const void* context, int64_t first, int64_t last) {                      \
     const auto& [norm, slices] = *static_cast<const Job*>(context);                   \
@@ -81,7 +79,7 @@ FASTDIFF_PHASE(apply)
 #undef FASTDIFF_CASE
 #undef FASTDIFF_PHASE
 
-void channels_last(const GroupNorm& norm, int threads) {
+void in_slices(const GroupNorm& norm, int threads) {
   const auto slices = [&](int64_t most) {  // of even size, with at most so many rows
     const int64_t count = (norm.positions - 1) / std::max<int64_t>(most, 1) + 1;
     return Slices{(norm.positions - 1) / count + 1, count, nullptr, nullptr};
@@ -107,8 +105,9 @@ int useful_threads(const GroupNorm& norm) {
 void group_norm(const GroupNorm& norm, int threads) {
   threads = std::min(threads, useful_threads(norm));
   ask_for_large_pages(norm);
-  if (norm.channels_last) return channels_last(norm, threads);
-  parallel(norm.batch * norm.groups, threads, groups, &norm);
+  const int64_t together = norm.channels_last ? groups_together(norm) : 1;
+  if (together == 0) return in_slices(norm, threads);
+  parallel(norm.batch * norm.groups / together, threads, groups, &norm);
 }
 
 }  // namespace fastdiff::cpu

@@ -25,11 +25,9 @@ void with_activation(Activation act, F f) {
   act == Activation::silu ? f(std::true_type()) : f(std::false_type());
 }
 
-constexpr int64_t kAhead = 1 << 18;  // bytes; of two larger groups the second would drive the first out of the cache
-
-// `another`: the group that lies behind this one is next, and on its way into the cache while this one is applied.
+// `next`: how many elements further on the next group begins, 0 where there is none.
 template <class T>
-void contiguous_group(const GroupNorm& n, int64_t sample, int64_t first, int64_t channels, bool another) {
+void contiguous_group(const GroupNorm& n, int64_t sample, int64_t first, int64_t channels, int64_t next) {
   scratch.reserve(4 * channels);
   const Line line{scratch.take(channels), scratch.take(channels), scratch.take(channels)};
   const float* add = fetch(n.add, sample, first, channels, nullptr, scratch.take(channels));
@@ -37,27 +35,46 @@ void contiguous_group(const GroupNorm& n, int64_t sample, int64_t first, int64_t
   const T* x = static_cast<const T*>(n.x) + at;
   T* y = static_cast<T*>(n.y) + at;
   make_line(n, moments_of_runs(x, channels, n.positions, add), sample, first, channels, line);
-  const int64_t size = channels * n.positions, bytes = size * static_cast<int64_t>(sizeof(T));
-  const int64_t ahead = another && bytes <= kAhead ? size : 0;
-  const bool streamed = streams(n, n.positions);
+  const bool fits = channels * n.positions * element_bytes(n) <= kCached;
+  const Traffic traffic{streams(n, n.positions), fits ? next : 0};
   with_activation(n.act, [&](auto silu) {
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t run = c * n.positions;
-      apply_run<silu.value>(x + run, n.positions, line.offset[c], line.a[c], line.b[c], y + run, streamed, ahead);
+      apply_run<silu.value>(x + run, n.positions, line.offset[c], line.a[c], line.b[c], y + run, traffic);
     }
   });
 }
 
-// The moments of all groups of one sample over some of its rows.
+// The moments of some groups of one sample over some of its rows.
 template <class T>
-void row_moments(const GroupNorm& n, int64_t sample, int64_t first, int64_t rows, Moments* out) {
-  const int64_t c = n.channels;
-  scratch.reserve(4 * (c + n.groups));
-  double* totals = reinterpret_cast<double*>(scratch.take(4 * n.groups));
-  const float* add = fetch(n.add, sample, 0, c, nullptr, scratch.take(c));
-  const Columns columns{scratch.take(c), scratch.take(c), scratch.take(c), totals, totals + n.groups};
-  const T* x = static_cast<const T*>(n.x) + (sample * n.positions + first) * c;
-  moments_of_rows(x, rows, c, n.groups, add, columns, out);
+void row_moments(const GroupNorm& n, int64_t sample, int64_t row, int64_t rows, int64_t group, int64_t groups,
+                 Moments* out) {
+  const int64_t size = n.channels / n.groups, first = group * size, c = groups * size;
+  scratch.reserve(4 * (c + groups));
+  double* totals = reinterpret_cast<double*>(scratch.take(4 * groups));
+  const float* add = fetch(n.add, sample, first, c, nullptr, scratch.take(c));
+  const Columns columns{scratch.take(c), scratch.take(c), scratch.take(c), totals, totals + groups};
+  const T* x = static_cast<const T*>(n.x) + (sample * n.positions + row) * n.channels + first;
+  moments_of_rows(x, rows, n.channels, groups, size, add, columns, out);
+}
+
+// Some groups of one sample in channels_last; `next` as above.
+template <class T>
+void channels_last_groups(const GroupNorm& n, int64_t sample, int64_t group, int64_t groups, int64_t next) {
+  Moments moments[kMostTogether];
+  row_moments<T>(n, sample, 0, n.positions, group, groups, moments);
+  const int64_t size = n.channels / n.groups, first = group * size, width = groups * size;
+  scratch.reserve(3 * width);
+  const Line line{scratch.take(width), scratch.take(width), scratch.take(width)};
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t c = g * size;
+    make_line(n, moments[g], sample, first + c, size, {line.offset + c, line.a + c, line.b + c});
+  }
+  const int64_t at = sample * n.positions * n.channels + first;
+  with_activation(n.act, [&](auto silu) {
+    apply_rows<silu.value>(static_cast<const T*>(n.x) + at, n.positions, n.channels, width, line,
+                           static_cast<T*>(n.y) + at, {streams(n, width), next});
+  });
 }
 
 }  // namespace
@@ -65,11 +82,21 @@ void row_moments(const GroupNorm& n, int64_t sample, int64_t first, int64_t rows
 namespace FASTDIFF_ISA {
 
 void group_norm(const GroupNorm& n, int64_t first, int64_t last) {
-  const int64_t size = n.channels / n.groups;
+  const int64_t size = n.channels / n.groups, together = n.channels_last ? groups_together(n) : 1;
+  const auto begin = [&](int64_t task) {  // of its first group's elements
+    const int64_t sample = task * together / n.groups, group = task * together % n.groups;
+    return sample * n.channels * n.positions + group * size * (n.channels_last ? 1 : n.positions);
+  };
   with_type(n.dtype, [&](auto* type) {
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
     for (int64_t task = first; task < last; ++task) {
-      contiguous_group<T>(n, task / n.groups, task % n.groups * size, size, task + 1 < last);
+      const int64_t sample = task * together / n.groups, group = task * together % n.groups;
+      const int64_t next = task + 1 < last ? begin(task + 1) - begin(task) : 0;
+      if (n.channels_last) {
+        channels_last_groups<T>(n, sample, group, together, next);
+      } else {
+        contiguous_group<T>(n, sample, group * size, size, next);
+      }
     }
   });
   drain();
@@ -80,7 +107,7 @@ void group_norm_moments(const GroupNorm& n, const Slices& s, int64_t first, int6
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
     for (int64_t task = first; task < last; ++task) {
       const int64_t sample = task / s.count, row = task % s.count * s.rows;
-      row_moments<T>(n, sample, row, std::min(s.rows, n.positions - row), s.moments + task * n.groups);
+      row_moments<T>(n, sample, row, std::min(s.rows, n.positions - row), 0, n.groups, s.moments + task * n.groups);
     }
   });
 }
@@ -105,9 +132,9 @@ void group_norm_rows(const GroupNorm& n, const Slices& s, int64_t first, int64_t
       const int64_t at = (sample * n.positions + row) * n.channels, rows = std::min(s.rows, n.positions - row);
       float* line = s.lines + sample * n.channels;
       with_activation(n.act, [&](auto silu) {
-        apply_rows<silu.value>(static_cast<const T*>(n.x) + at, rows, n.channels,
+        apply_rows<silu.value>(static_cast<const T*>(n.x) + at, rows, n.channels, n.channels,
                                {line, line + stride, line + 2 * stride}, static_cast<T*>(n.y) + at,
-                               streams(n, n.channels));
+                               {streams(n, n.channels), 0});
       });
     }
   });

@@ -70,14 +70,21 @@ inline bool streams(const GroupNorm& norm, int64_t row) {
   return norm.dtype == DType::f32 && large && row % kLanes == 0 && reinterpret_cast<uintptr_t>(norm.y) % kVector == 0;
 }
 
-// N vectors: x, offset, a and b are asked for by number, as functions of it.
+// How y is written, and how many elements behind x lies what is read next and brought into the cache meanwhile.
+struct Traffic {
+  bool streamed;
+  int64_t ahead;
+};
+
+// N vectors: offset, a and b are asked for by number, as functions of it.
 template <bool kSilu, int N, class T, class Filled, class Offset, class A, class B>
-inline void apply(const T* x, T* y, Filled filled, bool streamed, Offset offset, A a, B b) {
+inline void apply(const T* x, T* y, Filled filled, Traffic traffic, Offset offset, A a, B b) {
+  for (int u = 0; u < N; ++u) __builtin_prefetch(x + traffic.ahead + u * kLanes, 0, 2);
   Floats h[N];
   for (int u = 0; u < N; ++u) h[u] = mad(load(x + u * kLanes, filled) + offset(u), a(u), b(u));
   if constexpr (kSilu) silu<sizeof(T) == 4>(h);
   if constexpr (sizeof(T) == 4) {
-    if (streamed) {
+    if (traffic.streamed) {
       for (int u = 0; u < N; ++u) stream(y + u * kLanes, h[u]);
       return;
     }
@@ -101,26 +108,25 @@ inline void each_bunch(int64_t n, F f) {
   n < kLanes ? f(0, one, Part{n}) : f(n - kLanes, one, Whole());
 }
 
-// One channel's run of n elements. What lies `ahead` elements further is brought into the cache meanwhile.
+// One channel's run of n elements.
 template <bool kSilu, class T>
-void apply_run(const T* x, int64_t n, float offset, float a, float b, T* y, bool streamed, int64_t ahead) {
+void apply_run(const T* x, int64_t n, float offset, float a, float b, T* y, Traffic traffic) {
   const Floats o = spread(offset), av = spread(a), bv = spread(b);
   each_bunch(n, [&](int64_t i, auto vectors, auto filled) {
-    for (int u = 0; u < vectors.value; ++u) __builtin_prefetch(x + i + ahead + u * kLanes, 0, 2);
     apply<kSilu, vectors.value>(
-        x + i, y + i, filled, streamed, [&](int) { return o; }, [&](int) { return av; }, [&](int) { return bv; });
+        x + i, y + i, filled, traffic, [&](int) { return o; }, [&](int) { return av; }, [&](int) { return bv; });
   });
 }
 
-// Rows [rows, channels].
+// Rows of `channels`, `stride` apart.
 template <bool kSilu, class T>
-void apply_rows(const T* x, int64_t rows, int64_t channels, Line line, T* y, bool streamed) {
-  for (int64_t r = 0; r < rows; ++r, x += channels, y += channels) {
+void apply_rows(const T* x, int64_t rows, int64_t stride, int64_t channels, Line line, T* y, Traffic traffic) {
+  for (int64_t r = 0; r < rows; ++r, x += stride, y += stride) {
     each_bunch(channels, [&](int64_t c, auto vectors, auto filled) {
       const auto at = [&](const float* from) {
         return [=](int u) { return load(from + c + u * kLanes, filled); };
       };
-      apply<kSilu, vectors.value>(x + c, y + c, filled, streamed, at(line.offset), at(line.a), at(line.b));
+      apply<kSilu, vectors.value>(x + c, y + c, filled, traffic, at(line.offset), at(line.a), at(line.b));
     });
   }
 }

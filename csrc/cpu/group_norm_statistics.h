@@ -84,33 +84,34 @@ Moments moments_of_runs(const T* x, int64_t channels, int64_t positions, const f
 constexpr int64_t kRows = 8;     // rows that are taken at once, each a stream of its own to the prefetcher
 constexpr int64_t kFlush = 256;  // rows that are summed in float
 
-// Adds the deviations of N rows [N, channels] from the pivots to sum and squares [channels].
+// Adds the deviations of N rows of `channels`, `stride` apart, from the pivots to sum and squares [channels].
 template <int N, class T>
-void add_rows(const T* x, int64_t channels, const float* pivot, float* sum, float* squares) {
+void add_rows(const T* x, int64_t stride, int64_t channels, const float* pivot, float* sum, float* squares) {
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes) {
     const Floats by = load(pivot + c);
     Floats s = load(sum + c), q = load(squares + c);
     for (int r = 0; r < N; ++r) {
-      const Floats d = load(x + r * channels + c) - by;
+      const Floats d = load(x + r * stride + c) - by;
       s += d, q = mad(d, d, q);
     }
     store(sum + c, s), store(squares + c, q);
   }
   for (; c < channels; ++c) {
     for (int r = 0; r < N; ++r) {
-      const float d = widen(x[r * channels + c]) - pivot[c];
+      const float d = widen(x[r * stride + c]) - pivot[c];
       sum[c] += d, squares[c] = mad(d, d, squares[c]);
     }
   }
 }
 
 template <class T>
-void add_rows(const T* x, int64_t rows, int64_t channels, const float* pivot, float* sum, float* squares) {
+void add_rows(const T* x, int64_t rows, int64_t stride, int64_t channels, const float* pivot, float* sum,
+              float* squares) {
   int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows) add_rows<kRows>(x + r * channels, channels, pivot, sum, squares);
-  for (; r + 2 <= rows; r += 2) add_rows<2>(x + r * channels, channels, pivot, sum, squares);
-  for (; r < rows; ++r) add_rows<1>(x + r * channels, channels, pivot, sum, squares);
+  for (; r + kRows <= rows; r += kRows) add_rows<kRows>(x + r * stride, stride, channels, pivot, sum, squares);
+  for (; r + 2 <= rows; r += 2) add_rows<2>(x + r * stride, stride, channels, pivot, sum, squares);
+  for (; r < rows; ++r) add_rows<1>(x + r * stride, stride, channels, pivot, sum, squares);
 }
 
 // The sum of n values, four at a time, so that no addition waits for the one before.
@@ -130,14 +131,14 @@ struct Columns {
   double *total, *total_squares;
 };
 
-// The moments of every group of x + add over x [rows, channels]; add is null or [channels].
+// The moments of `groups` groups of `size` channels of x + add over rows `stride` apart; add is null or [channels].
 template <class T>
-void moments_of_rows(const T* x, int64_t rows, int64_t channels, int64_t groups, const float* add, const Columns& in,
-                     Moments* out) {
-  const int64_t size = channels / groups, first = std::clamp<int64_t>(kFirst / size, 1, rows);
+void moments_of_rows(const T* x, int64_t rows, int64_t stride, int64_t groups, int64_t size, const float* add,
+                     const Columns& in, Moments* out) {
+  const int64_t channels = groups * size, first = std::clamp<int64_t>(kFirst / size, 1, rows);
   const auto sums_of = [&](const T* from, int64_t count) {
     std::fill(in.sum, in.sum + channels, 0), std::fill(in.squares, in.squares + channels, 0);
-    add_rows(from, count, channels, in.pivot, in.sum, in.squares);
+    add_rows(from, count, stride, channels, in.pivot, in.sum, in.squares);
   };
   std::fill(in.pivot, in.pivot + channels, 0);
   sums_of(x, first);
@@ -149,7 +150,7 @@ void moments_of_rows(const T* x, int64_t rows, int64_t channels, int64_t groups,
     out[g].mean = pivot, in.total[g] = in.total_squares[g] = 0;
   }
   for (int64_t r = 0; r < rows; r += kFlush) {
-    sums_of(x + r * channels, std::min(kFlush, rows - r));
+    sums_of(x + r * stride, std::min(kFlush, rows - r));
     for (int64_t g = 0; g < groups; ++g) {
       in.total[g] += sum_of(in.sum + g * size, size), in.total_squares[g] += sum_of(in.squares + g * size, size);
     }

@@ -9,8 +9,8 @@
 namespace fastdiff::cpu {
 namespace {
 
-// 2^z = 2^n 2^f with n a multiple of 2^-kStepBits, whose fraction is looked up: so many powers fit in registers, and the
-// polynomial for 2^f is short. It is 1 + f q(f), q's coefficients from the highest power on, minimax in the relative
+// 2^z = 2^n 2^f with n a multiple of 2^-kStepBits, whose fraction is looked up: so many powers fit in registers, and
+// the polynomial for 2^f is short. It is 1 + f q(f), q's coefficients from the highest power on, minimax in relative
 // error: at most 1.1e-7 with kFine, and 6e-5 with kCoarse, for results that are rounded to half precision.
 #if defined(__AVX512F__)
 
