@@ -6,9 +6,10 @@ the same image. `step` reads no value of a tensor; inside torch.compile it is on
 with `variance_noise` or torch's own generator, and not inside CUDA graphs).
 
 Whose step it is. A run is what set_timesteps begins, or a new pass over the same timesteps. Threads that share a
-scheduler never see each other's runs. In one thread a step belongs to the run whose latest result it is given; else to
-the run whose `timesteps` it is given an element of. So interleaved runs are kept apart if each has called set_timesteps
-or hands on the very tensor that step returned; the latest eight runs of a thread are kept.
+scheduler never see each other's runs. In one thread a step at one of the new `timesteps` begins the run that
+set_timesteps made; any other belongs to the run whose latest result it is given; else to the run whose `timesteps` it
+is given an element of. So interleaved runs are kept apart if each has called set_timesteps or hands on the very tensor
+that step returned; the latest eight runs of a thread are kept.
 
 set_timesteps takes `timesteps`, `sigmas` and `mu` in every class (`fastdiff.schedulers.times`).
 
