@@ -13,8 +13,8 @@ from .store import Store
 TITLES = {
     "mixture": "a Gaussian mixture in 32 dimensions, exact posterior mean (EDM, sigma 80 to 0.002), 512 samples",
     "smoothed digits": "1797 real digits, each a Gaussian, 64 dimensions, exact posterior mean (flow), 512 samples",
-    "digits": "the shipped digits network, conditional, no guidance (cosine), 96 samples",
-    "digits, guided": "the shipped digits network, classifier-free guidance 3 (cosine), 48 samples",
+    "digits": "the shipped digits network, conditional, no guidance (cosine), 256 samples",
+    "digits, guided": "the shipped digits network, classifier-free guidance 3 (cosine), 128 samples",
 }
 UNFITTED = ("catalogue", "peers")
 CROSSED = ((5, 10), (8, 20))

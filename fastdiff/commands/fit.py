@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, required=True, help="model evaluations of the plan")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--samples", type=int, default=640, help="noises to fit to and judge by (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=150, help="of the last stage (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=100, help="of the last stage (default: %(default)s)")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance scale to fit for (default: none)")
     parser.add_argument("--seed", type=int, default=0, help="another seed fits to other noise (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="time after which the best plan so far is written")

@@ -39,7 +39,7 @@ def fit(
     model_dtype: torch.dtype | None = None,
     head: GaussianStart | int | None = None,
     held_out: float = 0.25,
-    iterations: int = 150,
+    iterations: int = 100,
     batch: int = 64,
     save_memory: bool = False,
     tolerance: float = 2e-3,

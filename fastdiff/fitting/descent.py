@@ -20,10 +20,10 @@ from .unroll import unroll
 
 Start = Callable[[Tensor, object], Tensor]
 
-RATE = 0.5  # of a Gauss-Newton step, at most; it falls to 0 like a cosine
+RATE = 1.0  # of a Gauss-Newton step, at most; it falls to 0 like a cosine
 WARMUP = 10
 LONGEST = 1.0  # no number moves further in one step, in units of its width
-MEMORY = 0.9  # of the running mean of the curvature
+MEMORY = 0.95  # of the running mean of the curvature
 PRIOR, DAMPING = 1e-3, 1e-3  # of the identity, times the loss; of the curvature's diagonal (Marquardt 1963)
 FLOOR = 0.1  # of the median error: below it a sample's error weighs as its square
 
