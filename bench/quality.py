@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -203,10 +203,17 @@ def quick(study: Study) -> Study:
     return Study(study.problem, 32, 250, (5,), {5: 1} if not study.problem.conditional else {}, {"iterations": 20})
 
 
+def only(study: Study, evaluations: list[int]) -> Study:
+    """The same with these numbers of evaluations alone."""
+    fits = {n: repeats for n, repeats in study.fits.items() if n in evaluations}
+    return replace(study, evaluations=tuple(n for n in study.evaluations if n in evaluations), fits=fits)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", help="problems by name (default: all)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--evaluations", type=int, nargs="+", help="only these numbers of evaluations")
     parser.add_argument("--repeats", type=int, default=5, help="at most so many seeds of each fit")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -220,6 +227,7 @@ def main() -> None:
         if arguments.only and study.problem.name not in arguments.only:
             continue
         study = quick(study) if arguments.quick else study
+        study = only(study, arguments.evaluations) if arguments.evaluations else study
         exact = study.converged(list(range(study.samples)))
         for part in arguments.parts:
             if part == "fitted":

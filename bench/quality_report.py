@@ -20,8 +20,8 @@ TITLES = {
 UNFITTED = ("catalogue", "peers")
 # What the authors' own code offers, measured by the same solver of the catalogue: solver -> first letters of the grids.
 OFFERED = {
-    **dict.fromkeys(("ddim", "dpm_solver_2s", "dpm_solver_3s", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_v3"), "tql"),
-    **dict.fromkeys(("dpmpp_2s", "dpmpp_3s", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc, order 3"), "tql"),
+    **dict.fromkeys(("dpm_solver_2s", "dpm_solver_3s", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_v3"), "tql"),
+    **dict.fromkeys(("ddim", "dpmpp_2s", "dpmpp_3s", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc, order 3"), "tql"),
     **dict.fromkeys(("deis", "deis_rhoab", "ipndm", "pndm"), "tqlk"),
     **dict.fromkeys(("gradient_estimation", "res_multistep"), "tlk"),
 }
@@ -42,8 +42,8 @@ def write(store: Store, out: Path) -> None:
         "What is fitted was fitted as often as the column fits says, each time to other noise; ± is the standard"
         " deviation over the fits.",
         "## Fitted plans against the best unfitted one, chosen in hindsight for each number of evaluations",
-        "Of peers: the solvers and grids of diffusers, k-diffusion, ComfyUI and the official code of DPM-Solver, UniPC and"
-        " DEIS. Of all: the whole catalogue on all of its grids too.",
+        "Of peers: the solvers and grids of diffusers, k-diffusion, ComfyUI and the official code of DPM-Solver, UniPC"
+        " and DEIS. Of all: the whole catalogue on all of its grids too.",
         *(text for name in problems if (text := _targets(store, name))),
     ]
     for name in problems:
