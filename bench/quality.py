@@ -67,10 +67,12 @@ class Study:
 def studies() -> list[Study]:
     """Five seeds of fitting where a target is set, one elsewhere."""
     repeated = {n: 5 if n in (5, 6, 8, 10) else 1 for n in (5, 8, 6, 10, 3, 4, 7, 12, 15, 20)}
-    exact = {"iterations": 400, "batch": 128, "tolerance": 5e-4}
+    exact = {"iterations": 200, "tolerance": 5e-4}
+    # There a few samples lie between two digits, and only many noises show how to treat them.
+    smoothed = {"noises": 4096, "iterations": 300, "batch": 256, "tolerance": 5e-4}
     return [
         Study(mixture(), 512, 4000, fits=repeated, options=exact),
-        Study(smoothed_digits(), 512, 4000, fits=repeated, options=exact),
+        Study(smoothed_digits(), 512, 4000, fits=repeated, options=smoothed),
         Study(digits(), 256, 1000, fits=repeated),
         Study(digits(guidance=3.0), 128, 500, (5, 6, 8, 10, 20), dict.fromkeys((8, 5, 6, 10), 1)),
     ]
@@ -158,8 +160,9 @@ def _fit(study: Study, nfe: int, seed: int, folder: Path) -> fd.Plan:
     problem = study.problem
     if problem.conditional:
         return fit_demo(nfe, seed=seed, guidance=problem.guidance, folder=folder, **study.options)
-    noise = problem.noise(list(range(FIRST_SEED * (seed + 1), FIRST_SEED * (seed + 1) + 2048)))
     options = {"prediction": problem.prediction, "seed": seed, "folder": folder, **study.options}
+    first = FIRST_SEED * (seed + 1)
+    noise = problem.noise(list(range(first, first + options.pop("noises", 1024))))
     return fd.fit(problem.model, problem.schedule, nfe, noise, **options)
 
 
