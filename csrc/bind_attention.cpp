@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "bind.h"
 #include "cpu/attention.h"
+#include "on_cpu.h"
 #include "on_device.h"
 #include "tensor.h"
 
@@ -73,13 +74,8 @@ struct Call {
 };
 
 bool run_cpu(const Call& call) {
-  const int useful = cpu::useful_threads(call.attention);
-  const int threads = useful > 1 ? torch_threads() : 1;
-  if (threads < 0) return false;
-  Py_BEGIN_ALLOW_THREADS;
-  cpu::attention(call.attention, threads);
-  Py_END_ALLOW_THREADS;
-  return true;
+  const auto kernel = [&](int threads) { cpu::attention(call.attention, threads); };
+  return on_cpu(cpu::useful_threads(call.attention), false, kernel);
 }
 
 #ifdef FASTDIFF_CUDA

@@ -4,6 +4,7 @@
 #include "bind.h"
 #include "cpu/group_norm.h"
 #include "group_norm.h"
+#include "on_cpu.h"
 #include "on_device.h"
 #include "tensor.h"
 
@@ -25,7 +26,6 @@ namespace {
 enum Argument { kX, kY, kGroups, kWeight, kBias, kEps, kAdd, kScale, kShift, kAct, kArguments };
 
 constexpr const char* kNames[] = {"x", "y", "groups", "weight", "bias", "eps", "add", "scale", "shift", "act"};
-constexpr int64_t kReleaseGil = 1 << 18;  // elements; a shorter call is over before another thread could use the GIL
 
 PyObject* workspace_of;
 
@@ -132,17 +132,8 @@ class Call {
 };
 
 bool run_cpu(const Call& call) {
-  const int useful = cpu::useful_threads(call.norm);
-  const int threads = useful > 1 ? torch_threads() : 1;
-  if (threads < 0) return false;
-  if (call.elements() < kReleaseGil) {
-    cpu::group_norm(call.norm, threads);
-  } else {
-    Py_BEGIN_ALLOW_THREADS;
-    cpu::group_norm(call.norm, threads);
-    Py_END_ALLOW_THREADS;
-  }
-  return true;
+  const auto kernel = [&](int threads) { cpu::group_norm(call.norm, threads); };
+  return on_cpu(cpu::useful_threads(call.norm), call.elements() < kBrief, kernel);
 }
 
 #ifdef FASTDIFF_CUDA

@@ -2,6 +2,7 @@
 // way of the Python functions given to `bind`.
 #include "bind.h"
 #include "cpu/solver_step.h"
+#include "on_cpu.h"
 #include "on_device.h"
 #include "solver_step_call.h"
 
@@ -15,22 +16,11 @@ const char* solver_step(const SolverStep& step, void* stream);
 
 namespace {
 
-constexpr int64_t kReleaseGil = 1 << 18;  // elements; a shorter step is over before another thread could use the GIL
-
 PyObject *plain_values, *plain_layout;
 
 bool run_cpu(const Call& call) {
-  const int useful = cpu::useful_threads(call.step);
-  const int threads = useful > 1 ? torch_threads() : 1;
-  if (threads < 0) return false;
-  if (call.elements() < kReleaseGil) {
-    cpu::solver_step(call.step, threads);
-  } else {
-    Py_BEGIN_ALLOW_THREADS;
-    cpu::solver_step(call.step, threads);
-    Py_END_ALLOW_THREADS;
-  }
-  return true;
+  const auto kernel = [&](int threads) { cpu::solver_step(call.step, threads); };
+  return on_cpu(cpu::useful_threads(call.step), call.elements() < kBrief, kernel);
 }
 
 #ifdef FASTDIFF_CUDA
