@@ -19,7 +19,7 @@ def model(x: Tensor, t: Tensor | float) -> Tensor:
 
 
 def start(scheduler: object, shape: tuple[int, ...] = (2, 3, 6, 5), dtype: torch.dtype = torch.float32) -> Tensor:
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(1))
     return (noise * getattr(scheduler, "init_noise_sigma", 1.0)).to(dtype)
 
 
