@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from in_double import scheduler_modules
-from scheduler_loops import LMSFromAnyStep, loop, model, start
+from scheduler_loops import LMSFromAnyStep, loop, model, start, with_variance
 
 import fastdiff as fd
 from fastdiff import schedulers
@@ -84,6 +84,16 @@ def test_what_crashes_in_diffusers_runs(name, options, error):
     with pytest.raises(error):
         final(diffusers, name, options, 10)
     assert final(schedulers, name, options, 10).isfinite().all()
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+@pytest.mark.parametrize("name", ["Multistep", "MultistepInverse", "Singlestep"])
+def test_of_an_output_with_a_variance_the_predictions_half_is_taken(name, prediction):
+    options = {"prediction_type": prediction, "variance_type": "learned_range"}
+    with pytest.raises(RuntimeError):
+        final(diffusers, f"DPMSolver{name}Scheduler", options, 5, network=with_variance)
+    alone = final(schedulers, f"DPMSolver{name}Scheduler", options, 5)
+    assert torch.equal(final(schedulers, f"DPMSolver{name}Scheduler", options, 5, network=with_variance), alone)
 
 
 @pytest.mark.parametrize(

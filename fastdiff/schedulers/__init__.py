@@ -23,6 +23,7 @@ Where fastdiff differs from diffusers 0.42.1, on purpose:
 | SDEs of DPMSolverMultistepInverse | NaN | as much noise as on the way down |
 | order 3, midpoint: DPMSolverSinglestep | order 2's middle stage | arXiv 2206.00927's, algorithm 5 |
 | dpmsolver with thresholding: DPMSolverSinglestep | RuntimeError | thresholded |
+| learned variances with v_prediction or sample: the DPM-Solvers | RuntimeError | the prediction's half |
 | karras, exponential, lu sigmas down to sigma_min | NaN from a last step of length 0 | an empty step |
 | UniPC onto sigma = 0 with bh1, or without lower_order_final | NaN, LinAlgError | the limit, first order |
 | PNDM with v_prediction | mixes v of several samples | turns each v into its noise |
