@@ -62,12 +62,14 @@ constexpr int kTogether = kVector == 64 ? 4 : 2;  // vectors, as many as there a
 
 // Outputs of this size and more are written past the caches: with x they would not stay there until they are read, and
 // memory need not be read to be written. From 15 MB on a norm and what comes before and after it take less time so.
-constexpr int64_t kStreamed = 12 << 20;
+// Halves take more arithmetic a byte and wait less for memory.
+constexpr int64_t kStreamed = 12 << 20, kStreamedHalves = 32 << 20;
 
 // Whether y is written so, in rows of `row` elements.
 inline bool streams(const GroupNorm& norm, int64_t row) {
-  const bool large = norm.batch * norm.channels * norm.positions * 4 >= kStreamed;
-  return norm.dtype == DType::f32 && large && row % kLanes == 0 && reinterpret_cast<uintptr_t>(norm.y) % kVector == 0;
+  const int64_t bytes = element_bytes(norm);
+  const bool large = norm.batch * norm.channels * norm.positions * bytes >= (bytes == 4 ? kStreamed : kStreamedHalves);
+  return large && row * bytes % kVector == 0 && reinterpret_cast<uintptr_t>(norm.y) % kVector == 0;
 }
 
 // How y is written, and how many elements behind x lies what is read next and brought into the cache meanwhile.
@@ -83,14 +85,10 @@ inline void apply(const T* x, T* y, Filled filled, Traffic traffic, Offset offse
   Floats h[N];
   for (int u = 0; u < N; ++u) h[u] = mad(load(x + u * kLanes, filled) + offset(u), a(u), b(u));
   if constexpr (kSilu) silu<sizeof(T) == 4>(h);
-  if constexpr (sizeof(T) == 4) {
-    if (traffic.streamed) {
-      for (int u = 0; u < N; ++u) stream(y + u * kLanes, h[u]);
-      return;
-    }
-  }
   if constexpr (N == 1) {
     store(y, h[0], filled);
+  } else if (traffic.streamed) {
+    for (int u = 0; u < N; u += 2) stream(y + u * kLanes, h[u], h[u + 1]);
   } else {
     for (int u = 0; u < N; u += 2) store(y + u * kLanes, h[u], h[u + 1]);
   }

@@ -80,7 +80,8 @@ inline void store(Half* to, Floats v) {
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where one is NaN
 inline Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
-inline void stream(float* to, Floats v) { _mm512_stream_ps(to, v); }
+inline void stream(void* to, __m512i v) { _mm512_stream_si512(static_cast<__m512i*>(to), v); }
+inline void stream(float* to, Floats v) { stream(to, bits<__m512i>(v)); }
 inline Floats load(const Half* from) { return _mm512_cvtph_ps(bits<__m256i>(load_shorts(from))); }
 inline Floats load(const BFloat* from) {
   return bits<Floats>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits<__m256i>(load_shorts(from))), 16));
@@ -97,14 +98,19 @@ inline void store(BFloat* to, Floats v) {
   const __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(v), 16));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), half);
 }
-inline void store(BFloat* to, Floats a, Floats b) {
+inline __m512i packed(const BFloat*, Floats a, Floats b) {
   constexpr auto odd = [] {
     Shorts2 index{};
     for (int i = 0; i < 2 * kLanes; ++i) index[i] = 2 * i + 1;
     return index;
   };
-  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(rounded(a), bits<__m512i>(odd()), rounded(b)));
+  return _mm512_permutex2var_epi16(rounded(a), bits<__m512i>(odd()), rounded(b));
 }
+inline __m512i packed(const Half*, Floats a, Floats b) {
+  const __m256i low = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT), high = _mm512_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+inline void store(BFloat* to, Floats a, Floats b) { _mm512_storeu_si512(to, packed(to, a, b)); }
 inline void store(Half* to, Floats v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
@@ -127,7 +133,8 @@ inline Words64 block_order() { return Words64{0, 4, 1, 5, 2, 6, 3, 7}; }
 inline Floats mad(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where one is NaN
 inline Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }
-inline void stream(float* to, Floats v) { _mm256_stream_ps(to, v); }
+inline void stream(void* to, __m256i v) { _mm256_stream_si256(static_cast<__m256i*>(to), v); }
+inline void stream(float* to, Floats v) { stream(to, bits<__m256i>(v)); }
 inline Floats load(const Half* from) { return _mm256_cvtph_ps(bits<__m128i>(load_shorts(from))); }
 inline void store(Half* to, Floats v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
@@ -146,9 +153,15 @@ inline void store(BFloat* to, Floats v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
                    _mm_packus_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
 }
-inline void store(BFloat* to, Floats a, Floats b) {
+inline __m256i packed(const BFloat*, Floats a, Floats b) {
   const __m256i by_lanes = _mm256_packus_epi32(rounded(a), rounded(b));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(by_lanes, _MM_SHUFFLE(3, 1, 2, 0)));
+  return _mm256_permute4x64_epi64(by_lanes, _MM_SHUFFLE(3, 1, 2, 0));
+}
+inline __m256i packed(const Half*, Floats a, Floats b) {
+  return _mm256_set_m128i(_mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void store(BFloat* to, Floats a, Floats b) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), packed(to, a, b));
 }
 inline Floats root(Floats v) { return _mm256_sqrt_ps(v); }
 inline Words64 product(Words64 a, Words64 b) {
@@ -173,7 +186,6 @@ inline Floats to_float(Words32 v) {
 inline Floats mad(Floats a, Floats b, Floats c) { return a * b + c; }
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }  // b where one is NaN
 inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
-inline void stream(float* to, Floats v) { store(to, v); }
 
 #endif
 
@@ -188,6 +200,20 @@ inline void drain() {
 template <class T>
 inline void store(T* to, Floats a, Floats b) {
   store(to, a), store(to + kLanes, b);
+}
+
+// Two vectors next to each other, past the caches.
+template <class T>
+inline void stream(T* to, Floats a, Floats b) {
+#if !defined(__AVX2__)
+  store(to, a, b);
+#else
+  if constexpr (sizeof(T) == 4) {
+    stream(to, a), stream(to + kLanes, b);
+  } else {
+    stream(to, packed(to, a, b));
+  }
+#endif
 }
 
 // A polynomial in x, highest power first.
