@@ -35,14 +35,14 @@ bool spin_until(Done done) {
 
 // Whoever is awake takes the next chunk, so a helper that wakes late, or has lost its core, holds nobody up.
 struct Job {
-  int64_t count, chunk;
+  int64_t count, chunks;
   Body body;
   const void* context;
   std::atomic<int64_t> next{0};
 
   void run() {
-    for (int64_t begin; (begin = next.fetch_add(chunk, std::memory_order_relaxed)) < count;) {
-      body(context, begin, begin + chunk < count ? begin + chunk : count);
+    for (int64_t k; (k = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) {
+      body(context, k * count / chunks, (k + 1) * count / chunks);
     }
   }
 };
@@ -141,7 +141,7 @@ void parallel(int64_t count, int threads, Body body, const void* context) {
     Pool& shared = the_pool();
     std::unique_lock<std::mutex> mine(shared.busy, std::try_to_lock);
     if (mine.owns_lock()) {
-      Job job{count, (count - 1) / (kChunksPerThread * threads) + 1, body, context};
+      Job job{count, std::min<int64_t>(count, kChunksPerThread * threads), body, context};
       return shared.run(job, threads - 1);
     }
   }
