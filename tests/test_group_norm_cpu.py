@@ -79,6 +79,17 @@ def test_outputs_too_large_for_the_cache(isa: str, layout, size: tuple[int, int]
     assert y.isnan().sum() == 16
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_halves_written_past_the_cache_are_those_written_through_it(isa: str, layout, dtype: torch.dtype) -> None:
+    x = layout(torch.randn(1, 64, 512, 512, dtype=dtype))
+    room = torch.full((2, x.numel() + 64), math.nan, dtype=dtype)
+    past, through = (room[i, i : i + x.numel()].as_strided(x.shape, x.stride()) for i in range(2))
+    for out in (past, through):
+        assert _C.group_norm_cpu(x, out, 8, None, None, EPS, None, None, None, 1)
+    assert torch.equal(past, through)
+    assert room.isnan().sum() == 2 * 64
+
+
 @pytest.mark.parametrize("mean", [1e3, -1e5])
 def test_large_means_cost_nothing_beyond_what_the_input_lost(isa: str, layout, mean: float) -> None:
     x = layout(torch.randn(1, 20, 40, 40) + mean)
