@@ -21,7 +21,7 @@ def require_float(name: str, value: Tensor) -> None:
 
 def require_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     require_tensor(name, value)
-    if tuple(value.shape) != tuple(shape):
+    if value.shape != shape:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
 
 

@@ -42,6 +42,7 @@ except AttributeError:  # a torch that keeps them elsewhere: every call is dispa
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
 
 def _needs_no_dispatch(arguments: tuple) -> bool:
@@ -50,7 +51,10 @@ def _needs_no_dispatch(arguments: tuple) -> bool:
         return False
     grad = torch.is_grad_enabled()
     for a in arguments:
-        if isinstance(a, Tensor) and (type(a) not in _PLAIN or a.is_meta or (grad and a.requires_grad)):
+        kind = type(a)
+        if kind in _NO_TENSORS or not isinstance(a, Tensor):
+            continue
+        if kind not in _PLAIN or a.is_meta or (grad and a.requires_grad):
             return False
     return True
 
