@@ -4,7 +4,7 @@
     v = model(x, t, y)   # x [B, 1, 8, 8], t [B] in [0, 999], y [B] int64 in 0..9; 10 or None is "no label"
 
 Trained by `fastdiff.demo.train` on scikit-learn's digits; sampling needs no scikit-learn. The plans that ship with it
-(`fitted_plan`) are what `fastdiff fit --steps N --out fastdiff/demo/plans/N.json` makes (10: --iterations 100).
+(`fitted_plan`) are what `fastdiff fit --steps N --out fastdiff/demo/plans/N.json` makes.
 """
 
 from __future__ import annotations
