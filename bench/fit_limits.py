@@ -35,9 +35,11 @@ FLOOR = 0.1  # of the median error, below which a sample's error weighs as its s
 def outputs(problem: Problem, plan: fd.Plan, seeds: list[int]) -> tuple[Tensor, Tensor]:
     """[N, size] the samples of a plan; [N, size, 1 + NFE] its first states and the x0 predicted by every evaluation."""
     noise, conditions = problem.noise(seeds), problem.conditions(seeds)
-    steps = list(fd.iter_sample(problem.model, plan, noise, **conditions))
-    parts = [noise, *(step.x0.clone() for step in steps)]
-    return steps[-1].x.flatten(1).double(), torch.stack([part.flatten(1).double() for part in parts], 2)
+    parts, x = [noise], noise
+    for step in fd.iter_sample(problem.model, plan, noise, **conditions):
+        parts.append(step.x0.clone())
+        x = step.x
+    return x.flatten(1).double(), torch.stack([part.flatten(1).double() for part in parts], 2)
 
 
 def fit(inputs: Tensor, exact: Tensor) -> Tensor:
