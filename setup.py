@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel as BdistWheel
 from setuptools.command.build_ext import build_ext as BuildExt
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
@@ -27,10 +29,12 @@ MODE = os.environ.get("FASTDIFF_BUILD", "auto")
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno"]
 CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off", "-Wno-unknown-pragmas"]  # unroll is nvcc's
 CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 finds its own intrinsics at fault
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"]
 ISA_FLAGS = {
     "portable": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
+    "avx512": AVX512,
+    "avx512_bf16": [*AVX512, "-mavx512bf16"],
 }
 CUDA_ARCHS = ["80", "90a", "100"]
 CUDA_PTX = "90"
@@ -142,9 +146,24 @@ class build_ext(BuildExt):
         hide = ["-Wl,--exclude-libs,ALL"] if platform.system() == "Linux" else []
         return hide + (nvcc.link_flags() if nvcc else [])
 
+    def _isas(self) -> list[str]:
+        """The instruction sets to compile for. Compilers older than gcc 10 and clang 9 do not know the last one."""
+        if not is_x86():
+            return ["portable"]
+        *isas, last = ISA_FLAGS
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "empty.cpp")
+            source.touch()
+            try:
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=ISA_FLAGS[last])
+            except CompileError:
+                return isas
+        return [*isas, last]
+
     def _jobs(self, nvcc: Nvcc | None) -> list:
-        isas = list(ISA_FLAGS) if is_x86() else ["portable"]
+        isas = self._isas()
         macros = [("FASTDIFF_X86", None)] if is_x86() else []
+        macros += [("FASTDIFF_AVX512_BF16", None)] if "avx512_bf16" in isas else []
         include = []
         if nvcc:
             macros += [("FASTDIFF_CUDA", f'"{nvcc.holds}"'), ("FASTDIFF_NVCC", f'"{nvcc.version}"')]

@@ -21,7 +21,7 @@ _C = native._C
 
 SIZES = (1, 7, 8, 24, 40, 64, 72, 80, 96, 128, 160, 200, 256, 512)
 KEYS = (1, 5, 77, 128, 129, 300)
-LANES = {"portable": 4, "avx2": 8, "avx512": 16}
+LANES = {"portable": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16}
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -90,6 +90,20 @@ def test_halves_written_past_the_cache_are_those_written_through_it(isa: str, la
     assert room.isnan().sum() == 2 * 64
 
 
+def test_bfloat16_is_rounded_as_torch_does_but_for_the_tiniest(isa: str, layout) -> None:
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16).float()
+    finite = every[every.isfinite()].sort().values
+    ties = (finite[1:] + finite[:-1]) / 2
+    tiny = torch.tensor([2.0**-126, -(2.0**-126), 1.1e-38, -1e-40, 1e-45])
+    values = torch.cat([torch.cat([every, ties, ties.nextafter(ties + 1), ties.nextafter(ties - 1)])[::7], tiny])
+    x = layout(torch.zeros(1, len(values), 1, 80, dtype=torch.bfloat16))
+    y, right = normalise(1, "none", x, bias=values)[0, :, 0], values.bfloat16()[:, None].expand(-1, 80)
+    small = values.abs() < 2**-126
+    assert (y[small].double() - values[small, None].double()).abs().max() <= 2**-126
+    assert torch.equal(y.isnan(), right.isnan())
+    assert torch.equal(y[~small].nan_to_num(9.0), right[~small].nan_to_num(9.0))
+
+
 @pytest.mark.parametrize("mean", [1e3, -1e5])
 def test_large_means_cost_nothing_beyond_what_the_input_lost(isa: str, layout, mean: float) -> None:
     x = layout(torch.randn(1, 20, 40, 40) + mean)

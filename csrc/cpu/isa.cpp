@@ -50,6 +50,9 @@ bool machine_has(Isa isa) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   }
 #endif
+#ifdef FASTDIFF_AVX512_BF16
+  if (isa == Isa::avx512_bf16) return machine_has(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#endif
   return isa == Isa::portable;
 }
 

@@ -2,7 +2,9 @@
 // once per instruction set, in its own namespace.
 #pragma once
 
-#ifdef FASTDIFF_X86
+#if defined(FASTDIFF_AVX512_BF16)  // where the compiler knows it
+#define FASTDIFF_FOR_EACH_ISA(DO) DO(portable) DO(avx2) DO(avx512) DO(avx512_bf16)
+#elif defined(FASTDIFF_X86)
 #define FASTDIFF_FOR_EACH_ISA(DO) DO(portable) DO(avx2) DO(avx512)
 #else
 #define FASTDIFF_FOR_EACH_ISA(DO) DO(portable)

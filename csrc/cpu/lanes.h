@@ -86,6 +86,13 @@ inline Floats load(const Half* from) { return _mm512_cvtph_ps(bits<__m256i>(load
 inline Floats load(const BFloat* from) {
   return bits<Floats>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits<__m256i>(load_shorts(from))), 16));
 }
+#ifdef __AVX512BF16__
+// As narrow() in convert.h but for a NaN's sign and payload, which stay, and for numbers below 2^-126, which become 0.
+inline void store(BFloat* to, Floats v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits<__m256i>(_mm512_cvtneps_pbh(v)));
+}
+inline __m512i packed(const BFloat*, Floats a, Floats b) { return bits<__m512i>(_mm512_cvtne2ps_pbh(b, a)); }
+#else
 // As narrow() in convert.h but for the sign of NaN, in the high halves.
 inline __m512i rounded(Floats v) {
   const __m512i word = bits<__m512i>(v), quiet_nan = _mm512_set1_epi32(0x33);
@@ -106,6 +113,7 @@ inline __m512i packed(const BFloat*, Floats a, Floats b) {
   };
   return _mm512_permutex2var_epi16(rounded(a), bits<__m512i>(odd()), rounded(b));
 }
+#endif
 inline __m512i packed(const Half*, Floats a, Floats b) {
   const __m256i low = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT), high = _mm512_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT);
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);

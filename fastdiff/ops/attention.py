@@ -16,7 +16,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
 
     q: [B, H, N, D]; k, v: [B, H, M, D]; one dtype of float32, float64, float16, bfloat16, any strides, so that
     `[B, N, H, D].transpose(1, 2)` is taken without a copy. M >= 1. scale: 1 / sqrt(D) where not given.
-    Returns [B, H, N, D] laid out like q. Softmax in float32 (float64 for float64). Differentiable in q, k, v.
+    Returns [B, H, N, D] laid out like q. Softmax in float32 (float64 for float64). Differentiable in q, k, v. In
+    bfloat16 results below 2^-126 may be rounded to 0.
     Raises TypeError or ValueError naming the argument.
     """
     checks.require_float("q", q)

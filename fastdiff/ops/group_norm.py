@@ -29,7 +29,8 @@ def group_norm(
     x: [B, C, ...] float32, float64, float16 or bfloat16, contiguous or channels_last; y has x's dtype and layout.
     groups: divides C; each (sample, group) is normalised over its channels and positions with the biased variance.
     weight, bias: [C]. add, scale, shift: [B, C], constant over positions (time embedding; AdaGN's modulation).
-    act: "none" or "silu". Statistics in float32 (float64 for float64 x). Differentiable in all tensors.
+    act: "none" or "silu". Statistics in float32 (float64 for float64 x). Differentiable in all tensors. In bfloat16
+    results below 2^-126 may be rounded to 0.
     Raises TypeError or ValueError naming the argument.
     """
     _check(x, groups, weight, bias, eps, add, scale, shift, act)
