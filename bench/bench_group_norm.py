@@ -6,9 +6,13 @@ are checked against float64 before they are timed. FASTDIFF_BENCH=full takes all
 
 from __future__ import annotations
 
+import ctypes
+import math
+import mmap
 import os
+import platform
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -46,6 +50,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 OTHERS = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # PyTorch loses digits in channels_last
 MODULATED = ("add", "scale", "shift")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGE = -1, -3, 2**25  # of glibc's malloc.h, and the most that it keeps
 
 Operands = dict[str, Tensor]
 
@@ -78,23 +83,41 @@ if DEVICE == "cuda":
 @pytest.fixture
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()
-    settle_malloc()
     yield
     torch.set_num_threads(before)
     torch.compiler.reset()
 
 
-@cache
+FILLED: list[Tensor] = []
+
+
 def settle_malloc() -> None:
-    """Free a block of the largest size that glibc ever keeps. In a process that has not, freed outputs go back to the
-    system, and who allocates more of them waits longer for pages, which is no matter of kernels."""
-    torch.empty(2**25 - 2**13, dtype=torch.uint8)
+    """Outputs of 32 MiB and more are fresh pages in every call of everybody, as glibc gives them, and smaller ones are
+    kept from call to call. Else both would depend on what was freed before: holes that happen to be large enough, and
+    thresholds that grow with use."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.sbrk.restype = ctypes.c_size_t
+    libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**30)
+    libc.malloc_trim(0)
+    while (block := torch.empty(LARGE, dtype=torch.uint8)).data_ptr() < libc.sbrk(0):  # in a hole of the heap
+        FILLED.append(block)
+
+
+def apart(count: int, dtype: torch.dtype, device: str) -> Tensor:
+    """Random numbers outside the heap, in which they would leave holes for outputs."""
+    if device == "cpu":
+        return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype).normal_()
+    return torch.randn(count, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=1)  # one draw for all contestants
 def operands(shape: tuple[int, ...], dtype: torch.dtype, layout: str, variant: str, device: str = DEVICE) -> Operands:
     draw = partial(torch.randn, device=device, dtype=dtype)
-    given = {"x": draw(shape).contiguous(memory_format=LAYOUTS[layout])}
+    strides = torch.empty(shape, device="meta", memory_format=LAYOUTS[layout]).stride()
+    given = {"x": apart(math.prod(shape), dtype, device).as_strided(shape, strides)}
     given |= {name: draw(shape[1]) for name in ("weight", "bias")}
     if variant == "modulated":
         given |= {name: draw(shape[:2]) for name in MODULATED}
@@ -155,7 +178,8 @@ def test_group_norm(
 
     benchmark.group = f"{kind} {shape}, {layout}, {variant}, {str(dtype)[6:]}, {count} thread{'s' * (count > 1)}"
     moved = 2 * given["x"].numel() * given["x"].element_size()
-    benchmark.pedantic(call, rounds=max(2, min(100, int(4e8 / moved))))  # the check was the first call
+    settle_malloc()
+    benchmark.pedantic(call, rounds=max(2, min(100, int(4e8 / moved))), warmup_rounds=1)
     if benchmark.stats is not None and DEVICE == "cpu":
         rate = moved / benchmark.stats.stats.min
         benchmark.extra_info["of_copy_bandwidth"] = round(rate / copy_bandwidth(moved, count), 3)
