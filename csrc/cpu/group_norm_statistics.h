@@ -36,7 +36,11 @@ struct Deviations {
     const Floats by = spread(offset);
     int64_t i = 0;
     for (; i + kUnroll * kLanes <= n; i += kUnroll * kLanes) {
-      for (int u = 0; u < kUnroll; ++u) add(u, load(x + i + u * kLanes) + by);
+      for (int u = 0; u < kUnroll; u += 2) {
+        Floats v[2];
+        load_in_any_order(x + i + u * kLanes, v);
+        add(u, v[0] + by), add(u + 1, v[1] + by);
+      }
     }
     for (; i + kLanes <= n; i += kLanes) add(0, load(x + i) + by);
     for (; i < n; ++i) {

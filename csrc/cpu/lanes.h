@@ -224,6 +224,18 @@ inline void stream(T* to, Floats a, Floats b) {
 #endif
 }
 
+// Two vectors' worth of elements next to each other, in an order that is the type's own.
+template <class T>
+inline void load_in_any_order(const T* from, Floats (&v)[2]) {
+  v[0] = load(from), v[1] = load(from + kLanes);
+}
+
+inline void load_in_any_order(const BFloat* from, Floats (&v)[2]) {
+  Words32 pairs;
+  std::memcpy(&pairs, from, sizeof pairs);
+  v[0] = bits<Floats>(pairs << 16), v[1] = bits<Floats>(pairs & 0xffff0000);
+}
+
 // A polynomial in x, highest power first.
 template <class F>
 inline F horner(F x, F sum) {
