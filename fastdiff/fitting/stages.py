@@ -24,8 +24,8 @@ FIRST_ROUND = 8  # samples on which the whole catalogue is judged
 TRACED = 32  # samples whose converged runs the dynamic programme sees
 HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own spread, where a head start may end
 CHECKED = 10  # iterations between two looks at the held-out samples
-STARTS = 3  # plans of the catalogue from which all numbers are fitted, for as many iterations as SHORT
-SHORT = 20
+STARTS = 3  # plans of the catalogue from which all numbers are fitted
+SHORT, SHARE = 20, 0.2  # for how many iterations: so many, or this share of the last stage's
 LEARNED = 10  # iterations of the grid alone
 EVERYTHING = ("grid", "time", "weight")
 
@@ -76,9 +76,9 @@ def run(fit: Fit, teacher: Plan, steps: int, iterations: int) -> None:
     if not fit.subject.differentiable(chosen.plan):
         fit.journal.note("descent", "not run: no gradient comes back through the model")
         return
-    short = min(SHORT, iterations)
+    short = min(iterations, max(SHORT, round(SHARE * iterations)))
     by_descent(fit, "grid", chosen, ("grid", "time"), min(LEARNED, iterations))
-    starts = [chosen, *(c for c in found if c.base != chosen.base)][:STARTS]
+    starts = [chosen, *(c for c in found if c is not chosen)]
     ends = [by_descent(fit, f"start {i + 1}", start, EVERYTHING, short) for i, start in enumerate(starts)]
     (_, q), start = min(zip(ends, starts, strict=True), key=lambda pair: pair[0][0].mean)
     by_descent(fit, "weights", start, EVERYTHING, iterations, q)

@@ -83,7 +83,7 @@ class DPMSolverMultistepScheduler(InLambda, diffusers.DPMSolverMultistepSchedule
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """The sample [B, ...] at the next noise level, in model_output's dtype."""
+        """The sample [B, ...] at the next noise level, in model_output's dtype; the inverse's in the wider of both."""
         new, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
@@ -100,20 +100,7 @@ class DPMSolverMultistepInverseScheduler(InLambda, diffusers.DPMSolverMultistepI
     """The multistep DPM-Solvers towards more noise."""
 
     _result = "both"
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int | Tensor,
-        sample: Tensor,
-        generator: Generators = None,
-        variance_noise: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
-        """The sample [B, ...] at the next noise level."""
-        new, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
-        return SchedulerOutput(prev_sample=new) if return_dict else (new,)
-
+    step = DPMSolverMultistepScheduler.step
     _rows = DPMSolverMultistepScheduler._rows
 
 
