@@ -78,9 +78,8 @@ def run(fit: Fit, teacher: Plan, steps: int, iterations: int) -> None:
         return
     short = min(iterations, max(SHORT, round(SHARE * iterations)))
     by_descent(fit, "grid", chosen, ("grid", "time"), min(LEARNED, iterations))
-    starts = [chosen, *(c for c in found if c is not chosen)]
-    ends = [by_descent(fit, f"start {i + 1}", start, EVERYTHING, short) for i, start in enumerate(starts)]
-    (_, q), start = min(zip(ends, starts, strict=True), key=lambda pair: pair[0][0].mean)
+    ends = [by_descent(fit, f"start {i + 1}", start, EVERYTHING, short) for i, start in enumerate(found)]
+    (_, q), start = min(zip(ends, found, strict=True), key=lambda pair: pair[0][0].mean)
     by_descent(fit, "weights", start, EVERYTHING, iterations, q)
 
 
