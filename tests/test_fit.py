@@ -10,7 +10,7 @@ import torch
 from mixtures import SCHEDULE, exact, mean_distance, model, noise
 
 import fastdiff as fd
-from fastdiff.fitting import Trial
+from fastdiff.fitting import Trial, stages
 from fastdiff.fitting.search import candidates
 
 STEPS = 5
@@ -61,6 +61,20 @@ def test_fitted_plan_makes_the_evaluations_asked_for(fitted):
 def test_stages_are_reported_in_rising_cost(fitted):
     stages = list(dict.fromkeys(trial.stage for trial in fitted[1]))
     assert stages == ["catalogue", "gits", "grid", "start 1", "start 2", "start 3", "weights"]
+
+
+def test_long_fits_compare_their_starts_for_longer(monkeypatch):
+    taken: dict[str, int] = {}
+
+    def by_descent(fit, stage, candidate, kinds, iterations, q=None):
+        taken[stage] = iterations
+        return fit.trial(stage, stage, candidate.plan), q
+
+    monkeypatch.setattr(stages, "by_descent", by_descent)
+    fit(iterations=10)
+    assert taken == {"grid": 10, "start 1": 10, "start 2": 10, "start 3": 10, "weights": 10}
+    fit(iterations=500)
+    assert taken == {"grid": 10, "start 1": 100, "start 2": 100, "start 3": 100, "weights": 500}
 
 
 def test_the_plan_that_comes_back_is_the_best_on_the_held_out_samples(fitted):
