@@ -68,13 +68,14 @@ def studies() -> list[Study]:
     """Five seeds of fitting where a target is set, one elsewhere."""
     repeated = {n: 5 if n in (5, 6, 8, 10) else 1 for n in (5, 8, 6, 10, 3, 4, 7, 12, 15, 20)}
     # A few samples there lie between two modes, and only many noises show how to treat them.
-    exact = {"noises": 4096, "iterations": 400, "batch": 256, "tolerance": 5e-4}
+    exact = {"noises": 4096, "batch": 256, "tolerance": 5e-4}
+    longer = exact | {"iterations": 400, "start_iterations": 80}
     return [
-        Study(mixture(), 512, 4000, fits=repeated, options=exact),
-        Study(smoothed_digits(), 512, 4000, fits=repeated, options=exact | {"noises": 8192, "iterations": 300}),
+        Study(mixture(), 512, 4000, fits=repeated, options=longer),
+        Study(smoothed_digits(), 512, 4000, fits=repeated, options=exact | {"iterations": 300}),
         Study(digits(), 256, 1000, fits=repeated),
-        # Under guidance fits of few evaluations are slow to end.
-        Study(digits(guidance=3.0), 128, 500, (5, 6), {5: 1, 6: 1}, {"iterations": 300}),
+        # Under guidance fits of few evaluations may be slow to end.
+        Study(digits(guidance=3.0), 128, 500, (5, 6), {5: 1, 6: 1}, {"iterations": 300, "start_iterations": 60}),
         Study(digits(guidance=3.0), 128, 500, (8, 10, 20), {8: 1, 10: 1}),
     ]
 

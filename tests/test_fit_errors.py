@@ -22,6 +22,7 @@ def fit(subject=model, start=None, steps=4, **options):
         ({"steps": 0}, "steps: expected a whole number >= 1, got 0"),
         ({"steps": 2.5}, "steps: expected a whole number >= 1, got 2.5"),
         ({"iterations": 0}, "iterations: expected a whole number >= 1, got 0"),
+        ({"start_iterations": 0}, "start_iterations: expected a whole number >= 1, got 0"),
         ({"batch": 0}, "batch: expected a whole number >= 1, got 0"),
         ({"held_out": 1.0}, r"held_out: expected a share in \(0, 1\) that leaves 16 samples, got 1.0"),
         ({"held_out": 0.9}, r"held_out: expected a share in \(0, 1\) that leaves 16 samples, got 0.9"),

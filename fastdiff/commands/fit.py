@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--samples", type=int, default=640, help="noises to fit to and judge by (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=100, help="of the last stage (default: %(default)s)")
+    parser.add_argument("--start-iterations", type=int, default=20, help="of each solver tried (default: %(default)s)")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance scale to fit for (default: none)")
     parser.add_argument("--seed", type=int, default=0, help="another seed fits to other noise (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="time after which the best plan so far is written")
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Fit, print the table of what was tried, and write the plan."""
     _check_writable(arguments.out)
     print(fitting.HEADER)
-    names = ("samples", "iterations", "guidance", "seed", "seconds", "evaluations", "folder")
+    names = ("samples", "iterations", "start_iterations", "guidance", "seed", "seconds", "evaluations", "folder")
     options = {name: getattr(arguments, name) for name in names}
     plan = fit_demo(arguments.steps, progress=True, report=lambda trial: print(trial, flush=True), **options)
     plan.save(arguments.out)

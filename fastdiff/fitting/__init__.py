@@ -40,6 +40,7 @@ def fit(
     head: GaussianStart | int | None = None,
     held_out: float = 0.25,
     iterations: int = 100,
+    start_iterations: int = 20,
     batch: int = 64,
     save_memory: bool = False,
     tolerance: float = 2e-3,
@@ -66,8 +67,10 @@ def fit(
     head: a Gaussian head start, or the rank of one that is estimated from the converged samples and kept as
         STEPS/head.safetensors in the folder; where the plan begins is chosen with the rest, and it runs as
         `sample(model, plan, head(noise, plan))`.
-    iterations: of the last stage. batch: samples that the model sees at once. save_memory: recompute instead of keeping
-        the activations of all steps. tolerance: relative change at which the converged samples count as converged.
+    iterations: of the last stage; under guidance more can pay.
+        start_iterations: of each of the three solvers that the weights are fitted from, before the best one goes on.
+    batch: samples that the model sees at once. save_memory: recompute instead of keeping the activations of all steps.
+    tolerance: relative change at which the converged samples count as converged.
     seconds, evaluations: the budget; an evaluation is one model call on one sample, forwards or backwards. Once it is
         spent, the best plan so far comes back; RuntimeError where there is none yet.
     folder: keeps the converged samples, for fits of any number of steps, and in a folder of its own for each number
@@ -76,7 +79,7 @@ def fit(
     Raises ValueError naming the argument: too few samples, a model that returns NaN or is not deterministic, samples
     that do not converge, a folder of another fit.
     """
-    _check(steps, noise, held_out, iterations, batch)
+    _check(steps, noise, held_out, batch, iterations=iterations, start_iterations=start_iterations)
     for name, value in (("tolerance", tolerance), ("seconds", seconds), ("evaluations", evaluations)):
         if value is not None and not value > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
@@ -97,7 +100,8 @@ def fit(
         if isinstance(head, int):
             head = GaussianStart.estimate(exact[:-held], schedule, head)
             head.save(journal.folder / "head.safetensors")
-        run(Fit(subject, schedule, exact, held, journal, seed, head, save_memory, progress), table, steps, iterations)
+        task = Fit(subject, schedule, exact, held, journal, seed, head, save_memory, progress)
+        run(task, table, steps, iterations, start_iterations)
     except Exhausted:
         journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
     if journal.best is None:
@@ -108,8 +112,8 @@ def fit(
     return replace(journal.best[1], schedule=schedule.knots())
 
 
-def _check(steps: int, noise: Tensor, held_out: float, iterations: int, batch: int) -> None:
-    for name, value in (("steps", steps), ("iterations", iterations), ("batch", batch)):
+def _check(steps: int, noise: Tensor, held_out: float, batch: int, **iterations: int) -> None:
+    for name, value in {"steps": steps, "batch": batch, **iterations}.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
     checks.require_float("noise", noise)

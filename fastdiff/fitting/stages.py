@@ -24,8 +24,7 @@ FIRST_ROUND = 8  # samples on which the whole catalogue is judged
 TRACED = 32  # samples whose converged runs the dynamic programme sees
 HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own spread, where a head start may end
 CHECKED = 10  # iterations between two looks at the held-out samples
-STARTS = 3  # plans of the catalogue from which all numbers are fitted
-SHORT, SHARE = 20, 0.2  # for how many iterations: so many, or this share of the last stage's
+STARTS = 3  # plans of the catalogue from which all numbers are fitted, before one of them goes on
 LEARNED = 10  # iterations of the grid alone
 EVERYTHING = ("grid", "time", "weight")
 
@@ -64,7 +63,7 @@ class Fit:
         return Trial(stage, name, plan.nfe, *sizes, self.subject.budget.seconds)
 
 
-def run(fit: Fit, teacher: Plan, steps: int, iterations: int) -> None:
+def run(fit: Fit, teacher: Plan, steps: int, iterations: int, start_iterations: int) -> None:
     """All stages, the later ones from the best that the earlier ones found."""
     schedule, prediction = fit.schedule, teacher.prediction
     found = from_catalogue(fit, schedule, prediction, steps)
@@ -76,7 +75,7 @@ def run(fit: Fit, teacher: Plan, steps: int, iterations: int) -> None:
     if not fit.subject.differentiable(chosen.plan):
         fit.journal.note("descent", "not run: no gradient comes back through the model")
         return
-    short = min(iterations, max(SHORT, round(SHARE * iterations)))
+    short = min(start_iterations, iterations)
     by_descent(fit, "grid", chosen, ("grid", "time"), min(LEARNED, iterations))
     ends = [by_descent(fit, f"start {i + 1}", start, EVERYTHING, short) for i, start in enumerate(found)]
     (_, q), start = min(zip(ends, found, strict=True), key=lambda pair: pair[0][0].mean)
