@@ -54,6 +54,14 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
+def double() -> Iterator[None]:
+    """k-diffusion makes its tolerances and times in the default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def device(backend: str) -> str:
     return "cuda" if backend in ON_GPU and not INTERPRETING else "cpu"
 

@@ -52,14 +52,6 @@ def test_both_members_of_a_pair_have_their_order(pair, schedule):
     assert -slope(steps, errors["base"]) == pytest.approx(ORDERS[pair], abs=0.6)
 
 
-@pytest.fixture
-def double():
-    """The peer makes its tolerances and times in the default dtype."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.mark.parametrize(("pair", "order"), [("dpm_12", 2), ("dpm_23", 3)])
 @pytest.mark.parametrize(
     "options",

@@ -170,7 +170,7 @@ def test_noise_levels_are_k_diffusions(name):
 
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 20])
-def test_dpm_fast_is_k_diffusions(n, eta):
+def test_dpm_fast_is_k_diffusions(n, eta, double):
     x, seen = start(), {PEER: [], kdiffusion: []}
     results = [
         module.sample_dpm_fast(
@@ -178,24 +178,24 @@ def test_dpm_fast_is_k_diffusions(n, eta):
         )
         for module, calls in seen.items()
     ]
-    assert difference(results[1], results[0]) < 2e-4  # the peer's times are float32
+    assert difference(results[1], results[0]) < 1e-9
     for theirs, ours in zip(*seen.values(), strict=True):
         assert ours.keys() == theirs.keys()
         for key in theirs:
             torch.testing.assert_close(
-                torch.as_tensor(ours[key]).double(), torch.as_tensor(theirs[key]).double(), rtol=1e-4, atol=1e-4
+                torch.as_tensor(ours[key]).double(), torch.as_tensor(theirs[key]).double(), rtol=1e-9, atol=1e-9
             )
 
 
 def _smooth(like):
-    """Noise that changes little with the levels, so that the peer's rounding of them does not show."""
+    """Noise that changes little with the levels, so that rounding of them does not show."""
     return lambda sigma, sigma_next: torch.cos(
         (sigma.double() + sigma_next.double()) + torch.arange(like.numel(), dtype=like.dtype).view_as(like)
     )
 
 
 @pytest.mark.parametrize("options", [{}, {"order": 2}, {"eta": 0.5}, {"rtol": 0.01, "pcoeff": 0.3, "dcoeff": 0.1}])
-def test_dpm_adaptive_takes_k_diffusions_steps(options):
+def test_dpm_adaptive_takes_k_diffusions_steps(options, double):
     x, seen = start(), {PEER: [], kdiffusion: []}
     results = [
         module.sample_dpm_adaptive(
@@ -206,12 +206,11 @@ def test_dpm_adaptive_takes_k_diffusions_steps(options):
     ]  # fmt: skip
     (theirs, their_info), (ours, our_info) = results
     assert our_info == their_info
-    assert difference(ours, theirs) < 1e-4
+    assert difference(ours, theirs) < 1e-9
     for a, b in zip(*seen.values(), strict=True):
         assert a.keys() == b.keys()
-        assert float(b["h"]) == pytest.approx(float(a["h"]), rel=1e-3)
-        # The difference of two nearby states, in which the peer's float32 times show more.
-        assert float(b["error"]) == pytest.approx(float(a["error"]), rel=1e-2, abs=1e-4)
+        assert float(b["h"]) == pytest.approx(float(a["h"]), rel=1e-9)
+        assert float(b["error"]) == pytest.approx(float(a["error"]), rel=1e-9)
 
 
 def test_rising_levels_encode_and_falling_ones_decode():
