@@ -48,7 +48,10 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Study:
-    """One problem: how many samples judge, at which evaluations, how often each fit is repeated, and its options."""
+    """One problem: how many samples judge, at which evaluations, how often each fit is repeated, and its options.
+
+    special: further options of the fits with single numbers of evaluations.
+    """
 
     problem: Problem
     samples: int
@@ -56,6 +59,7 @@ class Study:
     evaluations: tuple[int, ...] = EVALUATIONS
     fits: dict[int, int] = field(default_factory=dict)
     options: dict[str, object] = field(default_factory=dict)
+    special: dict[int, dict[str, object]] = field(default_factory=dict)
 
     def converged(self, seeds: list[int]) -> Tensor:
         """The samples that all others are measured against."""
@@ -69,14 +73,14 @@ def studies() -> list[Study]:
     repeated = {n: 5 if n in (5, 6, 8, 10) else 1 for n in (5, 8, 6, 10, 3, 4, 7, 12, 15, 20)}
     # A few samples there lie between two modes, and only many noises show how to treat them.
     exact = {"noises": 4096, "batch": 256, "tolerance": 5e-4}
-    longer = exact | {"iterations": 400, "start_iterations": 80}
+    longer = {"iterations": 400, "start_iterations": 80}
+    # Under guidance fits of few evaluations may be slow to end.
+    few = {nfe: {"iterations": 300, "start_iterations": 60} for nfe in (5, 6)}
     return [
-        Study(mixture(), 512, 4000, fits=repeated, options=longer),
+        Study(mixture(), 512, 4000, fits=repeated, options=exact | longer),
         Study(smoothed_digits(), 512, 4000, fits=repeated, options=exact | {"iterations": 300}),
         Study(digits(), 256, 1000, fits=repeated),
-        # Under guidance fits of few evaluations may be slow to end.
-        Study(digits(guidance=3.0), 128, 500, (5, 6), {5: 1, 6: 1}, {"iterations": 300, "start_iterations": 60}),
-        Study(digits(guidance=3.0), 128, 500, (8, 10, 20), {8: 1, 10: 1}),
+        Study(digits(guidance=3.0), 128, 500, (5, 6, 8, 10, 20), dict.fromkeys((8, 5, 6, 10), 1), special=few),
     ]
 
 
@@ -159,13 +163,12 @@ def _folder(work: Path, problem: Problem, seed: int) -> Path:
 
 
 def _fit(study: Study, nfe: int, seed: int, folder: Path) -> fd.Plan:
-    problem = study.problem
+    problem, options = study.problem, {"seed": seed, "folder": folder, **study.options, **study.special.get(nfe, {})}
     if problem.conditional:
-        return fit_demo(nfe, seed=seed, guidance=problem.guidance, folder=folder, **study.options)
-    options = {"prediction": problem.prediction, "seed": seed, "folder": folder, **study.options}
+        return fit_demo(nfe, guidance=problem.guidance, **options)
     first = FIRST_SEED * (seed + 1)
     noise = problem.noise(list(range(first, first + options.pop("noises", 1024))))
-    return fd.fit(problem.model, problem.schedule, nfe, noise, **options)
+    return fd.fit(problem.model, problem.schedule, nfe, noise, prediction=problem.prediction, **options)
 
 
 def frechet(study: Study, store: Store, work: Path) -> None:

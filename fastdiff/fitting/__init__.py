@@ -68,7 +68,7 @@ def fit(
         STEPS/head.safetensors in the folder; where the plan begins is chosen with the rest, and it runs as
         `sample(model, plan, head(noise, plan))`.
     iterations: of the last stage; under guidance more can pay.
-        start_iterations: of each of the three solvers that the weights are fitted from, before the best one goes on.
+    start_iterations: of each of the three solvers that the weights are fitted from, before the best one goes on.
     batch: samples that the model sees at once. save_memory: recompute instead of keeping the activations of all steps.
     tolerance: relative change at which the converged samples count as converged.
     seconds, evaluations: the budget; an evaluation is one model call on one sample, forwards or backwards. Once it is
@@ -79,7 +79,7 @@ def fit(
     Raises ValueError naming the argument: too few samples, a model that returns NaN or is not deterministic, samples
     that do not converge, a folder of another fit.
     """
-    _check(steps, noise, held_out, batch, iterations=iterations, start_iterations=start_iterations)
+    _check(noise, held_out, steps=steps, iterations=iterations, start_iterations=start_iterations, batch=batch)
     for name, value in (("tolerance", tolerance), ("seconds", seconds), ("evaluations", evaluations)):
         if value is not None and not value > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
@@ -112,8 +112,8 @@ def fit(
     return replace(journal.best[1], schedule=schedule.knots())
 
 
-def _check(steps: int, noise: Tensor, held_out: float, batch: int, **iterations: int) -> None:
-    for name, value in {"steps": steps, "batch": batch, **iterations}.items():
+def _check(noise: Tensor, held_out: float, **counts: int) -> None:
+    for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
     checks.require_float("noise", noise)
