@@ -24,6 +24,8 @@ def convert(prediction: str, form: str, alpha: float, sigma: float) -> tuple[flo
     """
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    if (prediction, form) == ("sample", "data"):
+        return 0.0, 1.0
     a, b = {
         "epsilon": (1.0, 0.0),
         "sample": (0.0, 1.0),

@@ -21,6 +21,7 @@ from ..solvers.consistency import consistency
 from .fused import Fused
 from .points import VP
 from .state import RunState
+from .table import bounded_starts
 from .times import TimesAlone
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -33,6 +34,7 @@ class Distilled(TimesAlone, Fused):
     _result = "both"
     _second = "base"
     _keeps = False
+    _read_by_step = ("alphas_cumprod", "final_alpha_cumprod")
 
     def _noise(self, run: RunState, i: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
         dtype = m.dtype if m.dtype == x.dtype else torch.promote_types(m.dtype, x.dtype)
@@ -57,19 +59,21 @@ class LCMScheduler(Distilled, diffusers.LCMScheduler):
 
     @property
     def _clamp(self) -> float | None:
-        config = self._internal_dict
-        return config["clip_sample_range"] if config["clip_sample"] and not config["thresholding"] else None
+        config = self.config
+        return config.clip_sample_range if config.clip_sample and not config.thresholding else None
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
-        config = self._internal_dict
+        config = self.config
         rows = []
         for i in range(begin, len(run.times)):
             s, t = (run.at(run.times[min(k, len(run.times) - 1)]) for k in (i, i + 1))
+            if self._clamp or self._threshold:
+                s = bounded_starts(s)
             clean = t._replace(alpha=np.float64(1.0), sigma=np.float64(0.0))
             last = i == run.num_inference_steps - 1
             to, denoised = (
-                consistency(VP, Points(*map(np.array, zip(s, end, strict=True))), config["prediction_type"],
-                            noise_left=0.0, timestep_scaling=config["timestep_scaling"])[0]
+                consistency(VP, Points(*map(np.array, zip(s, end, strict=True))), config.prediction_type,
+                            noise_left=0.0, timestep_scaling=config.timestep_scaling)[0]
                 for end in (clean if last else t, clean)
             )  # fmt: skip
             rows.append(replace(to, base=denoised.x))
@@ -77,7 +81,12 @@ class LCMScheduler(Distilled, diffusers.LCMScheduler):
 
 
 class TCDScheduler(Distilled, diffusers.TCDScheduler):
-    """Trajectory consistency sampling (Zheng et al. 2024, arXiv 2402.19159, algorithm 4); eta is its gamma."""
+    """Trajectory consistency sampling (Zheng et al. 2024, arXiv 2402.19159, algorithm 4); eta is its gamma.
+
+    clip_sample and thresholding of the configuration change nothing, as in diffusers.
+    """
+
+    _threshold = None
 
     def step(
         self,
@@ -100,7 +109,7 @@ class TCDScheduler(Distilled, diffusers.TCDScheduler):
         for i in range(begin, len(run.times)):
             after = run.times[i + 1] if i + 1 < len(run.times) else 0.0
             s, t, low = run.at(run.times[i]), run.at(after), run.at(math.floor((1 - key[0]) * after))
-            row = ddim_row(s, low, self._internal_dict["prediction_type"], 1)
+            row = ddim_row(s, low, self.config.prediction_type, 1)
             down = Line(x=row.x.x, history=row.x.history)
             if key[0] > 0 and i != run.num_inference_steps - 1:
                 row = lifted(row, low, t, 1, 1.0)

@@ -27,13 +27,13 @@ class Preconditioned(InNoiseLevel):
     """x0 = c_skip x + c_out m, and the model reads c_in x."""
 
     def _precondition(self, row: Row) -> Row:
-        config = self._internal_dict
-        sign = {"epsilon": 1.0, "v_prediction": -1.0}.get(config["prediction_type"])
+        config = self.config
+        sign = {"epsilon": 1.0, "v_prediction": -1.0}.get(config.prediction_type)
         if sign is None:
             raise ValueError(
                 f"prediction_type: expected epsilon or v_prediction, got {config['prediction_type']}"
             )
-        data, total = config["sigma_data"], row.sigma**2 + config["sigma_data"] ** 2
+        data, total = config.sigma_data, row.sigma**2 + config.sigma_data ** 2
         return preconditioned(row, data**2 / total, sign * row.sigma * data / total**0.5)
 
     _own = ()
@@ -54,7 +54,7 @@ class Preconditioned(InNoiseLevel):
         return 0.25 * np.log(levels[:-1]), levels
 
     def _scales(self, run: RunState) -> list[float]:
-        return ((run.levels**2 + self._internal_dict["sigma_data"] ** 2) ** -0.5).tolist()
+        return ((run.levels**2 + self.config.sigma_data ** 2) ** -0.5).tolist()
 
 
 class EDMEulerScheduler(Preconditioned, diffusers.EDMEulerScheduler):
@@ -112,7 +112,7 @@ class EDMDPMSolverMultistepScheduler(Preconditioned, InLambda, diffusers.EDMDPMS
         new, _ = self._advance(model_output, timestep, sample, generator=generator)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple[list[Row], tuple[float, float]]:
-        points: Points = self._points(run, begin)
-        rows = dpm_rows(self, points, len(run.times), EDM, "sample")
-        return [self._precondition(row) for row in rows], (1.0, float(points.sigma[-1]))
+    _rows = InLambda._rows
+
+    def _solver_rows(self, run: RunState, points: Points, steps: list[int]) -> list[Row]:
+        return [self._precondition(row) for row in dpm_rows(self, points, len(run.times), EDM, "sample")]

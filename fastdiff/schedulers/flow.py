@@ -75,7 +75,7 @@ class FlowMatchEulerDiscreteScheduler(InFlow, diffusers.FlowMatchEulerDiscreteSc
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         points = flow_points(run.levels[begin:])
         end = float(points.alpha[-1]), float(points.sigma[-1])
-        if self._internal_dict["stochastic_sampling"]:
+        if self.config.stochastic_sampling:
             rows = consistency(FLOW, points, "flow_prediction", noise_left=0.0)
             return [drawing(row) for row in rows], end
         return adams(FLOW, points, "flow_prediction", order=1, coordinate="flow"), end
@@ -104,7 +104,7 @@ class FlowMatchHeunDiscreteScheduler(InFlow, TwoStage, diffusers.FlowMatchHeunDi
         sigmas: Sequence[float] | None = None,
         mu: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        total, shift = self._internal_dict["num_train_timesteps"], self._internal_dict["shift"]
+        total, shift = self.config.num_train_timesteps, self.config.shift
         if timesteps is not None:
             levels = np.asarray(timesteps, dtype=np.float64) / total
         else:

@@ -17,9 +17,10 @@ from ..ops.reference import compute_dtype, converted_output
 from ..ops.row import flat_row
 from ..plan import Row
 from .state import OfRun, RunState, Threads, _threads
-from .table import Entry, Table, make_table
+from .table import Entry, Table, Threshold, make_table
 from .times import Times
 from .traced import SCHEDULERS, traced_step
+from .watch import Watch, differ
 
 _HANDLES = itertools.count()
 
@@ -40,6 +41,9 @@ class Fused(Times):
     _final = "final_alpha_cumprod"  # where diffusers keeps alpha^2 before the first training time
     _keeps = True  # whether D is kept where no later row reads it: diffusers has model_outputs, or step gives it
     _needs_steps = True  # whether set_timesteps has to come first
+    _read_by_step: tuple[str, ...] = ()  # the scheduler's own attributes that rows are made from
+    _read_of_run = ("timesteps", "sigmas")  # the run's tensors that rows are made from
+    _by_place = False  # whether a run begins at the very element of timesteps that it is given, not at its value
 
     def __new__(cls, *args: object, **kwargs: object) -> Fused:
         self = super().__new__(cls)
@@ -49,12 +53,12 @@ class Fused(Times):
 
     def _register(self) -> None:
         self._handle = next(_HANDLES)
-        self._config: object = None  # the configuration that the tables are for
+        self._settings: object = None  # what the tables are for
         self._tables: dict[tuple, Table] = {}
         SCHEDULERS[self._handle] = self
 
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_handle", "_tables", "_config")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_handle", "_tables", "_settings")}
 
     # What a class says.
 
@@ -65,24 +69,25 @@ class Fused(Times):
     _clamp: float | None = None
 
     @property
-    def _threshold(self) -> tuple[float, float] | None:
-        """(ratio, limit) of dynamic thresholding."""
-        config = self._internal_dict
-        if not config.get("thresholding"):
+    def _threshold(self) -> Threshold | None:
+        config = self.config
+        if not getattr(config, "thresholding", False):
             return None
-        return config["dynamic_thresholding_ratio"], config["sample_max_value"]
+        return Threshold(config.prediction_type, config.dynamic_thresholding_ratio, config.sample_max_value)
 
     # The run.
 
     def _prepare(self, run: RunState) -> None:
-        """Read times and levels to the host: the one time that it waits for them."""
-        run.times = run.timesteps.double().cpu().numpy()
-        sigmas = getattr(run, "sigmas", None)
-        run.levels = None if sigmas is None else sigmas.double().cpu().numpy()
-        run.threshold = self._threshold
+        """Read times and levels to the host: the one time that it waits for them, unless they are edited."""
+        run.times = run.timesteps.double().cpu().numpy().copy()
+        levels = [getattr(run, name, None) for name in self._read_of_run if name != "timesteps"]
+        levels = [values.double().cpu().numpy() for values in levels if values is not None]
+        run.levels = np.concatenate(levels) if levels else None
         if hasattr(self, "alphas_cumprod"):
-            run.alphas_cumprod = self.alphas_cumprod.double().cpu().numpy()
+            run.alphas_cumprod = self.alphas_cumprod.double().cpu().numpy().copy()
             run.final_alpha_cumprod = float(getattr(self, self._final, 1.0))
+        run.table = run.scales = None
+        run.watch = Watch(self, run)
 
     def _find(self, timestep: object, sample: Tensor) -> RunState:
         """The run that this step continues or begins; `fastdiff.schedulers` says how it is told."""
@@ -107,51 +112,65 @@ class Fused(Times):
 
     def _begins(self, run: RunState, place: int | None, timestep: object) -> bool:
         """Whether a step that the run does not wait for is the first of a new one."""
-        return place == run.begin if place is not None else run._step_index >= len(run.timesteps)
+        if place is not None:
+            return place == run.begin
+        return run.over and run.times is not None and float(timestep) == run.times[run.begin]
 
     def _begin(self, run: RunState, place: int | None, timestep: object) -> None:
         self._require_steps(run)
-        if run.times is None:
-            self._prepare(run)
+        self._refresh(run, run.watch is not None and run.watch.blind)
         if run._begin_index is not None:
             run._step_index = run._begin_index
+        elif place is not None:
+            run._step_index = place if self._by_place else self._index_of(run.times[place], run.times)
         else:
-            run._step_index = self.index_for_timestep(timestep) if place is None else place
+            run._step_index = self._index_of(float(timestep), run.times)
         run.begin, run.lower_order_nums, run.table = run._step_index, 0, None
+
+    def _refresh(self, run: RunState, always: bool = False) -> None:
+        """Read again what a host has changed since it was last read."""
+        if always or run.times is None or run.watch is None or run.watch.is_stale(self):
+            self._prepare(run)
 
     def _require_steps(self, run: RunState) -> None:
         if self._needs_steps and run.num_inference_steps is None:
             raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
-        """The place of a timestep's value, the second where it comes twice; the last where it is none of them."""
+        """Where a run that is given this time begins: 0 if it is the first time, else its second place, if it has two.
+
+        The second, as in diffusers: where each step has two evaluations, a step begins there.
+        """
         run = self._threads.run
-        if schedule_timesteps is not None or run.times is None:
-            times = (self.timesteps if schedule_timesteps is None else schedule_timesteps).double().cpu().numpy()
-        else:
-            times = run.times
-        found = np.flatnonzero(times == np.float64(float(timestep)))
-        return int(found[min(1, len(found) - 1)]) if len(found) else self._absent(timestep)
+        if schedule_timesteps is None:
+            self._refresh(run)
+            return self._index_of(float(timestep), run.times)
+        return self._index_of(float(timestep), schedule_timesteps.double().cpu().numpy())
+
+    def _index_of(self, time: float, times: np.ndarray) -> int:
+        found = np.flatnonzero(times == time)
+        if not len(found):
+            return self._absent(time)
+        return int(found[min(1, len(found) - 1)]) if found[0] else 0
 
     def _absent(self, timestep: object) -> int:
         raise IndexError(f"timestep: expected one of scheduler.timesteps, got {timestep}")
 
     def _table(self, run: RunState, key: tuple[float, ...]) -> Table:
-        """The run's rows."""
+        """The run's rows, which also begin where a host has moved it to."""
         run.table, run.key = self._kept(run, (run.begin, key), lambda: self._make_table(run, key)), key
         return run.table
 
     def _make_table(self, run: RunState, key: tuple[float, ...]) -> Table:
         rows, end = self._rows(run, run.begin, key)
-        thresholded = self._internal_dict["prediction_type"] if run.threshold is not None else None
-        return make_table(rows, end, self._clamp, thresholded, self._keeps)
+        return make_table(rows, end, self._clamp, self._threshold, self._keeps)
 
     def _kept(self, run: RunState, what: object, make: Callable[[], object]) -> object:
-        """make(), or what it gave for a run of the same times: kept as long as the configuration stays."""
-        if run.times is None:
-            self._prepare(run)
-        if self._config is not self._internal_dict or len(self._tables) >= 64:
-            self._config = self._internal_dict
+        """make(), or what it gave for a run of the same times: kept as long as the scheduler's settings stay."""
+        self._refresh(run)
+        settings = run.watch.settings(run)
+        if len(self._tables) >= 64 or differ(self._settings, settings):
+            self._settings = settings
             self._tables.clear()
         levels = b"" if run.levels is None else run.levels.tobytes()
         custom = getattr(run, "custom_timesteps", False)
@@ -182,6 +201,8 @@ class Fused(Times):
         run = self._threads.run
         if run.last is None or run.last() is not x:
             run = self._find(timestep, x)
+        if run.watch is None or run.watch.is_stale(self):
+            self._prepare(run)
         i, outputs, table = run._step_index, run.model_outputs, run.table
         known, row = run.lower_order_nums, i - run.begin
         if table is None or run.key != key or known != min(row, len(outputs)):
@@ -204,7 +225,7 @@ class Fused(Times):
             drawn = drawn.to(x.device)
             history.append(drawn if predicted is None else drawn * self._deviation(run, i, predicted))
         if table.x0 is not None:
-            m = self._limited(table.x0[row], x, m, run.threshold)
+            m = self._limited(table.x0[row], x, m, table.threshold)
         base, move = x if run.last_sample is None else run.last_sample, entry.move
         new, new_base, d = self._apply(run, table.records, row, entry, x, base, m, history)
         run.last_sample = None if move == "next" else new_base if move == "write" else x if move == "here" else base
@@ -253,16 +274,17 @@ class Fused(Times):
         """The dtype of x'."""
         return {"output": output, "sample": sample}.get(self._result) or torch.promote_types(output, sample)
 
-    def _limited(self, record: np.void, x: Tensor, m: Tensor, threshold: tuple[float, float]) -> Tensor:
-        """x0 [B, ...] after dynamic thresholding."""
-        ratio, most = threshold
+    def _limited(self, record: np.void, x: Tensor, m: Tensor, threshold: Threshold) -> Tensor:
+        """x0 [B, ...] after dynamic thresholding: where the largest limit is below 1, it is the limit."""
+        ratio, most = threshold.ratio, threshold.limit
         limit = dynamic_threshold(converted_output(record, x, m, None, None), ratio=ratio, limit=max(most, 1.0))
+        limit = limit.clamp(max=most)
         return solver_step(x, m, flat_row(record), threshold=limit).denoised
 
     def _fitting(self, m: Tensor, x: Tensor) -> Tensor:
         """The part of the output that predicts; the rest is a variance that no ODE solver uses."""
         self._check(m, x)
-        if m.ndim == x.ndim > 1 and m.shape[1] == 2 * x.shape[1] and self._internal_dict.get("variance_type"):
+        if m.ndim == x.ndim > 1 and m.shape[1] == 2 * x.shape[1] and getattr(self.config, "variance_type", False):
             return m[:, : x.shape[1]]
         raise ValueError(f"model_output: expected shape {tuple(x.shape)}, as the sample's, got {tuple(m.shape)}")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..plan import Row
 from ..schedule import Points, Schedule
 from ..solvers.deis import deis
+from ..solvers.empty import around_empty_steps
 from ..solvers.exponential import multistep
 from ..solvers.unipc import unipc
 from .fused import Fused
@@ -39,7 +40,7 @@ class InLambda(FlowTimes, Fused):
 
     @property
     def _flows(self) -> bool:
-        return bool(self._internal_dict.get("use_flow_sigmas"))
+        return bool(getattr(self.config, "use_flow_sigmas", False))
 
     def _takes(self, given: dict[str, object]) -> bool:
         return not given or (not self._flows and super()._takes(given))
@@ -52,19 +53,32 @@ class InLambda(FlowTimes, Fused):
         return len(self.timesteps) - 1
 
 
+    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
+        points = self._points(run, begin)
+
+        def make(points: Points, places: list[int]) -> Sequence[Row]:
+            return self._solver_rows(run, points, [begin + i for i in places])
+
+        return around_empty_steps(points, self.config.prediction_type, make), end_of(points)
+
+    def _solver_rows(self, run: RunState, points: Points, steps: list[int]) -> Sequence[Row]:
+        """The rows from each of the points to the next, all of them different; steps: which of the run's they are."""
+        raise NotImplementedError
+
+
 def dpm_rows(scheduler: InLambda, points: Points, steps: int, schedule: Schedule, prediction: str) -> list[Row]:
     """The rows of a multistep DPM-Solver with the options of the scheduler's configuration."""
-    config = scheduler._internal_dict
-    stochastic = config["algorithm_type"].startswith("sde")
+    config = scheduler.config
+    stochastic = config.algorithm_type.startswith("sde")
     options = {
-        "order": config["solver_order"],
-        "form": "data" if config["algorithm_type"].endswith("++") else "noise",
-        "correction": config["solver_type"],
+        "order": config.solver_order,
+        "form": "data" if config.algorithm_type.endswith("++") else "noise",
+        "correction": config.solver_type,
         "eta": float(stochastic),
     }
-    lower = bool(config["lower_order_final"]) and steps < SHORT
+    lower = bool(config.lower_order_final) and steps < SHORT
     rows = multistep(schedule, points, prediction, lower_order_final=lower, **options)
-    if config["euler_at_final"]:
+    if config.euler_at_final:
         rows[-1:] = multistep(schedule, points.at(slice(-2, None)), prediction, **{**options, "order": 1})
     return [drawing(row) for row in rows] if stochastic else rows
 
@@ -87,10 +101,8 @@ class DPMSolverMultistepScheduler(InLambda, diffusers.DPMSolverMultistepSchedule
         new, _ = self._advance(model_output, timestep, sample, noise=variance_noise, generator=generator)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
-        points = self._points(run, begin)
-        prediction = self._internal_dict["prediction_type"]
-        return dpm_rows(self, points, len(run.times), self._schedule, prediction), end_of(points)
+    def _solver_rows(self, run: RunState, points: Points, steps: list[int]) -> list[Row]:
+        return dpm_rows(self, points, len(run.times), self._schedule, self.config.prediction_type)
 
     def _noise(self, run: RunState, i: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
         return randn_tensor(x.shape, generator=generator, device=m.device, dtype=torch.float32)
@@ -101,17 +113,18 @@ class DPMSolverMultistepInverseScheduler(InLambda, diffusers.DPMSolverMultistepI
 
     _result = "both"
     step = DPMSolverMultistepScheduler.step
-    _rows = DPMSolverMultistepScheduler._rows
+    _solver_rows = DPMSolverMultistepScheduler._solver_rows
 
 
 class UniPCMultistepScheduler(InLambda, diffusers.UniPCMultistepScheduler):
     """UniPC of order 1 to 3 (Zhao et al. 2023, arXiv 2302.04867)."""
 
     _result = "sample"
+    _read_by_step = ("disable_corrector", "predict_x0")
 
     def _takes(self, given: dict[str, object]) -> bool:
-        config = self._internal_dict
-        natively = config["use_flow_sigmas"] and config["use_dynamic_shifting"] == ("mu" in given)
+        config = self.config
+        natively = config.use_flow_sigmas and config.use_dynamic_shifting == ("mu" in given)
         return not given or (natively and "timesteps" not in given)
 
     def step(
@@ -123,16 +136,14 @@ class UniPCMultistepScheduler(InLambda, diffusers.UniPCMultistepScheduler):
         new, _ = self._advance(model_output, timestep, sample)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
-        config = self._internal_dict
-        points = self._points(run, begin)
-        rows = unipc(
-            self._schedule, points, config["prediction_type"], order=config["solver_order"],
-            variant=config["solver_type"], form="data" if config["predict_x0"] else "noise",
-            uncorrected=[i - begin for i in self.disable_corrector],
-            lower_order_final=bool(config["lower_order_final"]),
+    def _solver_rows(self, run: RunState, points: Points, steps: list[int]) -> list[Row]:
+        config = self.config
+        return unipc(
+            self._schedule, points, config.prediction_type, order=config.solver_order,
+            variant=config.solver_type, form="data" if self.predict_x0 else "noise",
+            uncorrected=[i for i, step in enumerate(steps) if step in self.disable_corrector],
+            lower_order_final=bool(config.lower_order_final),
         )  # fmt: skip
-        return rows, end_of(points)
 
 
 class DEISMultistepScheduler(InLambda, diffusers.DEISMultistepScheduler):
@@ -148,12 +159,10 @@ class DEISMultistepScheduler(InLambda, diffusers.DEISMultistepScheduler):
         new, _ = self._advance(model_output, timestep, sample)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
-    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
-        config = self._internal_dict
-        points = self._points(run, begin)
-        lower = bool(config["lower_order_final"]) and len(run.times) < SHORT
-        rows = deis(
-            self._schedule, points, config["prediction_type"], variable="log_rho", order=config["solver_order"],
+    def _solver_rows(self, run: RunState, points: Points, steps: list[int]) -> list[Row]:
+        config = self.config
+        lower = bool(config.lower_order_final) and len(run.times) < SHORT
+        return deis(
+            self._schedule, points, config.prediction_type, variable="log_rho", order=config.solver_order,
             lower_order_final=lower,
         )  # fmt: skip
-        return rows, end_of(points)

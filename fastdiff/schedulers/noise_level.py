@@ -76,7 +76,7 @@ class InNoiseLevel(Fused):
         raise NotImplementedError
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple[list[Row], tuple[float, float]]:
-        prediction = self._internal_dict["prediction_type"]
+        prediction = self.config.prediction_type
         prediction = "sample" if prediction == "original_sample" else prediction
         points = self._points(run, begin)
         rows = [in_noise_level(row, prediction) for row in self._level_rows(points, key)]

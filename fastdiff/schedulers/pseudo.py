@@ -41,6 +41,8 @@ class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
     """PNDM, or PLMS with skip_prk_steps, as Stable Diffusion samples with it."""
 
     prk_timesteps = OfRun()
+    _read_by_step = ("alphas_cumprod", "final_alpha_cumprod")
+    _by_place = True  # its second time comes twice on purpose
 
     def _placed(
         self,
@@ -58,10 +60,10 @@ class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
         return np.insert(times, 1, times[1:2]), None
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
-        stride = self._internal_dict["num_train_timesteps"] // run.num_inference_steps
+        stride = self.config.num_train_timesteps // run.num_inference_steps
         times = run.times[begin:].astype(int)
         custom = getattr(run, "custom_timesteps", False)
-        multistep = self._internal_dict["skip_prk_steps"] or custom
+        multistep = self.config.skip_prk_steps or custom
         stages = 0 if multistep else max(0, len(run.prk_timesteps) - begin)
         following = dict(pairwise(times)) | {times[-1]: -1} if custom else {}
         rows, known = [], 0
@@ -91,7 +93,7 @@ class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
 
     def _row(self, run: RunState, time: int, first: int, to: int, mixture: tuple, from_base: bool, keeps: bool) -> Row:
         """The model evaluated at `time`; x goes from `first` to `to`."""
-        prediction = self._internal_dict["prediction_type"]
+        prediction = self.config.prediction_type
         line = transfer(run.at(first), run.at(to), mixture, base=from_base)
         return Row.at(run.at(time), "noise", prediction, line, KEEP if keeps else None)
 
@@ -104,6 +106,7 @@ class IPNDMScheduler(Pseudo, diffusers.IPNDMScheduler):
     """iPNDM of order 4 on diffusers' sine schedule, whose model predicts v."""
 
     betas, alphas = OfRun(), OfRun()
+    _read_of_run = ("timesteps", "alphas", "betas")
     _float_times = True
 
     def _placed(

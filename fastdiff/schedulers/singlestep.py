@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..plan import KEEP, Line, Row
 from ..schedule import Points
+from ..solvers.empty import around_empty_steps
 from ..solvers.exponential import first_order, is_finite, stage_lines
 from .multistep import InLambda, Rows, end_of
 from .state import OfRun, RunState
@@ -44,24 +45,24 @@ class DPMSolverSinglestepScheduler(InLambda, diffusers.DPMSolverSinglestepSchedu
         for size in _blocks(run.order_list[begin : len(run.times)]):
             first = len(rows)
             whole = points.at(slice(first, first + size + 1))
-            if is_finite(whole.at(0), whole.at(size)):
-                rows += self._block(whole)
-            else:  # no stages on an infinite way: each evaluation is a step
-                rows += [row for i in range(size) for row in self._block(whole.at(slice(i, i + 2)))]
+            rows += around_empty_steps(whole, self.config.prediction_type, self._block)
         return rows, end_of(points)
 
-    def _block(self, points: Points) -> list[Row]:
+    def _block(self, points: Points, places: list[int]) -> list[Row]:
         """One step: an evaluation at each point but the last."""
-        config = self._internal_dict
+        if len(places) > 1 and not is_finite(points.at(0), points.at(-1)):
+            # There are no stages on an infinite way: each evaluation is a step.
+            return [row for i in range(len(places)) for row in self._block(points.at(slice(i, i + 2)), [i])]
+        config = self.config
         size = len(points.t) - 1
         stages, t = [points.at(i) for i in range(size)], points.at(size)
-        stochastic = config["algorithm_type"].startswith("sde")
-        form = "data" if config["algorithm_type"].endswith("++") or float(points.alpha[0]) == 0 else "noise"
+        stochastic = config.algorithm_type.startswith("sde")
+        form = "data" if config.algorithm_type.endswith("++") or float(points.alpha[0]) == 0 else "noise"
         if is_finite(stages[0], t):
             length = t.log_snr - stages[0].log_snr
             places = [float((p.log_snr - stages[0].log_snr) / length) for p in stages[1:]]
             r1, r2 = (*places, 1.0, 1.0)[:2]
-            lines = stage_lines(stages, t, form, size, config["solver_type"], r1, r2, float(stochastic))
+            lines = stage_lines(stages, t, form, size, config.solver_type, r1, r2, float(stochastic))
         else:
             x_weight, d_weight = (0.0, float(t.alpha)) if stochastic else first_order(stages[0], t, form)
             lines = [Line(base=x_weight, history=(d_weight,))]
@@ -69,7 +70,7 @@ class DPMSolverSinglestepScheduler(InLambda, diffusers.DPMSolverSinglestepSchedu
         for stage, end, line in zip(stages, (*stages[1:], t), lines, strict=True):
             if stochastic:
                 line = replace(line, noise=((1, _spread(stages[0], end)),))
-            rows.append(Row.at(stage, form, config["prediction_type"], line, None if end is t else KEEP))
+            rows.append(Row.at(stage, form, config.prediction_type, line, None if end is t else KEEP))
         return rows
 
 

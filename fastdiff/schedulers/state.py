@@ -17,6 +17,7 @@ from torch import Tensor
 from ..schedule import Points
 from .points import cumulative_points
 from .table import Table
+from .watch import Watch
 
 KEPT_RUNS = 8  # of one thread at a time; the oldest is forgotten first
 
@@ -27,7 +28,7 @@ class RunState:
     timesteps: what the pipeline iterates over. begin: the index of the run's first step. model_outputs: converted
     outputs, the newest last, None where there is none yet. last_sample: the base register. last: the x that the latest
     step returned. table, key: the rows in use, and the step options they were built for. times, levels: timesteps and
-    sigmas on the host. scales: c_in at each step. span: timesteps, and the address, bytes and element's bytes of them.
+    sigmas on the host. scales: c_in at each step. watch: what they were read from. span: timesteps, and the address, bytes and element's bytes of them.
     """
 
     timesteps: Tensor | None = None
@@ -45,7 +46,9 @@ class RunState:
     times: np.ndarray | None = None
     levels: np.ndarray | None = None
     scales: tuple[Tensor, ...] | None = None
-    threshold: tuple[float, float] | None = None
+    alphas_cumprod: np.ndarray | None = None
+    final_alpha_cumprod: float = 1.0
+    watch: Watch | None = None
     span: tuple[Tensor, int, int, int] | None = None
 
     def __init__(self) -> None:
@@ -91,7 +94,7 @@ class RunState:
         return cumulative_points(np.asarray(times, dtype=np.float64), table[place])
 
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("last", "kernel", "case", "table", "key", "span")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("last", "kernel", "case", "table", "key", "span", "watch")}
 
 
 _PROGRESS = ("last", "last_sample", "lower_order_nums", "_step_index", "begin", "table", "key", "model_outputs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from ..plan import Line, Plan, Row
 from ..prediction import convert
 from ..schedule import Points
 
+FAINT = 1e-20  # an alpha near 0 whose quotients are finite in float32
 OUTPUT = 0  # in place of a noise's index in a row: the model's output itself, as the row's first extra operand
 
 
@@ -33,30 +34,69 @@ class Entry(NamedTuple):
     forget: tuple[int, ...]
 
 
+class Refused:
+    """In place of an Entry: a row that cannot be made. Only the step that would take it fails."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    @property
+    def reads(self) -> int:
+        """What a step asks of its entry first."""
+        raise ValueError(self.reason)
+
+
+class Threshold(NamedTuple):
+    """Dynamic thresholding: of what a model predicts, at which quantile, with which largest limit."""
+
+    prediction: str
+    ratio: float
+    limit: float
+
+
 class Table(NamedTuple):
-    """The kernel's records and their entries. depth: outputs that are kept. x0: records whose D is x0, see `of_x0`."""
+    """The kernel's records and their entries. depth: outputs that are kept.
+
+    threshold, x0: how x0 is limited before the rows read it, and the records whose D is x0, see `of_x0`.
+    """
 
     records: np.ndarray
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry | Refused, ...]
     depth: int
+    threshold: Threshold | None = None
     x0: np.ndarray | None = None
 
 
+UNUSED = Row(0.0, 1.0, 1.0, "data", 0.0, 1.0, Line(x=1.0))
+
+
+def attempt(make: Callable[[], Row]) -> Row | Refused:
+    """The row, or why there is none."""
+    try:
+        return make()
+    except ValueError as error:
+        return Refused(str(error))
+
+
 def make_table(
-    rows: Sequence[Row],
+    rows: Sequence[Row | Refused],
     end: tuple[float, float],
     clamp: float | None = None,
-    thresholded: str | None = None,
+    threshold: Threshold | None = None,
     keeps: bool = True,
 ) -> Table:
     """The rows with their noises as operands next to the history: a scheduler's noise is a tensor.
 
-    clamp: bound on |x0|, for rows in data form. thresholded: the prediction of a model whose x0 is thresholded before
-    the row reads it. keeps: whether outputs are kept that no later row reads.
+    clamp: bound on |x0|, for rows in data form. keeps: whether outputs are kept that no later row reads.
     """
-    if thresholded is not None:
-        x0 = make_table([of_x0(row, thresholded) for row in rows], end).records
-        return make_table([reading_x0(row) for row in rows], end, keeps=keeps)._replace(x0=x0)
+    refused = {i: row for i, row in enumerate(rows) if isinstance(row, Refused)}
+    if refused:
+        made = make_table([UNUSED if i in refused else row for i, row in enumerate(rows)], end, clamp, threshold, keeps)
+        return made._replace(entries=tuple(refused.get(i, entry) for i, entry in enumerate(made.entries)))
+    if threshold is not None:
+        x0 = make_table([of_x0(row, threshold.prediction) for row in rows], end).records
+        read = make_table([reading_x0(row) for row in rows], end, keeps=keeps)
+        return read._replace(threshold=threshold, x0=x0)
     plan = Plan(tuple(rows), end, "sample")
     records, entries = plan.table.copy(), []
     keeps = keeps or plan.depth > 1
@@ -109,11 +149,20 @@ def preconditioned(row: Row, p_x: float, p_m: float) -> Row:
 
 
 def of_both(s: Points, t: Points, prediction: str, share: float = 1.0, noise: float = 0.0) -> Row:
-    """alpha_t x0 + share sigma_t eps + noise sigma_t xi, where a bound on x0 leaves eps as the model predicted it."""
-    q_x, q_m = convert(prediction, "noise", float(s.alpha), float(s.sigma))
+    """alpha_t x0 + share sigma_t eps + noise sigma_t xi, where a bound on x0 leaves eps as the model predicted it.
+
+    Clean data have no noise that a model of x0 could tell: there it is 0.
+    """
+    untold = prediction == "sample" and float(s.sigma) == 0
+    q_x, q_m = (0.0, 0.0) if untold else convert(prediction, "noise", float(s.alpha), float(s.sigma))
     weight, spread = share * float(t.sigma), noise * float(t.sigma)
     extra = ((OUTPUT, weight * q_m), (1, spread)) if noise else ((OUTPUT, weight * q_m),)
     return Row.at(s, "data", prediction, Line(x=weight * q_x, history=(float(t.alpha),), noise=extra))
+
+
+def bounded_starts(points: Points) -> Points:
+    """The points for rows that bound x0: at alpha = 0, eps says on which side of 0 x0 lies, and so at which bound."""
+    return points._replace(alpha=np.where(points.alpha == 0, FAINT, points.alpha))
 
 
 def one_noise(row: Row) -> Row:

@@ -81,7 +81,7 @@ class Times:
                 raise ValueError(f"{name}: expected a sequence of numbers, got {values!r}")
             if name == "sigmas" and ((array[:-1] <= 0).any() or array[-1] < 0):
                 raise ValueError(f"sigmas: expected numbers > 0, the last one >= 0, got {values!r}")
-            flags = [flag for flag in FLAGS if self._internal_dict.get(flag)]
+            flags = [flag for flag in FLAGS if getattr(self.config, flag, False)]
             if flags:
                 raise ValueError(f"{name}: expected none with {flags[0]}, got {len(array)}")
             if steps is not None and steps != self._count(**{name: values}):
@@ -168,13 +168,13 @@ class FlowTimes(Times):
     ) -> tuple[np.ndarray, np.ndarray | None]:
         if not self._flows:
             return super()._placed(run, count, timesteps=timesteps, sigmas=sigmas, mu=mu)
-        total = self._internal_dict["num_train_timesteps"]
+        total = self.config.num_train_timesteps
         if timesteps is not None:
             levels = np.asarray(timesteps, dtype=np.float64) / total
         else:
             own = 1 - np.linspace(1, 1 / total, count + 1)
             levels = own[:0:-1] if sigmas is None else np.asarray(sigmas, dtype=np.float64)
-            shift = self._internal_dict["flow_shift"] if mu is None else math.exp(mu)
+            shift = self.config.flow_shift if mu is None else math.exp(mu)
             levels = shift * levels / (1 + (shift - 1) * levels)
         if levels.min() <= 0 or levels.max() > 1:
             raise ValueError(f"sigmas: expected numbers in (0, 1], got {levels}")

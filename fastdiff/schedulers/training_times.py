@@ -13,11 +13,12 @@ from diffusers.schedulers.scheduling_ddim_inverse import DDIMSchedulerOutput as 
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
+from ..plan import Row
 from ..schedule import Points
 from ..solvers.ancestral import ddim_row, step_down
 from .fused import Fused
 from .state import RunState
-from .table import drawing, of_both
+from .table import attempt, bounded_starts, drawing, of_both
 from .times import TimesAlone
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -28,6 +29,10 @@ class ByTime(TimesAlone, Fused):
 
     _result = "both"
     _second = "d"
+
+    @property
+    def _read_by_step(self) -> tuple[str, ...]:
+        return ("alphas_cumprod", self._final)
 
     def _find(self, timestep: object, sample: Tensor) -> RunState:
         threads = self._threads
@@ -60,8 +65,8 @@ class ByTime(TimesAlone, Fused):
 
     @property
     def _clamp(self) -> float | None:
-        config = self._internal_dict
-        return config["clip_sample_range"] if config["clip_sample"] and not config.get("thresholding") else None
+        config = self.config
+        return config.clip_sample_range if config.clip_sample and not getattr(config, "thresholding", False) else None
 
 
 class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
@@ -90,22 +95,24 @@ class DDIMScheduler(ByTime, diffusers.DDIMScheduler):
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple:
         eta, reuse = key
-        config = self._internal_dict
-        prediction = config["prediction_type"]
-        after = run.times - config["num_train_timesteps"] // run.num_inference_steps
+        config = self.config
+        prediction = config.prediction_type
+        after = run.times - config.num_train_timesteps // run.num_inference_steps
         if self._custom(run):
             after = np.append(run.times[1:], -1.0)
         starts, ends = (run.at(times) for times in (run.times, after))
-        bounded = config["clip_sample"] or config["thresholding"]
-        rows = []
-        for i in range(len(starts.t)):
-            s, t = starts.at(i), ends.at(i)
+        bounded = config.clip_sample or config.thresholding
+        if bounded:
+            starts = bounded_starts(starts)
+
+        def make(s: Points, t: Points) -> Row:
             if bounded and not reuse:
-                down, up = step_down(s, t, eta)
-                row = of_both(s, t, prediction, down, up)
+                row = of_both(s, t, prediction, *step_down(s, t, eta))
             else:
                 row = ddim_row(s, t, prediction, 1, eta)
-            rows.append(drawing(row) if eta > 0 else row)
+            return drawing(row) if eta > 0 else row
+
+        rows = [attempt(lambda i=i: make(starts.at(i), ends.at(i))) for i in range(len(starts.t))]
         return rows, (float(ends.alpha[-1]), float(ends.sigma[-1]))
 
 
@@ -123,14 +130,16 @@ class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
         return DDIMInverseOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple:
-        config = self._internal_dict
-        total = config["num_train_timesteps"]
+        config = self.config
+        total = config.num_train_timesteps
         before = np.minimum(run.times - total // run.num_inference_steps, total - 1)
         if self._custom(run):
             before = np.append(-1.0, run.times[:-1])
         starts, ends = (run.at(times) for times in (before, run.times))
+        if self._clamp:
+            starts = bounded_starts(starts)
         steps = range(len(starts.t))
-        rows = [of_both(starts.at(i), ends.at(i), config["prediction_type"]) for i in steps]
+        rows = [attempt(lambda i=i: of_both(starts.at(i), ends.at(i), config.prediction_type)) for i in steps]
         return rows, (float(ends.alpha[-1]), float(ends.sigma[-1]))
 
 
@@ -158,12 +167,15 @@ class DDPMScheduler(ByTime, diffusers.DDPMScheduler):
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple:
         starts, ends = self._pairs(run)
-        rows = []
-        for i in range(len(starts.t)):
-            s, t = starts.at(i), ends.at(i)
-            row = ddim_row(s, t, self._internal_dict["prediction_type"], 1, 1.0)
+
+        def make(s: Points, t: Points) -> Row:
+            row = ddim_row(s, t, self.config.prediction_type, 1, 1.0)
             noise = ((1, self._spread(s, t)),) if s.t > 0 else ()
-            rows.append(replace(row, x=replace(row.x, noise=noise)))
+            return replace(row, x=replace(row.x, noise=noise))
+
+        if self._clamp or self._threshold:
+            starts = bounded_starts(starts)
+        rows = [attempt(lambda i=i: make(starts.at(i), ends.at(i))) for i in range(len(starts.t))]
         return rows, (1.0, 0.0)
 
     def _pairs(self, run: RunState) -> tuple[Points, Points]:

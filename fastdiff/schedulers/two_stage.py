@@ -60,8 +60,8 @@ class TwoStage(Fused):
 
     @property
     def _clamp(self) -> float | None:
-        config = self._internal_dict
-        return config["clip_sample_range"] if config.get("clip_sample") else None
+        config = self.config
+        return config.clip_sample_range if getattr(config, "clip_sample", False) else None
 
 
 class HeunDiscreteScheduler(TwoStage, InNoiseLevel, diffusers.HeunDiscreteScheduler):

@@ -1,0 +1,58 @@
+"""Edits after set_timesteps: diffusers reads its configuration and tensors in every step, so hosts change them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .fused import Fused
+    from .state import RunState
+
+
+class Watch:
+    """What the rows of a run are made from: the configuration's attributes, the scheduler's, and the run's tensors.
+
+    torch counts the edits in place of each tensor. It does not where the tensor was made in inference mode: those are
+    read again when a run begins, and an edit in the middle of a run is not seen.
+    """
+
+    __slots__ = ("blind", "config", "named", "tensors", "versions")
+
+    def __init__(self, scheduler: Fused, run: RunState) -> None:
+        self.config = dict(vars(scheduler.config))
+        self.named = {name: _kept(getattr(scheduler, name)) for name in scheduler._read_by_step}
+        values = [*(getattr(run, name, None) for name in scheduler._read_of_run), *self.named.values()]
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        self.tensors = [tensor for tensor in tensors if not tensor.is_inference()]
+        self.versions = [tensor._version for tensor in self.tensors]
+        self.blind = len(self.tensors) < len(tensors)
+
+    def is_stale(self, scheduler: Fused) -> bool:
+        """Whether any of it is another now. Costs about a microsecond, and no tensor's value is read."""
+        if differ(vars(scheduler._internal_dict), self.config):
+            return True
+        for name, value in self.named.items():
+            now = getattr(scheduler, name)
+            if now is not value and (isinstance(value, Tensor) or differ(now, value)):
+                return True
+        return [tensor._version for tensor in self.tensors] != self.versions
+
+    def settings(self, run: RunState) -> tuple[object, ...]:
+        """By value, what the rows of every run of a scheduler are made from."""
+        named = {name: value for name, value in self.named.items() if not isinstance(value, Tensor)}
+        levels = None if run.alphas_cumprod is None else run.alphas_cumprod.tobytes()
+        return self.config, named, levels, run.final_alpha_cumprod
+
+
+def differ(a: object, b: object) -> bool:
+    """Whether a != b. Arrays, whose comparison has no truth value, are equal to themselves alone."""
+    try:
+        return bool(a != b)
+    except ValueError:
+        return True
+
+
+def _kept(value: object) -> object:
+    return list(value) if isinstance(value, list) else value
