@@ -22,6 +22,7 @@ from .fused import Fused
 from .points import FLOW, flow_points
 from .state import OfRun, RunState
 from .table import drawing
+from .times import Stretched
 from .two_stage import TwoStage
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -41,7 +42,7 @@ class InFlow(Fused):
             )
 
 
-class FlowMatchEulerDiscreteScheduler(InFlow, diffusers.FlowMatchEulerDiscreteScheduler):
+class FlowMatchEulerDiscreteScheduler(Stretched, InFlow, diffusers.FlowMatchEulerDiscreteScheduler):
     """Euler's method on the flow (Lipman et al. 2023, arXiv 2210.02747), or fresh noise after each prediction of x0.
 
     Steps with times of their own for each token are diffusers' own.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from weakref import ref
 
 import numpy as np
 import torch
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, empty_like, float32, is_grad_enabled
 from torch.compiler import is_compiling
@@ -23,6 +25,8 @@ from .traced import SCHEDULERS, traced_step
 from .watch import Watch, differ
 
 _HANDLES = itertools.count()
+BOUNDS = ("clip_sample", "thresholding")  # options of a configuration by which x0 stays in a range
+logger = logging.get_logger(__name__)
 
 
 class Fused(Times):
@@ -60,6 +64,17 @@ class Fused(Times):
     def __getstate__(self) -> dict[str, object]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_handle", "_tables", "_settings")}
 
+    @classmethod
+    def from_config(cls, config: object = None, *args: object, **kwargs: object) -> object:
+        """diffusers' own; warns where the configuration bounds x0 and this class does not."""
+        made = super().from_config(config, *args, **kwargs)
+        known = inspect.signature(cls.__init__).parameters
+        asked = [name for name in BOUNDS if isinstance(config, dict) and config.get(name)]
+        if asked and not any(name in known for name in asked):
+            advice = _advice(known)
+            logger.warning(f"{cls.__name__} does not bound x0, and the configuration asks for {asked[0]}. {advice}")
+        return made
+
     # What a class says.
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple[Sequence[Row], tuple[float, float]]:
@@ -93,6 +108,7 @@ class Fused(Times):
         """The run that this step continues or begins; `fastdiff.schedulers` says how it is told."""
         threads = self._threads
         run = threads.run
+        self._require_steps(run)
         place = run.place(timestep) if run._step_index is None else None
         if place is not None:
             self._begin(run, place, timestep)
@@ -114,10 +130,11 @@ class Fused(Times):
         """Whether a step that the run does not wait for is the first of a new one."""
         if place is not None:
             return place == run.begin
-        return run.over and run.times is not None and float(timestep) == run.times[run.begin]
+        self._refresh(run)
+        time = float(timestep)
+        return time == run.times[run.begin] and (run.over or time != run.times[run._step_index])
 
     def _begin(self, run: RunState, place: int | None, timestep: object) -> None:
-        self._require_steps(run)
         self._refresh(run, run.watch is not None and run.watch.blind)
         if run._begin_index is not None:
             run._step_index = run._begin_index
@@ -299,6 +316,13 @@ class Fused(Times):
         checks.require_float("sample", x)
         checks.require_float("model_output", m)
         checks.require_device("model_output", m, x)
+
+
+def _advice(options: object) -> str:
+    """What to do for x0 to be bounded all the same."""
+    if "thresholding" in options:
+        return "thresholding=True with sample_max_value=1.0 clips it to [-1, 1], as clip_sample does."
+    return "Samples may leave the data's range."
 
 
 def _differentiable(*tensors: object) -> bool:

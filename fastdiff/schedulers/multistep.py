@@ -20,7 +20,7 @@ from .fused import Fused
 from .points import FLOW, VP, flow_points, vp_points
 from .state import RunState
 from .table import drawing
-from .times import FlowTimes
+from .times import FlowTimes, Stretched
 
 Generators = torch.Generator | list[torch.Generator] | None
 Rows = tuple[Sequence[Row], tuple[float, float]]
@@ -116,7 +116,7 @@ class DPMSolverMultistepInverseScheduler(InLambda, diffusers.DPMSolverMultistepI
     _solver_rows = DPMSolverMultistepScheduler._solver_rows
 
 
-class UniPCMultistepScheduler(InLambda, diffusers.UniPCMultistepScheduler):
+class UniPCMultistepScheduler(Stretched, InLambda, diffusers.UniPCMultistepScheduler):
     """UniPC of order 1 to 3 (Zhao et al. 2023, arXiv 2302.04867)."""
 
     _result = "sample"
@@ -128,7 +128,12 @@ class UniPCMultistepScheduler(InLambda, diffusers.UniPCMultistepScheduler):
         return not given or (natively and "timesteps" not in given)
 
     def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+        generator: Generators = None,
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample [B, ...] predicted at the next noise level, from the corrected one at this."""
         if self.solver_p:  # another scheduler predicts
@@ -153,7 +158,12 @@ class DEISMultistepScheduler(InLambda, diffusers.DEISMultistepScheduler):
     _own = ()
 
     def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+        generator: Generators = None,
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample [B, ...] at the next noise level."""
         new, _ = self._advance(model_output, timestep, sample)

@@ -39,25 +39,31 @@ class InNoiseLevel(Fused):
         if torch.compiler.is_compiling():
             return traced_scale(self, sample, timestep)
         run = self._threads.run
-        if run.last is not None and run.last() is sample:
-            place = run._step_index
-        else:
-            run, place = self._place(timestep)
+        continues = run.last is not None and run.last() is sample
+        if not continues:
+            run = self._run_of(timestep)
+        self._refresh(run)
+        place = run._step_index if continues else self._place(run, timestep)
         dtype = torch.float64 if sample.dtype is torch.float64 else torch.float32
         if run.scales is None or run.scales[0].dtype is not dtype:
             run.scales = self._kept(run, dtype, lambda: self._scalars(run, dtype))
         return sample * run.scales[place]
 
-    def _place(self, timestep: float | Tensor) -> tuple[RunState, int]:
-        """The run that has this timestep, and its index; or the current run, and the index of its next step."""
-        for run in self._threads.runs:
-            place = run.place(timestep)
-            if place is not None:
-                return run, place
-        run = self._threads.run
+    def _run_of(self, timestep: float | Tensor) -> RunState:
+        """The run that has this very element of timesteps, or the current one."""
+        return next((run for run in self._threads.runs if run.place(timestep) is not None), self._threads.run)
+
+    def _place(self, run: RunState, timestep: float | Tensor) -> int:
+        """Which step of the run will read the model's output."""
+        place = run.place(timestep)
+        if place is None:
+            if run._step_index is None:
+                self._begin(run, None, timestep)
+            return run._step_index
         if run._step_index is None:
-            self._begin(run, None, timestep)
-        return run, run._step_index
+            return self._index_of(run.times[place], run.times) if run._begin_index is None else run._begin_index
+        waits = not run.over and run.times[place] == run.times[run._step_index]
+        return run._step_index if waits else place
 
     def _scalars(self, run: RunState, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """`_scales` as CPU tensors, which torch multiplies by in half the time that it takes for numbers."""
@@ -156,6 +162,7 @@ class LMSDiscreteScheduler(InNoiseLevel, diffusers.LMSDiscreteScheduler):
         sample: Tensor,
         order: int = 4,
         return_dict: bool = True,
+        generator: Generators = None,
     ) -> LMSDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
         """(the sample at the next noise level, x0), each [B, ...]."""
         if not self.is_scale_input_called:

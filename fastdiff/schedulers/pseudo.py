@@ -19,6 +19,7 @@ from .fused import Fused
 from .state import OfRun, RunState
 from .times import TimesAlone
 
+Generators = torch.Generator | list[torch.Generator] | None
 Rows = tuple[list[Row], tuple[float, float]]
 
 
@@ -28,7 +29,12 @@ class Pseudo(TimesAlone, Fused):
     _result = "both"
 
     def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+        generator: Generators = None,
     ) -> SchedulerOutput | tuple[Tensor]:
         """The sample [B, ...] at which the model is evaluated next."""
         if self.num_inference_steps is None:

@@ -28,7 +28,8 @@ class RunState:
     timesteps: what the pipeline iterates over. begin: the index of the run's first step. model_outputs: converted
     outputs, the newest last, None where there is none yet. last_sample: the base register. last: the x that the latest
     step returned. table, key: the rows in use, and the step options they were built for. times, levels: timesteps and
-    sigmas on the host. scales: c_in at each step. watch: what they were read from. span: timesteps, and the address, bytes and element's bytes of them.
+    sigmas on the host. scales: c_in at each step. watch: what they were read from.
+    noise_sampler, noise_seed: of Brownian noise. span: timesteps, and the address, bytes and element's bytes of them.
     """
 
     timesteps: Tensor | None = None
@@ -49,6 +50,8 @@ class RunState:
     alphas_cumprod: np.ndarray | None = None
     final_alpha_cumprod: float = 1.0
     watch: Watch | None = None
+    noise_sampler: object = None
+    noise_seed: int | list[int] | None = None
     span: tuple[Tensor, int, int, int] | None = None
 
     def __init__(self) -> None:
@@ -94,10 +97,16 @@ class RunState:
         return cumulative_points(np.asarray(times, dtype=np.float64), table[place])
 
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("last", "kernel", "case", "table", "key", "span", "watch")}
+        left = {"last", "kernel", "case", "table", "key", "span", "watch"}
+        if self.noise_seed is not None:  # a Brownian tree has no copy; it grows again from its seed
+            left.add("noise_sampler")
+        return {k: v for k, v in self.__dict__.items() if k not in left}
 
 
-_PROGRESS = ("last", "last_sample", "lower_order_nums", "_step_index", "begin", "table", "key", "model_outputs")
+_PROGRESS = (
+    "last", "last_sample", "lower_order_nums", "_step_index", "begin", "table", "key", "model_outputs", "noise_sampler",
+    "noise_seed",
+)  # fmt: skip
 
 
 class Threads(threading.local):

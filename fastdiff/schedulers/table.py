@@ -73,9 +73,13 @@ UNUSED = Row(0.0, 1.0, 1.0, "data", 0.0, 1.0, Line(x=1.0))
 def attempt(make: Callable[[], Row]) -> Row | Refused:
     """The row, or why there is none."""
     try:
-        return make()
+        row = make()
     except ValueError as error:
         return Refused(str(error))
+    numbers = row.alpha, row.sigma, row.p_x, row.p_m, row.x.x, *row.x.history, *(weight for _, weight in row.x.noise)
+    if all(math.isfinite(number) for number in numbers):
+        return row
+    return Refused(f"timestep: the schedule has no finite step from t = {row.t:g}, where alpha = {row.alpha:g}")
 
 
 def make_table(

@@ -40,8 +40,14 @@ class Times:
         schedules t, without the end, before their shift. mu: on flow schedules, exp(mu) is the shift, of this run
         alone. options: diffusers' own. Raises ValueError naming the argument.
         """
+        # Tensors made outside inference mode count the edits that a host makes to them.
+        with torch.inference_mode(False):
+            self._set_times(num_inference_steps, device, args, options, timesteps=timesteps, sigmas=sigmas, mu=mu)
+
+    def _set_times(
+        self, num_inference_steps: int | None, device: object, args: tuple, options: dict, **given: object
+    ) -> None:
         run = self._threads.use(RunState())
-        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
         given = {name: value for name, value in given.items() if value is not None}
         if self._takes(given):
             given = {name: np.array(value) if name == "sigmas" else value for name, value in given.items()}
@@ -56,7 +62,11 @@ class Times:
             run.num_inference_steps = count
             if levels is not None:
                 run.sigmas = torch.from_numpy(np.asarray(levels, np.float32))
+        self._mend(run)
         self._prepare(run)
+
+    def _mend(self, run: RunState) -> None:
+        """Put right what diffusers' set_timesteps has made, where it is wrong."""
 
     def _takes(self, given: dict[str, object]) -> bool:
         own = self._own
@@ -128,6 +138,14 @@ class Times:
         training = np.log(self._training_levels())
         times = np.interp(np.log(levels), training, np.arange(len(training)))
         return times if self._float_times else times.round()
+
+
+class Stretched(Times):
+    """Of classes with `shift_terminal`."""
+
+    def stretch_shift_to_terminal(self, t: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray:
+        """The times t, stretched so that the last is `shift_terminal`; one alone, at t = 1, stays where it is."""
+        return t if t[-1] == 1 else super().stretch_shift_to_terminal(t)
 
 
 class TimesAlone(Times):

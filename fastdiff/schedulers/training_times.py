@@ -122,7 +122,12 @@ class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
     _final = "initial_alpha_cumprod"
 
     def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+        generator: Generators = None,
     ) -> DDIMInverseOutput | tuple[Tensor, Tensor]:
         """(the sample at `timestep`, x0), each [B, ...], from a sample one step less noisy."""
         new, x0 = self._advance(model_output, timestep, sample)

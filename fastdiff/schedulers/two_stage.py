@@ -68,7 +68,12 @@ class HeunDiscreteScheduler(TwoStage, InNoiseLevel, diffusers.HeunDiscreteSchedu
     """Heun's method (Karras et al. 2022, arXiv 2206.00364, algorithm 1)."""
 
     def step(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+        generator: Generators = None,
     ) -> HeunDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
         """(where the model is evaluated next, x0), each [B, ...]."""
         new, x0 = self._advance(model_output, timestep, sample)
@@ -83,7 +88,12 @@ class KDPM2DiscreteScheduler(TwoStage, InNoiseLevel, diffusers.KDPM2DiscreteSche
     """The midpoint rule at the geometric middle of each step (k-diffusion's sample_dpm_2)."""
 
     def step(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+        generator: Generators = None,
     ) -> KDPM2DiscreteSchedulerOutput | tuple[Tensor, Tensor]:
         """(where the model is evaluated next, x0), each [B, ...]."""
         new, x0 = self._advance(model_output, timestep, sample)
@@ -115,9 +125,28 @@ class KDPM2AncestralDiscreteScheduler(TwoStage, InNoiseLevel, diffusers.KDPM2Anc
     def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
         return dpm_2_ancestral(EDM, points, "sample")
 
+    def _mend(self, run: RunState) -> None:
+        """From s, noise of variance s_next^2 - s_down^2 follows a step down to s_down = s_next^2 / s.
+
+        So the geometric middle of s and s_down, where the second evaluation is, is s_next itself. diffusers subtracts
+        squares, and on steep schedules (cosine) nothing is left of s_down in float32.
+        """
+        s = np.append(run.sigmas[:1], run.sigmas[1:-1:2]).astype(np.float64)  # without repetitions
+        after = np.append(s[1:], 0.0)
+        down = np.divide(after**2, s, out=np.zeros_like(s), where=s > 0)
+        up = np.sqrt(after**2 - down**2)
+        for name, values in (("sigmas_interpol", after), ("sigmas_down", down), ("sigmas_up", up)):
+            twice = np.concatenate([values[:1], np.repeat(values[1:], 2), values[-1:]])
+            setattr(self, name, torch.from_numpy(twice).to(run.sigmas.dtype))
+        middles = self._sigma_to_t(after[:-2], self.log_sigmas.cpu().numpy())
+        run.timesteps[1::2] = torch.from_numpy(middles).to(run.timesteps)
+
 
 class DPMSolverSDEScheduler(TwoStage, InNoiseLevel, diffusers.DPMSolverSDEScheduler):
-    """DPM++ SDE (k-diffusion's sample_dpmpp_sde), with diffusers' Brownian noise over s (needs torchsde)."""
+    """DPM++ SDE (k-diffusion's sample_dpmpp_sde), with diffusers' Brownian noise over s (needs torchsde).
+
+    The noise's seed is `noise_sampler_seed`, else drawn: from the generator that the first step is given, if any.
+    """
 
     noise_sampler, mid_point_sigma = OfRun(), OfRun()
 
@@ -128,9 +157,10 @@ class DPMSolverSDEScheduler(TwoStage, InNoiseLevel, diffusers.DPMSolverSDESchedu
         sample: Tensor,
         return_dict: bool = True,
         s_noise: float = 1.0,
+        generator: Generators = None,
     ) -> DPMSolverSDESchedulerOutput | tuple[Tensor, Tensor]:
         """(where the model is evaluated next, x0), each [B, ...]."""
-        new, x0 = self._advance(model_output, timestep, sample, key=(s_noise,))
+        new, x0 = self._advance(model_output, timestep, sample, generator=generator, key=(s_noise,))
         x0 = x0.to(new.dtype)
         return DPMSolverSDESchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
@@ -138,14 +168,23 @@ class DPMSolverSDEScheduler(TwoStage, InNoiseLevel, diffusers.DPMSolverSDESchedu
         rows = dpmpp_sde(EDM, points, "sample", s_noise=key[0] if key else 1.0)
         return [one_noise(row) for row in rows]
 
-    def _noise(self, run: RunState, i: int, m: Tensor, x: Tensor, generator: None) -> Tensor:
+    def _noise(self, run: RunState, i: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
         if run.noise_sampler is None:
+            if run.noise_seed is None:
+                given = self.noise_sampler_seed
+                run.noise_seed = _drawn_seed(generator) if given is None else given
             levels = run.sigmas[run.sigmas > 0]
-            run.noise_sampler = BrownianTreeNoiseSampler(
-                x, levels.min().item(), levels.max().item(), self.noise_sampler_seed
-            )  # fmt: skip
+            run.noise_sampler = BrownianTreeNoiseSampler(x, levels.min().item(), levels.max().item(), run.noise_seed)
         first = i - (i - run.begin) % 2
         # The path is rough: the noise is the same only if the ends are, to the last bit of float32.
         t, t_next = run.sigmas[first : first + 2].log().neg()
         end = t + (t_next - t) * 0.5 if i == first else t_next
         return run.noise_sampler(t.neg().exp(), end.neg().exp())
+
+
+def _drawn_seed(generator: Generators) -> int | list[int]:
+    """A Brownian tree's seed, as torchsde draws it; one for each sample from a list of generators."""
+    if isinstance(generator, list):
+        return [_drawn_seed(one) for one in generator]
+    device = None if generator is None else generator.device
+    return torch.randint(0, 2**63 - 1, [], generator=generator, device=device).item()
