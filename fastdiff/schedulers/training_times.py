@@ -30,9 +30,7 @@ class ByTime(TimesAlone, Fused):
     _result = "both"
     _second = "d"
 
-    @property
-    def _read_by_step(self) -> tuple[str, ...]:
-        return ("alphas_cumprod", self._final)
+    _read_by_step = ("alphas_cumprod", "final_alpha_cumprod")
 
     def _find(self, timestep: object, sample: Tensor) -> RunState:
         threads = self._threads
@@ -120,6 +118,7 @@ class DDIMInverseScheduler(ByTime, diffusers.DDIMInverseScheduler):
     """DDIM towards more noise."""
 
     _final = "initial_alpha_cumprod"
+    _read_by_step = ("alphas_cumprod", "initial_alpha_cumprod")
 
     def step(
         self,
@@ -153,6 +152,7 @@ class DDPMScheduler(ByTime, diffusers.DDPMScheduler):
 
     _final = "one"
     _needs_steps = False
+    _read_by_step = ("alphas_cumprod", "one", "variance_type")
 
     def step(
         self,
@@ -194,7 +194,7 @@ class DDPMScheduler(ByTime, diffusers.DDPMScheduler):
         if self.variance_type.startswith("learned"):
             return 1.0
         small, large = _variances(s, t)
-        return math.sqrt(large if self.variance_type.startswith("fixed_large") else small)
+        return math.sqrt(large if self.config.variance_type.startswith("fixed_large") else small)
 
     def _deviation(self, run: RunState, i: int, predicted: Tensor) -> Tensor:
         """[B, ...] the standard deviation that the model predicts (Nichol & Dhariwal 2021, eq. 15)."""
