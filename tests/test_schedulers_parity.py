@@ -45,6 +45,13 @@ def gap(found: tuple, exact: tuple) -> float:
     return float((found[0].double() - exact[0].double()).abs().max()) / exact[1]
 
 
+def same_times(mine: object, peer: object, rounding: float) -> bool:
+    """The very same; but in float32 diffusers rounds the middles of KDPM2's ancestral steps, which are exact here."""
+    if isinstance(mine, schedulers.KDPM2AncestralDiscreteScheduler):
+        return torch.allclose(mine.timesteps, peer.timesteps, rtol=0.0, atol=rounding)
+    return torch.equal(mine.timesteps, peer.timesteps)
+
+
 def agree(name: str, options: dict, steps: Sequence[int], begins: Sequence[int] = (0,), **how: object) -> None:
     """In float64 to rounding; and fastdiff's float32 is as near to that as 1e-5, or about as diffusers' float32 is."""
     doubts = {}
@@ -54,7 +61,7 @@ def agree(name: str, options: dict, steps: Sequence[int], begins: Sequence[int] 
             exact = image(peer, n, torch.float64, begin, **how)
             ours = image(mine, n, torch.float64, begin, **how)
             assert gap(ours, exact) <= TOLERANCE[torch.float64], (options, n, begin, how)
-            assert torch.equal(mine.timesteps, peer.timesteps)
+            assert same_times(mine, peer, 1e-5)
             error = gap(image(mine, n, torch.float32, begin, **how), exact)
             if error > TOLERANCE[torch.float32] and name != "DPMSolverSDEScheduler":  # its noise depends on the dtype
                 doubts[n, begin] = error, exact
@@ -67,7 +74,7 @@ def agree_as_they_are(name: str, options: dict, n: int, dtype: torch.dtype) -> N
     """Both in the model's dtype, with the sigmas that diffusers rounds to float32."""
     mine, peer = (getattr(library, name)(**options) for library in (schedulers, diffusers))
     ours, theirs = image(mine, n, dtype), image(peer, n, dtype)
-    assert torch.equal(mine.timesteps, peer.timesteps)
+    assert same_times(mine, peer, 5e-3)
     assert ours[0].dtype == theirs[0].dtype
     assert gap(ours, theirs) <= TOLERANCE[dtype], (options, n)
 

@@ -16,6 +16,7 @@ from ..plan import Line, Row
 from ..schedule import Points
 from ..solvers.adams import adams
 from ..solvers.ancestral import ddim_row
+from ..solvers.empty import around_empty_steps
 from .fused import Fused
 from .points import EDM, level_points
 from .state import RunState
@@ -172,7 +173,12 @@ class LMSDiscreteScheduler(InNoiseLevel, diffusers.LMSDiscreteScheduler):
         return LMSDiscreteSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
 
     def _level_rows(self, points: Points, key: tuple[float, ...]) -> list[Row]:
-        """D is eps; x0 = x - s eps is what the second line of each row gives."""
+        """D is eps; x0 = x - s eps is what the second line of each row gives. D of an empty step is x0."""
         order = min(int(key[0]) if key else 4, len(points.t) - 1)
-        rows = adams(EDM, points, "sample", order=order, coordinate="sigma", lower_order_final=False)
-        return [replace(row, base=Line(x=1.0, history=(-row.sigma,))) for row in rows]
+
+        def make(points: Points, places: list[int]) -> list[Row]:
+            return adams(EDM, points, "sample", order=order, coordinate="sigma", lower_order_final=False)
+
+        x0 = {"noise": lambda row: Line(x=1.0, history=(-row.sigma,)), "data": lambda row: Line(history=(1.0,))}
+        rows = around_empty_steps(points, "sample", make)
+        return [replace(row, base=x0[row.form](row)) for row in rows]

@@ -52,6 +52,7 @@ class Times:
         if self._takes(given):
             given = {name: np.array(value) if name == "sigmas" else value for name, value in given.items()}
             super().set_timesteps(num_inference_steps, device, *args, **given, **options)
+            self._mend(run)
         else:
             self._check_times(num_inference_steps, **given)
             count = num_inference_steps or self._count(**given)
@@ -62,7 +63,6 @@ class Times:
             run.num_inference_steps = count
             if levels is not None:
                 run.sigmas = torch.from_numpy(np.asarray(levels, np.float32))
-        self._mend(run)
         self._prepare(run)
 
     def _mend(self, run: RunState) -> None:
