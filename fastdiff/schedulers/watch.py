@@ -18,26 +18,26 @@ class Watch:
     read again when a run begins, and an edit in the middle of a run is not seen.
     """
 
-    __slots__ = ("blind", "config", "named", "tensors", "versions")
+    __slots__ = ("blind", "config", "named", "versions")
 
     def __init__(self, scheduler: Fused, run: RunState) -> None:
         self.config = dict(vars(scheduler.config))
         self.named = {name: _kept(getattr(scheduler, name)) for name in scheduler._read_by_step}
         values = [*(getattr(run, name, None) for name in scheduler._read_of_run), *self.named.values()]
         tensors = [value for value in values if isinstance(value, Tensor)]
-        self.tensors = [tensor for tensor in tensors if not tensor.is_inference()]
-        self.versions = [tensor._version for tensor in self.tensors]
-        self.blind = len(self.tensors) < len(tensors)
+        self.versions = [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
+        self.blind = len(self.versions) < len(tensors)
 
     def is_stale(self, scheduler: Fused) -> bool:
-        """Whether any of it is another now. Costs about a microsecond, and no tensor's value is read."""
-        if differ(vars(scheduler._internal_dict), self.config):
-            return True
+        """Whether any of it is another now. Every step asks: it takes half a microsecond and reads no tensor's value."""
+        for tensor, version in self.versions:
+            if tensor._version != version:
+                return True
         for name, value in self.named.items():
             now = getattr(scheduler, name)
             if now is not value and (isinstance(value, Tensor) or differ(now, value)):
                 return True
-        return [tensor._version for tensor in self.tensors] != self.versions
+        return differ(scheduler._internal_dict.__dict__, self.config)
 
     def settings(self, run: RunState) -> tuple[object, ...]:
         """By value, what the rows of every run of a scheduler are made from."""
