@@ -291,3 +291,90 @@ def test_every_class_takes_times_levels_and_mu(name):
         assert loop(scheduler)[0].isfinite().all()
     scheduler.set_timesteps(3, mu=0.7)
     assert loop(scheduler)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistep", "DPMSolverMultistepInverse", "DEISMultistep", "UniPCMultistep"])
+def test_two_equal_times_are_an_error_or_nan_in_diffusers(name):
+    """timesteps 500 come twice among a thousand; the other half is in test_schedulers_times."""
+    image = final(schedulers, f"{name}Scheduler", {}, 1000)
+    assert image.isfinite().all()
+    try:
+        assert not final(diffusers, f"{name}Scheduler", {}, 1000).isfinite().all()
+    except (IndexError, RuntimeError, ZeroDivisionError) as error:
+        assert str(error)
+
+
+def test_diffusers_leaves_out_the_first_of_nine_equal_times():
+    options = {"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": True}
+    with pytest.raises(IndexError):
+        final(diffusers, "DPMSolverMultistepScheduler", options, 20)
+    assert final(schedulers, "DPMSolverMultistepScheduler", options, 20).isfinite().all()
+
+
+def test_one_step_of_a_stretched_flow_is_nan_in_diffusers():
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift_terminal=0.1)
+    theirs.set_timesteps(1)
+    assert theirs.sigmas[0].isnan()
+    ours = schedulers.FlowMatchEulerDiscreteScheduler(shift_terminal=0.1)
+    ours.set_timesteps(1)
+    assert ours.sigmas.tolist() == [1.0, 0.0]
+
+
+def test_ancestral_middles_are_nan_in_diffusers_where_squares_cancel():
+    theirs = diffusers.KDPM2AncestralDiscreteScheduler(beta_schedule="squaredcos_cap_v2")
+    theirs.set_timesteps(4)
+    assert theirs.timesteps.isnan().any()
+    ours = schedulers.KDPM2AncestralDiscreteScheduler(beta_schedule="squaredcos_cap_v2")
+    ours.set_timesteps(4)
+    torch.testing.assert_close(ours.timesteps[1::2], ours.timesteps[2::2], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "LCMScheduler"])
+def test_thresholds_without_signal_are_those_of_a_little_signal(name):
+    options = {"timestep_spacing": "trailing", "thresholding": True, "sample_max_value": 1.5}
+    assert not final(diffusers, name, {**options, "rescale_betas_zero_snr": True}, 5).isfinite().all()
+    ours = getattr(schedulers, name)(**options, rescale_betas_zero_snr=True)
+    images = []
+    for least in (0.0, 1e-12):
+        ours.alphas_cumprod = ours.alphas_cumprod.double().clamp(min=least)
+        ours.set_timesteps(5)
+        images.append(loop(ours)[0])
+    torch.testing.assert_close(*images, rtol=1e-4, atol=1e-4)
+
+
+def test_clean_data_have_infinite_noise_in_diffusers_for_a_model_of_data():
+    images = []
+    for library in (schedulers, diffusers):
+        scheduler = library.DDIMInverseScheduler(prediction_type="sample")
+        scheduler.set_timesteps(5)
+        x = start(scheduler)
+        images.append(scheduler.step(model(x, 0.0), scheduler.timesteps[0], x).prev_sample)
+    assert images[0].isfinite().all()
+    assert images[1].isinf().any()
+
+
+def test_a_pass_of_ipndm_that_is_begun_anew_has_no_outputs_yet():
+    equal = {}
+    for library in (schedulers, diffusers):
+        scheduler = library.IPNDMScheduler()
+        scheduler.set_timesteps(10)
+        first = loop(scheduler)[0]
+        scheduler._step_index = None
+        equal[library] = torch.equal(first, loop(scheduler)[0])
+    assert equal[schedulers]
+    assert not equal[diffusers]
+
+
+def test_unipcs_corrector_has_the_order_that_is_set_when_it_corrects():
+    """With solver_order=1 set before step 3 the last steps are UniPC's of order 1 throughout, from that history on."""
+    images = {}
+    for library in (schedulers, diffusers):
+        scheduler = library.UniPCMultistepScheduler(final_sigmas_type="sigma_min")
+        scheduler.set_timesteps(6)
+        x = start(scheduler)
+        for i, t in enumerate(scheduler.timesteps):
+            scheduler.config.solver_order = 1 if i >= 3 else 2
+            x = scheduler.step(model(x, t), t, x).prev_sample
+        images[library] = x
+    gap = (images[schedulers] - images[diffusers]).abs().max() / images[diffusers].abs().max()
+    assert 1e-5 < float(gap) < 1e-2
