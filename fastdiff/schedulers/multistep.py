@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..plan import Row
+from ..plan import Line, Row
 from ..schedule import Points, Schedule
 from ..solvers.deis import deis
 from ..solvers.empty import around_empty_steps
@@ -20,7 +22,7 @@ from .fused import Fused
 from .points import FLOW, VP, flow_points, vp_points
 from .state import RunState
 from .table import drawing
-from .times import FlowTimes, Stretched
+from .times import FLAGS, FlowTimes, Stretched
 
 Generators = torch.Generator | list[torch.Generator] | None
 Rows = tuple[Sequence[Row], tuple[float, float]]
@@ -109,11 +111,61 @@ class DPMSolverMultistepScheduler(InLambda, diffusers.DPMSolverMultistepSchedule
 
 
 class DPMSolverMultistepInverseScheduler(InLambda, diffusers.DPMSolverMultistepInverseScheduler):
-    """The multistep DPM-Solvers towards more noise."""
+    """The multistep DPM-Solvers towards more noise.
+
+    Upwards the SDE is dx = (f x - (1 - eta^2) / 2 g^2 score) dt + eta g dw, and the "sde" algorithms have eta = 1. The
+    score has no weight then: it is the noising process, x_t = (alpha_t / alpha_s) x_s + noise, exact in any number of
+    steps of any order, and the model's output changes nothing.
+    With use_flow_sigmas the levels are DPMSolverMultistepScheduler's the other way round; where those end on clean
+    data, these begin at the first training time. `timesteps` and `sigmas` rise too, and the end is the noisiest level.
+    """
 
     _result = "both"
     step = DPMSolverMultistepScheduler.step
-    _solver_rows = DPMSolverMultistepScheduler._solver_rows
+
+    def _takes(self, given: dict[str, object]) -> bool:
+        return not self._flows and super()._takes(given)
+
+    def _placed(
+        self,
+        run: RunState,
+        count: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if not self._flows:
+            return super()._placed(run, count, timesteps=timesteps, sigmas=sigmas, mu=mu)
+        others = [flag for flag in FLAGS if getattr(self.config, flag, False)]
+        if others:
+            raise ValueError(f"{others[0]}: expected none beside use_flow_sigmas, which says what the levels are")
+        total = self.config.num_train_timesteps
+        shift = self.config.flow_shift if mu is None else math.exp(mu)
+        own = 1 - np.linspace(1, 1 / total, count + 1)
+        own[0] = min(1 / total, own[1] / 2)
+        if sigmas is not None:
+            own[:-1] = sigmas
+        levels = shift * own / (1 + (shift - 1) * own)
+        if timesteps is not None:
+            levels[:-1] = np.asarray(timesteps) / total
+        if levels[0] <= 0 or (np.diff(levels) < 0).any():
+            raise ValueError(f"timesteps, sigmas: expected levels that rise from above 0 to {levels[-1]}, got {levels}")
+        return levels[:-1] * total, levels
+
+    def _solver_rows(self, run: RunState, points: Points, steps: list[int]) -> list[Row]:
+        if not self.config.algorithm_type.startswith("sde"):
+            return DPMSolverMultistepScheduler._solver_rows(self, run, points, steps)
+        form = "data" if self.config.algorithm_type.endswith("++") else "noise"
+        return [_noising(points.at(i), points.at(i + 1), form, self.config.prediction_type) for i in range(len(steps))]
+
+
+def _noising(s: Points, t: Points, form: str, prediction: str) -> Row:
+    """q(x_t | x_s) of the forward process."""
+    ratio = float(t.alpha / s.alpha)
+    variance = float(t.sigma**2 - (ratio * s.sigma) ** 2)
+    if variance < 0:
+        raise ValueError(f"sigmas: expected levels that rise, got sigma = {s.sigma:.5g} before {t.sigma:.5g}")
+    return Row.at(s, form, prediction, Line(x=ratio, noise=((1, math.sqrt(variance)),)))
 
 
 class UniPCMultistepScheduler(Stretched, InLambda, diffusers.UniPCMultistepScheduler):

@@ -1,0 +1,123 @@
+"""Whether a plan is for the model of a pipeline: what the configuration of the pipeline's scheduler says of it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..plan import Plan
+from ..schedule import Schedule
+
+OWN = ("plan", "num_train_timesteps", "prediction_type")  # what a PlanScheduler that knows no pipeline has
+WITHOUT = "fastdiff.PlanScheduler(plan) runs a plan without comparing"
+LEAST_TIME = 1e-3  # of Schedule.flow before its shift, where not given
+KINDS = {"flow": "flow", "vp": "variance-preserving", "ve": "variance-exploding"}
+
+
+def kind_of(plan: Plan) -> str:
+    """ "flow" (alpha + sigma = 1), "vp" (alpha^2 + sigma^2 = 1) or "ve" (alpha = 1); "custom" where it is none."""
+    points = plan.schedule or [(row.t, row.alpha, row.sigma) for row in plan.rows]
+    _, alpha, sigma = (np.array(values) for values in zip(*points, strict=True))
+    fits = {
+        "flow": np.allclose(alpha + sigma, 1, atol=1e-6),
+        "vp": np.allclose(alpha**2 + sigma**2, 1, atol=1e-6),
+        "ve": np.allclose(alpha, 1),
+    }
+    kinds = [kind for kind, fit in fits.items() if fit]
+    if len(kinds) > 1:  # clean data or pure noise alone
+        return "flow" if plan.prediction == "flow_prediction" else "vp"
+    return kinds[0] if kinds else "custom"
+
+
+def training_times(plan: Plan) -> int:
+    """num_train_timesteps of a pipeline that the plan is for, as far as the plan tells."""
+    discrete = kind_of(plan) == "vp" and plan.schedule and plan.schedule[-1][0] > 1
+    return round(plan.schedule[-1][0]) + 1 if discrete else 1000
+
+
+def check_config(plan: Plan, config: Mapping[str, object]) -> None:
+    """Raises ValueError where the plan is for another schedule or prediction; warns of what the plan leaves out."""
+    if "plan" in config and set(config) <= set(OWN):
+        return
+    for name, value in (("invert_sigmas", True), ("timestep_type", "continuous")):
+        if config.get(name) == value:
+            raise ValueError(f"config: no plan is for models with {name} = {value!r}")
+    flow = _flows(config)
+    own = config.get("prediction_type", "flow_prediction" if flow else "epsilon")
+    own = "sample" if own == "original_sample" else own
+    if plan.prediction != own:
+        raise ValueError(f"plan: for a model that predicts {plan.prediction}, the pipeline's predicts {own}")
+    kind, wanted = kind_of(plan), "flow" if flow else "vp"
+    if kind != wanted:
+        raise ValueError(
+            f"plan: for a {KINDS.get(kind, kind)} schedule, the pipeline's is {KINDS[wanted]}; make it for"
+            f" {'fastdiff.Schedule.flow' if flow else 'fastdiff.Schedule.from_alphas_cumprod'}"
+        )
+    if not flow:
+        _check_levels(plan, _schedule(config))
+    elif not config.get("use_dynamic_shifting"):
+        compare_shift(plan, float(config.get("flow_shift" if config.get("use_flow_sigmas") else "shift", 1.0)))
+    for name in ("clip_sample", "thresholding"):
+        if config.get(name):
+            warnings.warn(f"{name}: the pipeline's scheduler bounds x0, a plan does not", stacklevel=3)
+
+
+def _flows(config: Mapping[str, object]) -> bool:
+    if config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+        return True
+    betas = config.get("beta_schedule") or config.get("trained_betas") is not None
+    if "sigma_data" in config or not (betas or "shift" in config):
+        raise ValueError(f"config: expected a variance-preserving or a flow schedule, got {dict(config)}; {WITHOUT}")
+    return not betas
+
+
+def _schedule(config: Mapping[str, object]) -> Schedule:
+    """The variance-preserving schedule that the configuration describes."""
+    name, total = config.get("beta_schedule"), config.get("num_train_timesteps", 1000)
+    if config.get("trained_betas") is not None:
+        schedule = Schedule.from_betas(config["trained_betas"])
+    elif name in ("linear", "scaled_linear"):
+        schedule = getattr(Schedule, name)(config.get("beta_start", 1e-4), config.get("beta_end", 0.02), total)
+    elif name == "squaredcos_cap_v2":
+        schedule = Schedule.cosine(total)
+    else:
+        raise ValueError(f"config: expected beta_schedule linear, scaled_linear or squaredcos_cap_v2, got {name!r}")
+    scale = config.get("snr_shift_scale", 1.0)
+    schedule = Schedule.from_alphas_cumprod(1 / (1 + scale * (1 / schedule.alphas_cumprod - 1)))
+    return schedule.zero_terminal_snr() if config.get("rescale_betas_zero_snr") else schedule
+
+
+def _check_levels(plan: Plan, schedule: Schedule) -> None:
+    for t, alpha, sigma in plan.schedule or [(row.t, row.alpha, row.sigma) for row in plan.rows]:
+        own = schedule.at(t)
+        inside = schedule.clean_time <= t <= schedule.t_max
+        if not (inside and np.allclose((alpha, sigma), (own.alpha, own.sigma), rtol=0, atol=2e-3)):
+            raise ValueError(
+                f"plan: for a schedule with alpha = {alpha:.5g}, sigma = {sigma:.5g} at t = {t:.5g}, the pipeline's"
+                f" has {float(own.alpha):.5g}, {float(own.sigma):.5g}, from t = 0 to {schedule.t_max:.5g}; make it for"
+                " fastdiff.Schedule.from_alphas_cumprod(pipe.scheduler.alphas_cumprod)"
+            )
+
+
+def demanded_shift(config: Mapping[str, object], mu: float | None) -> float | None:
+    """The shift that a pipeline asks for by mu; None where it asks for none."""
+    if mu is None or not config.get("use_dynamic_shifting"):
+        return None
+    return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else float(mu)
+
+
+def compare_shift(plan: Plan, demanded: float) -> None:
+    """Warn where the plan's times were laid with another shift. A plan on times of the caller's own has none."""
+    if not plan.schedule or plan.grid == "explicit":
+        return
+    t = plan.schedule[0][0]
+    shift = t * (1 - LEAST_TIME) / (LEAST_TIME * (1 - t))
+    if abs(math.log(shift / demanded)) > 0.01:
+        warnings.warn(
+            f"plan: its times were laid with shift {shift:.4g}, the pipeline asks for {demanded:.4g}; the plan's own"
+            f" times are used. For the pipeline's, make the plan for fastdiff.Schedule.flow({demanded:.4g})",
+            stacklevel=4,
+        )
