@@ -294,14 +294,11 @@ def test_every_class_takes_times_levels_and_mu(name):
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistep", "DPMSolverMultistepInverse", "DEISMultistep", "UniPCMultistep"])
-def test_two_equal_times_are_an_error_or_nan_in_diffusers(name):
+def test_two_equal_times_are_nan_in_diffusers(name):
     """timesteps 500 come twice among a thousand; the other half is in test_schedulers_times."""
     image = final(schedulers, f"{name}Scheduler", {}, 1000)
     assert image.isfinite().all()
-    try:
-        assert not final(diffusers, f"{name}Scheduler", {}, 1000).isfinite().all()
-    except (IndexError, RuntimeError, ZeroDivisionError) as error:
-        assert str(error)
+    assert not final(diffusers, f"{name}Scheduler", {}, 1000).isfinite().all()
 
 
 def test_diffusers_leaves_out_the_first_of_nine_equal_times():

@@ -30,7 +30,7 @@ Where fastdiff differs from diffusers 0.42.1, on purpose:
 | order 3, midpoint: DPMSolverSinglestep | order 2's middle stage | arXiv 2206.00927's, algorithm 5 |
 | dpmsolver with thresholding: DPMSolverSinglestep | RuntimeError | thresholded |
 | learned variances with v_prediction or sample: the DPM-Solvers | RuntimeError | the prediction's half |
-| two equal times or levels: the DPM-Solvers, DEIS, UniPC, LMS | NaN, IndexError | a step that changes nothing |
+| two equal times or levels: the DPM-Solvers, DEIS, UniPC, LMS | NaN | a step that changes nothing |
 | karras, exponential, lu sigmas down to sigma_min | NaN from a last step of length 0 | an empty step |
 | the first time comes twice, without set_begin_index | the first step is left out | begins at the first |
 | shift_terminal with one step: FlowMatchEuler, UniPC | NaN | t = 1 |

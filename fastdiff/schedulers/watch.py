@@ -29,7 +29,7 @@ class Watch:
         self.blind = len(self.versions) < len(tensors)
 
     def is_stale(self, scheduler: Fused) -> bool:
-        """Whether any of it is another now. Every step asks: it takes half a microsecond and reads no tensor's value."""
+        """Whether any of it is another now. Every step asks; no tensor's value is read."""
         for tensor, version in self.versions:
             if tensor._version != version:
                 return True
