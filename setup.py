@@ -1,20 +1,27 @@
 """Builds fastdiff._C with what the machine offers; torch is not needed, nor imported.
 
 FASTDIFF_BUILD=auto (the default) builds the CPU part if there is a C++17 compiler and the CUDA part if there is nvcc,
-and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing.
+and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing. CC, CXX, CFLAGS and
+LDFLAGS choose the compiler and add to its flags.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel as BdistWheel
@@ -38,6 +45,33 @@ ISA_FLAGS = {
 }
 CUDA_ARCHS = ["80", "90a", "100"]
 CUDA_PTX = "90"
+
+
+# What the loader makes of the file: a linker is content with an extension that lacks symbols, or is empty.
+LOAD = "import sys, importlib.util as u; u.module_from_spec(u.spec_from_file_location('_C', sys.argv[1]))"
+
+
+class Job(NamedTuple):
+    """One call of a compiler, which returns the path of an object file."""
+
+    name: str
+    run: Callable[[], str]
+
+
+def say(text: str) -> None:
+    print(f"fastdiff: {text}", flush=True)
+
+
+@contextmanager
+def without_commands() -> Iterator[None]:
+    """Keeps setuptools from printing the compiler's command lines; one that fails is in its error."""
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def is_x86() -> bool:
@@ -83,9 +117,7 @@ class Nvcc:
         codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
         codes.append(f"-gencode=arch=compute_{CUDA_PTX},code=compute_{CUDA_PTX}")
         flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static"]
-        command = [self.path, "-c", str(source), "-o", str(target), *flags, *codes]
-        print(" ".join(command), flush=True)
-        subprocess.run(command, check=True)
+        subprocess.run([self.path, "-c", str(source), "-o", str(target), *flags, *codes], check=True)
         return str(target)
 
     def link_flags(self) -> list[str]:
@@ -103,7 +135,7 @@ class build_ext(BuildExt):
         except Exception as error:
             if MODE != "auto" or nvcc is None:
                 raise
-            print(f"fastdiff: the CUDA part was left out: {error}", flush=True)
+            say(f"the CUDA part was left out: {error}")
             self._build(ext, None)
 
     def run(self) -> None:
@@ -112,7 +144,7 @@ class build_ext(BuildExt):
         except Exception as error:
             if MODE != "auto":
                 raise
-            print(f"fastdiff: no compiled part, this is a pure-Python install: {error}", flush=True)
+            say(f"no compiled part, this is a pure-Python install: {error}")
             self.extensions.clear()
 
     def copy_extensions_to_source(self) -> None:
@@ -125,7 +157,11 @@ class build_ext(BuildExt):
             fresh.replace(target)
 
     def _wanted_nvcc(self) -> Nvcc | None:
-        if MODE == "cpu" or not list(CSRC.glob("cuda/*.cu")):
+        if MODE == "cpu":
+            return None
+        if not list(CSRC.glob("cuda/*.cu")):
+            if MODE == "cuda":
+                raise RuntimeError(f"FASTDIFF_BUILD=cuda, but there is no source file in {CSRC / 'cuda'}")
             return None
         nvcc = Nvcc.find()
         if nvcc is None and MODE == "cuda":
@@ -133,14 +169,28 @@ class build_ext(BuildExt):
         return nvcc
 
     def _build(self, ext: Extension, nvcc: Nvcc | None) -> None:
+        target = self.get_ext_fullpath(ext.name)
+        with without_commands():
+            objects = self._compile(self._jobs(nvcc))
+            say(f"linking {Path(target).name}")
+            flags = ["-pthread", *self._link_flags(nvcc)]
+            self.compiler.link_shared_object(objects, target, extra_postargs=flags, target_lang="c++")
+        loaded = subprocess.run([sys.executable, "-c", LOAD, target], capture_output=True, text=True)
+        if loaded.returncode:
+            Path(target).unlink()
+            raise RuntimeError(f"{CSRC} is not whole, or this compiler's output cannot be loaded: {loaded.stderr}")
+
+    def _compile(self, jobs: list[Job]) -> list[str]:
+        if not jobs:
+            raise RuntimeError(f"there is nothing to compile: no source file in {CSRC}")
+        count = itertools.count(1)
+
+        def run(job: Job) -> str:
+            say(f"compiling {job.name}, {next(count)} of {len(jobs)}")
+            return job.run()
+
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [job.result() for job in [pool.submit(job) for job in self._jobs(nvcc)]]
-        self.compiler.link_shared_object(
-            objects,
-            self.get_ext_fullpath(ext.name),
-            extra_postargs=["-pthread", *self._link_flags(nvcc)],
-            target_lang="c++",
-        )
+            return list(pool.map(run, jobs))  # the first failure ends it
 
     def _link_flags(self, nvcc: Nvcc | None) -> list[str]:
         hide = ["-Wl,--exclude-libs,ALL"] if platform.system() == "Linux" else []
@@ -160,7 +210,7 @@ class build_ext(BuildExt):
                 return isas
         return [*isas, last]
 
-    def _jobs(self, nvcc: Nvcc | None) -> list:
+    def _jobs(self, nvcc: Nvcc | None) -> list[Job]:
         isas = self._isas()
         macros = [("FASTDIFF_X86", None)] if is_x86() else []
         macros += [("FASTDIFF_AVX512_BF16", None)] if "avx512_bf16" in isas else []
@@ -171,26 +221,28 @@ class build_ext(BuildExt):
         import pybind11  # here, because FASTDIFF_BUILD=none does without
 
         include.append(pybind11.get_include())
-        jobs = [partial(self._cxx, source, "main", macros, include) for source in sorted(CSRC.glob("*.cpp"))]
+        jobs = [self._cxx(source, "main", macros, include) for source in sorted(CSRC.glob("*.cpp"))]
         for source in sorted(CSRC.glob("cpu/*.cpp")):
             if is_op(source):
-                jobs += [partial(self._cxx, source, isa, [*macros, ("FASTDIFF_ISA", isa)]) for isa in isas]
+                jobs += [self._cxx(source, isa, [*macros, ("FASTDIFF_ISA", isa)]) for isa in isas]
             else:
-                jobs.append(partial(self._cxx, source, "main", macros))
+                jobs.append(self._cxx(source, "main", macros))
         if nvcc:
             folder = Path(self.build_temp, "cuda")
             folder.mkdir(parents=True, exist_ok=True)
-            jobs += [partial(nvcc.compile, source, folder) for source in sorted(CSRC.glob("cuda/*.cu"))]
+            for source in sorted(CSRC.glob("cuda/*.cu")):
+                jobs.append(Job(f"{source.stem} for CUDA", partial(nvcc.compile, source, folder)))
         return jobs
 
-    def _cxx(self, source: Path, isa: str, macros: list, include: list[str] | None = None) -> str:
-        return self.compiler.compile(
-            [os.path.relpath(source)],
-            output_dir=os.path.join(self.build_temp, isa),
-            macros=macros,
-            include_dirs=[*self.include_dirs, *(include or [])],
-            extra_postargs=[*CXX_FLAGS, *ISA_FLAGS.get(isa, [])],
-        )[0]
+    def _cxx(self, source: Path, isa: str, macros: list, include: list[str] | None = None) -> Job:
+        options = {
+            "output_dir": os.path.join(self.build_temp, isa),
+            "macros": macros,
+            "include_dirs": [*self.include_dirs, *(include or [])],
+            "extra_postargs": [*CXX_FLAGS, *ISA_FLAGS.get(isa, [])],
+        }
+        name = f"{source.stem} for {isa}" if isa in ISA_FLAGS else source.stem
+        return Job(name, lambda: self.compiler.compile([os.path.relpath(source)], **options)[0])
 
 
 class bdist_wheel(BdistWheel):
