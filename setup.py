@@ -1,12 +1,13 @@
 """Builds fastdiff._C with what the machine offers; torch is not needed, nor imported.
 
 FASTDIFF_BUILD=auto (the default) builds the CPU part if there is a C++17 compiler and the CUDA part if there is nvcc,
-and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing. CC, CXX, CFLAGS and
+and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing. CC, CXX, CXXFLAGS and
 LDFLAGS choose the compiler and add to its flags.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import os
@@ -52,10 +53,11 @@ LOAD = "import sys, importlib.util as u; u.module_from_spec(u.spec_from_file_loc
 
 
 class Job(NamedTuple):
-    """One call of a compiler, which returns the path of an object file."""
+    """One call of a compiler."""
 
     name: str
-    run: Callable[[], str]
+    target: str  # the object file
+    compile: Callable[[], object]
 
 
 def say(text: str) -> None:
@@ -112,13 +114,11 @@ class Nvcc:
     def holds(self) -> str:
         return " ".join([*(f"sm_{arch}" for arch in self.archs), f"compute_{CUDA_PTX}"])
 
-    def compile(self, source: Path, folder: Path) -> str:
-        target = folder / f"{source.stem}.o"
+    def compile(self, source: Path, target: Path) -> None:
         codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
         codes.append(f"-gencode=arch=compute_{CUDA_PTX},code=compute_{CUDA_PTX}")
         flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static"]
         subprocess.run([self.path, "-c", str(source), "-o", str(target), *flags, *codes], check=True)
-        return str(target)
 
     def link_flags(self) -> list[str]:
         folders = [self.home / name for name in ("lib64", "lib", f"targets/{platform.machine()}-linux/lib")]
@@ -139,6 +139,11 @@ class build_ext(BuildExt):
             self._build(ext, None)
 
     def run(self) -> None:
+        for ext in self.extensions:  # an earlier build's, in the folder that becomes the wheel
+            Path(self.build_lib, self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+        if MODE == "none":
+            self.extensions.clear()
+            return
         try:
             super().run()
         except Exception as error:
@@ -171,7 +176,7 @@ class build_ext(BuildExt):
     def _build(self, ext: Extension, nvcc: Nvcc | None) -> None:
         target = self.get_ext_fullpath(ext.name)
         with without_commands():
-            objects = self._compile(self._jobs(nvcc))
+            objects = self._compile(self._jobs(nvcc), self._digest(nvcc))
             say(f"linking {Path(target).name}")
             flags = ["-pthread", *self._link_flags(nvcc)]
             self.compiler.link_shared_object(objects, target, extra_postargs=flags, target_lang="c++")
@@ -180,17 +185,40 @@ class build_ext(BuildExt):
             Path(target).unlink()
             raise RuntimeError(f"{CSRC} is not whole, or this compiler's output cannot be loaded: {loaded.stderr}")
 
-    def _compile(self, jobs: list[Job]) -> list[str]:
+    def _compile(self, jobs: list[Job], digest: str) -> list[str]:
+        """The object files. Those of an earlier build that the same digest made are not made again."""
         if not jobs:
             raise RuntimeError(f"there is nothing to compile: no source file in {CSRC}")
         count = itertools.count(1)
 
         def run(job: Job) -> str:
-            say(f"compiling {job.name}, {next(count)} of {len(jobs)}")
-            return job.run()
+            mark = Path(f"{job.target}.{digest}")
+            which = f"{job.name}, {next(count)} of {len(jobs)}"
+            if mark.exists():
+                say(f"keeping {which}")
+                return job.target
+            say(f"compiling {which}")
+            for stale in mark.parent.glob(f"{Path(job.target).name}.*"):
+                stale.unlink()
+            job.compile()
+            mark.touch()
+            return job.target
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(run, jobs))  # the first failure ends it
+
+    def _digest(self, nvcc: Nvcc | None) -> str:
+        """Of all that decides what the compilers make, apart from what the system's headers hold."""
+        import pybind11
+
+        command = getattr(self.compiler, "compiler_so_cxx", [])  # with CXXFLAGS
+        version = subprocess.run([*command, "--version"], capture_output=True).stdout if command else b""
+        flags = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NVCC_")]
+        cuda = [nvcc.path, nvcc.version, *nvcc.archs, *flags] if nvcc else []
+        digest = hashlib.sha256(repr((command, version, cuda, self.include_dirs, pybind11.__version__)).encode())
+        for path in [ROOT / "setup.py", *sorted(path for path in CSRC.rglob("*") if path.is_file())]:
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+        return digest.hexdigest()[:16]
 
     def _link_flags(self, nvcc: Nvcc | None) -> list[str]:
         hide = ["-Wl,--exclude-libs,ALL"] if platform.system() == "Linux" else []
@@ -231,18 +259,19 @@ class build_ext(BuildExt):
             folder = Path(self.build_temp, "cuda")
             folder.mkdir(parents=True, exist_ok=True)
             for source in sorted(CSRC.glob("cuda/*.cu")):
-                jobs.append(Job(f"{source.stem} for CUDA", partial(nvcc.compile, source, folder)))
+                target = folder / f"{source.stem}.o"
+                jobs.append(Job(f"{source.stem} for CUDA", str(target), partial(nvcc.compile, source, target)))
         return jobs
 
     def _cxx(self, source: Path, isa: str, macros: list, include: list[str] | None = None) -> Job:
-        options = {
-            "output_dir": os.path.join(self.build_temp, isa),
-            "macros": macros,
-            "include_dirs": [*self.include_dirs, *(include or [])],
-            "extra_postargs": [*CXX_FLAGS, *ISA_FLAGS.get(isa, [])],
-        }
+        sources, folder = [os.path.relpath(source)], os.path.join(self.build_temp, isa)
+        compile = partial(
+            self.compiler.compile, sources, output_dir=folder, macros=macros,
+            include_dirs=[*self.include_dirs, *(include or [])],
+            extra_postargs=[*CXX_FLAGS, *ISA_FLAGS.get(isa, [])],
+        )  # fmt: skip
         name = f"{source.stem} for {isa}" if isa in ISA_FLAGS else source.stem
-        return Job(name, lambda: self.compiler.compile([os.path.relpath(source)], **options)[0])
+        return Job(name, self.compiler.object_filenames(sources, output_dir=folder)[0], compile)
 
 
 class bdist_wheel(BdistWheel):
@@ -258,6 +287,6 @@ if MODE not in ("auto", "cpu", "cuda", "none"):
     raise SystemExit(f"FASTDIFF_BUILD: expected auto, cpu, cuda or none, got {MODE!r}")
 
 setup(
-    ext_modules=[] if MODE == "none" else [Extension("fastdiff._C", sources=[], language="c++")],
+    ext_modules=[Extension("fastdiff._C", sources=[], language="c++")],
     cmdclass={"build_ext": build_ext, "bdist_wheel": bdist_wheel},
 )

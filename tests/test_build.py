@@ -172,6 +172,26 @@ def test_the_build_says_in_plain_words_what_it_does(hollow: Path, tmp_path: Path
     assert "-ffp-contract" not in log
 
 
+def test_a_second_build_compiles_only_where_something_changed(hollow: Path, tmp_path: Path) -> None:
+    module = hollow / "csrc" / "module.cpp"
+    module.write_text(WHOLE)
+    _, log = wheel(hollow, tmp_path, FASTDIFF_BUILD="cpu")
+    assert "fastdiff: compiling module" in log
+    _, log = wheel(hollow, tmp_path, FASTDIFF_BUILD="cpu")
+    assert "fastdiff: keeping module" in log
+    _, log = wheel(hollow, tmp_path, FASTDIFF_BUILD="cpu", CFLAGS="-DSOMETHING", CXXFLAGS="-DSOMETHING")
+    assert "fastdiff: compiling module" in log
+    module.write_text(WITHOUT_ITS_ENTRY)
+    assert build(hollow, tmp_path, FASTDIFF_BUILD="cpu").returncode != 0
+
+
+def test_no_binary_of_an_earlier_build_is_in_a_wheel_without_one(hollow: Path, tmp_path: Path) -> None:
+    (hollow / "csrc" / "module.cpp").write_text(WHOLE)
+    wheel(hollow, tmp_path / "first", FASTDIFF_BUILD="cpu")
+    built, _ = wheel(hollow, tmp_path / "second", FASTDIFF_BUILD="none")
+    assert not [name for name in zipfile.ZipFile(built).namelist() if name.endswith((".so", ".pyd"))]
+
+
 def test_the_sdist_holds_the_checkout(source: Path, sdist: Path) -> None:
     made = {"PKG-INFO", "setup.cfg"}
     held = {name for name in files(sdist) - made if not name.startswith("fastdiff.egg-info")}
