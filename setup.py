@@ -37,6 +37,7 @@ MODE = os.environ.get("FASTDIFF_BUILD", "auto")
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno"]
 CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off", "-Wno-unknown-pragmas"]  # unroll is nvcc's
 CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 finds its own intrinsics at fault
+CXX_FLAGS += ["-Wno-unknown-warning-option"]  # and clang does not know the last
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"]
 ISA_FLAGS = {
     "portable": [],
