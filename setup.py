@@ -1,8 +1,8 @@
 """Builds fastdiff._C with what the machine offers; torch is not needed, nor imported.
 
 FASTDIFF_BUILD=auto (the default) builds the CPU part if there is a C++17 compiler and the CUDA part if there is nvcc,
-and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing. CC, CXX, CXXFLAGS and
-LDFLAGS choose the compiler and add to its flags.
+and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing. CC and CXX name the
+compiler, CXXFLAGS and LDFLAGS add to its flags.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class build_ext(BuildExt):
         with without_commands():
             objects = self._compile(self._jobs(nvcc), self._digest(nvcc))
             say(f"linking {Path(target).name}")
-            flags = ["-pthread", *self._link_flags(nvcc)]
+            flags = ["-pthread", *self._hide(), *(nvcc.link_flags() if nvcc else [])]
             self.compiler.link_shared_object(objects, target, extra_postargs=flags, target_lang="c++")
         loaded = subprocess.run([sys.executable, "-c", LOAD, target], capture_output=True, text=True)
         if loaded.returncode:
@@ -221,9 +221,13 @@ class build_ext(BuildExt):
             digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
         return digest.hexdigest()[:16]
 
-    def _link_flags(self, nvcc: Nvcc | None) -> list[str]:
-        hide = ["-Wl,--exclude-libs,ALL"] if platform.system() == "Linux" else []
-        return hide + (nvcc.link_flags() if nvcc else [])
+    def _hide(self) -> list[str]:
+        """Flags that export the module's entry and nothing of the libraries linked into it."""
+        if platform.system() != "Linux":
+            return []
+        script = Path(self.build_temp, "exports.map")
+        script.write_text("{ global: PyInit__C; local: *; };\n")
+        return [f"-Wl,--version-script={script}"]
 
     def _isas(self) -> list[str]:
         """The instruction sets to compile for. Compilers older than gcc 10 and clang 9 do not know the last one."""
