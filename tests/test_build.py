@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -241,6 +243,19 @@ def test_build_info_says_what_the_binary_holds() -> None:
     assert (info["cuda"] is None) == (info["nvcc"] is None)
     if info["cuda"] is not None:
         assert {"sm_80", "sm_90a", "compute_90"} <= set(info["cuda"].split())
+
+
+def test_the_instruction_sets_in_use_are_those_that_the_system_lists() -> None:
+    native = pytest.importorskip("fastdiff.ops.native")
+    if platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists():
+        pytest.skip("another machine or system")
+    flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
+    avx512 = {f"avx512{part}" for part in ("f", "bw", "dq", "vl")}
+    needs = {"portable": set(), "avx2": {"avx2", "fma", "f16c"}, "avx512": avx512, "avx512_bf16": {"avx512_bf16"}}
+    built = native._C.build_info()["isas"].split()
+    usable = [isa for isa in built if needs[isa] <= flags]
+    assert native._C.usable_isas() == usable
+    assert native._C.build_info()["isa"] == usable[-1]
 
 
 def test_a_binary_without_cuda_says_why_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
