@@ -1,20 +1,28 @@
 """Builds fastdiff._C with what the machine offers; torch is not needed, nor imported.
 
 FASTDIFF_BUILD=auto (the default) builds the CPU part if there is a C++17 compiler and the CUDA part if there is nvcc,
-and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing.
+and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing. CC and CXX name the
+compiler, CXXFLAGS and LDFLAGS add to its flags.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import logging
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel as BdistWheel
@@ -29,6 +37,7 @@ MODE = os.environ.get("FASTDIFF_BUILD", "auto")
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno"]
 CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off", "-Wno-unknown-pragmas"]  # unroll is nvcc's
 CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 finds its own intrinsics at fault
+CXX_FLAGS += ["-Wno-unknown-warning-option"]  # and clang does not know the last
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"]
 ISA_FLAGS = {
     "portable": [],
@@ -38,6 +47,34 @@ ISA_FLAGS = {
 }
 CUDA_ARCHS = ["80", "90a", "100"]
 CUDA_PTX = "90"
+
+
+# What the loader makes of the file: a linker is content with an extension that lacks symbols, or is empty.
+LOAD = "import sys, importlib.util as u; u.module_from_spec(u.spec_from_file_location('_C', sys.argv[1]))"
+
+
+class Job(NamedTuple):
+    """One call of a compiler."""
+
+    name: str
+    target: str  # the object file
+    compile: Callable[[], object]
+
+
+def say(text: str) -> None:
+    print(f"fastdiff: {text}", flush=True)
+
+
+@contextmanager
+def without_commands() -> Iterator[None]:
+    """Keeps setuptools from printing the compiler's command lines; one that fails is in its error."""
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def is_x86() -> bool:
@@ -78,15 +115,11 @@ class Nvcc:
     def holds(self) -> str:
         return " ".join([*(f"sm_{arch}" for arch in self.archs), f"compute_{CUDA_PTX}"])
 
-    def compile(self, source: Path, folder: Path) -> str:
-        target = folder / f"{source.stem}.o"
+    def compile(self, source: Path, target: Path) -> None:
         codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
         codes.append(f"-gencode=arch=compute_{CUDA_PTX},code=compute_{CUDA_PTX}")
         flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static"]
-        command = [self.path, "-c", str(source), "-o", str(target), *flags, *codes]
-        print(" ".join(command), flush=True)
-        subprocess.run(command, check=True)
-        return str(target)
+        subprocess.run([self.path, "-c", str(source), "-o", str(target), *flags, *codes], check=True)
 
     def link_flags(self) -> list[str]:
         folders = [self.home / name for name in ("lib64", "lib", f"targets/{platform.machine()}-linux/lib")]
@@ -103,16 +136,21 @@ class build_ext(BuildExt):
         except Exception as error:
             if MODE != "auto" or nvcc is None:
                 raise
-            print(f"fastdiff: the CUDA part was left out: {error}", flush=True)
+            say(f"the CUDA part was left out: {error}")
             self._build(ext, None)
 
     def run(self) -> None:
+        for ext in self.extensions:  # an earlier build's, in the folder that becomes the wheel
+            Path(self.build_lib, self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+        if MODE == "none":
+            self.extensions.clear()
+            return
         try:
             super().run()
         except Exception as error:
             if MODE != "auto":
                 raise
-            print(f"fastdiff: no compiled part, this is a pure-Python install: {error}", flush=True)
+            say(f"no compiled part, this is a pure-Python install: {error}")
             self.extensions.clear()
 
     def copy_extensions_to_source(self) -> None:
@@ -125,7 +163,11 @@ class build_ext(BuildExt):
             fresh.replace(target)
 
     def _wanted_nvcc(self) -> Nvcc | None:
-        if MODE == "cpu" or not list(CSRC.glob("cuda/*.cu")):
+        if MODE == "cpu":
+            return None
+        if not list(CSRC.glob("cuda/*.cu")):
+            if MODE == "cuda":
+                raise RuntimeError(f"FASTDIFF_BUILD=cuda, but there is no source file in {CSRC / 'cuda'}")
             return None
         nvcc = Nvcc.find()
         if nvcc is None and MODE == "cuda":
@@ -133,18 +175,59 @@ class build_ext(BuildExt):
         return nvcc
 
     def _build(self, ext: Extension, nvcc: Nvcc | None) -> None:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [job.result() for job in [pool.submit(job) for job in self._jobs(nvcc)]]
-        self.compiler.link_shared_object(
-            objects,
-            self.get_ext_fullpath(ext.name),
-            extra_postargs=["-pthread", *self._link_flags(nvcc)],
-            target_lang="c++",
-        )
+        target = self.get_ext_fullpath(ext.name)
+        with without_commands():
+            objects = self._compile(self._jobs(nvcc), self._digest(nvcc))
+            say(f"linking {Path(target).name}")
+            flags = ["-pthread", *self._hide(), *(nvcc.link_flags() if nvcc else [])]
+            self.compiler.link_shared_object(objects, target, extra_postargs=flags, target_lang="c++")
+        loaded = subprocess.run([sys.executable, "-c", LOAD, target], capture_output=True, text=True)
+        if loaded.returncode:
+            Path(target).unlink()
+            raise RuntimeError(f"{CSRC} is not whole, or this compiler's output cannot be loaded: {loaded.stderr}")
 
-    def _link_flags(self, nvcc: Nvcc | None) -> list[str]:
-        hide = ["-Wl,--exclude-libs,ALL"] if platform.system() == "Linux" else []
-        return hide + (nvcc.link_flags() if nvcc else [])
+    def _compile(self, jobs: list[Job], digest: str) -> list[str]:
+        """The object files. Those of an earlier build that the same digest made are not made again."""
+        if not jobs:
+            raise RuntimeError(f"there is nothing to compile: no source file in {CSRC}")
+        count = itertools.count(1)
+
+        def run(job: Job) -> str:
+            mark = Path(f"{job.target}.{digest}")
+            which = f"{job.name}, {next(count)} of {len(jobs)}"
+            if mark.exists():
+                say(f"keeping {which}")
+                return job.target
+            say(f"compiling {which}")
+            for stale in mark.parent.glob(f"{Path(job.target).name}.*"):
+                stale.unlink()
+            job.compile()
+            mark.touch()
+            return job.target
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(run, jobs))  # the first failure ends it
+
+    def _digest(self, nvcc: Nvcc | None) -> str:
+        """Of all that decides what the compilers make, apart from what the system's headers hold."""
+        import pybind11
+
+        command = getattr(self.compiler, "compiler_so_cxx", [])  # with CXXFLAGS
+        version = subprocess.run([*command, "--version"], capture_output=True).stdout if command else b""
+        flags = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NVCC_")]
+        cuda = [nvcc.path, nvcc.version, *nvcc.archs, *flags] if nvcc else []
+        digest = hashlib.sha256(repr((command, version, cuda, self.include_dirs, pybind11.__version__)).encode())
+        for path in [ROOT / "setup.py", *sorted(path for path in CSRC.rglob("*") if path.is_file())]:
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def _hide(self) -> list[str]:
+        """Flags that export the module's entry and nothing of the libraries linked into it."""
+        if platform.system() != "Linux":
+            return []
+        script = Path(self.build_temp, "exports.map")
+        script.write_text("{ global: PyInit__C; local: *; };\n")
+        return [f"-Wl,--version-script={script}"]
 
     def _isas(self) -> list[str]:
         """The instruction sets to compile for. Compilers older than gcc 10 and clang 9 do not know the last one."""
@@ -160,7 +243,7 @@ class build_ext(BuildExt):
                 return isas
         return [*isas, last]
 
-    def _jobs(self, nvcc: Nvcc | None) -> list:
+    def _jobs(self, nvcc: Nvcc | None) -> list[Job]:
         isas = self._isas()
         macros = [("FASTDIFF_X86", None)] if is_x86() else []
         macros += [("FASTDIFF_AVX512_BF16", None)] if "avx512_bf16" in isas else []
@@ -171,26 +254,29 @@ class build_ext(BuildExt):
         import pybind11  # here, because FASTDIFF_BUILD=none does without
 
         include.append(pybind11.get_include())
-        jobs = [partial(self._cxx, source, "main", macros, include) for source in sorted(CSRC.glob("*.cpp"))]
+        jobs = [self._cxx(source, "main", macros, include) for source in sorted(CSRC.glob("*.cpp"))]
         for source in sorted(CSRC.glob("cpu/*.cpp")):
             if is_op(source):
-                jobs += [partial(self._cxx, source, isa, [*macros, ("FASTDIFF_ISA", isa)]) for isa in isas]
+                jobs += [self._cxx(source, isa, [*macros, ("FASTDIFF_ISA", isa)]) for isa in isas]
             else:
-                jobs.append(partial(self._cxx, source, "main", macros))
+                jobs.append(self._cxx(source, "main", macros))
         if nvcc:
             folder = Path(self.build_temp, "cuda")
             folder.mkdir(parents=True, exist_ok=True)
-            jobs += [partial(nvcc.compile, source, folder) for source in sorted(CSRC.glob("cuda/*.cu"))]
+            for source in sorted(CSRC.glob("cuda/*.cu")):
+                target = folder / f"{source.stem}.o"
+                jobs.append(Job(f"{source.stem} for CUDA", str(target), partial(nvcc.compile, source, target)))
         return jobs
 
-    def _cxx(self, source: Path, isa: str, macros: list, include: list[str] | None = None) -> str:
-        return self.compiler.compile(
-            [os.path.relpath(source)],
-            output_dir=os.path.join(self.build_temp, isa),
-            macros=macros,
+    def _cxx(self, source: Path, isa: str, macros: list, include: list[str] | None = None) -> Job:
+        sources, folder = [os.path.relpath(source)], os.path.join(self.build_temp, isa)
+        compile = partial(
+            self.compiler.compile, sources, output_dir=folder, macros=macros,
             include_dirs=[*self.include_dirs, *(include or [])],
             extra_postargs=[*CXX_FLAGS, *ISA_FLAGS.get(isa, [])],
-        )[0]
+        )  # fmt: skip
+        name = f"{source.stem} for {isa}" if isa in ISA_FLAGS else source.stem
+        return Job(name, self.compiler.object_filenames(sources, output_dir=folder)[0], compile)
 
 
 class bdist_wheel(BdistWheel):
@@ -206,6 +292,6 @@ if MODE not in ("auto", "cpu", "cuda", "none"):
     raise SystemExit(f"FASTDIFF_BUILD: expected auto, cpu, cuda or none, got {MODE!r}")
 
 setup(
-    ext_modules=[] if MODE == "none" else [Extension("fastdiff._C", sources=[], language="c++")],
+    ext_modules=[Extension("fastdiff._C", sources=[], language="c++")],
     cmdclass={"build_ext": build_ext, "bdist_wheel": bdist_wheel},
 )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
+from . import __version__
 from .commands import bench, compare, fit, info, sample
+
+INTERRUPTED, NOBODY_READS = 130, 141  # 128 and the number of the signal, as a shell would say
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line; each command's arguments stand beside its code."""
     top = argparse.ArgumentParser(prog="fastdiff", description="Samples from diffusion models in few, cheap steps.")
+    top.add_argument("--version", action="version", version=f"fastdiff {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
     for module, name, text in (
         (sample, "sample", "draw handwritten digits with the shipped model"),
@@ -24,16 +29,24 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status. Bad arguments print one line and return 2."""
+    """Run the command; returns the exit status. What goes wrong is one line on standard error."""
     arguments = parser().parse_args(argv)
     run = {"sample": sample.run, "fit": fit.run, "info": info.run, "bench": bench.run}[arguments.command]
     if arguments.command == "sample" and arguments.compare:
         run = compare.run
     try:
-        return run(arguments)
+        status, words = run(arguments), None
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        status, words = INTERRUPTED, "interrupted"
+    except BrokenPipeError:
+        status, words = NOBODY_READS, None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"fastdiff {arguments.command}: {error}", file=sys.stderr)
-        return 2
+        status, words = 2, str(error)
+    if words is not None:  # here, where the error is gone and with it a bar that was on the line
+        print(f"fastdiff {arguments.command}: {words}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import types
 import zlib
 from collections.abc import Iterator
 
@@ -33,6 +34,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "k_diffusion" in item.fixturenames:
+            item.add_marker(pytest.mark.k_diffusion)
     if INTERPRETING:
         items[:] = [item for item in items if "backend" in item.fixturenames]
     if torch.cuda.is_available():
@@ -51,6 +55,14 @@ def seed(request: pytest.FixtureRequest) -> int:
     np.random.seed(value)
     torch.manual_seed(value)
     return value
+
+
+@pytest.fixture(scope="session")
+def k_diffusion() -> types.ModuleType:
+    """k_diffusion.sampling; the test is skipped where it is not installed."""
+    from peers import k_diffusion_sampling
+
+    return k_diffusion_sampling()
 
 
 @pytest.fixture

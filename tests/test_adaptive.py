@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gaussian import DATA, SCHEDULES, run_rows, slope
-from peers import difference, k_diffusion_sampling, network, start_noise
+from peers import difference, network, start_noise
 
 import fastdiff as fd
 from fastdiff.solvers.embedded import ORDERS, embedded_step
@@ -57,7 +57,7 @@ def test_both_members_of_a_pair_have_their_order(pair, schedule):
     "options",
     [{}, {"rtol": 0.01, "atol": 1e-3}, {"rtol": 1e-3, "atol": 1e-4, "pid": (0.2, 0.7, 0.1)}, {"h_init": 2.0}],
 )
-def test_dpm_adaptive_takes_k_diffusions_steps(pair, order, options, double):
+def test_dpm_adaptive_takes_k_diffusions_steps(pair, order, options, double, k_diffusion):
     def denoise(x, sigma):
         c = (1 + sigma**2) ** -0.5
         return network(x * c.view(-1, 1), c)
@@ -65,7 +65,7 @@ def test_dpm_adaptive_takes_k_diffusions_steps(pair, order, options, double):
     theirs_options = {name: value for name, value in options.items() if name != "pid"}
     if "pid" in options:
         theirs_options |= dict(zip(("pcoeff", "icoeff", "dcoeff"), options["pid"], strict=True))
-    theirs, info = k_diffusion_sampling().sample_dpm_adaptive(
+    theirs, info = k_diffusion.sample_dpm_adaptive(
         denoise, start_noise() * 80.0, 0.1, 80.0, order=order, disable=True, return_info=True, **theirs_options
     )
     calls = []

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,30 +19,75 @@ import torch
 from fastdiff.ops import registry
 
 ROOT = Path(__file__).parents[1]
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "constraints.txt")
+FOLDERS = ("csrc", "fastdiff", "tests", "bench")
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
+
+# Extension modules that compile at once, in the place of csrc's.
+WHOLE = """
+#include <Python.h>
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
+PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&definition); }
+"""
+WITHOUT_ITS_ENTRY = "int nothing;"
+WITHOUT_ITS_KERNEL = f"extern int kernel();\n{WHOLE.replace('return', 'return kernel() ? nullptr :')}"
 
 
-@pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what a build reads, so that it leaves nothing in the checkout."""
-    target = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, target)
-    unwanted = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
-    for name in ("csrc", "fastdiff"):
+def copy(target: Path) -> Path:
+    """What a checkout holds, so that a build leaves nothing in this one."""
+    for name in FILES:
+        shutil.copy(ROOT / name, target)
+    unwanted = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", ".*")
+    for name in FOLDERS:
         shutil.copytree(ROOT / name, target / name, ignore=unwanted)
     return target
 
 
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """The source distribution, unpacked."""
+    target = tmp_path_factory.mktemp("sdist")
+    done = build(source, target, "build_sdist")
+    assert done.returncode == 0, done.stdout
+    (packed,) = target.glob("*.tar.gz")
+    with tarfile.open(packed) as archive:
+        archive.extractall(target)
+    return packed.with_name(packed.name.removesuffix(".tar.gz"))
+
+
+@pytest.fixture
+def hollow(tmp_path: Path) -> Path:
+    """A checkout whose csrc holds one file, module.cpp, with nothing in it yet."""
+    target = tmp_path / "hollow"
+    target.mkdir()
+    copy(target)
+    shutil.rmtree(target / "csrc")
+    (target / "csrc").mkdir()
+    (target / "csrc" / "module.cpp").touch()
+    return target
+
+
+def build(source: Path, target: Path, hook: str = "build_wheel", **environment: str) -> subprocess.CompletedProcess:
+    """Call the hook that pip and build call, its log on stdout."""
+    return subprocess.run([sys.executable, "-c", BUILD, hook, str(target)], stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.STDOUT, cwd=source, env={**os.environ, **environment})  # fmt: skip
+
+
 def wheel(source: Path, target: Path, **environment: str) -> tuple[Path, str]:
-    """Build a wheel without isolation; its path and the build's log."""
-    pytest.importorskip("setuptools", minversion="77")
-    command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps", "--no-index"]
-    done = subprocess.run([*command, "-w", str(target), str(source)], capture_output=True, text=True,
-                          timeout=300, env={**os.environ, **environment})  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    """The wheel's path and the build's log."""
+    done = build(source, target, **environment)
+    assert done.returncode == 0, done.stdout[-3000:]
     (built,) = target.glob("*.whl")
-    return built, done.stdout + done.stderr
+    return built, done.stdout
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def run_installed(built: Path, target: Path, code: str) -> str:
@@ -80,8 +128,84 @@ def test_without_a_working_compiler_auto_says_so_and_falls_back(source: Path, tm
 
 
 def test_without_a_working_compiler_cpu_fails(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError):
-        wheel(source, tmp_path, CC="false", CXX="false", FASTDIFF_BUILD="cpu")
+    done = build(source, tmp_path, CC="false", CXX="false", FASTDIFF_BUILD="cpu")
+    assert done.returncode != 0
+    assert list(tmp_path.glob("*.whl")) == []
+
+
+@pytest.mark.parametrize("mode", ["cpu", "cuda"])
+def test_a_build_that_was_asked_to_compile_fails_where_there_is_nothing_to_compile(
+    mode: str, hollow: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(hollow / "csrc")
+    done = build(hollow, tmp_path, FASTDIFF_BUILD=mode)
+    assert done.returncode != 0
+    assert "no source file in" in done.stdout
+    assert list(tmp_path.glob("*.whl")) == []
+
+
+def test_where_there_is_nothing_to_compile_auto_says_so_and_is_pure_python(hollow: Path, tmp_path: Path) -> None:
+    shutil.rmtree(hollow / "csrc")
+    built, log = wheel(hollow, tmp_path, FASTDIFF_BUILD="auto")
+    assert built.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(built).namelist() if name.endswith((".so", ".pyd"))]
+    assert "fastdiff: no compiled part" in log
+    assert "no source file in" in log
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [(WITHOUT_ITS_ENTRY, "PyInit__C"), (WITHOUT_ITS_KERNEL, "undefined symbol")]
+)
+def test_a_binary_that_cannot_be_loaded_is_no_build(text: str, words: str, hollow: Path, tmp_path: Path) -> None:
+    (hollow / "csrc" / "module.cpp").write_text(text)
+    done = build(hollow, tmp_path, FASTDIFF_BUILD="cpu")
+    assert done.returncode != 0
+    assert words in done.stdout
+    built, log = wheel(hollow, tmp_path, FASTDIFF_BUILD="auto")
+    assert built.name.endswith("-py3-none-any.whl")
+    assert words in log
+
+
+def test_the_build_says_in_plain_words_what_it_does(hollow: Path, tmp_path: Path) -> None:
+    (hollow / "csrc" / "module.cpp").write_text(WHOLE)
+    _, log = wheel(hollow, tmp_path, FASTDIFF_BUILD="cpu")
+    assert "fastdiff: compiling module, 1 of 1\n" in log
+    assert "fastdiff: linking _C." in log
+    assert "-ffp-contract" not in log
+
+
+def test_a_second_build_compiles_only_where_something_changed(hollow: Path, tmp_path: Path) -> None:
+    module = hollow / "csrc" / "module.cpp"
+    module.write_text(WHOLE)
+    _, log = wheel(hollow, tmp_path, FASTDIFF_BUILD="cpu")
+    assert "fastdiff: compiling module" in log
+    _, log = wheel(hollow, tmp_path, FASTDIFF_BUILD="cpu")
+    assert "fastdiff: keeping module" in log
+    _, log = wheel(hollow, tmp_path, FASTDIFF_BUILD="cpu", CFLAGS="-DSOMETHING", CXXFLAGS="-DSOMETHING")
+    assert "fastdiff: compiling module" in log
+    module.write_text(WITHOUT_ITS_ENTRY)
+    assert build(hollow, tmp_path, FASTDIFF_BUILD="cpu").returncode != 0
+
+
+def test_no_binary_of_an_earlier_build_is_in_a_wheel_without_one(hollow: Path, tmp_path: Path) -> None:
+    (hollow / "csrc" / "module.cpp").write_text(WHOLE)
+    wheel(hollow, tmp_path / "first", FASTDIFF_BUILD="cpu")
+    built, _ = wheel(hollow, tmp_path / "second", FASTDIFF_BUILD="none")
+    assert not [name for name in zipfile.ZipFile(built).namelist() if name.endswith((".so", ".pyd"))]
+
+
+def test_the_sdist_holds_the_checkout(source: Path, sdist: Path) -> None:
+    made = {"PKG-INFO", "setup.cfg"}
+    held = {name for name in files(sdist) - made if not name.startswith("fastdiff.egg-info")}
+    assert held == {name for name in files(source) if not name.startswith(("fastdiff.egg-info", "build"))}
+
+
+def test_the_sdists_wheel_holds_what_the_checkouts_does(source: Path, sdist: Path, tmp_path: Path) -> None:
+    names = []
+    for place in (source, sdist):
+        built, _ = wheel(place, tmp_path / place.name, FASTDIFF_BUILD="none")
+        names.append(sorted(zipfile.ZipFile(built).namelist()))
+    assert names[1] == names[0]
 
 
 def test_the_data_files_are_in_the_wheel(source: Path, tmp_path: Path) -> None:
@@ -119,6 +243,19 @@ def test_build_info_says_what_the_binary_holds() -> None:
     assert (info["cuda"] is None) == (info["nvcc"] is None)
     if info["cuda"] is not None:
         assert {"sm_80", "sm_90a", "compute_90"} <= set(info["cuda"].split())
+
+
+def test_the_instruction_sets_in_use_are_those_that_the_system_lists() -> None:
+    native = pytest.importorskip("fastdiff.ops.native")
+    if platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists():
+        pytest.skip("another machine or system")
+    flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
+    avx512 = {f"avx512{part}" for part in ("f", "bw", "dq", "vl")}
+    needs = {"portable": set(), "avx2": {"avx2", "fma", "f16c"}, "avx512": avx512, "avx512_bf16": {"avx512_bf16"}}
+    built = native._C.build_info()["isas"].split()
+    usable = [isa for isa in built if needs[isa] <= flags]
+    assert native._C.usable_isas() == usable
+    assert native._C.build_info()["isa"] == usable[-1]
 
 
 def test_a_binary_without_cuda_says_why_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

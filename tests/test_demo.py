@@ -242,6 +242,33 @@ def test_command_trains_and_resumes(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "digits.json").read_text())["training"]["steps"] == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--steps", "0"], "argument --steps: expected a whole number >= 1"),
+        (["--minutes", "nan"], "argument --minutes: expected a finite number"),
+        (["--steps", "1", "--threads", "0"], "argument --threads: "),
+        (["--steps", "1", "--resume"], "--resume: none holds no checkpoint.pt"),
+    ],
+)
+def test_command_refuses_what_it_cannot_do(arguments, words, tmp_path, monkeypatch, capsys):
+    train = pytest.importorskip("fastdiff.demo.train", exc_type=ImportError)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "--out", "none", *arguments])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_leaves_whole_files_alone_and_no_bar_in_a_log(recipe, tmp_path, capsys):
+    from fastdiff.demo.train import Trainer, train
+
+    train(Trainer(recipe, steps=1), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "digits.json", "digits.safetensors"]
+    assert capsys.readouterr().err == ""
+
+
 def test_learning_rate_rises_stays_and_falls_to_zero(recipe):
     from fastdiff.demo.train import learning_rate
 

@@ -8,16 +8,20 @@ import types
 
 import pytest
 import torch
-from peers import difference, k_diffusion_sampling, network
+from peers import difference, network
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdiff import kdiffusion
 
-PEER = k_diffusion_sampling()
-ON_SIGMAS = sorted(
-    name for name, f in vars(PEER).items() if name.startswith("sample_") and "sigmas" in inspect.signature(f).parameters
-)
-SEEDED = [name for name in ON_SIGMAS if "noise_sampler" in inspect.signature(getattr(PEER, name)).parameters]
+# k-diffusion's own samplers on noise levels, by name: most tests of them need no k-diffusion.
+ON_SIGMAS = [
+    f"sample_{name}"
+    for name in (
+        "dpm_2", "dpm_2_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2s_ancestral", "dpmpp_3m_sde", "dpmpp_sde",
+        "euler", "euler_ancestral", "heun", "lms",
+    )
+]  # fmt: skip
+SEEDED = [name for name in ON_SIGMAS if "noise_sampler" in inspect.signature(getattr(kdiffusion, name)).parameters]
 OPTIONS = {
     "sample_euler": [{"s_churn": 9.0, "s_noise": 1.01}, {"s_churn": 9.0, "s_tmin": 0.2, "s_tmax": 9.0}],
     "sample_heun": [{"s_churn": 9.0, "s_noise": 1.01}],
@@ -51,7 +55,7 @@ def start(dtype=torch.float64, sigma=14.6):
 
 
 def levels(n, dtype=torch.float64, sigma_min=0.03):
-    return PEER.get_sigmas_karras(n, sigma_min, 14.6).to(dtype)
+    return kdiffusion.get_sigmas_karras(n, sigma_min, 14.6).to(dtype)
 
 
 def repeatable_noise(like, calls=None):
@@ -67,17 +71,17 @@ def repeatable_noise(like, calls=None):
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_every_sampler_gives_k_diffusions_samples_for_any_number_of_steps(name, options):
+def test_every_sampler_gives_k_diffusions_samples_for_any_number_of_steps(name, options, k_diffusion):
     for n in (1, 2, 3, 5, 17, 40):
         if n == 1 and "m_sde" in name:
             continue  # the peer reads a variable before it is set
         x, sigmas = start(), levels(n)
         results = []
-        for module in (PEER, kdiffusion):
+        for module in (k_diffusion, kdiffusion):
             noisy = {"noise_sampler": repeatable_noise(x)} if name in SEEDED else {}
             torch.manual_seed(n)
             window = options.get("s_tmax") is not None
-            if window and module is PEER:  # draws even where it adds nothing
+            if window and module is k_diffusion:  # draws even where it adds nothing
                 torch.randn_like = _only_within(sigmas, options)
             try:
                 function = getattr(module, name)
@@ -98,12 +102,12 @@ def _only_within(sigmas, options):
 
 
 @pytest.mark.parametrize("name", ON_SIGMAS)
-def test_float32_agrees_with_k_diffusions_float64(name):
+def test_float32_agrees_with_k_diffusions_float64(name, k_diffusion):
     x, sigmas = start(torch.float32), levels(12, torch.float32)
     noise = {"noise_sampler": repeatable_noise(x)} if name in SEEDED else {}
     ours = getattr(kdiffusion, name)(lambda *a: gaussian(*a).float(), x, sigmas, disable=True, **noise)
     assert ours.dtype == torch.float32
-    theirs = getattr(PEER, name)(gaussian, x.double(), sigmas.double(), disable=True, **noise)
+    theirs = getattr(k_diffusion, name)(gaussian, x.double(), sigmas.double(), disable=True, **noise)
     assert difference(ours, theirs) < 1e-5
 
 
@@ -125,11 +129,11 @@ def test_half_precision_in_is_half_precision_out_with_a_state_in_float32(name):
 
 
 @pytest.mark.parametrize("name", ON_SIGMAS)
-def test_callbacks_see_what_k_diffusions_see(name):
+def test_callbacks_see_what_k_diffusions_see(name, k_diffusion):
     x, sigmas = start(), levels(6)
-    options = {"s_churn": 5.0} if "s_churn" in inspect.signature(getattr(PEER, name)).parameters else {}
+    options = {"s_churn": 5.0} if "s_churn" in inspect.signature(getattr(k_diffusion, name)).parameters else {}
     seen = {}
-    for module in (PEER, kdiffusion):
+    for module in (k_diffusion, kdiffusion):
         seen[module], calls, models = [], [], []
 
         def model(x, sigma, models=models):
@@ -149,8 +153,13 @@ def test_callbacks_see_what_k_diffusions_see(name):
             )
 
 
-def test_the_arguments_are_k_diffusions_names_in_its_order_with_its_defaults():
-    for name, theirs in vars(PEER).items():
+def test_these_are_all_of_k_diffusions_samplers(k_diffusion):
+    found = {name for name in vars(k_diffusion) if name.startswith("sample_")}
+    assert found == {*ON_SIGMAS, "sample_dpm_fast", "sample_dpm_adaptive"}
+
+
+def test_the_arguments_are_k_diffusions_names_in_its_order_with_its_defaults(k_diffusion):
+    for name, theirs in vars(k_diffusion).items():
         if name.startswith(("sample_", "get_sigmas_", "append_zero")):
             expected = inspect.signature(theirs).parameters.values()
             found = inspect.signature(getattr(kdiffusion, name)).parameters.values()
@@ -158,10 +167,10 @@ def test_the_arguments_are_k_diffusions_names_in_its_order_with_its_defaults():
 
 
 @pytest.mark.parametrize("name", ["karras", "exponential", "polyexponential", "vp"])
-def test_noise_levels_are_k_diffusions(name):
+def test_noise_levels_are_k_diffusions(name, k_diffusion):
     ends = () if name == "vp" else (0.03, 14.6)
     for n in (1, 2, 9, 40):
-        theirs = getattr(PEER, f"get_sigmas_{name}")(n, *ends)
+        theirs = getattr(k_diffusion, f"get_sigmas_{name}")(n, *ends)
         ours = getattr(kdiffusion, f"get_sigmas_{name}")(n, *ends)
         assert ours.dtype == theirs.dtype
         # The peer computes in float32, and for "vp" subtracts 1 from a number close to it.
@@ -170,8 +179,8 @@ def test_noise_levels_are_k_diffusions(name):
 
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 20])
-def test_dpm_fast_is_k_diffusions(n, eta, double):
-    x, seen = start(), {PEER: [], kdiffusion: []}
+def test_dpm_fast_is_k_diffusions(n, eta, double, k_diffusion):
+    x, seen = start(), {k_diffusion: [], kdiffusion: []}
     results = [
         module.sample_dpm_fast(
             denoise, x, 0.03, 14.6, n, callback=calls.append, disable=True, eta=eta, noise_sampler=_smooth(x)
@@ -195,8 +204,8 @@ def _smooth(like):
 
 
 @pytest.mark.parametrize("options", [{}, {"order": 2}, {"eta": 0.5}, {"rtol": 0.01, "pcoeff": 0.3, "dcoeff": 0.1}])
-def test_dpm_adaptive_takes_k_diffusions_steps(options, double):
-    x, seen = start(), {PEER: [], kdiffusion: []}
+def test_dpm_adaptive_takes_k_diffusions_steps(options, double, k_diffusion):
+    x, seen = start(), {k_diffusion: [], kdiffusion: []}
     results = [
         module.sample_dpm_adaptive(
             denoise, x, 0.03, 14.6, callback=calls.append, disable=True, noise_sampler=_smooth(x), return_info=True,
@@ -213,20 +222,32 @@ def test_dpm_adaptive_takes_k_diffusions_steps(options, double):
         assert float(b["error"]) == pytest.approx(float(a["error"]), rel=1e-9)
 
 
+RISING = levels(300, sigma_min=0.05)[:-1].flip(0)
+
+
+@pytest.mark.parametrize("name", ["sample_heun", "sample_dpmpp_2m", "sample_lms"])
+def test_rising_levels_encode_as_k_diffusion_does(name, k_diffusion):
+    x = torch.randn(2, 5, dtype=torch.float64)
+    ours, theirs = (getattr(module, name)(denoise, x, RISING, disable=True) for module in (kdiffusion, k_diffusion))
+    assert difference(ours, theirs) < 1e-9
+
+
 def test_rising_levels_encode_and_falling_ones_decode():
     x = torch.randn(2, 5, dtype=torch.float64)
-    up = levels(300, sigma_min=0.05)[:-1].flip(0)
     for name in ("sample_heun", "sample_dpmpp_2m", "sample_lms"):
         sample = getattr(kdiffusion, name)
-        encoded = sample(denoise, x, up, disable=True)
-        assert difference(encoded, getattr(PEER, name)(denoise, x, up, disable=True)) < 1e-9
-        assert difference(sample(denoise, encoded, up.flip(0), disable=True), x) < 1e-2
+        encoded = sample(denoise, x, RISING, disable=True)
+        assert difference(sample(denoise, encoded, RISING.flip(0), disable=True), x) < 1e-2
     encoded = kdiffusion.sample_dpm_adaptive(denoise, x, 14.6, 0.05, disable=True, rtol=1e-4, atol=1e-5)
     decoded = kdiffusion.sample_dpm_adaptive(denoise, encoded, 0.05, 14.6, disable=True, rtol=1e-4, atol=1e-5)
     assert difference(decoded, x) < 1e-2
 
 
-MORE = [name for name in kdiffusion.__all__ if name.startswith("sample_") and not hasattr(PEER, name)]
+MORE = [
+    name
+    for name in kdiffusion.__all__
+    if name.startswith("sample_") and name not in [*ON_SIGMAS, "sample_dpm_fast", "sample_dpm_adaptive"]
+]
 
 
 @pytest.mark.parametrize("name", MORE)

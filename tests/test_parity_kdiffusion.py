@@ -6,7 +6,7 @@ numbers: most of all sigma_down = sqrt(sigma_next^2 - sigma_up^2), whose relativ
 
 import pytest
 import torch
-from peers import SEEDS, difference, k_diffusion_sampling, network, path_noise, start_noise
+from peers import SEEDS, difference, network, path_noise, start_noise
 
 import fastdiff as fd
 
@@ -77,9 +77,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_sampler_equals_k_diffusion_for_every_number_of_steps(case):
+def test_sampler_equals_k_diffusion_for_every_number_of_steps(case, k_diffusion):
     function, their_options, our_options, sampler = CASES[case]
-    sample = getattr(k_diffusion_sampling(), function)
+    sample = getattr(k_diffusion, function)
     solver = case.partition(",")[0]
     tolerance = TOLERANCE_ANCESTRAL if case == "dpm_2_ancestral" else TOLERANCE
     # With one step the peer's multistep SDEs read a variable before it is set; see the next test.
@@ -93,9 +93,9 @@ def test_sampler_equals_k_diffusion_for_every_number_of_steps(case):
 
 
 @pytest.mark.parametrize("solver", ["dpmpp_2m_sde", "dpmpp_3m_sde"])
-def test_multistep_sde_in_one_step_is_the_prediction_where_k_diffusion_raises(solver):
+def test_multistep_sde_in_one_step_is_the_prediction_where_k_diffusion_raises(solver, k_diffusion):
     sigmas = torch.tensor([80.0, 0.0], dtype=torch.float64)
-    sample = getattr(k_diffusion_sampling(), f"sample_{solver}")
+    sample = getattr(k_diffusion, f"sample_{solver}")
     with pytest.raises(UnboundLocalError):
         sample(denoise, start_noise(), sigmas, disable=True, noise_sampler=noises_in_turn())
     plan = fd.plan(solver, EDM, 1, grid="karras", prediction="sample")
@@ -103,9 +103,9 @@ def test_multistep_sde_in_one_step_is_the_prediction_where_k_diffusion_raises(so
     torch.testing.assert_close(ours, denoise(80.0 * start_noise(), sigmas[:1].expand(2)), rtol=1e-14, atol=1e-15)
 
 
-def test_noise_levels_are_k_diffusions():
-    sampling = k_diffusion_sampling()
-    for grid, function in (("karras", sampling.get_sigmas_karras), ("exponential", sampling.get_sigmas_exponential)):
+def test_noise_levels_are_k_diffusions(k_diffusion):
+    for grid in ("karras", "exponential"):
+        function = getattr(k_diffusion, f"get_sigmas_{grid}")
         for n in (1, 2, 7, 40):
             # get_sigmas_* are float32: seven digits, times rho = 7 in the exponent.
             theirs = function(n, 0.1, 80.0).double()

@@ -1,11 +1,45 @@
 #include "isa.h"
 
 #include <atomic>
+#include <cstdint>
 #include <cstring>
+
+#ifdef FASTDIFF_X86
+#include <cpuid.h>
+#endif
 
 namespace fastdiff::cpu {
 
 namespace {
+
+#ifdef FASTDIFF_X86
+// What the processor has and the system saves at a context switch (Intel's manual, volume 1, 13.1 to 15.4). The
+// compilers' __builtin_cpu_supports asks a run-time library, which with some of them knows nothing.
+class Processor {
+ public:
+  Processor() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !bit(c, 27)) return;  // xgetbv
+    const uint64_t saved = saved_registers();
+    const bool fma_f16c = bit(c, 12) && bit(c, 29);
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    avx2 = (saved & 0x06) == 0x06 && fma_f16c && bit(b, 5);
+    avx512 = (saved & 0xe6) == 0xe6 && avx2 && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);  // f, dq, bw, vl
+    avx512_bf16 = avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5);
+  }
+
+  bool avx2 = false, avx512 = false, avx512_bf16 = false;
+
+ private:
+  static bool bit(unsigned word, int i) { return word >> i & 1; }
+
+  static uint64_t saved_registers() {
+    uint32_t low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return uint64_t{high} << 32 | low;
+  }
+};
+#endif
 
 constexpr Isa kAll[] = {
 #define FASTDIFF_VALUE(isa) Isa::isa,
@@ -42,16 +76,12 @@ const char* isa_name(Isa isa) {
 
 bool machine_has(Isa isa) {
 #ifdef FASTDIFF_X86
-  if (isa == Isa::avx2) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  }
-  if (isa == Isa::avx512) {
-    return machine_has(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  }
+  static const Processor processor;
+  if (isa == Isa::avx2) return processor.avx2;
+  if (isa == Isa::avx512) return processor.avx512;
 #endif
 #ifdef FASTDIFF_AVX512_BF16
-  if (isa == Isa::avx512_bf16) return machine_has(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+  if (isa == Isa::avx512_bf16) return processor.avx512_bf16;
 #endif
   return isa == Isa::portable;
 }

@@ -81,7 +81,7 @@ inline Floats mad(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c
 inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where one is NaN
 inline Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline void stream(void* to, __m512i v) { _mm512_stream_si512(static_cast<__m512i*>(to), v); }
-inline void stream(float* to, Floats v) { stream(to, bits<__m512i>(v)); }
+inline void stream(float* to, Floats v) { stream(static_cast<void*>(to), bits<__m512i>(v)); }
 inline Floats load(const Half* from) { return _mm512_cvtph_ps(bits<__m256i>(load_shorts(from))); }
 inline Floats load(const BFloat* from) {
   return bits<Floats>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits<__m256i>(load_shorts(from))), 16));
@@ -142,7 +142,7 @@ inline Floats mad(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c
 inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where one is NaN
 inline Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline void stream(void* to, __m256i v) { _mm256_stream_si256(static_cast<__m256i*>(to), v); }
-inline void stream(float* to, Floats v) { stream(to, bits<__m256i>(v)); }
+inline void stream(float* to, Floats v) { stream(static_cast<void*>(to), bits<__m256i>(v)); }
 inline Floats load(const Half* from) { return _mm256_cvtph_ps(bits<__m128i>(load_shorts(from))); }
 inline void store(Half* to, Floats v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));

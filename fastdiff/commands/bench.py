@@ -14,6 +14,7 @@ from ..catalogue import plan
 from ..run import Run
 from ..schedule import Schedule
 from .compare import converged_plan, distances
+from .numbers import positive
 from .sample import draw, labels_of
 
 SHAPES = ((1, 4, 64, 64), (8, 4, 128, 128))
@@ -22,7 +23,7 @@ ROW, COUNT = 10, 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=0.5, help="time for each measurement (default: %(default)s)")
+    parser.add_argument("--seconds", type=positive, default=0.5, help="for each measurement (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:

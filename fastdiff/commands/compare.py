@@ -13,7 +13,8 @@ from .. import demo
 from ..catalogue import plan
 from ..plan import Plan
 from . import pictures
-from .sample import draw, labels_of, made
+from .output import Output, shows_bars
+from .sample import draw, labels_of, made, refuse_beside
 
 CONVERGED_STEPS = 200
 SHOWN = 12
@@ -31,13 +32,17 @@ def distances(x: Tensor, exact: Tensor) -> np.ndarray:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and write the picture."""
+    others = ("solver", "plan", "steps", "format", "each", "trajectory")
+    refuse_beside("--compare", arguments, *others, why="which takes SOLVER:STEPS[:GRID] and writes one picture")
+    if arguments.grid is not None and all(entry.count(":") > 1 for entry in arguments.compare):
+        raise ValueError("--grid: no effect, since every plan of --compare names its own")
     plans = [_parse(entry, arguments.grid) for entry in arguments.compare]
-    out = arguments.out or Path("compare.png")
+    out = Output("--out", arguments.out or Path("compare.png"))
     model = demo.load_model()
     labels = labels_of(arguments.seeds, arguments.label)
-    exact = draw(model, converged_plan(), arguments.seeds, labels, arguments.guidance, progress=True)
+    exact = draw(model, converged_plan(), arguments.seeds, labels, arguments.guidance, progress=shows_bars())
     rows = [("converged", _strip(exact))]
-    print(f"{'plan':28s} {'NFE':>4s} {'seconds':>8s} {'median error':>13s} {'RMSE':>7s}")
+    out.say(f"{'plan':28s} {'NFE':>4s} {'seconds':>8s} {'median error':>13s} {'RMSE':>7s}")
     for name, table in plans:
         began = time.perf_counter()
         x = draw(model, table, arguments.seeds, labels, arguments.guidance)
@@ -45,10 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
         error = distances(x, exact)
         median, rmse = np.median(error), np.sqrt(np.mean(error**2))
         note = "  (stochastic: its samples are not meant to meet the ODE's)" if table.stochastic else ""
-        print(f"{name:28s} {table.nfe:4d} {seconds:8.2f} {median:13.4f} {rmse:7.4f}{note}")
+        out.say(f"{name:28s} {table.nfe:4d} {seconds:8.2f} {median:13.4f} {rmse:7.4f}{note}")
         rows.append((f"{name}\n{table.nfe} NFE\nmedian error {median:.3f}", _strip(x)))
-    pictures.write_png(out, pictures.captioned(rows))
-    print(f"{len(arguments.seeds)} seeds, the first {min(SHOWN, len(arguments.seeds))} shown -> {out}")
+    out.save(pictures.png(pictures.captioned(rows)))
+    out.say(f"{len(arguments.seeds)} seeds, the first {min(SHOWN, len(arguments.seeds))} shown -> {out}")
     return 0
 
 
@@ -59,6 +64,9 @@ def _strip(x: Tensor) -> np.ndarray:
 def _parse(entry: str, default_grid: str | None) -> tuple[str, Plan]:
     solver, _, rest = entry.partition(":")
     steps, _, grid = rest.partition(":")
-    if not steps.isdigit():
+    if not steps.isdecimal() or int(steps) < 1:
         raise ValueError(f"--compare: expected SOLVER:STEPS or SOLVER:STEPS:GRID, got {entry!r}")
-    return entry, made(solver, int(steps), grid or default_grid)
+    try:
+        return entry, made(solver, int(steps), grid or default_grid)
+    except ValueError as error:
+        raise ValueError(f"--compare {entry}: {error}") from error

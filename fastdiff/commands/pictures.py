@@ -1,9 +1,9 @@
-"""Pictures and arrays on disk, whole or not at all."""
+"""Pictures, and what writes them and arrays to a file."""
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,20 +43,17 @@ def captioned(rows: Sequence[tuple[str, np.ndarray]], width: int = 250) -> np.nd
     return np.concatenate(bands)
 
 
-def write(path: Path, save: Callable[[Path], None]) -> None:
-    """Call save(partial file) and move the result to `path`; a failed run leaves nothing there."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def png(picture: np.ndarray) -> Callable[[Path], None]:
+    """A function of a path that writes the picture there."""
+    return lambda path: Image.fromarray(picture).save(path, format="PNG")
 
 
-def write_png(path: Path, picture: np.ndarray) -> None:
-    write(path, lambda partial: Image.fromarray(picture).save(partial, format="PNG"))
+def npy(array: np.ndarray) -> Callable[[Path], None]:
+    """A function of a path that writes the array there."""
 
+    def save(path: Path) -> None:
+        file = io.BytesIO()  # numpy adds .npy to a name that lacks it, and cannot write into a pipe
+        np.save(file, array)
+        path.write_bytes(file.getvalue())
 
-def write_npy(path: Path, array: np.ndarray) -> None:
-    write(path, lambda partial: np.save(partial, array))
+    return save

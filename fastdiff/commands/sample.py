@@ -15,9 +15,12 @@ from ..noise import randn
 from ..plan import Plan
 from ..sample import sample
 from . import pictures
+from .numbers import finite, whole
+from .output import Output, differ, shows_bars
 
 BATCH = 256
-SOLVER, GRID = "dpmpp_2m", "quadratic"
+SOLVER, STEPS, GRID = "dpmpp_2m", 8, "quadratic"
+MOST_SEEDS = 10**6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f" without --guidance and --grid; else {SOLVER})",
     )
     source.add_argument("--plan", type=Path, metavar="PLAN.JSON", help="run the plan in this file instead")
-    parser.add_argument("--steps", type=int, default=8, help="steps of the solver (default: %(default)s)")
+    parser.add_argument("--steps", type=whole(1), help=f"steps of the solver (default: {STEPS})")
     parser.add_argument("--grid", help=f"time grid (default: {GRID})")
     parser.add_argument(
         "--seeds", type=seed_list, default="0-63", help="such as 0-63 or 3,7,20-29 (default: %(default)s)"
     )
     parser.add_argument("--label", type=digit, help="draw this digit only (default: the seed's last digit)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: none)")
-    parser.add_argument("--out", type=Path, help="file to write (default: samples.png or samples.npy)")
-    parser.add_argument("--format", choices=("png", "npy"), default="png", help="(default: %(default)s)")
+    parser.add_argument("--guidance", type=finite, help="classifier-free guidance scale (default: none)")
+    parser.add_argument(
+        "--out", type=Path, help="file to write, - for standard output (default: samples.png or samples.npy)"
+    )
+    parser.add_argument("--format", choices=("png", "npy"), help="(default: npy where --out ends in .npy, else png)")
     parser.add_argument("--each", action="store_true", help="one file a seed, named by it, in the folder --out")
     parser.add_argument("--trajectory", type=Path, metavar="STRIP.PNG", help="also write how the first 8 came about")
     parser.add_argument(
@@ -46,16 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def seed_list(text: str) -> list[int]:
     """"0-3,7" -> [0, 1, 2, 3, 7]."""
-    seeds: list[int] = []
+    parts: list[range] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         try:
-            seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+            parts.append(range(int(first), int(last if dash else first) + 1))
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected numbers and ranges such as 0-63,70, got {text!r}") from None
-    if not seeds:
-        raise argparse.ArgumentTypeError(f"expected at least one seed, got {text!r}")
-    return seeds
+    if any(part.stop > 2**63 for part in parts):
+        raise argparse.ArgumentTypeError(f"expected seeds below 2^63, got {text!r}")
+    if not all(part.start < part.stop <= part.start + MOST_SEEDS for part in parts):
+        raise argparse.ArgumentTypeError(f"expected ranges that rise, of at most {MOST_SEEDS:,} seeds, got {text!r}")
+    return [seed for part in parts for seed in part]
 
 
 def digit(text: str) -> int:
@@ -91,34 +98,51 @@ def draw(
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, write, and say in one line what it took."""
-    out = arguments.out or Path("samples" if arguments.each else f"samples.{arguments.format}")
+    table = _read(arguments) if arguments.plan else _made(arguments)
+    suffix = arguments.format or ("npy" if arguments.out and arguments.out.suffix == ".npy" else "png")
+    default = Path("samples" if arguments.each else f"samples.{suffix}")
+    outputs = [Output("--out", arguments.out or default, folder=arguments.each)]
+    if arguments.trajectory:
+        outputs.append(Output("--trajectory", arguments.trajectory))
+    differ(*outputs)
     model = demo.load_model()
-    table = _read(arguments.plan) if arguments.plan else _made(arguments)
     labels = labels_of(arguments.seeds, arguments.label)
     began = time.perf_counter()
-    x = draw(model, table, arguments.seeds, labels, arguments.guidance, progress=True)
+    x = draw(model, table, arguments.seeds, labels, arguments.guidance, progress=shows_bars())
     seconds = time.perf_counter() - began
-    _write(out, x, arguments)
+    _write(outputs[0], x, arguments, suffix)
     if arguments.trajectory:
-        _write_trajectory(arguments.trajectory, model, table, arguments, labels)
-    count = len(arguments.seeds)
-    print(f"{count} samples, {table.nfe} NFE, {seconds:.2f} s, {count / seconds:.0f} images/s -> {out}")
+        _write_trajectory(outputs[1], model, table, arguments, labels)
+    count, say = len(arguments.seeds), max(outputs, key=lambda output: output.is_standard).say
+    say(f"{count} samples, {table.nfe} NFE, {seconds:.2f} s, {count / seconds:.0f} images/s -> {outputs[0]}")
     return 0
+
+
+def refuse_beside(option: str, arguments: argparse.Namespace, *names: str, why: str) -> None:
+    """Raises ValueError where one of the options `names` is given, since it would have no effect beside `option`."""
+    given = [f"--{name}" for name in names if getattr(arguments, name) not in (None, False)]
+    if given:
+        raise ValueError(f"{', '.join(given)}: no effect beside {option}, {why}")
 
 
 def made(solver: str, steps: int, grid: str | None) -> Plan:
     """A plan for the shipped model."""
     if solver == "fitted":
+        if grid is not None:
+            raise ValueError(f"grid: no effect beside a fitted plan, which has its own times; got {grid!r}")
         return demo.fitted_plan(steps)
     return plan(solver, demo.schedule(), steps, grid=grid or GRID, prediction=demo.PREDICTION)
 
 
 def _made(arguments: argparse.Namespace) -> Plan:
-    fitted = arguments.guidance is None and arguments.grid is None and arguments.steps in demo.fitted_steps()
-    return made(arguments.solver or ("fitted" if fitted else SOLVER), arguments.steps, arguments.grid)
+    steps = arguments.steps or STEPS
+    fitted = arguments.guidance is None and arguments.grid is None and steps in demo.fitted_steps()
+    return made(arguments.solver or ("fitted" if fitted else SOLVER), steps, arguments.grid)
 
 
-def _read(path: Path) -> Plan:
+def _read(arguments: argparse.Namespace) -> Plan:
+    refuse_beside("--plan", arguments, "steps", "grid", why="which has its own steps and times")
+    path = arguments.plan
     table = Plan.load(path)
     table.check_schedule(demo.schedule())
     if table.prediction != demo.PREDICTION:
@@ -130,24 +154,18 @@ def _listed() -> str:
     return ", ".join(map(str, demo.fitted_steps()))
 
 
-def _write(out: Path, x: Tensor, arguments: argparse.Namespace) -> None:
+def _write(out: Output, x: Tensor, arguments: argparse.Namespace, suffix: str) -> None:
     images = demo.to_images(x)
     if not arguments.each:
-        if arguments.format == "npy":
-            pictures.write_npy(out, x.numpy())
-        else:
-            pictures.write_png(out, pictures.mosaic(images))
+        out.save(pictures.npy(x.numpy()) if suffix == "npy" else pictures.png(pictures.mosaic(images)))
         return
     for seed, values, image in zip(arguments.seeds, x.numpy(), images, strict=True):
-        path = out / f"{seed:06d}.{arguments.format}"
-        if arguments.format == "npy":
-            pictures.write_npy(path, values)
-        else:
-            pictures.write_png(path, pictures.enlarge(image))
+        save = pictures.npy(values) if suffix == "npy" else pictures.png(pictures.enlarge(image))
+        out.save(save, f"{seed:06d}.{suffix}")
 
 
 def _write_trajectory(
-    path: Path, model: torch.nn.Module, table: Plan, arguments: argparse.Namespace, labels: Tensor
+    out: Output, model: torch.nn.Module, table: Plan, arguments: argparse.Namespace, labels: Tensor
 ) -> None:
     """One row a sample, one column a step: the data predicted there, and the result."""
     seeds, labels = arguments.seeds[:8], labels[:8]
@@ -156,4 +174,4 @@ def _write_trajectory(
         model, table, seeds, labels, arguments.guidance, callback=lambda step: columns.append(step.x0.clone())
     )
     strip = torch.stack([*columns, x], dim=1).flatten(0, 1)
-    pictures.write_png(path, pictures.mosaic(demo.to_images(strip), columns=len(columns) + 1))
+    out.save(pictures.png(pictures.mosaic(demo.to_images(strip), columns=len(columns) + 1)))

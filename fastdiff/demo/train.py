@@ -22,6 +22,8 @@ from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from ..commands.numbers import positive, whole
+from ..files import write
 from ..schedule import Schedule
 from . import NUM_CLASSES, schedule
 from .data import digits
@@ -106,9 +108,8 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write a checkpoint; an interruption leaves the previous one whole."""
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
-        part = path.with_suffix(".part")
-        torch.save({"recipe": asdict(self.recipe), "steps": self.steps, "step": self.step, **parts}, part)
-        part.replace(path)
+        checkpoint = {"recipe": asdict(self.recipe), "steps": self.steps, "step": self.step, **parts}
+        write(path, lambda partial: torch.save(checkpoint, partial))
 
     @classmethod
     def load(cls, path: Path) -> Trainer:
@@ -123,13 +124,14 @@ class Trainer:
     def export(self, folder: Path) -> None:
         """Write the averaged weights as float16 digits.safetensors and their description digits.json."""
         weights = save({name: value.half().contiguous() for name, value in self.ema.module.state_dict().items()})
-        (folder / "digits.safetensors").write_bytes(weights)
+        write(folder / "digits.safetensors", lambda partial: partial.write_bytes(weights))
         description = {
             "sha256": hashlib.sha256(weights).hexdigest(),
             "model": CONFIG,
             "training": {"steps": self.step, **asdict(self.recipe)},
         }
-        (folder / "digits.json").write_text(json.dumps(description, indent=2) + "\n")
+        text = json.dumps(description, indent=2) + "\n"
+        write(folder / "digits.json", lambda partial: partial.write_text(text))
 
 
 def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int = 1000) -> None:
@@ -139,7 +141,7 @@ def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int 
     """
     plateau = 1 - trainer.recipe.decay
     decay_time = time.monotonic() + 60 * minutes * plateau
-    bar = tqdm(total=trainer.steps, initial=trainer.step, unit="step", mininterval=1)
+    bar = tqdm(total=trainer.steps, initial=trainer.step, unit="step", mininterval=1, disable=None)
     losses = deque(maxlen=100)
     while trainer.steps is None or trainer.step < trainer.steps:
         if trainer.steps is None and time.monotonic() > decay_time:
@@ -156,15 +158,17 @@ def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo model.")
     length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--steps", type=int, help="the length of the run; the weights depend on it and the seed alone")
-    length.add_argument("--minutes", type=float, help="choose the length by the clock")
+    length.add_argument("--steps", type=whole(1), help="the length; the weights depend on it and the seed alone")
+    length.add_argument("--minutes", type=positive, help="choose the length by the clock")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint and the weights")
-    parser.add_argument("--seed", type=int, default=0, help="a resumed run keeps its own")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=whole(0), default=0, help="a resumed run keeps its own")
+    parser.add_argument("--threads", type=whole(1), default=1)
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in the folder")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
+    if args.resume and not (args.out / "checkpoint.pt").is_file():
+        parser.error(f"--resume: {args.out} holds no checkpoint.pt")
     args.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer.load(args.out / "checkpoint.pt") if args.resume else Trainer(Recipe(seed=args.seed))
     if args.steps is not None:
