@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+import without_elements as empty
 from conftest import INTERPRETING
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import fastdiff as fd
@@ -93,8 +98,17 @@ def test_channels_last_stays_channels_last(backend_name: str) -> None:
     torch.testing.assert_close(y, group_norm(x.contiguous(), 4, act="silu"))
 
 
-def test_an_empty_batch_is_an_empty_result() -> None:
-    assert group_norm(torch.empty(0, 8, 4, 4), 2, act="silu").shape == (0, 8, 4, 4)
+@empty.few
+@given(data=st.data())
+def test_without_elements_any_strides_give_an_empty_result(backend: str, device: str, data: st.DataObject) -> None:
+    shape = data.draw(st.integers(2, 5).flatmap(empty.shapes))
+    dtype, groups = data.draw(empty.served(OP, backend, device, shape)), math.gcd(shape[1], data.draw(st.integers(1, 3)))
+    sizes = {"x": shape, "weight": shape[1:2], "bias": shape[1:2]} | dict.fromkeys(MODULATION, shape[:2])
+    given_ = {name: data.draw(empty.strided(size, dtype)).to(device) for name, size in sizes.items()}
+    given_ = {name: t for name, t in given_.items() if name == "x" or data.draw(st.booleans())}
+    with fd.backend(backend):
+        y = group_norm(groups=max(groups, 1), act=data.draw(st.sampled_from(["none", "silu"])), **given_)
+    empty.check(y, shape, dtype, list(given_.values()))
 
 
 def test_gradients_of_all_operands_are_right() -> None:
