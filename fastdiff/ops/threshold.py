@@ -12,7 +12,8 @@ def dynamic_threshold(x0: Tensor, *, ratio: float = 0.995, limit: float = 1.0) -
     """s = clamp(quantile(|x0|, ratio) over each sample, 1, limit) (Saharia et al. 2022, section 2.3).
 
     x0: [B, ...], the predicted data. Returns [B] float64, to be given to `solver_step` as `threshold`, which clamps
-    the prediction to [-s, s] and divides it by s; 1 for samples without elements. ratio in [0, 1]; limit >= 1 is the largest s allowed.
+    the prediction to [-s, s] and divides it by s. ratio in [0, 1]; limit >= 1 is the largest s allowed. A sample
+    without elements has s = 1.
     The quantile interpolates linearly between the two nearest order statistics, as `torch.quantile` does, at any size.
     """
     checks.require_float("x0", x0)
