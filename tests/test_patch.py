@@ -437,7 +437,7 @@ def test_a_scheduler_that_fastdiff_does_not_have_stays():
 
 
 def test_anything_else_is_refused():
-    with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module or a diffusers pipeline, got list"):
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, a diffusers pipeline or a ComfyUI ModelPatcher, got list"):
         fd.accelerate([nn.Linear(2, 2)])
 
 
