@@ -117,7 +117,7 @@ def test_logits_of_ten_thousand_lose_no_more_than_their_rounding(backend: str, d
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("size", "scale"), [(2**12, None), (2**12, -0.3), (2**12, 2.0), (1, 1e30), (1, -1e30), (1, 1e-30)])
+@pytest.mark.parametrize(("size", "scale"), [(2**12, None), (2**12, -0.3), (1, 1e30), (1, -1e30), (1, 1e-30)])
 def test_no_finite_logit_is_too_large(
     backend: str, device: str, size: int, scale: float | None, dtype: torch.dtype
 ) -> None:

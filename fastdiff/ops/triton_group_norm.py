@@ -1,9 +1,10 @@
 """group_norm in Triton, for NVIDIA and AMD: one launch, or two where one would not fill the machine; no atomics.
 
-Statistics are taken of x + add - pivot, where the pivot is the group's first element in two floats, so that a large mean
-costs no digits: in two passes over registers where a slab fits there, by Welford's recurrence in each lane of a tile and Chan's
-merge of the lanes where it does not. A slab that does not fit is read again to be written, from the cache if it is
-there. Where one launch has several programs for a slab, each takes the whole slab's statistics and writes its share.
+Statistics are taken of x + add - pivot, where the pivot is the group's first element in two floats, so that a large
+mean costs no digits: in two passes over registers where a slab fits there, by Welford's recurrence in each lane of a
+tile and Chan's merge of the lanes where it does not. A slab that does not fit is read again to be written, from the
+cache if it is there. Where one launch has several programs for a slab, each takes the whole slab's statistics and
+writes its share.
 """
 
 from __future__ import annotations

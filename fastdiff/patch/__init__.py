@@ -52,7 +52,7 @@ def accelerate(
     for module in modules:
         if group_norm:
             _fuse(module, handle)
-        if attention:
+        if attention and not isinstance(handle, PatcherHandle):
             _attend(module, handle, cache)
     if group_norm:
         for module in modules:

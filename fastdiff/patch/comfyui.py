@@ -22,48 +22,45 @@ def is_patcher(model: object) -> bool:
 class PatcherHandle(Handle):
     """Changes as object patches and options of a clone, `model`; the patcher that was given stays as it is.
 
-    A module's twin of another class shares its tensors, its parts and its hooks. ComfyUI puts it in the module's place
-    while it runs the clone.
+    A module's twin is of another class and shares everything that hangs on the module. ComfyUI puts it in the module's
+    place while it runs the clone.
     """
 
     def __init__(self, patcher: object) -> None:
         super().__init__(patcher.clone())
         self._names = {module: name for name, module in self.model.model.named_modules()}
-        self._taken = tuple(getattr(self.model, "object_patches", ()))
+        self._taken = dict(self.model.object_patches)
+        self._overridden = OVERRIDE in self.model.model_options.get("transformer_options", {})
         self._twins: dict[str, nn.Module] = {}
 
-    def set_class(self, thing: nn.Module, new: type, what: str, **added: object) -> None:
+    def set_class(self, thing: nn.Module, new: type, what: str) -> None:
         name = self._names[thing]
         if not name or any(name == taken or name.startswith(f"{taken}.") for taken in self._taken):
             return  # what another patch put there runs, and not this module
         twin = new.__new__(new)
-        vars(twin).update(vars(thing) | added)
+        object.__setattr__(twin, "__dict__", vars(thing))  # what ComfyUI writes on one of the two is on both
         self.model.add_object_patch(name, twin)
         self._twins[name] = twin
         self.changes[what] += 1
 
-    def set_attribute(self, owner: nn.Module, name: str, value: object, what: str) -> None:
-        self.set_class(owner, type(owner), what, **{name: value})
-
     def override_attention(self) -> None:
         options = self.model.model_options.setdefault("transformer_options", {})
-        if OVERRIDE in options:
+        if options.setdefault(OVERRIDE, attention_override) is not attention_override:
             self.left[f"{OVERRIDE}: another one is set"] += 1
-            return
-        options[OVERRIDE] = attention_override
-        self.changes[f"{OVERRIDE}, for every attention that asks it"] += 1
+        elif not self._overridden:
+            self.changes[f"{OVERRIDE}, for every attention that asks it"] += 1
 
     def has_changed(self, thing: object) -> bool:
-        return super().has_changed(thing) or self._names.get(thing) in self._twins
+        patch = self.model.object_patches.get(self._names.get(thing))
+        return super().has_changed(thing) or super().has_changed(patch)
 
     def undo(self) -> None:
         """Take the patches and options from the clone, which is then like the patcher that was given."""
         for name, twin in self._twins.items():
             if self.model.object_patches.get(name) is twin:
                 del self.model.object_patches[name]
-        options = self.model.model_options.get("transformer_options", {})
-        if options.get(OVERRIDE) is attention_override:
-            del options[OVERRIDE]
+        if not self._overridden:
+            self.model.model_options.get("transformer_options", {}).pop(OVERRIDE, None)
         self._twins = {}
         super().undo()
 

@@ -109,7 +109,8 @@ class _Known:
     def fits(self, module: nn.Module) -> bool:
         allowed = {name.rstrip("?") for name in self.names.split()}
         needed = {name for name in self.names.split() if not name.endswith("?")}
-        names = {name for name, _ in module.named_children()} | vars(module).keys() - vars(nn.Module()).keys()
+        parts = {name for name, part in module._modules.items() if part is not None}  # one part may have two names
+        names = parts | vars(module).keys() - vars(nn.Module()).keys()
         method = getattr(type(module), self.method, None)
         return needed <= names <= allowed and method is not None and _arguments(method) == ["self", *self.call.split()]
 
