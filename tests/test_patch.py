@@ -107,9 +107,10 @@ def flux():
 
 
 def wan(image=False):
+    added = {"image_dim": 20, "added_kv_proj_dim": 24} if image else {}
     module = diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
-        freq_dim=32, ffn_dim=32, num_layers=2, rope_max_seq_len=32, **{"image_dim": 20, "added_kv_proj_dim": 24} * image,
+        freq_dim=32, ffn_dim=32, num_layers=2, rope_max_seq_len=32, **added,
     )  # fmt: skip
     text = torch.randn(2, 512 if image else 9, 16)
     named = {"encoder_hidden_states_image": torch.randn(2, 7, 20)} if image else {}
