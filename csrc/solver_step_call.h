@@ -65,7 +65,7 @@ class Call {
     std::memcpy(&step.row, row, sizeof(Row));
     Outcome outcome = operands();
     if (outcome == Outcome::ready) outcome = per_sample();
-    if (outcome == Outcome::ready && !lay_out()) outcome = Outcome::other_layout;
+    if (outcome == Outcome::ready && elements() > 0 && !lay_out()) outcome = Outcome::other_layout;
     return outcome;
   }
 
@@ -147,7 +147,7 @@ class Call {
     if (arguments_[argument] == Py_None) return Outcome::ready;
     Tensor tensor;
     if (!view(arguments_[argument], tensor)) return Outcome::error;
-    const bool plain = tensor.rank == 1 && (tensor.stride[0] == 1 || tensor.shape[0] == 1);
+    const bool plain = tensor.rank == 1 && (tensor.stride[0] == 1 || tensor.shape[0] <= 1);
     if (!plain || tensor.kind != kind || tensor.cuda != cuda_ || tensor.device != device) return Outcome::other_values;
     if (tensor.shape[0] != x_.shape[0]) return fail(PyExc_ValueError, argument, "not of x's batch");
     out = static_cast<const T*>(tensor.data);

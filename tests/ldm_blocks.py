@@ -21,7 +21,7 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(
             GroupNorm32(8, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
-        self.h_upd, self.x_upd = (nn.Upsample(scale_factor=2) if up else nn.Identity() for _ in range(2))
+        self.h_upd = self.x_upd = nn.Upsample(scale_factor=2) if up else nn.Identity()
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(20, out_channels * (1 + modulated)))
         self.out_layers = nn.Sequential(
             GroupNorm32(8, out_channels),

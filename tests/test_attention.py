@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
+import without_elements as empty
 from conftest import INTERPRETING
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -112,6 +116,31 @@ def test_logits_of_ten_thousand_lose_no_more_than_their_rounding(backend: str, d
         assert error(y, formula(far, sign * far, v, 1.0)) < 5e-3
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("size", "scale"), [(2**12, None), (2**12, -0.3), (1, 1e30), (1, -1e30), (1, 1e-30)])
+def test_no_finite_logit_is_too_large(
+    backend: str, device: str, size: int, scale: float | None, dtype: torch.dtype
+) -> None:
+    for keys in (77, 300):  # in one piece, and in several
+        q, k = (size * torch.randint(-8, 9, (1, 2, n, 40)).to(dtype) for n in (33, keys))  # so that logits are exact
+        k[:, :, keys // 2 :: 7] = k[:, :, : keys - keys // 2 : 7]  # the largest logit comes several times
+        v = torch.randn(1, 2, keys, 40).to(dtype)
+        named = {} if scale is None else {"scale": scale}
+        right = formula(q, k, v, 40**-0.5 if scale is None else scale)
+        assert error(attend(backend, device, q, k, v, **named), right) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_logits_that_are_equally_large_average_the_values(backend: str, device: str, dtype: torch.dtype) -> None:
+    for number, sign in itertools.product((5e4, 1e18), (-1, 1)):
+        if number > torch.finfo(dtype).max:
+            continue
+        q, v = torch.full((1, 2, 33, 40), number).to(dtype), torch.randn(1, 2, 300, 40).to(dtype)
+        k = sign * q[:, :, :1].expand_as(v)
+        average = v.double().mean(2, keepdim=True).expand(1, 2, 33, 40)
+        assert error(attend(backend, device, q, k, v), average) <= TOLERANCE[dtype]
+
+
 def test_equal_keys_average_the_values(backend: str, device: str) -> None:
     q, k, v = torch.randn(1, 2, 9, 8), torch.ones(1, 2, 300, 8), torch.randn(1, 2, 300, 8)
     average = v.double().mean(2, keepdim=True).expand(1, 2, 9, 8)
@@ -123,11 +152,16 @@ def test_one_key_gives_its_value(backend: str, device: str) -> None:
     assert error(attend(backend, device, q, k, v), v.double().expand(2, 2, 9, 40)) < 3e-7
 
 
-def test_an_empty_batch_is_an_empty_result(backend: str, device: str) -> None:
-    for shape in ((0, 2, 3, 8), (2, 0, 3, 8)):
-        empty = torch.empty(shape)
-        assert attend(backend, device, empty, empty, empty).shape == shape
-    assert attend(backend, device, torch.empty(1, 2, 0, 8), *[torch.randn(1, 2, 3, 8)] * 2).shape == (1, 2, 0, 8)
+@empty.few
+@given(data=st.data())
+def test_without_elements_any_strides_give_an_empty_result(backend: str, device: str, data: st.DataObject) -> None:
+    shape, keys = data.draw(empty.shapes(4)), data.draw(st.integers(0, 3))
+    dtype = data.draw(empty.served(OP, backend, device, (*shape[:3], keys, shape[3])))
+    q = data.draw(empty.strided(shape, dtype)).to(device)
+    k, v = (data.draw(empty.strided((*shape[:2], keys, shape[3]), dtype)).to(device) for _ in range(2))
+    with fd.backend(backend):
+        y = attention(q, k, v, scale=data.draw(st.sampled_from([None, 0.0, -0.5])))
+    empty.check(y, shape, dtype, [q, k, v])
 
 
 def test_infinity_and_nan_go_where_the_formula_sends_them(backend: str, device: str) -> None:

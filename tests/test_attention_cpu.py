@@ -65,6 +65,17 @@ def test_logits_of_ten_thousand_lose_nothing_to_the_scale(isa: str) -> None:
     assert error(attend(q, k, v, scale), formula(q, k, v, scale)) < 5e-6 + rounding
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("size", "scale"), [(5e4, 40**-0.5), (5e4, -3.0), (1.0, 1e38), (1.0, 1e300), (1e-3, 1e-300)])
+def test_no_finite_logit_is_too_large(isa: str, size: float, scale: float, dtype: torch.dtype) -> None:
+    for keys in (5, 300):
+        q = (torch.randint(1, 3, (1, 2, 70, 40)) * size / 2).to(dtype)
+        k = q[:, :, :1].expand(1, 2, keys, 40).clone()
+        k[:, :, 3] *= -1
+        v = torch.randn(1, 2, keys, 40).to(dtype)
+        assert error(attend(q, k, v, scale), formula(q, k, v, scale)) <= TOLERANCE[dtype]
+
+
 def test_a_row_without_a_finite_logit_is_nan(isa: str) -> None:
     q, k, v = torch.ones(1, 1, 5, 8), torch.full((1, 1, 300, 8), -math.inf), torch.randn(1, 1, 300, 8)
     assert attend(q, k, v, 1.0).isnan().all()

@@ -321,6 +321,16 @@ def test_logits_of_ten_thousand_lose_no_more_than_their_rounding(
 
 
 @pytest.mark.parametrize(("dtype", "keys", "hopper"), KERNELS)
+def test_no_finite_logit_is_too_large(twin: Path, dtype: torch.dtype, keys: int, hopper: bool) -> None:
+    for size, scale in ((2**12, 0.3), (2**12, -2.0), (1, 1e30), (1, 1e38)):
+        case = make_case((1, 1, 40, keys, 40), dtype, scale=scale, hopper=hopper)
+        for t in (case.q, case.k):
+            t.copy_(size * torch.randint(-8, 9, t.shape))  # so that logits are exact
+        case.k[:, :, keys // 2 :: 7] = case.k[:, :, : keys - keys // 2 : 7]  # the largest comes several times
+        check(twin, [case])
+
+
+@pytest.mark.parametrize(("dtype", "keys", "hopper"), KERNELS)
 def test_infinity_and_nan_go_where_the_formula_sends_them(
     twin: Path, dtype: torch.dtype, keys: int, hopper: bool
 ) -> None:

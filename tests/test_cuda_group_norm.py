@@ -233,6 +233,23 @@ def test_large_means_keep_the_digits_of_the_variance(twin: Path, form: str) -> N
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_an_embedding_on_constants_keeps_its_digits(twin: Path, form: str) -> None:
+    """x that is one number, and x whose channels the embedding cancels, so that only the bias is left."""
+    bias, flat = torch.randn(40), torch.full(BODY, 1000.0)
+    whole = torch.randint(-200, 200, (1, 40)).float()
+    cancelled = {"bias": bias, "add": torch.arange(GROUPS).repeat_interleave(10) - whole}
+    for last in LAYOUTS:
+        small = [call(form, torch.float32, last, act="none", x=flat, values={"add": s * torch.randn(1, 40)})
+                 for s in (1.0, 3e-3, 1e-6)]  # fmt: skip
+        none = call(form, torch.float32, last, act="none", x=whole[..., None].expand(BODY), values=cancelled)
+        alone = call(form, torch.float32, last, (1, 40, 544), 40, "none", x=flat, values={"add": torch.randn(1, 40)})
+        check(twin, [*small, none])
+        assert torch.equal(outcome(none)[0], bias.view(1, 40, 1).expand(BODY))
+        run(twin, [alone])
+        assert not outcome(alone)[0].count_nonzero()
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_first_element_far_from_all_others(twin: Path, form: str) -> None:
     x = torch.randn(BODY)
     x[:, ::10, 0] = 1e5

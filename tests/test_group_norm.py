@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+import without_elements as empty
 from conftest import INTERPRETING
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import fastdiff as fd
@@ -29,7 +34,9 @@ def formula(groups: int, act: str, x: Tensor, weight: Tensor, bias: Tensor, **mo
     """act(GN(x + add) * (1 + scale) + shift) in float64."""
     wide = (*x.shape[:2], *[1] * (x.ndim - 2))
     add, scale, shift = (modulation[n].double().view(wide) if n in modulation else 0.0 for n in MODULATION)
-    y = F.group_norm(x.double() + add, groups, weight.double(), bias.double()) * (1 + scale) + shift
+    # PyTorch's own loses half the digits of a large mean in channels_last, in float64 too.
+    h = (x.double() + add).contiguous()
+    y = F.group_norm(h, groups, weight.double(), bias.double()) * (1 + scale) + shift
     return F.silu(y) if act == "silu" else y
 
 
@@ -84,6 +91,60 @@ def test_constant_input_has_no_variance_and_gives_the_bias() -> None:
     torch.testing.assert_close(y, bias.view(1, 8, 1, 1).expand_as(x), atol=1e-4, rtol=0)
 
 
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mean", [0.0, 3.1, -1000.123, 5e4])
+@pytest.mark.parametrize("size", [4, 65])
+def test_a_constant_and_an_embedding_make_groups_that_are_constant(
+    backend: str, device: str, size: int, mean: float, layout: str, dtype: torch.dtype
+) -> None:
+    """x + add is one number in each group, to the bit, so nothing but the bias is left."""
+    bias, wide = torch.randn(16), (2, 16, size, 5)
+    level = torch.full((2, 16), mean).to(dtype)
+    # x varies over a group's channels as add does, the other way; both are multiples of 2^-8, so that sums are exact.
+    turned = (level.float().mul(256).round() / 256 - 7 * torch.randint(-3, 4, (2, 16))).to(dtype)
+    cases = {16: (level, torch.randn(2, 16)), 4: (turned, 7 - turned.float())}
+    for groups, (x, add) in cases.items():
+        x = x[:, :, None, None].expand(wide).contiguous(memory_format=LAYOUTS[layout])
+        with fd.backend(backend):
+            y = group_norm(x.to(device), groups, bias=bias.to(device), add=add.to(device)).cpu()
+        exact = bias.to(dtype).view(1, 16, 1, 1).expand(wide)
+        torch.testing.assert_close(y, exact, atol=2e-6, rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("spread", [1.0, 3e-3, 1e-5])
+def test_a_constant_and_an_embedding_that_varies_in_the_group_give_the_embedding_normalised(
+    backend: str, device: str, spread: float, layout: str, dtype: torch.dtype
+) -> None:
+    """However small it is beside the constant, which x + add in x's dtype would swallow it in."""
+    given = operands((2, 16, 6, 5), dtype)
+    for mean in (1000.0, -50000.0):
+        given["x"] = torch.full_like(given["x"], mean).contiguous(memory_format=LAYOUTS[layout])
+        given["add"] = spread * torch.randn(2, 16)
+        with fd.backend(backend):
+            y = group_norm(groups=4, **{name: t.to(device) for name, t in given.items()}).cpu()
+        assert error(y, formula(4, "none", **given)) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("seed_of_means", range(3))
+def test_large_means_that_the_embedding_cancels_or_adds_cost_nothing(
+    backend: str, device: str, layout: str, seed_of_means: int
+) -> None:
+    given = operands((2, 16, 7, 9), torch.float32)
+    means = 10.0 ** torch.randint(0, 6, (2, 16)) * torch.randn(2, 16)
+    given["x"] = (given["x"] + means[:, :, None, None]).contiguous(memory_format=LAYOUTS[layout])
+    given["add"] = (0.0, 1.0, -1.0)[seed_of_means] * means + torch.randn(2, 16)
+    with fd.backend(backend):
+        y = group_norm(groups=4, **{name: t.to(device) for name, t in given.items()}).cpu()
+    assert error(y, formula(4, "none", **given)) <= 3e-6
+
+
 @pytest.mark.parametrize("backend_name", ["reference", "torch"])
 def test_channels_last_stays_channels_last(backend_name: str) -> None:
     x = torch.randn(2, 8, 5, 6).to(memory_format=torch.channels_last)
@@ -93,8 +154,18 @@ def test_channels_last_stays_channels_last(backend_name: str) -> None:
     torch.testing.assert_close(y, group_norm(x.contiguous(), 4, act="silu"))
 
 
-def test_an_empty_batch_is_an_empty_result() -> None:
-    assert group_norm(torch.empty(0, 8, 4, 4), 2, act="silu").shape == (0, 8, 4, 4)
+@empty.few
+@given(data=st.data())
+def test_without_elements_any_strides_give_an_empty_result(backend: str, device: str, data: st.DataObject) -> None:
+    shape = data.draw(st.integers(2, 5).flatmap(empty.shapes))
+    dtype = data.draw(empty.served(OP, backend, device, shape))
+    groups = math.gcd(shape[1], data.draw(st.integers(1, 3)))
+    sizes = {"x": shape, "weight": shape[1:2], "bias": shape[1:2]} | dict.fromkeys(MODULATION, shape[:2])
+    given_ = {name: data.draw(empty.strided(size, dtype)).to(device) for name, size in sizes.items()}
+    given_ = {name: t for name, t in given_.items() if name == "x" or data.draw(st.booleans())}
+    with fd.backend(backend):
+        y = group_norm(groups=max(groups, 1), act=data.draw(st.sampled_from(["none", "silu"])), **given_)
+    empty.check(y, shape, dtype, list(given_.values()))
 
 
 def test_gradients_of_all_operands_are_right() -> None:

@@ -129,6 +129,36 @@ def test_a_constant_gives_the_bias_to_the_bit(isa: str, layout) -> None:
     assert torch.equal(y, bias.view(1, 8, 1, 1).expand_as(y))
 
 
+def opposed(shape: tuple[int, ...], groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x and add that vary over the channels of a group, and whose sum is one number in each group, to the bit."""
+    x = torch.randint(-200, 200, shape[:2]).to(dtype)
+    level = torch.randint(-9, 9, (shape[0], groups)).repeat_interleave(shape[1] // groups, dim=1)
+    wide = x.view(*shape[:2], *[1] * (len(shape) - 2)).expand(shape)
+    return wide.contiguous(), level - x.float()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_an_embedding_that_cancels_the_channels_gives_the_bias_to_the_bit(
+    isa: str, layout, size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    x, add = opposed((2, 60, *size), 2, dtype)
+    bias = torch.randn(60).to(dtype)
+    y = normalise(2, "none", layout(x), bias=bias, add=add)
+    assert torch.equal(y, bias.view(1, 60, 1, 1).expand_as(y))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mean", [1000.0, -3e6])
+def test_an_embedding_on_a_large_constant_keeps_its_digits(
+    isa: str, layout, size: tuple[int, int], mean: float
+) -> None:
+    for spread in (1.0, 3e-3):
+        x, add = layout(torch.full((2, 60, *size), mean)), spread * torch.randn(2, 60)
+        ones, zeros = torch.ones(60), torch.zeros(60)
+        assert error(normalise(2, "none", x, add=add), formula(2, "none", x, ones, zeros, add=add)) <= 2e-6
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_bad_numbers_stay_in_their_group(isa: str, layout, bad: float) -> None:
     x = layout(torch.randn(2, 8, 6, 6))

@@ -10,6 +10,7 @@ import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.resnet import ResnetBlock2D
 from ldm_blocks import LDM, Autoencoder, CrossAttention, GroupNorm32, ResnetBlock
 from torch import Tensor, nn
@@ -105,6 +106,38 @@ def flux():
     )  # fmt: skip
 
 
+def wan(image=False):
+    added = {"image_dim": 20, "added_kv_proj_dim": 24} if image else {}
+    module = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
+        freq_dim=32, ffn_dim=32, num_layers=2, rope_max_seq_len=32, **added,
+    )  # fmt: skip
+    text = torch.randn(2, 512 if image else 9, 16)
+    named = {"encoder_hidden_states_image": torch.randn(2, 7, 20)} if image else {}
+    return Model(module, torch.randn(2, 4, 3, 8, 6), torch.tensor([30, 900]), text, **named)
+
+
+def stable_audio():
+    module = diffusers.StableAudioDiTModel(
+        sample_size=20, in_channels=3, out_channels=3, num_layers=2, attention_head_dim=16, num_attention_heads=4,
+        num_key_value_attention_heads=2, cross_attention_dim=24, cross_attention_input_dim=24, time_proj_dim=8,
+        global_states_input_dim=10,
+    )  # fmt: skip
+    rotary = get_1d_rotary_pos_embed(8, 21, use_real=True, repeat_interleave_real=False)
+    return Model(
+        module, torch.randn(2, 3, 20), torch.tensor([0.3, 0.9]), torch.randn(2, 9, 24),
+        global_hidden_states=torch.randn(2, 1, 10), rotary_embedding=rotary,
+    )  # fmt: skip
+
+
+def ltx():
+    module = diffusers.LTXVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
+        num_layers=2, caption_channels=12,
+    )  # fmt: skip
+    return Model(module)
+
+
 def dit():
     module = diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
@@ -168,6 +201,9 @@ MODELS = {
     "PixArt with masked prompts": lambda: pixart(torch.tensor([[1.0] * 9, [1.0] * 4 + [0.0] * 5])),
     "SD3": sd3,
     "Flux": flux,
+    "Wan": wan,
+    "Wan with an image": lambda: wan(image=True),
+    "Stable Audio": stable_audio,
     "LDM": compvis,
     "LDM with masked prompts": lambda: compvis(torch.tensor([[True] * 9, [True] * 4 + [False] * 5])),
     "LDM's autoencoder": autoencoder,
@@ -211,6 +247,8 @@ CHANGES = {
     sd15: ["8 x attention processor", "8 x ResnetBlock2D with", "1 x GroupNorm + SiLU"],
     sd3: ["3 x joint attention processor"],
     flux: ["4 x joint attention processor"],
+    wan: ["4 x WanAttention's processor"],
+    stable_audio: ["4 x Stable Audio's attention processor"],
     compvis: ["3 x ResBlock with", "2 x CrossAttention", "1 x QKVAttention", "1 x QKVAttentionLegacy", "1 x GroupNorm"],
     autoencoder: ["3 x ResnetBlock with", "1 x AttnBlock"],
     plain: ["1 x Sequential with GroupNorm + SiLU", "2 x MultiheadAttention"],
@@ -226,6 +264,37 @@ def test_it_says_what_it_changed_and_prints_nothing(capsys, make):
         assert f"  {line}" in said
     handle.undo()
     assert str(handle) == str(fd.accelerate(nn.Linear(2, 2))) == "fastdiff.accelerate changed\n  nothing"
+
+
+def test_what_is_seen_and_left_is_counted_with_the_reason():
+    model = nn.ModuleList([sd15(act_fn="relu").module.mid_block, ltx().module, plain().module, vae().module])
+    model[0].attentions[0].transformer_blocks[0].attn1.forward = lambda x: x
+    model[3].decoder.conv_norm_out.forward = lambda x: x
+    handle = fd.accelerate(model)
+    assert handle.left == {
+        "Attention: its forward was replaced on the object, as offloading does": 1,
+        "LTXAttention with LTXVideoAttnProcessor: no fast form of the two is known": 4,
+        "GroupNorm: it has hooks, or a forward of its own": 1,
+    }
+    assert "\nand left as it was\n  1 x Attention: its forward" in str(handle)
+    said = str(fd.accelerate(model, group_norm=False))
+    assert "LTXAttention" in said
+    assert "GroupNorm" not in said
+    handle.undo()
+    assert not handle.left
+
+
+@pytest.mark.parametrize("make", [wan, stable_audio])
+def test_attention_with_a_mask_or_another_backend_is_the_models_own(make):
+    model = make()
+    expected = model()
+    fd.accelerate(model.module)
+    module = next(m for m in model.module.modules() if hasattr(m, "processor"))
+    x = torch.randn(2, 6, module.to_q.in_features)
+    mask = torch.zeros(2, 1, 1, 6) if make is wan else torch.zeros(2, 6)
+    with torch.no_grad():
+        close(module(x, attention_mask=mask), module(x))
+    close(model(), expected)
 
 
 def test_a_second_call_changes_nothing_more():
@@ -298,7 +367,7 @@ def test_adapters_put_in_and_turned_up_afterwards_count_at_once():
         close(model(), plain_model())
 
 
-@pytest.mark.parametrize("make", [sd15, sd3, flux, compvis, autoencoder, plain])
+@pytest.mark.parametrize("make", [sd15, sd3, flux, wan, stable_audio, compvis, autoencoder, plain])
 def test_gradients_are_those_of_the_model_as_it_was(make):
     model = make()
     gradients = []
@@ -369,7 +438,7 @@ def test_look_alikes_are_left_alone(monkeypatch):
     assert dict(fd.accelerate(ResnetBlock(8, 8, 0)).changes) == {"GroupNorm": 2}
 
 
-@pytest.mark.parametrize("make", [sd15, sd3, flux, compvis, autoencoder, plain])
+@pytest.mark.parametrize("make", [sd15, sd3, flux, wan, stable_audio, compvis, autoencoder, plain])
 def test_autocast_gives_the_same_dtype_and_about_as_many_digits(make):
     model = make()
     exact = model()
@@ -437,7 +506,7 @@ def test_a_scheduler_that_fastdiff_does_not_have_stays():
 
 
 def test_anything_else_is_refused():
-    with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module or a diffusers pipeline, got list"):
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, .* or a ComfyUI ModelPatcher, got list"):
         fd.accelerate([nn.Linear(2, 2)])
 
 

@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 import solver_step_cases as cases
 import torch
+import without_elements as empty
 from conftest import INTERPRETING, SEED
+from hypothesis import given
+from hypothesis import strategies as st
 from solver_step_cases import F16, F32, TOLERANCE, Case, make_call, run
 
 from fastdiff.ops import StepResult, make_row, philox, reference, registry, solver_step
@@ -52,6 +55,32 @@ def test_an_empty_batch_writes_nothing(backend: str, device: str) -> None:
     skip_if_refused(backend, SAMPLES, device)
     for shape in ((0, 4, 8), (2, 0, 8)):
         run(backend, make_call(replace(SAMPLES, shape=shape), device))
+
+
+@empty.few
+@given(data=st.data())
+def test_without_elements_any_strides_give_an_empty_result(backend: str, device: str, data: st.DataObject) -> None:
+    shape = data.draw(st.integers(1, 6).flatmap(empty.shapes))
+    dtype = data.draw(empty.served(OP, backend, device, shape))
+    x, m, m_uncond, base, h = (data.draw(empty.strided(shape, dtype)).to(device) for _ in range(5))
+    scalars = st.one_of(st.none(), empty.strided(shape[:1], torch.float64))
+    guidance, threshold = (t if t is None else t.to(device) for t in (data.draw(scalars), data.draw(scalars)))
+    seeds = data.draw(empty.strided(shape[:1], torch.int64)).to(device)
+    row = make_row(p_x=0.5, p_m=0.5, a_x=1.0, a_base=0.5, A=(1.0, 0.5), b_x=1.0, xi_a=(1.0, 0.0), noise=(3, 0))
+    copies = data.draw(st.integers(1, 2))
+    with registry.backend(backend):
+        found = solver_step(
+            x, m, row, base=base, history=[h], m_uncond=m_uncond, guidance=guidance, threshold=threshold, seeds=seeds,
+            write_base=True, input_dtype=F16, copies=copies,
+        )  # fmt: skip
+        step = registry.choose(OP, registry.Case(device, dtype, shape))
+    empty.check(found.x, shape, dtype, [t for t in (x, m, m_uncond, base, h, guidance, threshold) if t is not None])
+    assert found.model_input.shape == (copies * shape[0], *shape[1:])
+    assert found.model_input.dtype == F16
+    with torch.no_grad():  # as the sampling loop calls it, into outputs of any strides
+        outputs = [data.draw(empty.strided(shape, dtype)).to(device) for _ in range(3)]
+        table = np.array(row).view(ROW)
+        step(table, 0, x, base, m, m_uncond, [h], guidance, threshold, seeds, *outputs, torch.empty_like(found[3]))
 
 
 def test_operands_without_weight_are_not_read(backend: str, device: str) -> None:

@@ -2,6 +2,9 @@
 // Where one block holds all keys, as those of a text, nothing is ever rescaled.
 #include "attention.h"
 
+#include <algorithm>
+#include <cfloat>
+
 #include "attention_panel.h"
 #include "rows.h"
 #include "scratch.h"
@@ -71,7 +74,7 @@ class Kernel {
     Floats top[kVectors], decay[kVectors];
     for (int i = 0; i < kVectors; ++i) top[i] = panel.top[i];
     logits<kVectors>(panel, k, keys, a_.head_size, weights_, top);
-    weigh<kVectors>(panel, top, std::fabs(a_.scale) * kLog2e, keys, weights_, decay);
+    weigh<kVectors>(panel, top, scale_, keys, weights_, decay, first);
     add_values<kVectors>(panel, v, keys, a_.head_size, weights_, decay, first);
   }
 
@@ -80,7 +83,7 @@ class Kernel {
   void take_queries(Panel& panel, const T* from, int64_t queries) {
     const float sign = a_.scale < 0 ? -1 : 1;
     for (int v = 0; v < kVectors; ++v) {
-      panel.top[v] = spread(-INFINITY), panel.origin[v] = spread(INFINITY), panel.weight[v] = Floats{};
+      panel.top[v] = spread(-INFINITY), panel.weight[v] = Floats{};
       each_vector(a_.head_size, [&](int64_t d, auto filled) {
         Floats m[kLanes];
 #pragma GCC unroll 16
@@ -135,6 +138,7 @@ class Kernel {
 
   const Attention& a_;
   const int64_t rows_, pitch_;
+  const float scale_ = std::min(std::fabs(a_.scale) * kLog2e, FLT_MAX);  // in powers of two, without its sign
   int64_t block_;
   Panel panels_[kMostRows / kPanel];
   float *weights_, *k_, *v_;

@@ -71,8 +71,7 @@ struct Rows {
 // Up to kPanel queries on their way through the keys: q and the sum of weighted values are [head_size][vectors].
 struct Panel {
   float *q, *out;
-  Floats top[kMostVectors];                           // the largest logit so far
-  Floats origin[kMostVectors], weight[kMostVectors];  // -top in powers of two, and the sum of weights relative to it
+  Floats top[kMostVectors], weight[kMostVectors];  // the largest logit so far, and the sum of weights relative to it
 };
 
 // The logits of a block of keys as [keys][kVectors] vectors; `top` grows to their largest.
@@ -106,23 +105,22 @@ void logits(const Panel& panel, Rows k, int64_t keys, int64_t size, float* to, F
 }
 
 // Logits become weights relative to `top`, 2^(scale (logit - top)); what came before decays by a factor. The scale
-// enters here and not with q, so that rounding is relative to the difference, however large the logits are.
+// enters after the difference, so that rounding is relative to it, and no weight is more than 1, however large logits are.
 template <int kVectors>
-void weigh(Panel& panel, const Floats* top, float scale, int64_t keys, float* weights, Floats* decay) {
+void weigh(Panel& panel, const Floats* top, float scale, int64_t keys, float* weights, Floats* decay, bool first) {
   Floats origin[kVectors], sum[kVectors];
   const Floats by = spread(scale);
   for (int v = 0; v < kVectors; ++v) {
-    const Floats fresh = -by * top[v];
-    origin[v] = top[v] == spread(-INFINITY) ? Floats{} : fresh;
-    decay[v] = exp2_of_negative(origin[v] - panel.origin[v]);
-    panel.top[v] = top[v], panel.origin[v] = fresh;
+    origin[v] = top[v] == spread(-INFINITY) ? Floats{} : top[v];
+    decay[v] = first ? Floats{} : exp2_of_negative((panel.top[v] - origin[v]) * by);
+    panel.top[v] = top[v];
     sum[v] = Floats{};
   }
   for (int64_t key = 0; key < keys; ++key) {
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
       float* at = weights + (key * kVectors + v) * kLanes;
-      const Floats weight = exp2_of_negative(mad(load(at), by, origin[v]));
+      const Floats weight = exp2_of_negative((load(at) - origin[v]) * by);
       sum[v] += weight;
       store(at, weight);
     }

@@ -50,10 +50,10 @@ template <class T>
 void row_moments(const GroupNorm& n, int64_t sample, int64_t row, int64_t rows, int64_t group, int64_t groups,
                  Moments* out) {
   const int64_t size = n.channels / n.groups, first = group * size, c = groups * size;
-  scratch.reserve(4 * (c + groups));
+  scratch.reserve(5 * c + 4 * groups);
   double* totals = reinterpret_cast<double*>(scratch.take(4 * groups));
   const float* add = fetch(n.add, sample, first, c, nullptr, scratch.take(c));
-  const Columns columns{scratch.take(c), scratch.take(c), scratch.take(c), totals, totals + groups};
+  const Columns columns{scratch.take(c), scratch.take(c), scratch.take(c), scratch.take(c), totals, totals + groups};
   const T* x = static_cast<const T*>(n.x) + (sample * n.positions + row) * n.channels + first;
   moments_of_rows(x, rows, n.channels, groups, size, add, columns, out);
 }

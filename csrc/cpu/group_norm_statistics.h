@@ -16,8 +16,8 @@ constexpr int kUnroll = 4;          // vectors in flight
 
 typedef double Doubles __attribute__((vector_size(2 * kVector)));
 
-inline double sum_of(const Floats (&v)[kUnroll]) {
-  const Doubles all = __builtin_convertvector((v[0] + v[1]) + (v[2] + v[3]), Doubles);
+inline double sum_of(Floats v) {
+  const Doubles all = __builtin_convertvector(v, Doubles);
   double sum[4] = {};
   for (int i = 0; i < kLanes; i += 4) {
     for (int u = 0; u < 4; ++u) sum[u] += all[i + u];
@@ -25,59 +25,71 @@ inline double sum_of(const Floats (&v)[kUnroll]) {
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-// Sums over elements that lie next to each other.
+inline Floats together(const Floats (&v)[kUnroll]) { return (v[0] + v[1]) + (v[2] + v[3]); }
+
+// Sums over elements that lie next to each other, run by run. What a run's offset loses in rounding to float is common
+// to its elements, so that their sums can make it good.
 struct Deviations {
-  Floats sum[kUnroll] = {}, squares[kUnroll] = {};
+  Floats sum{}, squares{};
   double odd_sum = 0, odd_squares = 0;
   int64_t count = 0;
 
   template <class T>
-  void add(const T* x, int64_t n, float offset) {
-    const Floats by = spread(offset);
+  void add(const T* x, int64_t n, double by) {
+    const float offset = static_cast<float>(by);
+    const Floats offsets = spread(offset);
+    Floats s[kUnroll] = {}, q[kUnroll] = {};
     int64_t i = 0;
     for (; i + kUnroll * kLanes <= n; i += kUnroll * kLanes) {
+#pragma GCC unroll 4
       for (int u = 0; u < kUnroll; u += 2) {
         Floats v[2];
         load_in_any_order(x + i + u * kLanes, v);
-        add(u, v[0] + by), add(u + 1, v[1] + by);
+        const Floats d = v[0] + offsets, e = v[1] + offsets;
+        s[u] += d, q[u] = mad(d, d, q[u]);
+        s[u + 1] += e, q[u + 1] = mad(e, e, q[u + 1]);
       }
     }
-    for (; i + kLanes <= n; i += kLanes) add(0, load(x + i) + by);
+    for (; i + kLanes <= n; i += kLanes) {
+      const Floats d = load(x + i) + offsets;
+      s[0] += d, q[0] = mad(d, d, q[0]);
+    }
+    const Floats lost = spread(static_cast<float>(by - offset)), before = together(s);
+    const Floats after = before + lost * spread(static_cast<float>(i / kLanes));
+    sum += after, squares += mad(lost, before + after, together(q));
     for (; i < n; ++i) {
-      const double d = widen(x[i]) + offset;
+      const double d = widen(x[i]) + by;
       odd_sum += d, odd_squares += d * d;
     }
     count += n;
   }
 
   Moments around(double pivot) const {
-    const double s = odd_sum + sum_of(sum), q = odd_squares + sum_of(squares);
-    return Moments::around(pivot, static_cast<double>(count), s, q);
+    return Moments::around(pivot, static_cast<double>(count), odd_sum + sum_of(sum), odd_squares + sum_of(squares));
   }
-
- private:
-  void add(int u, Floats d) { sum[u] += d, squares[u] = mad(d, d, squares[u]); }
 };
+
+// A pivot of x + add. Of x alone one in float is as good, and then no offset is rounded.
+inline double pivot_near(double mean, bool added) { return added ? mean : static_cast<float>(mean); }
 
 // The moments of x + add over `channels` runs of `positions` elements; add is null or [channels].
 template <class T>
 Moments moments_of_runs(const T* x, int64_t channels, int64_t positions, const float* add) {
   if (add == nullptr) positions *= channels, channels = 1;
-  const auto offset = [&](int64_t c, double pivot) { return static_cast<float>((add ? add[c] : 0) - pivot); };
+  const auto added = [&](int64_t c) -> double { return add ? add[c] : 0; };
   Deviations first;
-  first.add(x, std::min(positions, kFirst), offset(0, 0));
-  float pivot = static_cast<float>(first.around(0).mean);
+  first.add(x, std::min(positions, kFirst), 0);
+  double pivot = pivot_near(first.around(0).mean + added(0), add);
   Moments all;
   Deviations stretch;
   const auto take_in = [&] {
     all.merge(stretch.around(pivot));
     stretch = {};
-    pivot = static_cast<float>(all.mean);
+    pivot = pivot_near(all.mean, add);
   };
   for (int64_t c = 0; c < channels; ++c, x += positions) {
     for (int64_t p = 0; p < positions; p += kStretch) {
-      // The rounding of add - pivot moves this channel's mean by less than its own rounding.
-      stretch.add(x + p, std::min(kStretch, positions - p), offset(c, pivot));
+      stretch.add(x + p, std::min(kStretch, positions - p), added(c) - pivot);
       if (stretch.count >= kStretch) take_in();
     }
   }
@@ -131,7 +143,7 @@ inline double sum_of(const float* values, int64_t n) {
 
 // What moments_of_rows works in: [channels], and [groups] of doubles.
 struct Columns {
-  float *pivot, *sum, *squares;
+  float *pivot, *lost, *sum, *squares;  // lost: what rounding to float has taken from the pivot
   double *total, *total_squares;
 };
 
@@ -149,12 +161,22 @@ void moments_of_rows(const T* x, int64_t rows, int64_t stride, int64_t groups, i
   for (int64_t g = 0; g < groups; ++g) {
     const int64_t begin = g * size, end = begin + size;
     const double added = add ? sum_of(add + begin, size) : 0, taken = static_cast<double>(first);
-    const float pivot = static_cast<float>((sum_of(in.sum + begin, size) / taken + added) / static_cast<double>(size));
-    for (int64_t c = begin; c < end; ++c) in.pivot[c] = add ? pivot - add[c] : pivot;
+    const double pivot = pivot_near((sum_of(in.sum + begin, size) / taken + added) / static_cast<double>(size), add);
+    for (int64_t c = begin; c < end; ++c) {
+      const double own = add ? pivot - add[c] : pivot;
+      in.pivot[c] = static_cast<float>(own), in.lost[c] = static_cast<float>(in.pivot[c] - own);
+    }
     out[g].mean = pivot, in.total[g] = in.total_squares[g] = 0;
   }
   for (int64_t r = 0; r < rows; r += kFlush) {
-    sums_of(x + r * stride, std::min(kFlush, rows - r));
+    const int64_t taken = std::min(kFlush, rows - r);
+    sums_of(x + r * stride, taken);
+    if (add) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const float lost = in.lost[c], before = in.sum[c], after = before + static_cast<float>(taken) * lost;
+        in.sum[c] = after, in.squares[c] += lost * (before + after);
+      }
+    }
     for (int64_t g = 0; g < groups; ++g) {
       in.total[g] += sum_of(in.sum + g * size, size), in.total_squares[g] += sum_of(in.squares + g * size, size);
     }

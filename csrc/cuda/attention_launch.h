@@ -33,8 +33,9 @@ inline Problem problem(const Attention& a) {
   const bool halves = a.dtype != DType::f32;
   const int64_t bytes = halves ? 2 : 4;
   Problem p{a.q, a.k, a.v, a.out, 0, a.queries, a.keys, static_cast<int>(a.head_size), 0, 0, true, 0};
-  p.scale = std::fabs(a.scale) * 1.44269504f;
-  if (p.scale == 0) p.scale = std::numeric_limits<float>::denorm_min();  // logits that are masked stay so
+  using Limits = std::numeric_limits<float>;
+  p.scale = std::fmin(std::fabs(a.scale) * 1.44269504f, Limits::max());
+  if (p.scale == 0) p.scale = Limits::denorm_min();  // logits that are masked stay so
   if (std::signbit(a.scale)) p.sign = halves ? 0x80008000u : 0x80000000u;
   p.wide = a.head_size * bytes % 16 == 0;
   for (const Heads* h : {&a.q, &a.k, &a.v, &a.out}) p.wide = p.wide && is_wide(*h, a, bytes);

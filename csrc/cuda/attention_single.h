@@ -18,7 +18,7 @@ struct Single {
   static_assert(kShared <= kLeastShared);
 
   struct Row {
-    float top = -INFINITY, origin = -INFINITY, sum = 0;
+    float top = -INFINITY, sum = 0;
     float out[kMyColumns][4] = {};
   };
 
@@ -76,16 +76,16 @@ struct Single {
         top = fmaxf(top, s[r][k]);
       }
       top = across(top, [](float a, float b) { return fmaxf(a, b); });
-      const float fresh = top * p.scale, subtracted = top == -INFINITY ? 0 : fresh;
-      const float decay = exp2_fast(row[r].origin - subtracted);
+      const float origin = top == -INFINITY ? 0 : top;
+      const float decay = exp2_fast((row[r].top - origin) * p.scale);
       float sum = 0;
 #pragma unroll
       for (int k = 0; k < kMyKeys; ++k) {
-        const float weight = exp2_fast(fmaf(s[r][k], p.scale, -subtracted));
+        const float weight = exp2_fast((s[r][k] - origin) * p.scale);
         weights[(at.group + r * kGroups) * kWeights + at.share + k * kShare] = weight;
         sum += weight;
       }
-      row[r].top = top, row[r].origin = fresh, row[r].sum = row[r].sum * decay + sum;
+      row[r].top = top, row[r].sum = row[r].sum * decay + sum;
 #pragma unroll
       for (int i = 0; i < 4 * kMyColumns; ++i) row[r].out[i / 4][i % 4] *= decay;
     }

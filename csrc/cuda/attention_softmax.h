@@ -10,26 +10,26 @@
 namespace fastdiff::cuda {
 
 struct SoftmaxRow {
-  float top = -INFINITY, origin = -INFINITY;  // the largest logit so far, and the same times the scale
-  float sum = 0;                              // of this lane's weights, relative to the origin
+  float top = -INFINITY;  // the largest logit so far
+  float sum = 0;          // of this lane's weights, relative to it
 
   // Logits become weights 2^(scale (logit - top)). Returns the factor that what came before decays by. The scale enters
-  // in a fused multiply-add, so that rounding is relative to the difference, however large the logits are.
+  // after the difference, so that rounding is relative to it, and no weight is more than 1, however large logits are.
   template <int kCount>
   FASTDIFF_DEVICE float weigh(float (&s)[kCount][4], int half, float scale) {
+    const float before = top;
 #pragma unroll
     for (int n = 0; n < kCount; ++n) top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
     top = fmaxf(top, shuffle_xor(top, 1));
     top = fmaxf(top, shuffle_xor(top, 2));
-    const float fresh = top * scale, subtracted = top == -INFINITY ? 0 : fresh;
-    const float decay = exp2_fast(origin - subtracted);
-    origin = fresh;
+    const float origin = top == -INFINITY ? 0 : top;
+    const float decay = exp2_fast((before - origin) * scale);
     sum *= decay;
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        s[n][i] = exp2_fast(fmaf(s[n][i], scale, -subtracted));
+        s[n][i] = exp2_fast((s[n][i] - origin) * scale);
         sum += s[n][i];
       }
     }

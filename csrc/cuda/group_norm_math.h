@@ -153,11 +153,19 @@ FASTDIFF_DEVICE Record merge(int lane, int count, const Get& get) {
   return {elements, mean, warp_sum(m2), 0};
 }
 
-// pivot + mean in two floats: what is lost in one would show where the mean is large beside the deviation.
-FASTDIFF_DEVICE Statistics statistics(const Record& all, float pivot, float eps) {
-  const float high = pivot + all.mean, taken = high - pivot;
-  const float low = (pivot - (high - taken)) + (all.mean - taken);
-  return {high, low, reciprocal_root(divide(all.m2, all.count) + eps)};
+// A sum as rounded and what rounding lost.
+struct InTwo {
+  float high, low;
+};
+
+// Knuth 1969, 4.2.2, theorem B.
+FASTDIFF_DEVICE InTwo sum_in_two(float a, float b) {
+  const float total = a + b, taken = total - a;
+  return {total, (a - (total - taken)) + (b - taken)};
+}
+
+FASTDIFF_DEVICE Statistics statistics(const Record& all, float eps) {
+  return {all.mean, reciprocal_root(divide(all.m2, all.count) + eps)};
 }
 
 }  // namespace fastdiff::cuda

@@ -60,11 +60,13 @@ class Part {
     const GroupNorm& norm = s_.norm;
 #pragma unroll 1
     for (int c = thread_; c < table_; c += kNormThreads) {
-      const int channel = channel_ + c, group = channel / s_.group_channels, first = group * s_.group_channels;
+      const int channel = channel_ + c;
+      const InTwo pivot = this->pivot(channel / s_.group_channels);
+      const InTwo center = sum_in_two(pivot.high, -value(norm.add, sample_, channel, 0));
       const float factor = 1.0f + value(norm.scale, sample_, channel, 0);
       channels()[c] = {
-          pivot(group),
-          norm.add.data ? value(norm.add, sample_, channel, 0) - value(norm.add, sample_, first, 0) : 0.0f,
+          center.high,
+          -(center.low + pivot.low),
           value(norm.weight, sample_, channel, 1) * factor,
           value(norm.bias, sample_, channel, 0) * factor + value(norm.shift, sample_, channel, 0),
       };
@@ -123,8 +125,7 @@ class Part {
   }
 
   FASTDIFF_DEVICE void settle(int group, const Record& all) const {
-    const float pivot = channels()[kLast ? group * (s_.channels / s_.together) : 0].center;
-    if (thread_ % kWarp == 0) settled()[group] = statistics(all, pivot, s_.norm.eps);
+    if (thread_ % kWarp == 0) settled()[group] = statistics(all, s_.norm.eps);
   }
 
   // The statistics go into the table of channels, by all threads.
@@ -134,8 +135,9 @@ class Part {
     for (int c = thread_; c < table_; c += kNormThreads) {
       const Channel from = channels()[c];
       const Statistics group = settled()[c / span];
+      const InTwo center = sum_in_two(from.center, group.mean - from.offset);
       const float a = group.rstd * from.a;
-      channels()[c] = {group.high, 0, a, (from.offset - group.low) * a + from.b};
+      channels()[c] = {center.high, 0, a, from.b - center.low * a};
     }
   }
 
@@ -181,17 +183,18 @@ class Part {
     float center[kSlots], offset[kSlots];
 
     FASTDIFF_DEVICE explicit Sum(const Part& p) : part(p) {
+      if constexpr (kLast) {
 #pragma unroll
-      for (int i = 0; i < kSlots; ++i) {
-        const Channel c = p.channels()[kLast ? p.column_ * W + i : 0];
-        center[i] = c.center, offset[i] = c.offset;
+        for (int i = 0; i < kSlots; ++i) set(i, p.channels()[p.column_ * W + i]);
       }
     }
+
+    FASTDIFF_DEVICE void set(int i, const Channel& c) { center[i] = c.center, offset[i] = c.offset; }
 
     FASTDIFF_DEVICE void take(const Values& p) {
       float v[W];
       E::unpack(p, part.s_.norm.dtype, v);
-      if constexpr (!kLast) offset[0] = part.channels()[at.channel].offset, at.next(part.s_);
+      if constexpr (!kLast) set(0, part.channels()[at.channel]), at.next(part.s_);
 #pragma unroll
       for (int i = 0; i < W; ++i) v[i] = (v[i] - center[kLast ? i : 0]) + offset[kLast ? i : 0];
       moments.take(v);
@@ -259,12 +262,12 @@ class Part {
 
   FASTDIFF_DEVICE int stage_end(int stage) const { return mine_ * (stage + 1) / kStages; }
 
-  // x at the first element of a group of the sample.
-  FASTDIFF_DEVICE float pivot(int group) const {
+  // x + add at the first element of a group of the sample.
+  FASTDIFF_DEVICE InTwo pivot(int group) const {
     const GroupNorm& norm = s_.norm;
     const int64_t channel = int64_t(group) * s_.group_channels;
     const int64_t at = sample_ * norm.channels * norm.positions + channel * (kLast ? 1 : norm.positions);
-    return element(norm.x, norm.dtype, at);
+    return sum_in_two(element(norm.x, norm.dtype, at), value(norm.add, sample_, channel, 0));
   }
 
   FASTDIFF_DEVICE Channel* channels() const { return reinterpret_cast<Channel*>(shared_); }

@@ -19,15 +19,15 @@ struct alignas(16) Record {
   uint32_t ready;  // raised for the blocks that wait for it
 };
 
-// What a kernel needs of a channel: (x - center) + offset is summed, where a * normalised + b is wanted; once the
-// statistics are known, (x - center) * a + b.
+// What a kernel needs of a channel: (x - center) + offset, which is x + add less the group's pivot, is summed, where
+// a * normalised + b is wanted; once the statistics are known, (x - center) * a + b.
 struct alignas(16) Channel {
   float center, offset, a, b;
 };
 
-// mean = high + low
+// The mean is counted from the group's pivot.
 struct alignas(16) Statistics {
-  float high, low, rstd;
+  float mean, rstd;
 };
 
 enum class Exchange : int32_t { none, cluster, flags };

@@ -15,7 +15,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
     """softmax(q k^T scale) v (Vaswani et al. 2017, eq. 1), no mask and no dropout.
 
     q: [B, H, N, D]; k, v: [B, H, M, D]; one dtype of float32, float64, float16, bfloat16, any strides, so that
-    `[B, N, H, D].transpose(1, 2)` is taken without a copy. M >= 1. scale: 1 / sqrt(D) where not given.
+    `[B, N, H, D].transpose(1, 2)` is taken without a copy. M >= 1, unless the result has no elements. scale:
+    1 / sqrt(D) where not given.
     Returns [B, H, N, D] laid out like q. Softmax in float32 (float64 for float64). Differentiable in q, k, v. In
     bfloat16 results below 2^-126 may be rounded to 0.
     Raises TypeError or ValueError naming the argument.
@@ -25,18 +26,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
         raise ValueError(f"q: expected [B, H, N, D], got shape {tuple(q.shape)}")
     batch, heads, _, size = q.shape
     checks.require_tensor("k", k)
-    if k.ndim != 4 or k.shape[2] == 0:
+    if k.ndim != 4 or (k.shape[2] == 0 and q.numel() > 0):
         raise ValueError(f"k: expected [B, H, M, D] with at least one key, got shape {tuple(k.shape)}")
     for name, tensor in (("k", k), ("v", v)):
         checks.require_shape(name, tensor, (batch, heads, k.shape[2], size))
         checks.require_dtype(name, tensor, q.dtype)
         checks.require_device(name, tensor, q)
-    return _call(q, k, v, size**-0.5 if scale is None else float(scale))
+    return _call(q, k, v, max(size, 1) ** -0.5 if scale is None else float(scale))
 
 
 def _run(q, k, v, scale) -> Tensor:
     shape = (*q.shape[:3], k.shape[2], q.shape[3])
-    out = registry.choose("attention", registry.Case(q.device.type, q.dtype, shape))(q, k, v, scale)
+    run = registry.choose("attention", registry.Case(q.device.type, q.dtype, shape))
+    if q.numel() == 0:  # whose strides mean nothing
+        return _meta(q, k, v, scale)
+    out = run(q, k, v, scale)
     return out if out.stride() == q.stride() else _laid_out_like(q, out)
 
 

@@ -82,18 +82,22 @@ class _Saved(int):
 def _recompute(formula: Callable) -> Callable:
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor | None) -> tuple:
         leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in ctx.saved_tensors]
+        inputs = [leaf for leaf in leaves if leaf.requires_grad]
 
         def restore(value: object) -> object:
             if isinstance(value, _Saved):
                 return leaves[value]
             return [restore(v) for v in value] if isinstance(value, list) else value
 
-        with torch.enable_grad():
-            outputs = formula(*(restore(value) for value in ctx.arguments))
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
-        inputs = [leaf for leaf in leaves if leaf.requires_grad]
-        found = iter(torch.autograd.grad([o for o, _ in pairs], inputs, [g for _, g in pairs], allow_unused=True))
+        def of_formula() -> tuple[Tensor | None, ...]:
+            with torch.enable_grad():
+                outputs = formula(*(restore(value) for value in ctx.arguments))
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+            return torch.autograd.grad([o for o, _ in pairs], inputs, [g for _, g in pairs], allow_unused=True)
+
+        empty = not any(g.numel() for g in grads if g is not None)  # a result on which no input has an effect
+        found = iter([torch.zeros_like(leaf) for leaf in inputs] if empty else of_formula())
         gradients = [next(found) if leaf.requires_grad else None for leaf in leaves]
 
         def gradient(value: object) -> object:

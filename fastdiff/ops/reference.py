@@ -128,11 +128,8 @@ def group_norm(
 ) -> Tensor:
     """act(GN(x + add) * (1 + scale) + shift) with the mean and the variance taken in two passes."""
     dtype = compute_dtype(x.dtype)
-    h = x.to(dtype)
     per_channel = (-1, x.shape[1]) + (1,) * (x.ndim - 2)
-    if add is not None:
-        h = h + add.to(dtype).view(per_channel)
-    grouped = h.reshape(x.shape[0], groups, -1)
+    grouped = from_first(x, add, groups).reshape(len(x), groups, x.shape[1:].numel() // groups)
     centred = grouped - grouped.mean(-1, keepdim=True)
     h = (centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)).view(x.shape)
     if weight is not None:
@@ -144,6 +141,33 @@ def group_norm(
     if shift is not None:
         h = h + shift.to(dtype).view(per_channel)
     return (F.silu(h) if act == "silu" else h).to(x.dtype)
+
+
+def from_first(x: Tensor, add: Tensor | None, groups: int) -> Tensor:
+    """x + add [B, C, ...] less what it is at each group's first element, in the compute dtype: no mean costs digits.
+
+    What a channel's offset loses in rounding is added after it, so that a constant x + add gives zeros.
+    """
+    dtype, per_channel = compute_dtype(x.dtype), (-1, x.shape[1]) + (1,) * (x.ndim - 2)
+    size = x.shape[1] // groups
+
+    def of_first(values: Tensor) -> Tensor:
+        return values[:, ::size].repeat_interleave(size, dim=1)
+
+    first = of_first(x.detach().to(dtype).flatten(2)[..., 0] if x.ndim > 2 else x.detach().to(dtype))
+    if add is None:
+        return x.to(dtype) - first.view(per_channel)
+    add = add.to(dtype)
+    pivot, rest = _sum(first, of_first(add.detach()))
+    offset, lost = _sum(add, -pivot)
+    return (x.to(dtype) + offset.view(per_channel)) + (lost - rest).view(per_channel)
+
+
+def _sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a + b as rounded and what rounding lost (Knuth 1969, 4.2.2, theorem B)."""
+    total = a + b
+    b_taken = total - a
+    return total, (a - (total - b_taken)) + (b - b_taken)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -12,7 +12,8 @@ def dynamic_threshold(x0: Tensor, *, ratio: float = 0.995, limit: float = 1.0) -
     """s = clamp(quantile(|x0|, ratio) over each sample, 1, limit) (Saharia et al. 2022, section 2.3).
 
     x0: [B, ...], the predicted data. Returns [B] float64, to be given to `solver_step` as `threshold`, which clamps
-    the prediction to [-s, s] and divides it by s. ratio in [0, 1]; limit >= 1 is the largest s allowed.
+    the prediction to [-s, s] and divides it by s. ratio in [0, 1]; limit >= 1 is the largest s allowed. A sample
+    without elements has s = 1.
     The quantile interpolates linearly between the two nearest order statistics, as `torch.quantile` does, at any size.
     """
     checks.require_float("x0", x0)
@@ -20,7 +21,9 @@ def dynamic_threshold(x0: Tensor, *, ratio: float = 0.995, limit: float = 1.0) -
         raise ValueError(f"ratio: expected a number in [0, 1], got {ratio}")
     if not limit >= 1:
         raise ValueError(f"limit: expected a number >= 1, got {limit}")
-    magnitudes = x0.flatten(1).abs().to(torch.float64 if x0.dtype == torch.float64 else torch.float32)
+    if x0.shape[1:].numel() == 0:
+        return torch.ones(len(x0), dtype=torch.float64, device=x0.device)
+    magnitudes = x0.unsqueeze(-1).flatten(1).abs().to(torch.float64 if x0.dtype == torch.float64 else torch.float32)
     position = ratio * (magnitudes.shape[1] - 1)
     low = int(position)
     # Only the largest few are needed: everything from order statistic `low` upwards.

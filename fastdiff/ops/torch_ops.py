@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from .reference import from_first
 from .registry import Implementation
 
 
@@ -33,6 +34,24 @@ def group_norm(
     if shift is not None:
         h = h + shift.to(x.dtype).view(per_channel)
     return F.silu(h) if act == "silu" else h
+
+
+def run_group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    add: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    act: str,
+) -> Tensor:
+    """`group_norm`, where x + add is not rounded to x's dtype. Its gradient needs no such care."""
+    if add is None:
+        return group_norm(x, groups, weight, bias, eps, add, scale, shift, act)
+    h = from_first(x, add, groups)
+    return group_norm(h, groups, weight, bias, eps, None, scale, shift, act).to(x.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -71,4 +90,4 @@ def _is_hopper(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) == (9, 0)
 
 
-IMPLEMENTS = {"group_norm": Implementation(group_norm), "attention": Implementation(attention)}
+IMPLEMENTS = {"group_norm": Implementation(run_group_norm), "attention": Implementation(attention)}

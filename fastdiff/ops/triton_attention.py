@@ -20,6 +20,7 @@ from .registry import Case, Implementation
 from .triton_attention_plan import plan_of
 from .triton_layout import on_device
 
+LEAST, LARGEST = 2.0**-149, torch.finfo(torch.float32).max  # positive float32
 FARTHEST = 2**23  # elements from one row to the next, so that offsets within a tile fit 32 bits
 
 
@@ -62,8 +63,8 @@ def _logits(q1, q2, k1, k2, row, keys, SECOND: tl.constexpr, WHOLE: tl.constexpr
 
 @triton.jit
 def _weights(logits, top, factor):
-    """exp2(logits factor - top), where a row of -inf keeps -inf."""
-    return tl.exp2(logits * factor - tl.where(top == float("-inf"), 0.0, top)[:, None])
+    """exp2((logits - top) factor), where a row of -inf keeps -inf. In this order no logit is too large for it."""
+    return tl.exp2((logits - tl.where(top == float("-inf"), 0.0, top)[:, None]) * factor)
 
 
 @triton.jit
@@ -85,9 +86,9 @@ def _step(
     k1, k2 = _load(k, row, k_row, keys, FIRST, SECOND, SIZE, WHOLE)
     logits = _logits(q1, q2, k1, k2, row, keys, SECOND, WHOLE)
     v1, v2 = _load(v, row, v_row, keys, FIRST, SECOND, SIZE, WHOLE)
-    higher = tl.maximum(top, tl.max(logits, 1) * factor)
+    higher = tl.maximum(top, tl.max(logits, 1))
     weights = _weights(logits, higher, factor)
-    kept = tl.exp2(top - tl.where(higher == float("-inf"), 0.0, higher))
+    kept = tl.exp2((top - tl.where(higher == float("-inf"), 0.0, higher)) * factor)
     total = total * kept + tl.sum(weights, 1)
     sum1 = sum1 * kept[:, None]
     if SECOND > 0:
@@ -177,7 +178,6 @@ def attention_kernel(
             if TAIL > 0:
                 more = _logits(q1, q2, k3, k4, last_key, keys, SECOND, WHOLE_TAIL)
                 top = tl.maximum(top, tl.max(more, 1))
-            top *= factor
             weights = _weights(logits, top, factor)
             total = tl.sum(weights, 1)
             sum1, sum2 = _zeros(ROWS, FIRST, SECOND)
@@ -227,9 +227,10 @@ def run(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     strides = [t.stride()[:3] for t in (q, k, v, y)]
     unit = math.gcd(*(step for steps in strides for step in steps), 8)
     steps = [step // unit for steps in strides for step in steps]
+    factor = min(max(scale * math.log2(math.e), LEAST), LARGEST)
     with on_device(q):
         KERNELS["attention"][(plan.programs,)](
-            q, k, v, y, *steps, scale * math.log2(math.e), q.shape[1], q.shape[2], k.shape[2], plan.walks, plan.share,
+            q, k, v, y, *steps, factor, q.shape[1], q.shape[2], k.shape[2], plan.walks, plan.share,
             UNIT=unit, num_warps=plan.warps, **plan.constants,
         )  # fmt: skip
     return y

@@ -9,9 +9,11 @@ from torch import nn
 
 from ..cross_attention import CrossAttentionCache
 from .attention import FastMultiheadAttention
+from .comfyui import PatcherHandle, is_patcher
 from .handle import Handle
 from .ldm import FastCrossAttention, fast_attention, fast_block
-from .norms import FastGroupNorm, FastGroupNormSiLU, FastSequential, SiLUDone, is_norm, is_silu
+from .left import why_left
+from .norms import FastGroupNormSiLU, FastSequential, SiLUDone, fast_norm, is_norm, is_silu
 
 __all__ = ["Handle", "accelerate"]
 
@@ -26,40 +28,55 @@ def accelerate(
 ) -> Handle:
     """Put a model on fastdiff's ops where it stands; the handle that comes back says what changed and undoes it.
 
-    model: a torch.nn.Module, or a diffusers pipeline, all of whose modules are taken. group_norm: torch.nn.GroupNorm;
-    with the SiLU after it in torch.nn.Sequential and in diffusers' models; with the time embedding in diffusers'
-    ResnetBlock2D. attention: diffusers' Attention with the default processor, LDM's CrossAttention,
-    torch.nn.MultiheadAttention. scheduler: the pipeline's, where fastdiff has the class of the same name.
-    cross_attention_cache: keys and values of a context that comes back are not projected again (`CrossAttentionCache`).
+    model: a torch.nn.Module, or a diffusers pipeline, all of whose modules are taken, or a ComfyUI ModelPatcher.
+    group_norm: torch.nn.GroupNorm, and subclasses that are known to compute the same; with the SiLU after it in
+    torch.nn.Sequential and in diffusers' models; with the time embedding in the residual blocks of diffusers, LDM and
+    ComfyUI. attention: diffusers' Attention with the default processor, and those of SD3, Flux, Wan and Stable Audio;
+    LDM's CrossAttention; torch.nn.MultiheadAttention. scheduler: the pipeline's, where fastdiff has the class of the
+    same name. cross_attention_cache: keys and values of a context that comes back are not projected again
+    (`CrossAttentionCache`). `print(handle)` also names the normalisations and attentions that were left, and why.
+
+    A ModelPatcher shares its modules with its clones, so it stays as it is: `handle.model` is a clone with object
+    patches and ComfyUI's `optimized_attention_override`.
 
     Modules stay the same objects and weights are read when they are used, so weight changes, LoRA and saving work as
     before. Calls that autograd records, masked attention, and modules with hooks or of other classes keep their own
     code. Which kernel runs is chosen call by call from fastdiff's table, PyTorch's own op included.
     Raises TypeError for anything else.
     """
-    modules = _modules(model)
-    handle, cache = Handle(), CrossAttentionCache() if cross_attention_cache else None
+    handle = PatcherHandle(model) if is_patcher(model) else Handle(model)
+    every = _modules(model.model if isinstance(handle, PatcherHandle) else model)
+    # Offloading, for one, replaces the forward of an object, which would run in place of another class's.
+    modules = [module for module in every if "forward" not in vars(module)]
+    cache = CrossAttentionCache() if cross_attention_cache else None
     for module in modules:
         if group_norm:
             _fuse(module, handle)
-        if attention:
+        if attention and not isinstance(handle, PatcherHandle):
             _attend(module, handle, cache)
     if group_norm:
         for module in modules:
-            if type(module) is nn.GroupNorm and is_norm(module):
-                handle.set_class(module, FastGroupNorm, "GroupNorm")
-    if scheduler and not isinstance(model, nn.Module):
+            if is_norm(module) and not handle.has_changed(module):
+                handle.set_class(module, fast_norm(module), type(module).__name__)
+    if isinstance(handle, PatcherHandle):
+        if attention:
+            handle.override_attention()
+        attention = False  # ComfyUI's attentions ask the override
+    elif scheduler and not isinstance(model, nn.Module):
         _swap_scheduler(model, handle)
+    for module in every:
+        if not handle.has_changed(module) and (why := why_left(module, group_norm, attention)) is not None:
+            handle.left[why] += 1
     return handle
 
 
 def _modules(model: object) -> list[nn.Module]:
-    """All modules once, but those whose forward was replaced on the object, as offloading does."""
+    """All modules once."""
     parts = {"": model} if isinstance(model, nn.Module) else getattr(model, "components", None)
     if not isinstance(parts, dict):
-        raise TypeError(f"model: expected a torch.nn.Module or a diffusers pipeline, got {type(model).__name__}")
-    found = dict.fromkeys(m for part in parts.values() if isinstance(part, nn.Module) for m in part.modules())
-    return [module for module in found if "forward" not in vars(module)]
+        wanted = "a torch.nn.Module, a diffusers pipeline or a ComfyUI ModelPatcher"
+        raise TypeError(f"model: expected {wanted}, got {type(model).__name__}")
+    return list(dict.fromkeys(m for part in parts.values() if isinstance(part, nn.Module) for m in part.modules()))
 
 
 def _diffusers_blocks() -> object | None:
@@ -90,8 +107,8 @@ def _attend(module: nn.Module, handle: Handle, cache: CrossAttentionCache | None
     if blocks is not None and blocks.is_attention(module):
         processor = blocks.FastAttnProcessor(module.processor, cache)
         handle.set_attribute(module, "processor", processor, "attention processor")
-    elif blocks is not None and (fast := blocks.joint_processor(module)) is not None:
-        handle.set_class(module.processor, fast, "joint attention processor")
+    elif blocks is not None and (found := blocks.fast_processor(module)) is not None:
+        handle.set_class(module.processor, *found)
     elif (fast := fast_attention(module)) is not None:
         added = {"fastdiff_cache": cache} if issubclass(fast, FastCrossAttention) else {}
         handle.set_class(module, fast, type(module).__name__, **added)
@@ -109,3 +126,5 @@ def _swap_scheduler(pipe: object, handle: Handle) -> None:
         # from_config would reset what this key lists, although pipelines correct some of it, DDIM's clip_sample for one
         config = {key: value for key, value in before.config.items() if key != "_use_default_values"}
         handle.set_attribute(pipe, "scheduler", ours.from_config(config), f"scheduler {ours.__name__}")
+    else:
+        handle.left[f"{type(before).__name__}: fastdiff has no scheduler of that name"] += 1

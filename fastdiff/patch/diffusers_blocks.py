@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnProcessor,
+    AttnProcessor2_0,
+    JointAttnProcessor2_0,
+    StableAudioAttnProcessor2_0,
+)
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
+from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from torch import Tensor
 
 from ..cross_attention import CrossAttentionCache
 from .attention import attend, project
 from .calls import wants_gradient
-from .diffusers_joint import joint_processor
+from .diffusers_joint import FastFluxAttnProcessor, FastJointAttnProcessor
+from .diffusers_rotary import FastStableAudioAttnProcessor, FastWanAttnProcessor
 from .norms import is_norm, is_silu, normalise
 
-__all__ = ["FastAttnProcessor", "FastResnetBlock2D", "is_attention", "is_resnet_block", "joint_processor"]
-
 PROCESSORS = (AttnProcessor, AttnProcessor2_0)
+# By the stock classes of a module and its processor: what takes the place of the processor's class, and what it is.
+FAST_PROCESSORS = {
+    (Attention, JointAttnProcessor2_0): (FastJointAttnProcessor, "joint attention processor"),
+    (FluxAttention, FluxAttnProcessor): (FastFluxAttnProcessor, "joint attention processor"),
+    (WanAttention, WanAttnProcessor): (FastWanAttnProcessor, "WanAttention's processor"),
+    (Attention, StableAudioAttnProcessor2_0): (FastStableAudioAttnProcessor, "Stable Audio's attention processor"),
+}
 
 
 class FastResnetBlock2D(ResnetBlock2D):
@@ -100,3 +114,8 @@ def is_attention(module: torch.nn.Module) -> bool:
     plain = module.norm_q is None and module.norm_k is None and module.inner_kv_dim == module.inner_dim
     usual = module.scale == (module.inner_dim // module.heads) ** -0.5 or type(module.processor) is AttnProcessor
     return plain and usual and module.to_k is not None and module.to_out is not None
+
+
+def fast_processor(module: torch.nn.Module) -> tuple[type, str] | None:
+    """The class that takes the place of the module's processor's, and what it is, where both are the stock ones."""
+    return FAST_PROCESSORS.get((type(module), type(getattr(module, "processor", None))))

@@ -90,12 +90,3 @@ def _joined(parts: list[Heads]) -> Heads:
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """[B, N, H, D] each; [B, N, H D]."""
     return attend_heads(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
-
-
-def joint_processor(module: nn.Module) -> type | None:
-    """The class that takes the place of the module's processor's, where both are the stock ones."""
-    if type(module) is Attention and type(module.processor) is JointAttnProcessor2_0:
-        return FastJointAttnProcessor
-    if type(module) is FluxAttention and type(module.processor) is FluxAttnProcessor:
-        return FastFluxAttnProcessor
-    return None

@@ -1,4 +1,4 @@
-"""What accelerate changed, and how to take it back."""
+"""What accelerate changed, what it left, and how to take it back."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from collections import Counter
 
 
 class Handle:
-    """The changes of one `accelerate` call. `print(handle)` says what they are; `undo()` takes them back.
+    """The changes of one `accelerate` call. `print(handle)` says what they are, and what was left as it was and why;
+    `undo()` takes them back.
 
-    Modules keep their identity, parameters, buffers and hooks: a change is another class of the same object, or another
-    value of an attribute.
+    model: what to use from now on: the model that was given, or for ComfyUI a clone of the ModelPatcher. Modules keep
+    their identity, parameters, buffers and hooks: a change is another class of the same object, or another value of an
+    attribute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: object) -> None:
+        self.model = model
         self._classes: list[tuple[object, type, tuple[str, ...]]] = []
         self._attributes: list[tuple[object, str, object]] = []
         self.changes: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
 
     def set_class(self, thing: object, new: type, what: str, **added: object) -> None:
         """Make the object one of class `new`, with attributes that it did not have."""
@@ -30,6 +34,11 @@ class Handle:
         setattr(owner, name, value)
         self.changes[what] += 1
 
+    def has_changed(self, thing: object) -> bool:
+        """Whether the object is fastdiff's, by this call or an earlier one, or calls what is."""
+        parts = (thing, getattr(thing, "processor", None))
+        return any(type(part).__module__.split(".")[0] == __name__.split(".")[0] for part in parts)
+
     def undo(self) -> None:
         """Put every class and attribute back; a second call does nothing."""
         for thing, before, added in reversed(self._classes):
@@ -40,7 +49,12 @@ class Handle:
             setattr(owner, name, before)
         self._classes, self._attributes = [], []
         self.changes.clear()
+        self.left.clear()
 
     def __repr__(self) -> str:
-        lines = [f"  {count} x {what}" for what, count in self.changes.items()]
-        return "\n".join(["fastdiff.accelerate changed", *(lines or ["  nothing"])])
+        lines = ["fastdiff.accelerate changed", *_counted(self.changes), *([] if self.changes else ["  nothing"])]
+        return "\n".join([*lines, *(["and left as it was", *_counted(self.left)] if self.left else [])])
+
+
+def _counted(counter: Counter[str]) -> list[str]:
+    return [f"  {count} x {what}" for what, count in counter.items()]

@@ -1,4 +1,4 @@
-"""Blocks of DDPM, guided-diffusion and LDM, which every project has its own copy of, on fastdiff's ops.
+"""Blocks of DDPM, guided-diffusion, LDM and ComfyUI, which every project has its own copy of, on fastdiff's ops.
 
 They are known by the names of the class, of its parts and of its call's arguments. A class that has anything else is
 another one and is left alone.
@@ -6,7 +6,6 @@ another one and is left alone.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from dataclasses import dataclass
 
@@ -18,14 +17,8 @@ from ..cross_attention import CrossAttentionCache
 from ..ops import attention
 from .attention import attend, project
 from .calls import wants_gradient
+from .fast import Fast, subclass
 from .norms import is_norm, is_silu, normalise
-
-
-class Fast:
-    """Mixed into a class that fastdiff does not know before it meets it; can be pickled all the same."""
-
-    def __reduce_ex__(self, protocol: int) -> tuple:
-        return _instance, (type(self).__bases__[1],), vars(self)
 
 
 class FastCrossAttention(Fast):
@@ -116,7 +109,8 @@ class _Known:
     def fits(self, module: nn.Module) -> bool:
         allowed = {name.rstrip("?") for name in self.names.split()}
         needed = {name for name in self.names.split() if not name.endswith("?")}
-        names = {name for name, _ in module.named_children()} | vars(module).keys() - vars(nn.Module()).keys()
+        parts = {name for name, part in module._modules.items() if part is not None}  # one part may have two names
+        names = parts | vars(module).keys() - vars(nn.Module()).keys()
         method = getattr(type(module), self.method, None)
         return needed <= names <= allowed and method is not None and _arguments(method) == ["self", *self.call.split()]
 
@@ -135,7 +129,7 @@ _BLOCKS = {
     "ResBlock": _Known(
         FastResBlock,
         "channels emb_channels dropout out_channels use_conv use_checkpoint use_scale_shift_norm updown"
-        " in_layers h_upd x_upd emb_layers out_layers skip_connection",
+        " exchange_temb_dims? skip_t_emb? in_layers h_upd x_upd emb_layers out_layers skip_connection",
         "x emb",
         "_forward",
     ),
@@ -151,7 +145,7 @@ _BLOCKS = {
 def fast_attention(module: nn.Module) -> type | None:
     """The module's class on fastdiff's ops, where it is one of the attentions above."""
     known = _ATTENTIONS.get(type(module).__name__)
-    return _subclass(known.fast, type(module)) if known is not None and known.fits(module) else None
+    return subclass(known.fast, type(module)) if known is not None and known.fits(module) else None
 
 
 def fast_block(module: nn.Module) -> type | None:
@@ -161,25 +155,14 @@ def fast_block(module: nn.Module) -> type | None:
         return None
     if known.fast is FastResBlock:
         norm, act, *_ = module.out_layers
-        fuses = is_norm(norm) and is_silu(act)
+        each_sample = not (getattr(module, "exchange_temb_dims", False) or getattr(module, "skip_t_emb", False))
+        fuses = is_norm(norm) and is_silu(act) and each_sample  # ComfyUI's may have one embedding a frame, or none
     else:
         fuses = is_norm(module.norm1) and is_norm(module.norm2) and _means_silu(type(module))
-    return _subclass(known.fast, type(module)) if fuses else None
+    return subclass(known.fast, type(module)) if fuses else None
 
 
 def _means_silu(cls: type) -> bool:
     """Whether the function `nonlinearity` in the class's file is SiLU."""
     function, probe = cls.forward.__globals__.get("nonlinearity"), torch.linspace(-9, 9, 37)
     return function is not None and torch.allclose(function(probe), F.silu(probe))
-
-
-@functools.cache
-def _subclass(fast: type, cls: type) -> type:
-    return type(f"Fast{cls.__name__}", (fast, cls), {})
-
-
-def _instance(cls: type) -> nn.Module:
-    """For pickle, which cannot name a class made at run time: an empty object of it."""
-    known = (_ATTENTIONS | _BLOCKS)[cls.__name__]
-    fast = _subclass(known.fast, cls)
-    return fast.__new__(fast)

@@ -1,0 +1,95 @@
+"""ComfyUI's ModelPatcher: its clones share their modules, so that nothing of them may be changed where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ..ops import registry
+from .attention import attend_heads, heads_of
+from .handle import Handle
+
+OVERRIDE = "optimized_attention_override"  # ComfyUI's name for a function that is called in place of its attention
+
+
+def is_patcher(model: object) -> bool:
+    """A ModelPatcher, by what it has."""
+    parts = ("model_options", "clone", "add_object_patch")
+    return all(hasattr(model, name) for name in parts) and isinstance(getattr(model, "model", None), nn.Module)
+
+
+class PatcherHandle(Handle):
+    """Changes as object patches and options of a clone, `model`; the patcher that was given stays as it is.
+
+    A module's twin is of another class and shares everything that hangs on the module. ComfyUI puts it in the module's
+    place while it runs the clone.
+    """
+
+    def __init__(self, patcher: object) -> None:
+        super().__init__(patcher.clone())
+        self._names = {module: name for name, module in self.model.model.named_modules()}
+        self._taken = dict(self.model.object_patches)
+        self._overridden = OVERRIDE in self.model.model_options.get("transformer_options", {})
+        self._twins: dict[str, nn.Module] = {}
+
+    def set_class(self, thing: nn.Module, new: type, what: str) -> None:
+        name = self._names[thing]
+        if not name or any(name == taken or name.startswith(f"{taken}.") for taken in self._taken):
+            return  # what another patch put there runs, and not this module
+        twin = new.__new__(new)
+        object.__setattr__(twin, "__dict__", vars(thing))  # what ComfyUI writes on one of the two is on both
+        self.model.add_object_patch(name, twin)
+        self._twins[name] = twin
+        self.changes[what] += 1
+
+    def override_attention(self) -> None:
+        options = self.model.model_options.setdefault("transformer_options", {})
+        if options.setdefault(OVERRIDE, attention_override) is not attention_override:
+            self.left[f"{OVERRIDE}: another one is set"] += 1
+        elif not self._overridden:
+            self.changes[f"{OVERRIDE}, for every attention that asks it"] += 1
+
+    def has_changed(self, thing: object) -> bool:
+        patch = self.model.object_patches.get(self._names.get(thing))
+        return super().has_changed(thing) or super().has_changed(patch)
+
+    def undo(self) -> None:
+        """Take the patches and options from the clone, which is then like the patcher that was given."""
+        for name, twin in self._twins.items():
+            if self.model.object_patches.get(name) is twin:
+                del self.model.object_patches[name]
+        if not self._overridden:
+            self.model.model_options.get("transformer_options", {}).pop(OVERRIDE, None)
+        self._twins = {}
+        super().undo()
+
+
+def attention_override(
+    func: Callable,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    attn_precision: object = None,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    **kwargs: object,
+) -> Tensor:
+    """Attention of [B, N, H D] (or [B, H, N, D] where skip_reshape) as ComfyUI asks for it; [B, N, H D].
+
+    Calls with a mask, and those for which the choice would fall on PyTorch's op, go to `func`, ComfyUI's own.
+    """
+    each = (q, k, v) if skip_reshape else tuple(heads_of(t, heads) for t in (q, k, v))
+    if mask is not None or any(t.requires_grad for t in each) or not _pays(*each):
+        named = {"attn_precision": attn_precision, "skip_reshape": skip_reshape}
+        return func(q, k, v, heads, mask=mask, skip_output_reshape=skip_output_reshape, **named, **kwargs)
+    out = attend_heads(*each)
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+def _pays(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    same = q.dtype == k.dtype == v.dtype and q.shape[1] == k.shape[1] and q.shape[-1] == v.shape[-1]
+    case = registry.Case(q.device.type, q.dtype, (*q.shape[:3], k.shape[2], q.shape[3]))
+    return same and registry.chosen("attention", case) != "torch"
