@@ -69,6 +69,7 @@ class BrownianTreeNoiseSampler:
 
     seed: a whole number s for the seeds s, s + 1, ... of the batch, one for each sample, or None to draw them from
     torch's generator. transform: sigma to the path's time. sigma_min, sigma_max: of the run; the path has no bounds.
+    cpu: where ComfyUI's trees are made; this path is the same on every device, and made on x's.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class BrownianTreeNoiseSampler:
         sigma_max: float | Tensor,
         seed: int | Sequence[int] | None = None,
         transform: Callable[[Tensor], Tensor] = lambda sigma: sigma,
+        cpu: bool = False,
     ) -> None:
         self.transform, self.dtype = transform, x.dtype
         self.path = BrownianPath(x, batch_seeds(seed, len(x)))

@@ -10,7 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..plan import Plan
-from .loop import Denoiser, evaluator, read_levels, show, start
+from .levels import read_levels
+from .loop import Denoiser, evaluator, show, start
 
 
 def plan_sampler(plan: Plan) -> Callable[..., Tensor]:
@@ -38,12 +39,14 @@ def plan_sampler(plan: Plan) -> Callable[..., Tensor]:
         disable: bool | None = None,
     ) -> Tensor:
         levels = read_levels(sigmas)
+        if len(levels) < 2:
+            return x
         ends = plan.rows[0].sigma, plan.end[1]
         if not np.allclose((levels[0], levels[-1]), ends, rtol=1e-4):
             raise ValueError(
                 f"sigmas: the plan runs from {ends[0]:.6g} to {ends[1]:.6g}, got {levels[0]:.6g} to {levels[-1]:.6g}"
             )
-        run, told = start(plan.rows, plan.end[1], x), [row.t for row in plan.rows]
+        run, told = start(plan.rows, plan.end, x), [row.t for row in plan.rows]
         evaluate = evaluator(model, told, x, extra_args)
         for i in tqdm(range(plan.nfe), disable=disable):
             denoised = evaluate(run.model_input, i)

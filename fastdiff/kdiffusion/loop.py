@@ -1,6 +1,7 @@
 """The loop behind every sample_* function: a solver's rows on the caller's sigmas, with k-diffusion's callbacks.
 
 k-diffusion's model is a denoiser D(x, sigma) of x = x0 + sigma eps: the EDM form, alpha = 1 and prediction "sample".
+For rectified-flow models of a host x is (1 - sigma) x0 + sigma eps; see `flow`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from ..ops.reference import compute_dtype
 from ..plan import Line, Plan, Row
 from ..run import Run
 from ..schedule import Points, Schedule
-from .brownian import BrownianPath, BrownianTreeNoiseSampler, batch_seeds
+from ..solvers.ancestral import ddim_row
+from .flow import FLOW, finite_log_snr, flow_sampling
+from .guidance import Unconditional, plus_guidance
+from .levels import points_at, read_levels, stretches
+from .noise import Draw, Extra
 
 Denoiser = Callable[..., Tensor]
-NoiseSampler = Callable[[Tensor, Tensor], Tensor]
-Draw = Callable[[float, float], Tensor]
+Build = Callable[..., list[Row]]
 
 EDM = Schedule.edm(sigma_min=1e-12, sigma_max=1e12)  # the bounds are the caller's sigmas
 
@@ -32,77 +36,87 @@ def solve(
     model: Denoiser,
     x: Tensor,
     sigmas: Tensor,
-    solver: str,
+    solver: str | Build,
     *,
-    extra_args: dict[str, object] | None,
+    extra_args: Extra,
     callback: Callable[[dict], object] | None,
     disable: bool | None,
     draw: Draw | None = None,
     whole: bool = False,
     schedule: Schedule = EDM,
+    log_snr: bool = False,
+    one_step: bool = False,
+    rise: float = 0.0,
+    uncond: Unconditional | None = None,
     **options: object,
 ) -> Tensor:
-    """x [B, ...] from sigmas[0] to sigmas[-1], by a solver of the catalogue.
+    """x [B, ...] from sigmas[0] to sigmas[-1], by a solver of the catalogue or a builder of rows.
 
     draw(sigma, sigma_next): unit noise like x for a row that draws; over the stretch since the last draw of the step,
-    or over the step so far (`whole`), a row's noises being one. options: the solver's.
+    or over the step so far (`whole`), a row's noises being one. log_snr: the solver works in log SNR, so on rectified
+    flows its schedule is theirs. one_step: its steps know nothing of each other; others start anew where `stretches`
+    says. rise: how much of the way is fresh noise where levels rise, 0 for an ODE solver. uncond: for CFG++.
+    options: the solver's.
     """
     levels = read_levels(sigmas)
-    points = Points(schedule.t_of_log_snr(-np.log(np.maximum(levels, 1e-300))), np.ones_like(levels), levels)
-    rows = find_solver(solver)[0].build(schedule, points, "sample", **options)
+    if len(levels) < 2:
+        return x
+    flow = flow_sampling(model) if log_snr else None
+    if flow is not None:
+        schedule, sigmas = FLOW, finite_log_snr(sigmas, flow)
+        levels = read_levels(sigmas)
+    points = points_at(schedule, levels)
+    parts = [np.arange(len(levels))] if one_step else stretches(levels, turn=rise > 0)
+    rows = [row for part in parts for row in _stretch(solver, schedule, points.at(part), rise, options)]
+    if not rows:
+        return x
     rows = [_one_noise(row) for row in rows] if whole else rows
-    run = start(rows, levels[-1], x)
-    if rows[0].sigma > levels[0]:  # churn before the first step
-        spread = math.sqrt((rows[0].sigma - levels[0]) * (rows[0].sigma + levels[0]))
-        run.x.add_(draw(levels[0], rows[0].sigma), alpha=options["s_noise"] * spread)
-        run.refresh_input()
+    rows = rows if uncond is None else [plus_guidance(row) for row in rows]
+    run = start(rows, (float(points.alpha[-1]), float(levels[-1])), x)
+    if rows[0].sigma > levels[0]:
+        _churn_first(run, points.at(0), draw, options["s_noise"])
     evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)
-    since = 0.0
-    progress = tqdm(total=len(levels) - 1, disable=disable)
-    with progress:
-        step, begins = 0, True
+    steps = iter(np.concatenate([part[:-1] for part in parts]).tolist())
+    since, begins = 0.0, True
+    with tqdm(total=len(levels) - 1, disable=disable) as progress:
         for i, row in enumerate(rows):
             denoised = evaluate(run.model_input, i)
             if begins:
-                since = row.sigma
+                step, since = next(steps), row.sigma
                 if callback is not None:
                     hat = sigmas[step] * (row.sigma / levels[step])
                     show(callback, run, x.dtype, i=step, sigma=sigmas[step], sigma_hat=hat, denoised=denoised)
             end = rows[i + 1].sigma if i + 1 < len(rows) else levels[-1]
-            noises = []
-            for _ in _indices(row):
+            output, noises = denoised, []
+            if uncond is not None:
+                output = uncond.take()
+                noises.append((denoised - output).to(run.x.dtype))
+            for _ in _indices(row)[len(noises) :]:
                 noises.append(draw(since, end).to(run.x.dtype))
                 since = since if whole else end
-            run.advance(denoised, noises=noises)
+            run.advance(output, noises=noises)
             begins = row.accepts
-            step += begins
             progress.update(int(begins))
     return run.x.to(x.dtype)
 
 
-def read_levels(sigmas: Tensor) -> np.ndarray:
-    """The caller's noise levels, float64: the one time that the host reads them. Raises ValueError naming sigmas."""
-    if not isinstance(sigmas, Tensor):
-        raise TypeError(f"sigmas: expected a torch.Tensor, got {type(sigmas).__name__}")
-    levels = sigmas.detach().double().cpu().numpy()
-    if levels.ndim != 1 or len(levels) < 1:
-        raise ValueError(f"sigmas: expected a sequence of noise levels, got shape {tuple(sigmas.shape)}")
-    steps = np.diff(levels)
-    if not np.isfinite(levels).all() or (levels[:-1] <= 0).any() or levels[-1] < 0:
-        raise ValueError(f"sigmas: expected numbers > 0, the last one >= 0, got {levels}")
-    if not (np.all(steps < 0) or np.all(steps > 0)):
-        raise ValueError(f"sigmas: expected levels that fall (or rise) strictly, got {levels}")
-    return levels
+def _stretch(solver: str | Build, schedule: Schedule, points: Points, rise: float, options: dict) -> list[Row]:
+    """The rows of one stretch of levels. Up by the forward process, as far as it is noise (`rise`)."""
+    if rise and points.sigma[-1] > points.sigma[0]:
+        ends = [(points.at(i), points.at(i + 1)) for i in range(len(points.t) - 1)]
+        return [ddim_row(s, t, "sample", i + 1, min(1.0, rise), options["s_noise"]) for i, (s, t) in enumerate(ends)]
+    build = solver if callable(solver) else find_solver(solver)[0].build
+    return build(schedule, points, "sample", **options)
 
 
-def start(rows: Sequence[Row], end: float, x: Tensor) -> Run:
-    """A run of the rows from x, which is not written to."""
-    plan = Plan(tuple(rows), (1.0, float(end)), "sample")
+def start(rows: Sequence[Row], end: tuple[float, float], x: Tensor) -> Run:
+    """A run of the rows from x, which is not written to. end: (alpha, sigma) of the result."""
+    plan = Plan(tuple(rows), end, "sample")
     return Run(plan, x.to(compute_dtype(x.dtype), copy=True), model_dtype=x.dtype)
 
 
 def evaluator(
-    model: Denoiser, sigmas: Sequence[float], x: Tensor, extra_args: dict[str, object] | None
+    model: Denoiser, sigmas: Sequence[float], x: Tensor, extra_args: Extra
 ) -> Callable[[Tensor, int], Tensor]:
     """(model input, i) -> the denoised output at level i; the levels go to the device once."""
     levels = torch.tensor(sigmas, dtype=x.dtype).to(x.device, non_blocking=True)
@@ -116,17 +130,18 @@ def show(callback: Callable[[dict], object], run: Run, dtype: torch.dtype, **val
     callback({"x": run.x.to(dtype, copy=True), **values})
 
 
-def brownian(x: Tensor, extra_args: dict[str, object] | None, noise_sampler: NoiseSampler | None, like: Tensor) -> Draw:
-    """The given noise sampler, called with tensors like `like`; or Brownian paths over sigma of extra_args' seed."""
-    if noise_sampler is None:
-        return BrownianPath(x, batch_seeds((extra_args or {}).get("seed"), len(x))).increment
-    if isinstance(noise_sampler, BrownianTreeNoiseSampler):
-        return noise_sampler  # reads numbers: tensors on a device would make it wait
-    return lambda *ends: noise_sampler(*(torch.tensor(s, dtype=like.dtype, device=like.device) for s in ends))
+def _churn_first(run: Run, begin: Points, draw: Draw, s_noise: float) -> None:
+    """Take x up to where the first row begins: the forward process from the caller's first level."""
+    row = run.plan.rows[0]
+    kept = row.alpha / float(begin.alpha)
+    low = kept * float(begin.sigma)
+    noise = draw(float(begin.sigma), row.sigma)
+    run.x.mul_(kept).add_(noise, alpha=s_noise * math.sqrt((row.sigma - low) * (row.sigma + low)))
+    run.refresh_input()
 
 
-def _indices(row: Row) -> set[int]:
-    return {j for line in (row.x, row.base) if line is not None for j, _ in line.noise}
+def _indices(row: Row) -> list[int]:
+    return sorted({j for line in (row.x, row.base) if line is not None for j, _ in line.noise})
 
 
 def _one_noise(row: Row) -> Row:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, MutableSequence, MutableSet
 from types import ModuleType
 
 from . import samplers, steps
+from .host import standing_in_for
 
 FUNCTIONS = {
     name: function
@@ -13,56 +16,138 @@ FUNCTIONS = {
     if name.startswith("sample_")
 }
 TABLES = ("KSAMPLER_NAMES", "SAMPLER_NAMES")
+ONE_STEP_MORE = "DISCARD_PENULTIMATE_SIGMA_SAMPLERS"  # in ComfyUI's KSampler: laid out with a step more, less one
 _ABSENT = object()
 
 
+class _Function:
+    """A function in a host's module: fastdiff's while a registration stands, then what stood there before.
+
+    Somebody who kept fastdiff's function, or put his own around it, has the host's again after the last undo.
+    """
+
+    def __init__(self, module: ModuleType, name: str, function: Callable) -> None:
+        self.module, self.name, self.owners = module, name, 0
+        self.before = vars(module).get(name, _ABSENT)
+
+        @functools.wraps(function)
+        def sample(*args: object, **kwargs: object) -> object:
+            if not self.owners and self.before is not _ABSENT:
+                return self.before(*args, **kwargs)
+            with standing_in_for(module):
+                return function(*args, **kwargs)
+
+        self.sample = sample
+        setattr(module, name, sample)
+
+    def stands(self) -> bool:
+        return vars(self.module).get(self.name) is self.sample
+
+    def remove(self) -> None:
+        if not self.stands():
+            return
+        if self.before is _ABSENT:
+            delattr(self.module, self.name)
+        else:
+            setattr(self.module, self.name, self.before)
+
+
+class _Entry:
+    """A name in a host's list or set that was not in it."""
+
+    def __init__(self, table: MutableSequence[str] | MutableSet[str], name: str) -> None:
+        self.table, self.name, self.owners = table, name, 0
+        (table.add if isinstance(table, MutableSet) else table.append)(name)
+
+    def stands(self) -> bool:
+        return self.name in self.table
+
+    def remove(self) -> None:
+        if self.stands():
+            self.table.remove(self.name)
+
+
+_CHANGES: dict[tuple[int, str], _Function | _Entry] = {}  # that stand, by the host's module or table and the name
+
+
 class Registration:
-    """What `register` changed. undo() puts everything back; printing it says what it is."""
+    """What `register` changed. undo() puts everything back; printing it says what it is.
+
+    Of several registrations of one host the last undo puts it back, in whatever order they come.
+    """
 
     def __init__(self) -> None:
-        self.functions: list[tuple[ModuleType, str, object]] = []  # with what stood there before
-        self.names: list[tuple[list[str], str]] = []
+        self._changes: list[_Function | _Entry] = []
+
+    def _take(self, holder: object, name: str, make: Callable[[], _Function | _Entry]) -> None:
+        change = _CHANGES.get((id(holder), name))
+        if change is None or not change.stands():
+            change = _CHANGES[id(holder), name] = make()
+        change.owners += 1
+        self._changes.append(change)
 
     def undo(self) -> None:
-        """Put back every function that was replaced, and take out what was added."""
-        for module, name, before in reversed(self.functions):
-            if before is _ABSENT:
-                delattr(module, name)
-            else:
-                setattr(module, name, before)
-        for table, name in reversed(self.names):
-            table.remove(name)
-        self.functions, self.names = [], []
+        """Put back every function that was replaced, and take out what was added; a second call does nothing."""
+        for change in reversed(self._changes):
+            change.owners -= 1
+            if not change.owners:
+                change.remove()
+        for key in [key for key, change in _CHANGES.items() if not change.owners]:
+            del _CHANGES[key]
+        self._changes = []
 
     def __repr__(self) -> str:
-        replaced = [name for _, name, before in self.functions if before is not _ABSENT]
-        added = [name for _, name, before in self.functions if before is _ABSENT]
+        functions = [change for change in self._changes if isinstance(change, _Function)]
+        replaced = [change.name for change in functions if change.before is not _ABSENT]
+        added = [change.name for change in functions if change.before is _ABSENT]
         return f"fastdiff samplers: replaced {', '.join(replaced) or 'none'}; added {', '.join(added) or 'none'}"
 
 
 def register(*modules: ModuleType, prefix: str = "") -> Registration:
     """Put fastdiff's samplers into a host's modules; returns the handle that undoes it.
 
-    A module with sample_* functions (k_diffusion.sampling, comfy.k_diffusion.sampling) gets all of fastdiff's as
+    A module with sample_* functions (k_diffusion.sampling, comfy.k_diffusion.sampling) gets fastdiff's as
     sample_<prefix><name>: in place of its own without a prefix, beside them with one. A module with a list
-    KSAMPLER_NAMES or SAMPLER_NAMES (comfy.samplers) gets the names that are not in it.
-    Raises ValueError for a module that has neither.
+    KSAMPLER_NAMES or SAMPLER_NAMES (comfy.samplers) gets the names that are not in it. What a host lists and does not
+    look up among its functions, such as ComfyUI's "uni_pc", is left alone without a prefix.
+    A function in a host's place draws the noise that the host's module says (`host`), and takes a rectified-flow model
+    of the host for what it is (`flow`). Functions that are added to a host go from sigma to sigma all alike.
+    Raises ValueError for a module that has neither, and where none has functions.
     """
-    done = Registration()
+    tables = [table for module in modules for table in _tables(module)]
+    homes = [module for module in modules if any(name.startswith("sample_") for name in vars(module))]
     for module in modules:
-        tables = [vars(module)[name] for name in TABLES if isinstance(vars(module).get(name), list)]
-        holds_functions = any(name.startswith("sample_") for name in vars(module))
-        if not tables and not holds_functions:
-            done.undo()
+        if module not in homes and not _tables(module):
             raise ValueError(f"modules: {module.__name__} has neither sample_* functions nor a list of sampler names")
-        for full_name, function in FUNCTIONS.items():
-            name = prefix + full_name.removeprefix("sample_")
-            if holds_functions:
-                before = vars(module).get(f"sample_{name}", _ABSENT)
-                done.functions.append((module, f"sample_{name}", before))
-                setattr(module, f"sample_{name}", function)
+    if not homes:
+        raise ValueError("modules: expected one with sample_* functions too, in which the names are looked up")
+    done = Registration()
+    for full_name, function in FUNCTIONS.items():
+        base = full_name.removeprefix("sample_")
+        name = f"{prefix}{base}"
+        for module in homes:
+            if f"sample_{name}" in vars(module):
+                _put(done, module, name, function)
+            elif not any(name in table for table in tables):
+                _put(done, module, name, steps.on_sigmas(full_name) if full_name in steps.ON_LEVELS else function)
+        if any(f"sample_{name}" in vars(module) for module in homes):
             for table in tables:
-                if name not in table:
-                    table.append(name)
-                    done.names.append((table, name))
+                _list(done, table, name)
+            for module in modules:
+                laid_out = getattr(getattr(module, "KSampler", None), ONE_STEP_MORE, ())
+                if base in laid_out:
+                    _list(done, laid_out, name)
     return done
+
+
+def _tables(module: ModuleType) -> list[list[str]]:
+    return [vars(module)[name] for name in TABLES if isinstance(vars(module).get(name), list)]
+
+
+def _put(done: Registration, module: ModuleType, name: str, function: Callable) -> None:
+    done._take(module, f"sample_{name}", lambda: _Function(module, f"sample_{name}", function))
+
+
+def _list(done: Registration, table: MutableSequence[str] | MutableSet[str], name: str) -> None:
+    if name not in table or (id(table), name) in _CHANGES:
+        done._take(table, name, lambda: _Entry(table, name))

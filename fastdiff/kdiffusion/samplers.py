@@ -1,11 +1,13 @@
 """k-diffusion's sample_* functions on sigmas, with its names, arguments and defaults, and those that ComfyUI has more.
 
-fn(model, x, sigmas, extra_args=None, callback=None, disable=None, ...) -> x [B, ...] at sigmas[-1]:
+fn(model, x, sigmas, extra_args=None, callback=None, disable=None, ...) -> x [B, ...] at sigmas[-1], in x's dtype:
 model(x, sigma [B], **extra_args) gives the denoised x; x is at sigmas[0], sigma times unit noise in its scale; sigmas
-[n + 1] fall, usually to 0 (ODE solvers take rising ones too, to encode). callback sees {"x", "i", "sigma",
-"sigma_hat", "denoised"} before each update, x being a copy. disable: of the tqdm bar. noise_sampler(sigma, sigma_next)
-gives unit noise; where not given, it is the increment of a Brownian path over sigma of each sample's seed:
-extra_args["seed"] (a list, or the first of consecutive numbers), else drawn from torch's generator.
+[n + 1] fall, usually to 0. Fewer than two give x back. Rising ones encode with the ODE solvers and with eta = 0; with
+noise they go up by the forward process. One that comes again at once is an empty step, but for churn. callback sees
+{"x", "i", "sigma", "sigma_hat", "denoised"} before each update, x being a copy. disable: of the tqdm bar.
+noise_sampler(sigma, sigma_next) gives unit noise; where not given, it is the increment of a Brownian path over sigma of
+each sample's seed: extra_args["seed"] (a list, or the first of consecutive numbers), else drawn from torch's generator.
+Raises TypeError or ValueError naming the argument.
 """
 
 from __future__ import annotations
@@ -13,14 +15,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .loop import Denoiser, NoiseSampler, brownian, solve
+from . import host
+from .flow import FLOW, ancestral, flow_sampling
+from .guidance import Unconditional
+from .loop import EDM, Build, Denoiser, solve
+from .noise import Extra, NoiseSampler, brownian, independent
 from .vp_time import VPTime
 
-Extra = dict[str, object] | None
 Callback = Callable[[dict], object] | None
+
+MOST_CHURN = math.sqrt(2) - 1  # of the level, as in Karras et al. 2022 and in k-diffusion
+CORRECTIONS = {"phi_1": "midpoint", "phi_2": "heun"}  # solver_type in SEEDS' words
 
 
 def _churned(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
@@ -37,16 +46,25 @@ def _churned(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
         s_tmax: float = math.inf,
         s_noise: float = 1.0,
     ) -> Tensor:
+        flow = s_churn > 0 and flow_sampling(model) is not None
+        s_churn = min(s_churn, MOST_CHURN * (len(sigmas) - 1))
+        if flow:  # churn is in sigma / alpha
+            s_tmin, s_tmax = _over_alpha(s_tmin), _over_alpha(s_tmax)
         return solve(
             model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable,
-            draw=lambda *_: torch.randn_like(x),
+            draw=lambda *_: host.randn_like(x), schedule=FLOW if flow else EDM, one_step=True,
             s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise,
         )  # fmt: skip
 
     return _named(sample, name, doc + " s_churn's noise is torch.randn_like's, drawn where a step puts noise back.")
 
 
-def _ancestral(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
+def _over_alpha(sigma: float) -> float:
+    return sigma / (1 - sigma) if sigma < 1 else math.inf
+
+
+def _ancestral(solver: str, flow_solver: Build, name: str, doc: str) -> Callable[..., Tensor]:
+
     @torch.no_grad()
     def sample(
         model: Denoiser,
@@ -59,12 +77,15 @@ def _ancestral(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
         s_noise: float = 1.0,
         noise_sampler: NoiseSampler | None = None,
     ) -> Tensor:
+        flow = flow_sampling(model) is not None
         return solve(
-            model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable,
-            draw=brownian(x, extra_args, noise_sampler, sigmas), eta=eta, s_noise=s_noise,
+            model, x, sigmas, flow_solver if flow else solver,
+            extra_args=extra_args, callback=callback, disable=disable,
+            draw=independent(x, extra_args, noise_sampler, sigmas), schedule=FLOW if flow else EDM,
+            rise=eta, eta=eta, s_noise=s_noise,
         )  # fmt: skip
 
-    return _named(sample, name, doc)
+    return _named(sample, name, doc + " On rectified flows as in `flow.ancestral`.")
 
 
 def _plain(solver: str, name: str, doc: str, **options: object) -> Callable[..., Tensor]:
@@ -93,17 +114,26 @@ def _named(function: Callable[..., Tensor], name: str, doc: str) -> Callable[...
 sample_euler = _churned("euler", "sample_euler", "Euler steps (Karras et al. 2022, algorithm 2).")
 sample_heun = _churned("heun", "sample_heun", "Heun steps (Karras et al. 2022, algorithm 2).")
 sample_dpm_2 = _churned("dpm_2", "sample_dpm_2", "The midpoint rule at the geometric middle of each step.")
-sample_euler_ancestral = _ancestral("euler_ancestral", "sample_euler_ancestral", "Ancestral Euler steps.")
-sample_dpm_2_ancestral = _ancestral("dpm_2_ancestral", "sample_dpm_2_ancestral", "Ancestral steps of `sample_dpm_2`.")
-sample_dpmpp_2s_ancestral = _ancestral(
-    "dpmpp_2s_ancestral", "sample_dpmpp_2s_ancestral", "Ancestral steps of DPM-Solver++ 2S (Lu et al. 2022)."
+sample_euler_ancestral = _ancestral(
+    "euler_ancestral", ancestral("euler", EDM), "sample_euler_ancestral", "Ancestral Euler steps."
 )
+sample_dpm_2_ancestral = _ancestral(
+    "dpm_2_ancestral", ancestral("dpm_2", EDM), "sample_dpm_2_ancestral", "Ancestral steps of `sample_dpm_2`."
+)
+sample_dpmpp_2s_ancestral = _ancestral(
+    "dpmpp_2s_ancestral", ancestral("dpmpp_2s", FLOW), "sample_dpmpp_2s_ancestral",
+    "Ancestral steps of DPM-Solver++ 2S (Lu et al. 2022).",
+)  # fmt: skip
 sample_dpmpp_2m = _plain(
     "dpmpp_2m", "sample_dpmpp_2m", "DPM-Solver++ 2M (Lu et al. 2022, algorithm 2).", lower_order_final=False
 )
-sample_uni_pc = _plain("unipc_bh1", "sample_uni_pc", "UniPC with B(h) = h (Zhao et al. 2023), order 3.", order=3)
+sample_uni_pc = _plain(
+    "unipc_bh1", "sample_uni_pc",
+    "UniPC with B(h) = h (Zhao et al. 2023), order 3. Differences of outputs weigh h / 2, h = log(sigma / sigma_next),"
+    " which has no bound: where h > 1 take sample_uni_pc_bh2, where they weigh less than 1.",
+    order=3,
+)  # fmt: skip
 sample_uni_pc_bh2 = _plain("unipc", "sample_uni_pc_bh2", "UniPC with B(h) = e^h - 1 (Zhao et al. 2023).", order=3)
-sample_exp_heun_2_x0 = _plain("exp_heun", "sample_exp_heun_2_x0", "Exponential Heun steps in data form.")
 
 
 @torch.no_grad()
@@ -180,12 +210,38 @@ def sample_gradient_estimation(
     callback: Callback = None,
     disable: bool | None = None,
     ge_gamma: float = 2.0,
+    cfg_pp: bool = False,
 ) -> Tensor:
-    """Gradient estimation (Permenter & Yuan 2024, algorithm 2)."""
+    """Gradient estimation (Permenter & Yuan 2024, algorithm 2). cfg_pp: CFG++ with ComfyUI's unconditional output."""
+    uncond = Unconditional(extra_args) if cfg_pp else None
     return solve(
-        model, x, sigmas, "gradient_estimation", extra_args=extra_args, callback=callback, disable=disable,
+        model, x, sigmas, "gradient_estimation",
+        extra_args=uncond.extra_args if uncond else extra_args, callback=callback, disable=disable, uncond=uncond,
         gamma=ge_gamma,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def sample_exp_heun_2_x0(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    solver_type: str = "phi_2",
+) -> Tensor:
+    """Exponential Heun steps in data form. solver_type: "phi_1", the mean of the outputs, or "phi_2" (Taylor)."""
+    return solve(
+        model, x, sigmas, "exp_heun", extra_args=extra_args, callback=callback, disable=disable, log_snr=True,
+        correction=_correction(solver_type, CORRECTIONS),
+    )  # fmt: skip
+
+
+def _correction(solver_type: str, known: dict[str, str]) -> str:
+    if solver_type not in known:
+        raise ValueError(f"solver_type: expected {' or '.join(map(repr, sorted(known)))}, got {solver_type!r}")
+    return known[solver_type]
 
 
 @torch.no_grad()
@@ -219,7 +275,8 @@ def sample_dpmpp_sde(
     """The two-evaluation SDE solver after DPM-Solver++ (Lu et al. 2022)."""
     return solve(
         model, x, sigmas, "dpmpp_sde", extra_args=extra_args, callback=callback, disable=disable,
-        draw=brownian(x, extra_args, noise_sampler, sigmas), whole=True, eta=eta, s_noise=s_noise, r=r,
+        draw=brownian(x, extra_args, noise_sampler, sigmas), whole=True, log_snr=True, rise=eta,
+        eta=eta, s_noise=s_noise, r=r,
     )  # fmt: skip
 
 
@@ -237,12 +294,10 @@ def sample_dpmpp_2m_sde(
     solver_type: str = "midpoint",
 ) -> Tensor:
     """DPM-Solver++ 2M for the reverse SDE with noise level eta. solver_type: "midpoint" or "heun"."""
-    if solver_type not in ("heun", "midpoint"):
-        raise ValueError(f"solver_type: expected 'heun' or 'midpoint', got {solver_type!r}")
     return solve(
         model, x, sigmas, "dpmpp_2m_sde", extra_args=extra_args, callback=callback, disable=disable,
-        draw=brownian(x, extra_args, noise_sampler, sigmas),
-        eta=eta, s_noise=s_noise, correction=solver_type, lower_order_final=False,
+        draw=brownian(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta, eta=eta, s_noise=s_noise,
+        correction=_correction(solver_type, {"midpoint": "midpoint", "heun": "heun"}), lower_order_final=False,
     )  # fmt: skip
 
 
@@ -261,7 +316,8 @@ def sample_dpmpp_3m_sde(
     """DPM-Solver++ 3M for the reverse SDE with noise level eta."""
     return solve(
         model, x, sigmas, "dpmpp_3m_sde", extra_args=extra_args, callback=callback, disable=disable,
-        draw=brownian(x, extra_args, noise_sampler, sigmas), eta=eta, s_noise=s_noise, lower_order_final=False,
+        draw=brownian(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta,
+        eta=eta, s_noise=s_noise, lower_order_final=False,
     )  # fmt: skip
 
 
@@ -277,11 +333,13 @@ def sample_seeds_2(
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
     r: float = 0.5,
+    solver_type: str = "phi_1",
 ) -> Tensor:
-    """SEEDS-2 (Gonzalez et al. 2023, algorithm 3)."""
+    """SEEDS-2 (Gonzalez et al. 2023, algorithm 3). r: where the second output lies. solver_type: "phi_1" or "phi_2"."""
     return solve(
         model, x, sigmas, "seeds_2", extra_args=extra_args, callback=callback, disable=disable,
-        draw=brownian(x, extra_args, noise_sampler, sigmas), eta=eta, s_noise=s_noise, r1=r,
+        draw=independent(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta,
+        eta=eta, s_noise=s_noise, r1=r, correction=_correction(solver_type, CORRECTIONS),
     )  # fmt: skip
 
 
@@ -302,7 +360,8 @@ def sample_seeds_3(
     """SEEDS-3 (Gonzalez et al. 2023, algorithm 4)."""
     return solve(
         model, x, sigmas, "seeds_3", extra_args=extra_args, callback=callback, disable=disable,
-        draw=brownian(x, extra_args, noise_sampler, sigmas), eta=eta, s_noise=s_noise, r1=r_1, r2=r_2,
+        draw=independent(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta,
+        eta=eta, s_noise=s_noise, r1=r_1, r2=r_2,
     )  # fmt: skip
 
 
@@ -319,9 +378,17 @@ def sample_er_sde(
     noise_scaler: Callable | None = None,
     max_stage: int = 3,
 ) -> Tensor:
-    """ER-SDE (Cui et al. 2023) of order max_stage, 1 to 3. noise_scaler: phi on NumPy arrays of sigma."""
-    scaler = {} if noise_scaler is None else {"noise_scaler": noise_scaler}
+    """ER-SDE (Cui et al. 2023) of order max_stage, 1 to 3.
+
+    noise_scaler: phi(sigma / alpha) on float64 tensors, which sets how much noise is drawn.
+    """
+    scaler = {} if noise_scaler is None else {"noise_scaler": _on_arrays(noise_scaler)}
     return solve(
         model, x, sigmas, "er_sde", extra_args=extra_args, callback=callback, disable=disable,
-        draw=brownian(x, extra_args, noise_sampler, sigmas), s_noise=s_noise, order=max_stage, **scaler,
+        draw=independent(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=float(s_noise > 0),
+        s_noise=s_noise, order=max_stage, **scaler,
     )  # fmt: skip
+
+
+def _on_arrays(function: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda values: np.asarray(function(torch.as_tensor(values)))

@@ -1,4 +1,7 @@
-"""k-diffusion's noise levels: n levels from sigma_max to sigma_min and 0 after them, [n + 1] float32 on `device`."""
+"""k-diffusion's noise levels: n levels from sigma_max to sigma_min and 0 after them, [n + 1] float32 on `device`.
+
+And its arithmetic of levels.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,43 @@ def get_sigmas_vp(
     """The continuous VP SDE's levels at times uniform from 1 to eps_s (Song et al. 2021, eq. 32)."""
     t = np.linspace(1, eps_s, n)
     return _levels(np.sqrt(np.expm1(beta_d * t**2 / 2 + beta_min * t)), device)
+
+
+def get_sigmas_laplace(
+    n: int,
+    sigma_min: float,
+    sigma_max: float,
+    mu: float = 0.0,
+    beta: float = 0.5,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Equal shares of a Laplace law of log sigma, of mean mu and scale beta (Hang et al. 2024), within the ends; [n].
+
+    No 0 comes after them, as in ComfyUI.
+    """
+    place = 0.5 - np.linspace(0, 1, n)
+    log_sigma = mu - beta * np.sign(place) * np.log(1 - 2 * np.abs(place) + 1e-5)  # the tail's end is not infinite
+    return torch.tensor(np.clip(np.exp(log_sigma), sigma_min, sigma_max), dtype=torch.float32).to(device)
+
+
+def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+    """dx/dsigma = (x - denoised) / sigma of the probability flow (Karras et al. 2022, eq. 3); sigma: one, or [B]."""
+    return (x - denoised) / sigma.reshape(*sigma.shape, *[1] * (x.ndim - sigma.ndim))
+
+
+def get_ancestral_step(
+    sigma_from: float | Tensor, sigma_to: float | Tensor, eta: float = 1.0
+) -> tuple[float | Tensor, float | Tensor]:
+    """(sigma_down, sigma_up): the level to solve for, and the noise from there to sigma_to, their squares' sum.
+
+    sigma_up = eta sigma_to sqrt(1 - r^2), at most sigma_to, r being the lower level over the higher one: with eta = 1
+    down by the DDPM posterior, and up by the forward process, sigma_down = sigma_from.
+    """
+    if not eta:
+        return sigma_to, 0.0
+    ratio = min(sigma_from, sigma_to) / max(sigma_from, sigma_to)
+    sigma_up = min(sigma_to, eta * sigma_to * (1 - ratio**2) ** 0.5)
+    return (sigma_to**2 - sigma_up**2) ** 0.5, sigma_up
 
 
 def _levels(sigmas: np.ndarray, device: torch.device | str) -> Tensor:

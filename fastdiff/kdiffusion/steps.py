@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,14 +12,16 @@ from tqdm.auto import tqdm
 
 from ..adaptive import Controller, scaled_error
 from ..ops import make_row, solver_step
-from ..plan import Row
-from ..schedule import Points
+from ..schedule import Schedule
 from ..solvers.ancestral import step_down
+from ..solvers.churn import lifted
 from ..solvers.embedded import embedded_step
 from ..solvers.exponential import singlestep
-from .loop import EDM, Denoiser, Draw, NoiseSampler, brownian, evaluator, show, start
+from .flow import FLOW, flow_sampling, sigma_down
+from .levels import read_levels
+from .loop import EDM, Denoiser, evaluator, show, start
+from .noise import Draw, Extra, NoiseSampler, independent
 
-Extra = dict[str, object] | None
 Callback = Callable[[dict], object] | None
 
 
@@ -28,8 +29,8 @@ Callback = Callable[[dict], object] | None
 def sample_dpm_fast(
     model: Denoiser,
     x: Tensor,
-    sigma_min: float,
-    sigma_max: float,
+    sigma_min: float | Tensor,
+    sigma_max: float | Tensor,
     n: int,
     extra_args: Extra = None,
     callback: Callback = None,
@@ -41,24 +42,24 @@ def sample_dpm_fast(
     """DPM-Solver-fast: n evaluations in third-order steps, uniform in log sigma, the last ones of lower order.
 
     x [B, ...] goes from sigma_max to sigma_min; with sigma_max < sigma_min and eta = 0 it is encoded. callback sees
-    "t" and "t_up", -log sigma, too.
+    "t" and "t_up", -log sigma, too. Noise, with eta, is put back as by the ancestral samplers, on rectified flows too.
     """
-    _check(sigma_min, sigma_max, eta)
+    sigma_min, sigma_max = _ends(sigma_min, sigma_max, eta)
     if n < 1:
         raise ValueError(f"n: expected a whole number >= 1, got {n}")
     orders = [3] * (n // 3 - 1) + [2, 1] if n % 3 == 0 else [3] * (n // 3) + [n % 3]
     times = np.linspace(-math.log(sigma_max), -math.log(sigma_min), len(orders) + 1)
-    points = _points(times)
-    draw = brownian(x, extra_args, noise_sampler, x) if eta else None
-    steps = [_down(points.at(i), points.at(i + 1), eta, sigma_min) for i in range(len(orders))]
+    levels = np.exp(-times)
+    draw = independent(x, extra_args, noise_sampler, x) if eta else None
+    process = _process(model)
     rows = []
     for i, order in enumerate(orders):
-        s, (down, up) = points.at(i), steps[i]
-        ends = Points(*(np.array(v) for v in zip(s, down, strict=True)))
-        step = singlestep(EDM, ends, "sample", order=order, form="noise")
-        step[-1] = _with_noise(step[-1], s_noise * up, i + 1)
+        down = _down(process, levels[i], levels[i + 1], eta, sigma_min)
+        step = singlestep(EDM, EDM.at(np.array([levels[i], down])), "sample", order=order, form="noise")
+        if down != levels[i + 1]:
+            step[-1] = lifted(step[-1], process.at(down), process.at(levels[i + 1]), i + 1, s_noise)
         rows += step
-    run = start(rows, sigma_min, x)
+    run = start(rows, (1.0, sigma_min), x)
     evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)
     with tqdm(total=n, disable=disable) as progress:
         step, begins = 0, True
@@ -71,7 +72,7 @@ def sample_dpm_fast(
                 show(
                     callback, run, x.dtype, i=step, sigma=sigma, sigma_hat=sigma, t=time, t_up=time, denoised=denoised
                 )  # fmt: skip
-            ends = float(points.sigma[step]), float(points.sigma[step + 1])
+            ends = levels[step : step + 2].tolist()
             run.advance(denoised, noises=[draw(*ends).to(run.x.dtype)] if row.x.noise else [])
             begins = row.accepts
             step += begins
@@ -82,8 +83,8 @@ def sample_dpm_fast(
 def sample_dpm_adaptive(
     model: Denoiser,
     x: Tensor,
-    sigma_min: float,
-    sigma_max: float,
+    sigma_min: float | Tensor,
+    sigma_max: float | Tensor,
     extra_args: Extra = None,
     callback: Callback = None,
     disable: bool | None = None,
@@ -106,12 +107,13 @@ def sample_dpm_adaptive(
     "n_accept", "n_reject" too, after each attempt; return_info returns the last four. The host reads the error once
     an attempt.
     """
-    _check(sigma_min, sigma_max, eta)
+    sigma_min, sigma_max = _ends(sigma_min, sigma_max, eta)
     if order not in (2, 3):
         raise ValueError(f"order: expected 2 or 3, got {order}")
     forward = sigma_min < sigma_max
     sign = 1 if forward else -1
-    draw = brownian(x, extra_args, noise_sampler, x) if eta else None
+    draw = independent(x, extra_args, noise_sampler, x) if eta else None
+    process = _process(model)
     controller = Controller(sign * abs(h_init), 1.5 if eta else order, pcoeff, icoeff, dcoeff, accept_safety)
     info = {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0}
     time, last = -math.log(sigma_max), -math.log(sigma_min)
@@ -119,10 +121,10 @@ def sample_dpm_adaptive(
     with tqdm(disable=disable) as progress:
         while sign * (last - time) > 1e-5:
             target = min(last, time + controller.h) if forward else max(last, time + controller.h)
-            s, t = _point(time), _point(target)
-            down, up = _down(s, t, eta, sigma_min)
-            rows = embedded_step(EDM, s, down, "sample", f"dpm_{order - 1}{order}")
-            run = start(rows, float(down.sigma), now)
+            s, t = math.exp(-time), math.exp(-target)
+            down = _down(process, s, t, eta, sigma_min)
+            rows = embedded_step(EDM, EDM.at(s), EDM.at(down), "sample", f"dpm_{order - 1}{order}")
+            run = start(rows, (1.0, down), now)
             evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)
             first = None
             for i in range(order):
@@ -132,7 +134,7 @@ def sample_dpm_adaptive(
                 progress.update()
             error = scaled_error(run.x, run.base, before, rtol, atol)
             if controller.propose(error):
-                before, now, time = run.base, _noised(run.x, s_noise * up, draw, s, t), target
+                before, now, time = run.base, _noised(run.x, process, (s, down, t), s_noise, draw), target
                 info["n_accept"] += 1
             else:
                 info["n_reject"] += 1
@@ -147,36 +149,70 @@ def sample_dpm_adaptive(
     return (result, info) if return_info else result
 
 
-def _check(sigma_min: float, sigma_max: float, eta: float) -> None:
+def _ends(sigma_min: float | Tensor, sigma_max: float | Tensor, eta: float) -> tuple[float, float]:
+    sigma_min, sigma_max = float(sigma_min), float(sigma_max)
     if sigma_min <= 0 or sigma_max <= 0:
         raise ValueError(f"sigma_min, sigma_max: expected numbers > 0, got {sigma_min}, {sigma_max}")
     if eta and sigma_min >= sigma_max:
         raise ValueError(f"eta: expected 0 where the noise level rises, got {eta}")
+    return sigma_min, sigma_max
 
 
-def _points(times: np.ndarray) -> Points:
-    sigma = np.exp(-times)
-    return Points(sigma, np.ones_like(sigma), sigma)
+def _process(model: Denoiser) -> Schedule:
+    """How noise is put back."""
+    return EDM if flow_sampling(model) is None else FLOW
 
 
-def _point(time: float) -> Points:
-    return _points(np.float64(time))
-
-
-def _down(s: Points, t: Points, eta: float, sigma_min: float) -> tuple[Points, float]:
-    """Where the solver goes, and the noise up to t from there; it goes no lower than sigma_min."""
+def _down(process: Schedule, s: float, t: float, eta: float, sigma_min: float) -> float:
+    """The level that the solver goes to, from which noise leads up to t; it goes no lower than sigma_min."""
     if not eta:
-        return t, 0.0
-    level = max(float(t.sigma) * step_down(s, t, eta)[0], sigma_min)
-    return _point(-math.log(level)), math.sqrt(max(0.0, (float(t.sigma) - level) * (float(t.sigma) + level)))
+        return t
+    if process is FLOW:
+        return max(sigma_down(s, t, eta), sigma_min)
+    return max(t * step_down(process.at(s), process.at(t), eta)[0], sigma_min)
 
 
-def _with_noise(row: Row, weight: float, index: int) -> Row:
-    return replace(row, x=replace(row.x, noise=((index, weight),))) if weight else row
-
-
-def _noised(x: Tensor, weight: float, draw: Draw | None, s: Points, t: Points) -> Tensor:
-    if not weight:
+def _noised(
+    x: Tensor, process: Schedule, levels: tuple[float, float, float], s_noise: float, draw: Draw | None
+) -> Tensor:
+    """x at the second of the levels, taken up to the third; the step began at the first."""
+    begin, down, end = levels
+    if down == end:
         return x
-    noise = draw(float(s.sigma), float(t.sigma)).to(x.dtype)
-    return solver_step(x, x, make_row(a_x=1.0, A=[0.0, weight]), history=[noise]).x
+    low, high = process.at(down), process.at(end)
+    kept = float(high.alpha / low.alpha)
+    spread = s_noise * math.sqrt(max(0.0, (end - kept * down) * (end + kept * down)))
+    return solver_step(x, x, make_row(a_x=kept, A=[0.0, spread]), history=[draw(begin, end).to(x.dtype)]).x
+
+
+ON_LEVELS = {"sample_dpm_fast": sample_dpm_fast, "sample_dpm_adaptive": sample_dpm_adaptive}
+
+
+def on_sigmas(name: str) -> Callable[..., Tensor]:
+    """One of ON_LEVELS called as all other samplers are: fn(model, x, sigmas, extra_args, callback, disable, ...).
+
+    It goes from sigmas[0] to the last level above 0; sample_dpm_fast with as many evaluations as there are steps.
+    """
+    function = ON_LEVELS[name]
+
+    def sample(
+        model: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: Extra = None,
+        callback: Callback = None,
+        disable: bool | None = None,
+        **options: object,
+    ) -> Tensor:
+        levels = read_levels(sigmas).tolist()
+        if len(levels) < 2:
+            return x
+        count = {"n": len(levels) - 1} if function is sample_dpm_fast else {}
+        last = levels[-1] or levels[-2]
+        return function(
+            model, x, last, levels[0], **count, extra_args=extra_args, callback=callback, disable=disable, **options
+        )
+
+    sample.__name__ = sample.__qualname__ = name
+    sample.__doc__ = function.__doc__
+    return sample

@@ -8,6 +8,7 @@ Euler and ancestral Euler (Karras et al. 2022, arXiv 2206.00364; k-diffusion).
 
 In the noise level sigma / alpha this is Euler's step down and noise back up, so `euler` and `euler_ancestral` are the
 same rows; eta = 1 is the DDPM posterior with its smaller variance. All limits (alpha_s = 0, sigma_t = 0) are finite.
+Where the noise level rises, the ratio in s is turned over: eta = 1 is the forward process, which adds noise alone.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ def step_down(s: Points, t: Points, eta: float) -> tuple[float, float]:
     """(share of sigma_t that stays predicted noise, share that is drawn fresh), in units of sigma_t."""
     if eta == 0:
         return 1.0, 0.0
-    ratio = float(s.alpha * t.sigma / (t.alpha * s.sigma))
-    up = min(1.0, eta * math.sqrt(max(0.0, 1 - ratio**2)))
+    low, high = sorted((float(s.alpha * t.sigma), float(t.alpha * s.sigma)))
+    ratio = low / high if high else 1.0
+    up = min(1.0, eta * math.sqrt(1 - ratio**2))
     # 1 - up^2 multiplied out: ratio^2 is far below 1 in long steps, and subtracting would lose it.
     return math.sqrt(max(0.0, 1 - eta**2 + (eta * ratio) ** 2)), up
 

@@ -27,7 +27,8 @@ Step = Callable[[int, Points, Points], list[Row]]
 class Churn(NamedTuple):
     """Before each of N steps whose s = sigma / alpha lies in [s_tmin, s_tmax], noise is put back up to s (1 + gamma).
 
-    gamma = min(s_churn / N, sqrt(2) - 1); s_noise multiplies the fresh noise.
+    gamma = s_churn / N. The paper and k-diffusion hold it to sqrt(2) - 1 at most; structure models use 0.8 and more.
+    s_noise multiplies the fresh noise.
     """
 
     s_churn: float = 0.0
@@ -38,7 +39,7 @@ class Churn(NamedTuple):
     def above(self, schedule: Schedule, s: Points, steps: int) -> Points:
         """Where the step from s begins."""
         level = float(s.sigma / s.alpha) if s.alpha else math.inf
-        gamma = min(self.s_churn / steps, math.sqrt(2) - 1)
+        gamma = self.s_churn / steps
         if gamma == 0 or math.isinf(level) or not self.s_tmin <= level <= self.s_tmax:
             return s
         return schedule.at_log_snr(np.float64(s.log_snr - math.log1p(gamma)))

@@ -1,0 +1,64 @@
+"""Where noise comes from: the caller's noise_sampler, the host's, or Brownian paths of the samples' seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import host
+from .brownian import BrownianPath, BrownianTreeNoiseSampler, batch_seeds
+
+NoiseSampler = Callable[[Tensor, Tensor], Tensor]
+Draw = Callable[[float, float], Tensor]
+Extra = dict[str, object] | None
+
+_NEXT_PATH = 0x9E3779B97F4A7C15 - 2**64  # an odd number of no pattern: consecutive seeds stay apart
+
+
+def default_noise_sampler(x: Tensor, seed: int | None = None) -> NoiseSampler:
+    """sampler(sigma, sigma_next) -> fresh unit noise like x, whatever the levels.
+
+    From torch's own generator, or from one of the device with the given seed: equal seeds, equal sequences.
+    """
+    if seed is None:
+        return lambda sigma, sigma_next: torch.randn_like(x)
+    generator = torch.Generator(x.device).manual_seed(seed)
+    return lambda sigma, sigma_next: torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+def independent(x: Tensor, extra_args: Extra, noise_sampler: NoiseSampler | None, like: Tensor) -> Draw:
+    """For solvers whose noises are independent from step to step: as `brownian`, but a host's default comes before."""
+    if noise_sampler is None:
+        noise_sampler = host.default_noise_sampler(x, (extra_args or {}).get("seed"))
+    return brownian(x, extra_args, noise_sampler, like)
+
+
+def brownian(x: Tensor, extra_args: Extra, noise_sampler: NoiseSampler | None, like: Tensor) -> Draw:
+    """The given noise sampler, called with tensors like `like`; or Brownian paths over sigma of extra_args' seed."""
+    if noise_sampler is None:
+        seed = (extra_args or {}).get("seed")
+        if seed is None and host.steers_randn_like():
+            first = host.randn_like(x).reshape(len(x), -1)[:, 0]
+            seed = first.double().view(torch.int64)  # the bits of each image's own noise
+        return _Paths(x, batch_seeds(seed, len(x)))
+    if isinstance(noise_sampler, BrownianTreeNoiseSampler):
+        return noise_sampler  # reads numbers: tensors on a device would make it wait
+    return lambda *ends: noise_sampler(*(torch.tensor(s, dtype=like.dtype, device=like.device) for s in ends))
+
+
+class _Paths:
+    """Increments of a Brownian path over sigma; of a new one wherever the levels turn.
+
+    Levels that were passed once are passed again after a turn, and must not meet the same noise.
+    """
+
+    def __init__(self, x: Tensor, seeds: object) -> None:
+        self.path, self.like, self.rising = BrownianPath(x, seeds), x, None
+
+    def __call__(self, start: float, end: float) -> Tensor:
+        if self.rising is not None and self.rising != (end > start):
+            self.path = BrownianPath(self.like, self.path.seeds + _NEXT_PATH)
+        self.rising = end > start
+        return self.path.increment(start, end)
