@@ -64,7 +64,7 @@ def k_diffusion_sampling() -> types.ModuleType:
     """k_diffusion.sampling alone: the package's own import needs a dozen heavy packages that sampling does not."""
     spec = importlib.util.find_spec("k_diffusion")
     if spec is None:
-        pytest.skip("k-diffusion is not installed (pip install --no-deps k-diffusion)", allow_module_level=True)
+        pytest.skip("k-diffusion is not installed (pip install --no-deps k-diffusion)")
     name = "_k_diffusion_alone"
     if f"{name}.sampling" not in sys.modules:
         package = types.ModuleType(name)

@@ -293,14 +293,15 @@ class ImagesOwnNoise:
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", "dpm_2", "euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"])
-def test_registered_samplers_give_the_web_uis_own_images(name, monkeypatch):
+def test_registered_samplers_give_the_web_uis_own_images(name, monkeypatch, k_diffusion):
     """In k-diffusion itself, its torch replaced: the same noise a step, so the same images."""
     options = {"s_churn": 3.0} if name in ("euler", "heun", "dpm_2") else {}
     results = []
     for register in (False, True):
-        monkeypatch.setattr(PEER, "torch", ImagesOwnNoise([5, 6, 7]))
-        handle = kdiffusion.register(PEER) if register else None
-        results.append(getattr(PEER, f"sample_{name}")(denoise, start_of_images(), levels(9), disable=True, **options))
+        monkeypatch.setattr(k_diffusion, "torch", ImagesOwnNoise([5, 6, 7]))
+        handle = kdiffusion.register(k_diffusion) if register else None
+        sample = getattr(k_diffusion, f"sample_{name}")
+        results.append(sample(denoise, start_of_images(), levels(9), disable=True, **options))
         if register:
             handle.undo()
     assert difference(results[1], results[0]) < 1e-7

@@ -13,7 +13,6 @@ from peers import (
     diffusers_loop,
     indexed,
     inject_noise,
-    k_diffusion_sampling,
     network,
     path_noise,
     start_noise,
@@ -120,26 +119,25 @@ def denoise(x, sigma):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 6])
-def test_lms_equals_k_diffusion_for_every_number_of_steps(order):
+def test_lms_equals_k_diffusion_for_every_number_of_steps(order, k_diffusion):
     """The peer integrates by adaptive quadrature, which is exact for polynomials too."""
     for n in range(1, 61):
         plan = fd.plan("lms", EDM, n, grid="karras", prediction="sample", order=min(order, n))
         sigmas = torch.tensor([*EDM.sigma(fd.grid.make_grid(EDM, n, "karras").t)])
-        theirs = k_diffusion_sampling().sample_lms(denoise, start_noise() * 80.0, sigmas, disable=True, order=order)
+        theirs = k_diffusion.sample_lms(denoise, start_noise() * 80.0, sigmas, disable=True, order=order)
         assert difference(fd.sample(denoise, plan, start_noise()), theirs) < 1e-10, n
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "dpm_2"])
 @pytest.mark.parametrize("churn", [{"s_churn": 5.0}, {"s_churn": 40.0, "s_tmin": 0.3, "s_tmax": 70.0, "s_noise": 1.01}])
-def test_churn_equals_k_diffusion_from_the_second_step_on(solver, churn, monkeypatch):
+def test_churn_equals_k_diffusion_from_the_second_step_on(solver, churn, monkeypatch, k_diffusion):
     """A churn of the first step is a start at its level: the peer gets that start, and its first noise is none."""
-    sampling = k_diffusion_sampling()
     for n in (1, 2, 3, 7, 20, 60):
         plan = fd.plan(solver, EDM, n, grid="karras", prediction="sample", **churn)
         sigmas = torch.tensor([*EDM.sigma(fd.grid.make_grid(EDM, n, "karras").t)])
         noises = iter([torch.zeros(2, 5, dtype=torch.float64), *(path_noise(i) for i in range(1, n))])
-        monkeypatch.setattr(sampling.torch, "randn_like", lambda x, noises=noises: next(noises))
-        theirs = getattr(sampling, f"sample_{solver}")(
+        monkeypatch.setattr(k_diffusion.torch, "randn_like", lambda x, noises=noises: next(noises))
+        theirs = getattr(k_diffusion, f"sample_{solver}")(
             denoise, start_noise() * plan.init_scale, sigmas, disable=True, **churn
         )
         ran = fd.sample(denoise, plan, start_noise(), seeds=SEEDS)
