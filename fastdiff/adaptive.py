@@ -11,10 +11,11 @@ from torch import Tensor
 
 from .grid import LOG_SNR_CUT
 from .guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
+from .keywords import check_keywords, options_of
 from .ops import checks
 from .plan import Line, Plan, Row
 from .run import Run
-from .schedule import Points, Schedule
+from .schedule import Points, Schedule, require_schedule
 from .solvers.embedded import ORDERS, embedded_step
 from .solvers.exponential import first_order
 
@@ -59,7 +60,7 @@ def sample_adaptive(
     h_init: float = 0.05,
     pid: tuple[float, float, float] = (0.0, 1.0, 0.0),
     safety: float = 0.81,
-    prediction: str = "epsilon",
+    prediction: str | None = None,
     final_sigma: str = "zero",
     max_nfe: int = 1000,
     guidance: float | Tensor | None = None,
@@ -77,10 +78,14 @@ def sample_adaptive(
     max_nfe: model evaluations at most. return_plan: also the plan of the accepted steps, which draws the same sample.
     model, noise, guidance, uncond, guidance_mode, model_dtype, kwargs: as for `fastdiff.sample`; schedule, prediction,
     final_sigma: as for `fastdiff.plan`. The host reads one error a step.
-    Raises ValueError naming the argument; RuntimeError where the evaluations do not suffice or are not finite.
+    Raises ValueError or TypeError naming the argument; RuntimeError where the evaluations do not suffice or are not
+    finite.
     """
+    require_schedule(schedule)
     _check(noise, pair, rtol, atol, h_init, final_sigma, max_nfe)
     check_guidance(guidance, uncond, guidance_mode, len(noise))
+    check_keywords(model, kwargs, options_of(sample_adaptive))
+    prediction = schedule.default_prediction if prediction is None else prediction
     copies = copies_of(guidance, guidance_mode)
     evaluate = evaluator(model, noise, calls_of(guidance, uncond, guidance_mode, kwargs, len(noise)), copies)
     dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32

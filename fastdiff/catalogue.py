@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .grid import make_grid
-from .plan import Line, Plan, Row
-from .schedule import Points, Schedule
+from .keywords import meant, options_of
+from .plan import Plan, Row
+from .schedule import Points, Schedule, require_schedule
+from .solvers.ancestral import ddim
 from .solvers.entries import SOLVERS, Solver
+from .solvers.karras import finite_at_zero, midpoint
 
 _BY_NAME = {solver.name: solver for solver in SOLVERS}
 _GRID_SUFFIXES = ("karras", "exponential", "ays")
 
 
-def solvers() -> tuple[Solver, ...]:
-    """The catalogue: name, order, evaluations a step, paper and aliases of every solver."""
-    return SOLVERS
+class Catalogue(tuple[Solver, ...]):
+    """Solvers, which print as a table."""
+
+    def __str__(self) -> str:
+        cells = [("name", "order", "calls a step", "noise", "paper", "also called")]
+        cells += [
+            (s.name, f"{s.order}", f"{s.nfe}", "yes" if s.stochastic else "no", s.paper, ", ".join(s.aliases))
+            for s in self
+        ]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+    __repr__ = __str__
+
+
+def solvers() -> Catalogue:
+    """The catalogue: name, order, evaluations a step, paper and aliases of every solver; it prints as a table."""
+    return Catalogue(SOLVERS)
 
 
 def _plain(name: str) -> str:
@@ -34,13 +51,17 @@ def find_solver(name: str) -> tuple[Solver, str | None]:
 
     Raises ValueError with the nearest names.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"solver: expected a name, such as 'dpmpp_2m', got {name!r}")
     plain = _plain(name)
     head, _, tail = plain.rpartition("_")
     if tail in _GRID_SUFFIXES and head in _ALIASES:
         return _ALIASES[head], tail
     if plain in _ALIASES:
         return _ALIASES[plain], None
-    near = difflib.get_close_matches(plain, _ALIASES, n=3, cutoff=0.4) or list(_BY_NAME)
+    begin = [solver for solver in SOLVERS if solver.name.startswith(plain)]
+    begin = [solver.name for solver in sorted(begin, key=lambda solver: (solver.stochastic, solver.nfe))]
+    near = begin[:4] or difflib.get_close_matches(plain, _ALIASES, n=3, cutoff=0.4) or list(_BY_NAME)
     raise ValueError(f"solver: {name!r} is not known; did you mean {', '.join(near)}? fastdiff.solvers() lists all")
 
 
@@ -50,7 +71,7 @@ def plan(
     steps: int | None = None,
     *,
     grid: str | ArrayLike | None = None,
-    prediction: str = "epsilon",
+    prediction: str | None = None,
     final_sigma: str = "zero",
     sigmas: ArrayLike | None = None,
     start: float = 1.0,
@@ -64,21 +85,27 @@ def plan(
 
     solver: a name of `solvers()` or an alias ("DPM++ 2M Karras"). steps: grid intervals; one model evaluation each, or
     as many as the solver's `nfe` says. prediction: what the model gives: "epsilon", "sample", "v_prediction",
-    "flow_prediction" or "score". grid, final_sigma, sigmas, start, rho, steps_offset, log_snr_min: see
-    `fastdiff.grid.make_grid`; grid is "time" where not given.
+    "flow_prediction" or "score"; where not given, "flow_prediction" on flow schedules and "epsilon" on others.
+    grid, final_sigma, sigmas, start, rho, steps_offset, log_snr_min: see `fastdiff.grid.make_grid`; grid is "time"
+    where not given.
     invert: run the grid from its clean end to its noisy one, with an ODE solver: `sample(model, plan, image)` is then
     the noisy x that the solver would bring back to the image; over `init_scale` of the plan that is not inverted it is
-    the image's noise. The step from sigma = 0 is of first order and asks the model at the schedule's least time.
+    the image's noise. The step from sigma = 0 is of first order and asks the model at the schedule's least time; of
+    velocities on flow schedules, which are finite there, it is the solver's own or the midpoint rule's, with one
+    evaluation more.
     options: the solver's own, such as eta, s_noise, order, correction, variant, lower_order_final, r.
-    Raises ValueError naming the argument.
+    Raises ValueError or TypeError naming the argument.
     """
     entry, named_grid = find_solver(solver)
+    require_schedule(schedule)
+    _check_names(entry, options)
+    prediction = schedule.default_prediction if prediction is None else prediction
     grid = grid if grid is not None else named_grid or "time"
     points = make_grid(
         schedule, steps, grid, final_sigma=final_sigma, sigmas=sigmas, start=start, rho=rho,
-        steps_offset=steps_offset, log_snr_min=log_snr_min,
+        steps_offset=steps_offset, log_snr_min=log_snr_min, prediction=prediction,
     )  # fmt: skip
-    _check_options(entry, options, len(points.t) - 1)
+    _check_values(entry, options, len(points.t) - 1)
     if invert:
         if entry.stochastic or options.get("eta") or options.get("s_churn"):
             raise ValueError(f"invert: expected an ODE solver, got {entry.name} with noise")
@@ -93,25 +120,30 @@ def plan(
 def _inverted(
     entry: Solver, schedule: Schedule, points: Points, prediction: str, options: dict[str, object]
 ) -> tuple[list[Row], Points]:
-    """The rows on the points reversed. No solver begins at sigma = 0 but DDIM in noise form: it takes that step."""
+    """The rows on the points reversed, the step from sigma = 0 by a solver that can take it."""
     up = points.at(slice(None, None, -1))
-    rows = []
-    if float(up.sigma[0]) == 0:
-        clean, first = up.at(0), up.at(1)
-        asked = clean._replace(t=np.float64(schedule.t_min))
-        line = Line(x=float(first.alpha / clean.alpha), history=(float(first.sigma),))
-        rows.append(Row.at(asked, "noise", prediction, line))
-        up = up.at(slice(1, None))
-    return rows + (entry.build(schedule, up, prediction, **options) if len(up.t) > 1 else []), up
+    if float(up.sigma[0]) > 0:
+        return entry.build(schedule, up, prediction, **options), up
+    up = up._replace(t=np.append(schedule.least_time(prediction), up.t[1:]))
+    finite = finite_at_zero(schedule, prediction)
+    if finite and entry.from_clean:
+        return entry.build(schedule, up, prediction, **options), up
+    first, rest = up.at(slice(2)), up.at(slice(1, None))
+    rows = (midpoint if finite and entry.order > 1 else ddim)(schedule, first, prediction)
+    return rows + (entry.build(schedule, rest, prediction, **options) if len(rest.t) > 1 else []), up
 
 
-def _check_options(entry: Solver, options: dict[str, object], steps: int) -> None:
-    known = {
-        n: p for n, p in inspect.signature(entry.build).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    for name, value in options.items():
+def _check_names(entry: Solver, options: dict[str, object]) -> None:
+    known = options_of(entry.build)
+    for name in options:
         if name not in known:
-            raise ValueError(f"{name}: {entry.name} has no such option; it has {', '.join(known) or 'none'}")
+            option = meant(name, ("steps", *options_of(plan), *known))
+            hint = f" (did you mean {option}?)" if option else ""
+            raise ValueError(f"{name}: {entry.name} has no such option{hint}; it has {', '.join(known) or 'none'}")
+
+
+def _check_values(entry: Solver, options: dict[str, object], steps: int) -> None:
+    for name, value in options.items():
         if name == "order" and value not in range(1, entry.max_order + 1):
             raise ValueError(f"order: expected a whole number from 1 to {entry.max_order}, got {value!r}")
         if name == "order" and entry.nfe == 1 and value > steps:

@@ -7,18 +7,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .align_your_steps import align_your_steps
 from .schedule import Points, Schedule
 
 # Where alpha is 0 at the start, grids that are uniform in a function of lambda are laid from here on instead (the
 # clipping of DPM-Solver's reference code), and the first point is put back to the true start.
 LOG_SNR_CUT = -5.1
 
-# "Align Your Steps" (Sabour et al. 2024), table of optimised ten-step schedules.
-AYS_TIMES = {
-    "sd15": (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),
-    "sdxl": (999, 845, 730, 587, 443, 310, 193, 116, 53, 13),
-}
-AYS_SIGMAS = {"svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)}
+# How far explicit levels may pass the schedule's ends, relatively: they often went through float32.
+ROUNDING = 1e-5
 
 GRIDS = ("logsnr", "time", "quadratic", "karras", "exponential", "linspace", "leading", "trailing", "ays")
 FINAL_SIGMAS = ("zero", "sigma_min")
@@ -35,20 +32,23 @@ def make_grid(
     rho: float = 7.0,
     steps_offset: int = 0,
     log_snr_min: float = -np.inf,
+    prediction: str | None = None,
 ) -> Points:
-    """The steps + 1 points of a run, from most noise to least.
+    """The steps + 1 points of a run, from most noise to least, all of them within the schedule but for a clean end.
 
     grid: "time" uniform in t (shifted for flow), "quadratic" uniform in the root of the time from clean data (index -1
-    of a discrete schedule, so that no evaluation is spent where there is next to no noise), "logsnr" uniform in lambda,
-    "karras" uniform in s^(1/rho) (Karras et al. 2022, eq. 5) and "exponential" uniform in log s with s = sigma/alpha
-    (t for flow), "linspace" | "leading" | "trailing" whole training indices (Lin et al. 2024, table 2; steps_offset
-    shifts "leading"), "ays" | "ays:sd15" | "ays:sdxl" | "ays:svd" the published tables, log-linearly interpolated; or
-    an array of the times at which the model is called.
+    of a discrete schedule, so that no evaluation is spent where there is next to no noise), both with the last
+    evaluation at t_min where it would lie below, "logsnr" uniform in lambda, "karras" uniform in s^(1/rho) (Karras et
+    al. 2022, eq. 5) and "exponential" uniform in log s with s = sigma/alpha (t for flow), "linspace" | "leading" |
+    "trailing" whole training indices (Lin et al. 2024, table 2; steps_offset shifts "leading"), "ays" | "ays:sd15" |
+    "ays:sdxl" | "ays:svd" the published tables (`fastdiff.align_your_steps`), from t_max, on schedules that have their
+    noise levels; or an array of the times at which the model is called.
     sigmas: instead of a grid, all the points including the last as s = sigma/alpha (t for flow).
     final_sigma: "zero" ends on clean data, "sigma_min" at the least noise the grid holds.
     start: keep only the last int(start * steps) steps (image to image).
     log_snr_min: grids that are uniform in a function of lambda begin no earlier than this.
-    Raises ValueError for unknown names, steps < 1 and grids that do not fall strictly.
+    prediction: the model's, where arrays may go down to what it can be asked (`Schedule.least_time`), not to t_min.
+    Raises ValueError for unknown names, steps < 1, grids that do not fall strictly and those that leave the schedule.
     """
     _check(steps, grid, sigmas, final_sigma, start, rho, steps_offset)
     if sigmas is not None:
@@ -59,6 +59,8 @@ def make_grid(
         points = schedule.at(_sequence("grid", grid))
         points = _clean_end(points, schedule) if final_sigma == "zero" and points.sigma[-1] > 0 else points
     _check_points(points, steps)
+    if sigmas is not None or not isinstance(grid, str):
+        _check_range(points, schedule, schedule.least_time(prediction), "grid" if sigmas is None else "sigmas")
     count = len(points.t) - 1
     kept = min(int(start * count + 1e-9), count)
     if kept < 1:
@@ -71,28 +73,36 @@ def _named(
 ) -> Points:
     """N noisy points and the clean one, or N + 1 noisy points."""
     to_zero = final_sigma == "zero"
-    if grid in ("time", "quadratic") and to_zero and schedule.kind != "ve":
-        return schedule.at(_times(schedule, schedule.clean_time, steps + 1, grid))
     count = steps if to_zero else steps + 1
     if grid in ("time", "quadratic"):
-        points = schedule.at(_times(schedule, schedule.t_min, count, grid))
+        points = schedule.at(_times(schedule, count, grid, to_zero))
     elif grid in _INDEX_SPACINGS:
         points = schedule.at(_indices(schedule, count, grid, steps_offset))
     elif grid.startswith("ays"):
-        points = _align_your_steps(schedule, count, grid)
+        points = align_your_steps(schedule, count, grid.partition(":")[2])
     else:
         points = _uniform_in_noise(schedule, count, grid, rho, log_snr_min)
     return _clean_end(points, schedule) if to_zero else points
 
 
-def _times(schedule: Schedule, last: float, count: int, grid: str) -> np.ndarray:
-    """Uniform in t or in the root of the time from clean data, from t_max to `last`."""
-    if grid == "time":
-        times = schedule.warp(np.linspace(schedule.t_max, schedule.unwarp(last), count))
-    else:
-        clean = schedule.clean_time
-        times = clean + np.linspace((schedule.t_max - clean) ** 0.5, (last - clean) ** 0.5, count) ** 2
-    times[-1] = last  # the ends exactly, not through the root or the shift; a single point is the start
+def _times(schedule: Schedule, count: int, grid: str, to_zero: bool) -> np.ndarray:
+    """Uniform in t or in the root of the time from clean data, from t_max to t_min or to one step short of clean data.
+
+    The latter only where that is no less than t_min, and never on EDM schedules, whose models know no clean data.
+    """
+    clean = schedule.clean_time
+
+    def to(t: float) -> float:
+        return schedule.unwarp(t) if grid == "time" else (t - clean) ** 0.5
+
+    first, least = to(schedule.t_max), to(schedule.t_min)
+    u = np.linspace(first, to(clean), count + 1)[:-1]
+    if not to_zero or schedule.kind == "ve" or u[-1] < least:
+        u = np.linspace(first, least, count)
+    times = schedule.warp(u) if grid == "time" else clean + u**2
+    times = np.maximum(times, schedule.t_min)  # which the root and the shift round
+    if u[-1] == least:
+        times[-1] = schedule.t_min
     times[0] = schedule.t_max
     return times
 
@@ -133,20 +143,6 @@ def _indices(schedule: Schedule, count: int, grid: str, offset: int) -> np.ndarr
         raise ValueError(f"grid: {grid!r} needs a discrete schedule; use 'time' on a continuous one")
     times = _INDEX_SPACINGS[grid](schedule.num_train_timesteps, count, offset)
     return np.minimum(times, schedule.num_train_timesteps - 1).astype(np.float64)
-
-
-def _align_your_steps(schedule: Schedule, count: int, grid: str) -> Points:
-    table = grid.partition(":")[2] or ("svd" if schedule.kind == "ve" else "sd15")
-    if table in AYS_TIMES:
-        if schedule.num_train_timesteps != 1000:
-            raise ValueError(f"grid: the {table} table of 'ays' needs a discrete schedule of 1000 training steps")
-        log_snr = schedule.log_snr(AYS_TIMES[table])
-    elif table in AYS_SIGMAS:
-        log_snr = -np.log(np.array(AYS_SIGMAS[table]))
-    else:
-        raise ValueError(f"grid: expected ays:{', ays:'.join([*AYS_TIMES, *AYS_SIGMAS])}, got {grid!r}")
-    place = np.linspace(0, len(log_snr) - 1, count)
-    return schedule.at_log_snr(np.interp(place, np.arange(len(log_snr)), log_snr))
 
 
 def _explicit_sigmas(schedule: Schedule, s: np.ndarray) -> Points:
@@ -197,10 +193,27 @@ def _check_points(points: Points, steps: int | None) -> None:
     log_snr = points.log_snr
     if log_snr.ndim != 1 or len(log_snr) < 2:
         raise ValueError("grid: expected at least two points")
-    if np.isnan(log_snr).any() or not np.all(np.diff(log_snr) > 0):
+    with np.errstate(invalid="ignore"):
+        falls = np.all(np.diff(log_snr) > 0)
+    if np.isnan(log_snr).any() or not falls:
         raise ValueError(
             "grid: expected noise that falls strictly from point to point; these times or sigmas repeat, rise or are"
             f" not numbers: t = {np.array2string(points.t, precision=4, threshold=12)}"
         )
     if steps is not None and len(log_snr) != steps + 1:
         raise ValueError(f"steps: the grid has {len(log_snr) - 1} steps, got steps={steps}")
+
+
+def _check_range(points: Points, schedule: Schedule, least: float, name: str) -> None:
+    """The model knows the schedule's noise levels alone, whatever levels it is called with."""
+    asked = points.at(slice(-1)) if points.sigma[-1] == 0 else points
+    ends = schedule.at(np.array([least, schedule.t_max]))
+    slack = ROUNDING * (schedule.t_max - least)
+    inside = (asked.t >= least - slack) & (asked.t <= schedule.t_max + slack)
+    inside &= (asked.log_snr <= ends.log_snr[0] + ROUNDING) & (asked.log_snr >= ends.log_snr[1] - ROUNDING)
+    if not inside.all():
+        i = int(np.flatnonzero(~inside)[0])
+        raise ValueError(
+            f"{name}: expected levels within {schedule!r}, but point {i} has t = {asked.t[i]:.6g}, sigma/alpha ="
+            f" {np.exp(-asked.log_snr[i]):.6g}; leave it out, or make the schedule with the range that the model knows"
+        )

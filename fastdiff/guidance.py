@@ -93,9 +93,32 @@ def _double(name: str, cond: object, uncond: object, batch: int) -> object:
 
 
 def _output(m: object, shape: tuple[int, ...]) -> Tensor:
+    """The tensor that the model returned: itself, alone in a tuple, or as an object's `sample`, as diffusers' do."""
     if not isinstance(m, Tensor):
-        raise TypeError(f"model: expected it to return a torch.Tensor, got {type(m).__name__}")
+        m = _unwrapped(m)
     if m.shape != shape:
-        hint = "; guidance in one batch needs an output for both halves" if m.ndim and len(m) * 2 == shape[0] else ""
-        raise ValueError(f"model: expected an output of shape {shape}, got {tuple(m.shape)}{hint}")
+        raise ValueError(f"model: expected an output of shape {shape}, got {tuple(m.shape)}{_remedy(m, shape)}")
     return m
+
+
+def _unwrapped(m: object) -> Tensor:
+    inner = m[0] if isinstance(m, tuple) and len(m) == 1 else getattr(m, "sample", None)
+    if isinstance(inner, Tensor):
+        return inner
+    found = f"a tuple of {len(m)}" if isinstance(m, tuple) else type(m).__name__
+    raise TypeError(
+        f"model: expected it to return a torch.Tensor, or one as `.sample` or alone in a tuple, got {found}; pass a"
+        " function that returns the prediction alone, such as lambda x, t, **kwargs: model(x, t, **kwargs)[0]"
+    )
+
+
+def _remedy(m: Tensor, shape: tuple[int, ...]) -> str:
+    if m.ndim and len(m) * 2 == shape[0]:
+        return "; guidance in one batch needs an output for both halves"
+    if len(shape) > 1 and m.shape == (shape[0], 2 * shape[1], *shape[2:]):
+        # Nothing says which half is the prediction; a wrong width would look the same.
+        return (
+            "; if the second half of the channels is a learned variance, which no plan uses, pass"
+            f" lambda x, t, **kwargs: model(x, t, **kwargs)[:, :{shape[1]}]"
+        )
+    return ""

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .graph import Captured
+    from .limits import Limited
 
 VERSION = 2
 
@@ -117,6 +118,10 @@ class Plan:
     def __post_init__(self) -> None:
         _validate(self)
 
+    def __repr__(self) -> str:
+        ends = [f"t {self.rows[0].t:g} to {self.rows[-1].t:g}", f"sigma {self.start[1]:.4g} to {self.end[1]:.4g}"]
+        return f"<Plan {self.solver} on {self.grid}: {self.nfe} evaluations, {self.prediction}, {', '.join(ends)}>"
+
     @property
     def start(self) -> tuple[float, float]:
         """(alpha, sigma) where the run begins."""
@@ -150,14 +155,14 @@ class Plan:
     @cached_property
     def depth(self) -> int:
         """How many history entries must be kept, H_0 included; at least 1."""
-        depth, history, deepest = 1, [], {}  # deepest: the furthest back that each output has been so far
-        for i, row in enumerate(self.rows):
-            history.insert(0, i)
-            deepest |= {output: max(k, deepest.get(output, 0)) for k, output in enumerate(history)}
-            read = history[: max(len(line.history) for line in _lines([row]))]
-            depth = max([depth, *(deepest[output] + 1 for output in read)])
-            history = [output for k, output in enumerate(history) if k not in row.forget]
-        return depth
+        deepest, needed = 1, 0  # needed: how many of the newest outputs the rows from here on read
+        for row in reversed(self.rows):
+            for k in sorted(row.forget):
+                needed += needed > k
+            needed = max(needed, len(row.x.history), 0 if row.base is None else len(row.base.history))
+            deepest = max(deepest, needed)
+            needed = max(needed - 1, 0)
+        return deepest
 
     @property
     def stochastic(self) -> bool:
@@ -183,6 +188,13 @@ class Plan:
                     record[f"xi_{name}"][indices.index(j)] = weight
         table.flags.writeable = False
         return table
+
+    @cached_property
+    def limited(self) -> Limited:
+        """What runs with bounds on x0 need besides."""
+        from .limits import Limited
+
+        return Limited.of(self)
 
     def capture(self, model: Callable, example: Tensor, **options: object) -> Captured:
         """Capture the whole run as a CUDA graph: `run = plan.capture(model, noise)`, then `x0 = run(noise)`.
@@ -218,19 +230,14 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: dict[str, object]) -> Plan:
-        """The plan that `to_dict` described, whether it went through JSON or not. Raises ValueError."""
+        """The plan that `to_dict` described, through JSON or not. Raises ValueError naming the field."""
+        from .plan_file import read_plan
+
         if not isinstance(data, dict) or "fastdiff_plan" not in data:
             raise ValueError("no fastdiff_plan version in it")
         if data["fastdiff_plan"] != VERSION:
-            raise ValueError(f"expected plan version {VERSION}")
-        try:
-            data = {name: value for name, value in data.items() if name != "fastdiff_plan"}
-            rows = tuple(_row(r) for r in data.pop("rows"))
-            _expect(data, set(_NAMES), "a plan")
-            schedule = tuple(tuple(knot) for knot in data.pop("schedule"))
-            return cls(rows=rows, end=tuple(data.pop("end")), schedule=schedule, **data)
-        except (TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(f"fastdiff_plan: expected plan version {VERSION}, got {data['fastdiff_plan']!r:.80}")
+        return cls(**read_plan(data))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the plan as JSON; `Plan.load` gives back the same plan bit for bit. Leaves no partial file."""
@@ -255,29 +262,9 @@ def _lines(rows: Iterable[Row]) -> list[Line]:
     return [line for row in rows for line in (row.x, row.base) if line is not None]
 
 
-_NAMES = ("end", "prediction", "solver", "grid", "schedule")  # of a plan's file, besides its version and its rows
-
-
-def _expect(data: dict, names: set[str], what: str) -> None:
-    if set(data) != names:
-        raise ValueError(f"{what} has the fields {sorted(data)}, expected {sorted(names)}")
-
-
-def _row(data: dict) -> Row:
-    _expect(data, {f.name for f in fields(Row)}, "a row")
-    lines = {name: None if data[name] is None else _line(data[name]) for name in ("x", "base")}
-    return Row(**{**data, **lines, "forget": tuple(data["forget"])})
-
-
-def _line(data: dict) -> Line:
-    _expect(data, {f.name for f in fields(Line)}, "a line")
-    noise = tuple((j, weight) for j, weight in data["noise"])
-    return Line(data["base"], data["x"], tuple(data["history"]), noise)
-
-
 def _validate(plan: Plan) -> None:
     if not plan.rows:
-        raise ValueError("plan: expected at least one row")
+        raise ValueError("plan: expected at least one row in rows")
     if plan.prediction not in PREDICTIONS:
         raise ValueError(f"plan: expected a prediction of {', '.join(PREDICTIONS)}, got {plan.prediction!r}")
     if len(plan.end) != 2 or not all(_finite(v) for v in plan.end):
@@ -290,29 +277,40 @@ def _validate(plan: Plan) -> None:
     kept = 0
     for i, row in enumerate(plan.rows):
         kept += 1
-        weights = [row.t, row.alpha, row.sigma, row.p_x, row.p_m, row.c_in]
-        indices = set()
-        for line in _lines([row]):
-            weights += [line.base, line.x, *line.history, *(w for _, w in line.noise)]
-            drawn = [j for j, _ in line.noise]
-            if len(set(drawn)) != len(drawn):
-                raise ValueError(f"plan: row {i} names the same noise twice in one line: {drawn}")
-            indices |= set(drawn)
-            if len(line.history) > MAX_HISTORY:
-                raise ValueError(f"plan: row {i} reads {len(line.history)} outputs, at most {MAX_HISTORY} are kept")
-            if len(line.history) > kept:
-                raise ValueError(f"plan: row {i} reads H_{len(line.history) - 1}, which no earlier row has made")
-        if not all(_finite(w) for w in weights):
-            raise ValueError(f"plan: row {i} holds a number that is not finite: {row}")
-        if len(indices) > MAX_NOISE or any(not isinstance(j, int) or not 0 <= j < 2**32 for j in indices):
-            raise ValueError(f"plan: row {i} draws noises {sorted(indices)}, expected at most {MAX_NOISE}, below 2^32")
-        if row.form not in (*FORMS, "mixed"):
-            raise ValueError(f"plan: row {i} has form {row.form!r}, expected one of {FORMS} or 'mixed'")
-        if len(set(row.forget)) != len(row.forget) or any(k not in range(kept) for k in row.forget):
-            raise ValueError(f"plan: row {i} forgets {row.forget}, expected places among {kept} outputs")
+        _validate_row(row, i, kept)
         kept -= len(row.forget)
     if plan.depth > MAX_HISTORY:
-        raise ValueError(f"plan: needs {plan.depth} outputs at once, at most {MAX_HISTORY} are kept")
+        raise ValueError(
+            f"plan: by what the rows' history reads and forget drops, {plan.depth} outputs are needed at once, at most"
+            f" {MAX_HISTORY} are kept"
+        )
+
+
+def _validate_row(row: Row, i: int, kept: int) -> None:
+    """kept: how many outputs there are, the row's own included."""
+    numbers, indices = [row.t, row.alpha, row.sigma, row.p_x, row.p_m, row.c_in], set()
+    for name, line in (("x", row.x), ("base", row.base)):
+        if line is None and name == "base":
+            continue
+        if not isinstance(line, Line):
+            raise ValueError(f"plan: row {i} has {name} = {line!r}, expected a Line")
+        numbers += [line.base, line.x, *line.history, *(w for _, w in line.noise)]
+        drawn, read = [j for j, _ in line.noise], len(line.history)
+        if len(set(drawn)) != len(drawn):
+            raise ValueError(f"plan: row {i} names the same noise twice in {name}.noise: {drawn}")
+        if read > MAX_HISTORY:
+            raise ValueError(f"plan: row {i} reads {read} outputs in {name}.history, at most {MAX_HISTORY} are kept")
+        if read > kept:
+            raise ValueError(f"plan: row {i} reads H_{read - 1} in {name}.history, which no earlier row has made")
+        indices |= set(drawn)
+    if not all(map(_finite, numbers)):
+        raise ValueError(f"plan: row {i} holds a number that is not finite: {row}")
+    if len(indices) > MAX_NOISE or any(not isinstance(j, int) or not 0 <= j < 2**32 for j in indices):
+        raise ValueError(f"plan: row {i} draws noise {indices}, expected at most {MAX_NOISE} numbers below 2^32")
+    if row.form not in (*FORMS, "mixed"):
+        raise ValueError(f"plan: row {i} has form {row.form!r}, expected one of {FORMS} or 'mixed'")
+    if len(set(row.forget)) != len(row.forget) or any(k not in range(kept) for k in row.forget):
+        raise ValueError(f"plan: row {i} forgets {row.forget}, expected places among {kept} outputs")
 
 
 def _finite(value: object) -> bool:

@@ -37,7 +37,13 @@ class Run:
         model_input: Tensor | None = None,
     ) -> None:
         self.plan = plan
-        self.table = _with_options(plan.table, guidance, clamp)
+        bounded = clamp is not None or threshold is not None
+        self.table = _with_options(plan.limited.reading if bounded else plan.table, guidance)
+        self._splits = plan.limited.splits if bounded else (False,) * plan.nfe
+        self._making = _with_options(plan.limited.making, guidance) if bounded else None
+        if clamp is not None:
+            self.table["clamp"] = [clamp if row.form == "data" else np.inf for row in plan.rows]
+            self._making["clamp"] = clamp
         self.x = self.base = x
         self.history: list[Tensor] = []
         self.i = 0
@@ -45,6 +51,7 @@ class Run:
         scales = isinstance(guidance, Tensor)
         self._guidance = guidance.to(x.device, torch.float64, non_blocking=True) if scales else None
         self._slots = [x]
+        self._x0 = torch.empty_like(x) if any(self._splits) else None
         self._spare = [torch.empty_like(x) for _ in range(plan.depth)]  # buffers for the history
         self._moves = [row.base_move for row in plan.rows]
         self._input = model_input
@@ -75,13 +82,15 @@ class Run:
         out_base = self._free_slot(x, base, out_x) if move == "write" else None
         out_d = self._spare.pop() if self._spare else self.history.pop()
         history = self.history
+        limit = None if self._threshold is None else self._limit(m, m_uncond)
+        if self._splits[self.i]:
+            m, m_uncond, limit = self._limited(m, m_uncond, limit), None, None
         if noises:
             _take_as_history(self.table[self.i], 1 + len(history), len(noises))
             history = [*history, *noises]
         self.step(
             self.table, self.i, x, base, m, m_uncond, history, self._guidance if m_uncond is not None else None,
-            None if self._threshold is None else self._limit(m, m_uncond), self._seeds,
-            out_x, out_base, out_d, self._input,
+            limit, self._seeds, out_x, out_base, out_d, self._input,
         )  # fmt: skip
         self.history.insert(0, out_d)
         self._newest = out_d
@@ -101,6 +110,8 @@ class Run:
         row, d = self.plan.rows[self.i - 1], self._newest
         if row.form == "data":
             return d
+        if row.p_m == 0:
+            raise ValueError(f"x0: row {self.i - 1} of the plan does not read the model, so nothing says what x0 is")
         p_x, p_m = convert(self.plan.prediction, "data", row.alpha, row.sigma)
         return p_x * x_before + p_m / row.p_m * (d - row.p_x * x_before)
 
@@ -111,11 +122,21 @@ class Run:
         self._slots.append(torch.empty_like(self.x))
         return self._slots[-1]
 
-    def _limit(self, m: Tensor, m_uncond: Tensor | None) -> Tensor:
-        """The dynamic threshold of this row's prediction."""
+    def _limit(self, m: Tensor, m_uncond: Tensor | None) -> Tensor | None:
+        """[B] the dynamic threshold of this row's x0; None where the row bounds none."""
+        if not self._splits[self.i] and self.plan.rows[self.i].form != "data":
+            return None
         ratio, limit = self._threshold
-        prediction = converted_output(self.table[self.i], self.x, m, m_uncond, self._guidance)
+        prediction = converted_output(self._making[self.i], self.x, m, m_uncond, self._guidance)
         return dynamic_threshold(prediction, ratio=ratio, limit=limit)
+
+    def _limited(self, m: Tensor, m_uncond: Tensor | None, limit: Tensor | None) -> Tensor:
+        """[B, ...] this row's x0 within its bounds."""
+        guidance = self._guidance if m_uncond is not None else None
+        self.step(
+            self._making, self.i, self.x, self.x, m, m_uncond, [], guidance, limit, None, self._x0, None, None, None
+        )
+        return self._x0
 
 
 def _take_as_history(record: np.void, place: int, count: int) -> None:
@@ -125,12 +146,10 @@ def _take_as_history(record: np.void, place: int, count: int) -> None:
         record[xi] = 0.0
 
 
-def _with_options(table: np.ndarray, guidance: float | Tensor | None, clamp: float | None) -> np.ndarray:
+def _with_options(table: np.ndarray, guidance: float | Tensor | None) -> np.ndarray:
     table = table.copy()
     if isinstance(guidance, (int, float)):
         table["guidance"] = guidance
-    if clamp is not None:
-        table["clamp"] = clamp
     # The input written after row i is read at row i + 1.
     table["c_in"] = np.append(table["c_in"][1:], 1.0)
     return table

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
+from .keywords import check_keywords, options_of
 from .noise import seed_tensor
 from .ops import checks
 from .plan import Plan
@@ -59,6 +60,8 @@ def iter_sample(
     """Run a plan and yield a `Step` after every model evaluation. Arguments as for `sample`."""
     check_sample(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
     check_guidance(guidance, uncond, guidance_mode, len(noise))
+    if kwargs:
+        check_keywords(model, kwargs, options_of(sample, iter_sample))
     calls = calls_of(guidance, uncond, guidance_mode, kwargs, len(noise))
     copies = copies_of(guidance, guidance_mode)
     evaluate = evaluator(model, noise, calls, copies)
@@ -103,7 +106,8 @@ def sample(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Draw samples: start from `noise`, call the model once a row of the plan, return x0.
 
-    model: model(x, t, **kwargs) -> prediction; x [B, ...], t [B] float in the schedule's units; kwargs are passed on.
+    model: model(x, t, **kwargs) -> prediction, a tensor, one alone in a tuple, or an object whose `sample` it is;
+        x [B, ...], t [B] float in the schedule's units; kwargs are passed on, but misspelt options are refused.
     noise: [B, ...] unit Gaussian noise of any shape, float32, float64 or half precision; the state is float32 (float64
         for float64 noise), the model reads `model_dtype` (the noise's dtype where not given), the result has noise's.
     guidance: classifier-free guidance scale (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u).
@@ -113,6 +117,7 @@ def sample(
     image: start from alpha image + sigma noise (with a plan made with start < 1: image to image).
     mask: broadcastable to x, 1 where to generate; elsewhere every accepted state is the image at its noise level.
     clamp: bound on |x0|. threshold: ratio of dynamic thresholding (Saharia et al. 2022), at most threshold_limit.
+        Where a row keeps another form of output (noise, velocity), it is that of the bounded x0.
     callback: sees every `Step`; returning False ends the run and what is done so far comes back.
     progress: a tqdm bar. return_trajectory: also return the accepted states [K, B, ...], the start first.
     graph: capture model and steps as one CUDA graph and replay it, now and in later calls with the same module, shapes
@@ -223,10 +228,7 @@ def check_sample(
         sizes = zip(reversed(mask.shape), reversed(noise.shape), strict=False)
         if mask.ndim > noise.ndim or any(m not in (1, n) for m, n in sizes):
             raise ValueError(f"mask: expected a shape that broadcasts to {tuple(noise.shape)}, got {tuple(mask.shape)}")
-    other_form = any(row.form != "data" for row in plan.rows)
     for name, value in (("clamp", clamp), ("threshold", threshold)):
-        if value is not None and other_form:
-            raise ValueError(f"{name}: needs a plan in data form; {plan.solver} has another form of output")
         if value is not None and not value > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     if threshold is not None and threshold > 1:

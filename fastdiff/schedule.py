@@ -6,6 +6,7 @@ it is -inf where alpha is 0 (flow models, zero terminal SNR) and +inf where sigm
 
 from __future__ import annotations
 
+import difflib
 import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -39,6 +40,7 @@ class Schedule(ABC):
 
     t_min, t_max: the times of least and most noise that the model knows. kind: "vp", "ve" or "flow".
     clean_time: the time whose sigma is exactly 0. num_train_timesteps: for discrete schedules.
+    default_prediction: what its models mostly predict.
     """
 
     kind: str
@@ -46,6 +48,23 @@ class Schedule(ABC):
     t_max: float
     clean_time: float = 0.0
     num_train_timesteps: int | None = None
+    default_prediction: str = "epsilon"
+
+    def __repr__(self) -> str:
+        low, high = (float(self.coordinate(self.at(t), "sigma")) for t in (self.t_min, self.t_max))
+        return f"<Schedule {self._name}: t {self.t_min:g} to {self.t_max:g}, sigma/alpha {low:.4g} to {high:.4g}>"
+
+    @property
+    def _name(self) -> str:
+        steps = self.num_train_timesteps
+        return self.kind if steps is None else f"{self.kind}, {steps} training steps"
+
+    def least_time(self, prediction: str | None) -> float:
+        """The least time that a model of this prediction is asked about: t_min.
+
+        A velocity on a flow schedule is finite down to sigma = 0 itself and is asked there: clean_time.
+        """
+        return self.t_min
 
     @abstractmethod
     def alpha(self, t: ArrayLike) -> np.ndarray:
@@ -173,6 +192,18 @@ class Schedule(ABC):
     def zero_terminal_snr(self) -> Schedule:
         """The schedule rescaled so that alpha is 0 at the last index (Lin et al. 2024, algorithm 1)."""
         raise ValueError("zero_terminal_snr: expected a discrete variance-preserving schedule")
+
+
+CONSTRUCTORS = ("from_betas", "from_alphas_cumprod", "linear", "scaled_linear", "cosine", "vp", "edm", "flow")
+
+
+def require_schedule(schedule: object) -> None:
+    """Raises TypeError naming the constructor to call."""
+    if isinstance(schedule, Schedule):
+        return
+    near = difflib.get_close_matches(schedule, CONSTRUCTORS, n=1) if isinstance(schedule, str) else []
+    names = f"{near[0]}(...)" if near else f"<name>(...), of {', '.join(CONSTRUCTORS)}"
+    raise TypeError(f"schedule: expected a fastdiff.Schedule, got {schedule!r}; make one by Schedule.{names}")
 
 
 def _cosine_angle(t: ArrayLike, offset: float) -> np.ndarray:
@@ -314,12 +345,20 @@ class Flow(Schedule):
 
     kind = "flow"
     t_max = 1.0
+    default_prediction = "flow_prediction"
 
     def __init__(self, shift: float, t_min: float) -> None:
         if not (shift > 0 and 0 < t_min < 1):
             raise ValueError(f"shift, t_min: expected shift > 0 and 0 < t_min < 1, got {shift}, {t_min}")
         self.shift = float(shift)
         self.t_min = float(self.warp(np.float64(t_min)))
+
+    @property
+    def _name(self) -> str:
+        return f"flow, shift {self.shift:g}"
+
+    def least_time(self, prediction: str | None) -> float:
+        return self.clean_time if prediction == "flow_prediction" else self.t_min
 
     def warp(self, t: np.ndarray) -> np.ndarray:
         return self.shift * t / (1 + (self.shift - 1) * t)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .catalogue import plan as make_plan
 from .guidance import Model
+from .keywords import check_keywords, options_of
 from .ops import checks
 from .plan import Line, Plan, Row
 from .sample import iter_sample
@@ -29,7 +30,7 @@ def estimate_statistics(
     noise: Tensor,
     *,
     steps: int = 60,
-    prediction: str = "epsilon",
+    prediction: str | None = None,
     **options: object,
 ) -> Statistics:
     """The l and s of Zheng et al. 2023 (arXiv 2310.13268, eq. 7 and 11) along `steps` steps of DPM-Solver++(2M).
@@ -42,6 +43,8 @@ def estimate_statistics(
     Raises ValueError where the model gives numbers that are not finite.
     """
     checks.require_float("noise", noise)
+    own = options_of(iter_sample)
+    check_keywords(model, [name for name in options if name not in own], (*options_of(estimate_statistics), *own))
     noise = noise.to(torch.float64 if noise.dtype == torch.float64 else torch.float32)
     run = make_plan("dpmpp_2m", schedule, steps, grid="logsnr", prediction=prediction, final_sigma="sigma_min")
     generator = torch.Generator().manual_seed(0)

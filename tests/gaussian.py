@@ -71,7 +71,7 @@ def run_rows(
 
     for i, row in enumerate(plan.rows):
         data = x0_model(x, row.alpha, row.sigma)
-        eps = (x - row.alpha * data) / row.sigma
+        eps = (x - row.alpha * data) / row.sigma if row.sigma else np.zeros_like(x)  # E[eps | x0] = 0
         m = {"sample": data, "epsilon": eps, "flow_prediction": eps - data}.get(
             plan.prediction, row.alpha * eps - row.sigma * data
         )

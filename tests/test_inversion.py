@@ -54,8 +54,8 @@ def test_there_and_back_again_returns_the_image_the_closer_the_more_steps(schedu
     def model(x, t):
         alpha, sigma = (torch.as_tensor(f(t.numpy()))[:, None] for f in (schedule.alpha, schedule.sigma))
         mean, variance = torch.from_numpy(DATA.mean), torch.from_numpy(DATA.variance)
-        x0 = mean + alpha * variance * (x - alpha * mean) / (alpha**2 * variance + sigma**2)
-        return (x - alpha * x0) / sigma - x0
+        centred = (x - alpha * mean) / (alpha**2 * variance + sigma**2)
+        return sigma * centred - mean - alpha * variance * centred
 
     image = torch.from_numpy(DATA.mean + 1.4 * np.sqrt(DATA.variance)[None] * [[1.0, -1.0, 0.3, 0.8]])
     errors = []

@@ -5,6 +5,7 @@ Every solver runs on noise levels smooth and uneven in lambda. Multistep methods
 
 import numpy as np
 import pytest
+import torch
 from gaussian import DATA, SCHEDULES, run_rows, slope, smooth_levels
 
 import fastdiff as fd
@@ -122,3 +123,68 @@ def test_exact_3m_leaves_the_published_3m_behind_as_steps_grow(solver):
 def test_lowering_the_final_orders_costs_accuracy_in_a_long_smooth_run():
     kept = error("unipc", "vp", 80, 2, lower_order_final=False)
     assert error("unipc", "vp", 80, 2, lower_order_final=True) > 3 * kept
+
+
+FLOW = fd.Schedule.flow(t_min=1e-4)
+CLEAN_STEPS = np.geomspace(0.002, 0.02, 5)
+AT_THE_CLEAN_END = [
+    ("heun", {}), ("heun", {"clean_end": "heun"}), ("dpm_2", {}), ("midpoint", {}), ("dpm_2_ancestral", {}),
+    ("heun", {"coordinate": "sigma"}), ("midpoint", {"coordinate": "sigma"}),
+]  # fmt: skip
+
+
+def error_of_one_step(solver: str, h: float, invert: bool, **options: object) -> float:
+    """Between sigma = h and clean data, from the exact state."""
+    plan = fd.plan(solver, FLOW, sigmas=[h, 0.0], invert=invert, **options)
+    alpha, sigma = plan.start
+    x = alpha * DATA.mean + np.sqrt(DATA.spread(alpha, sigma)) * np.array([1.3, -0.8, 0.6, 1.1])
+    return np.abs(run_rows(plan, DATA.x0, x) - DATA.flow(x, plan.start)(*plan.end)).max()
+
+
+@pytest.mark.parametrize(("solver", "options"), AT_THE_CLEAN_END)
+def test_last_step_of_a_velocity_keeps_its_order_on_flow_schedules(solver, options):
+    errors = [error_of_one_step(solver, h, False, **options) for h in CLEAN_STEPS]
+    assert -slope(CLEAN_STEPS, errors) > 2.7  # one more than the order of the whole run
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [(name, options) for name, options in AT_THE_CLEAN_END if name != "dpm_2_ancestral"]
+    + [(name, {}) for name in ("dpmpp_2m", "dpm_solver_3s", "unipc", "deis", "pndm", "dpm_solver_v3", "exp_heun")],
+)
+def test_first_step_of_an_inversion_keeps_its_order_on_flow_schedules(solver, options):
+    errors = [error_of_one_step(solver, h, True, **options) for h in CLEAN_STEPS]
+    assert -slope(CLEAN_STEPS, errors) > 2.7
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("solver", ["heun", "dpm_2", "midpoint"])
+def test_runs_that_begin_or_end_on_clean_data_converge_at_second_order_with_velocities(solver, invert):
+    """Data N(0, 1/4): the flow maps x at one end to x / 2 or 2 x at the other."""
+
+    def velocity(x, t):
+        alpha, sigma = (1 - t)[:, None], t[:, None]
+        return (sigma - 0.25 * alpha) / (0.25 * alpha**2 + sigma**2) * x
+
+    start, factor = torch.tensor([[1.3], [-0.7]], dtype=torch.float64), 2.0 if invert else 0.5
+    errors = []
+    for steps in (16, 32, 64):
+        plan = fd.plan(solver, fd.Schedule.flow(), steps, invert=invert)
+        errors.append(float((fd.sample(velocity, plan, start) / (factor * start) - 1).abs().max()))
+    assert slope((16, 32, 64), errors) > (1.6 if solver == "dpm_2" else 1.9)  # its geometric middle is off at 0
+    assert errors[0] < 0.01
+
+
+def test_predictions_that_say_nothing_there_keep_eulers_step_at_the_clean_end():
+    for solver in ("heun", "dpm_2"):
+        assert fd.plan(solver, FLOW, 8, prediction="v_prediction").nfe == 15
+        assert fd.plan(solver, FLOW, 8, prediction="flow_prediction").nfe == 16
+    euler = fd.plan("heun", FLOW, 8, clean_end="euler")
+    assert (euler.nfe, euler.rows[-1].x.history) == (15, (1.0,))
+    with pytest.raises(ValueError, match="clean_end: expected one of midpoint, heun, euler, got 'none'"):
+        fd.plan("heun", FLOW, 8, clean_end="none")
+
+
+def test_steps_too_short_for_a_middle_that_the_schedule_has_take_one_evaluation():
+    assert fd.plan("heun", fd.Schedule.flow(), 8, grid="karras").nfe == 15  # from t_min to 0
+    assert fd.plan("midpoint", fd.Schedule.flow(), 8, grid="karras", invert=True).nfe == 15

@@ -77,6 +77,7 @@ def test_ipndm_on_its_peers_own_schedule(n):
     first = int(alphas[0] == 0)
     levels = betas[first:] / alphas[first:]
     schedule = fd.schedule.CosineVP(offset=0.0)
+    schedule.t_min = 1e-6  # its levels go below the usual one
     plan = fd.plan("ipndm", schedule, sigmas=levels, prediction="v_prediction", lower_order_final=False)
     peer.timesteps = peer.timesteps[first:]
     peer.set_begin_index(first)

@@ -7,7 +7,6 @@ import fastdiff as fd
 
 VP = fd.Schedule.scaled_linear()
 PLAN = fd.plan("dpmpp_2m", VP, 3)
-NOISE_PLAN = fd.plan("dpm_solver_2m", VP, 3)
 NOISE = torch.randn(2, 6)
 
 
@@ -33,8 +32,6 @@ def never(x, t, **kwargs):
         (TypeError, {"image": NOISE, "mask": 0.5}, r"mask: expected a torch\.Tensor, got float"),
         (ValueError, {"image": torch.ones(2, 5)}, r"image: expected shape \(2, 6\), got \(2, 5\)"),
         (TypeError, {"image": torch.ones(2, 6, dtype=torch.uint8)}, r"image: expected float32.*got torch\.uint8"),
-        (ValueError, {"clamp": 1.0, "plan": NOISE_PLAN}, "clamp: needs a plan in data form; dpm_solver_2m"),
-        (ValueError, {"threshold": 0.9, "plan": NOISE_PLAN}, "threshold: needs a plan in data form; dpm_solver_2m"),
         (ValueError, {"clamp": 0.0}, "clamp: expected a number > 0, got 0.0"),
         (ValueError, {"clamp": float("nan")}, "clamp: expected a number > 0, got nan"),
         (ValueError, {"threshold": -0.5}, "threshold: expected a number > 0, got -0.5"),
@@ -54,8 +51,8 @@ def test_bad_arguments_are_refused_before_the_model_is_called(entry_point, error
 @pytest.mark.parametrize(
     ("error", "output", "options", "message"),
     [
-        (TypeError, (NOISE,), {}, r"model: expected it to return a torch\.Tensor, got tuple"),
-        (TypeError, None, {}, r"model: expected it to return a torch\.Tensor, got NoneType"),
+        (TypeError, (NOISE, NOISE), {}, r"model: expected it to return a torch\.Tensor, .* got a tuple of 2"),
+        (TypeError, None, {}, r"model: expected it to return a torch\.Tensor, .* got NoneType"),
         (ValueError, torch.ones(2, 12), {}, r"model: expected an output of shape \(2, 6\), got \(2, 12\)"),
         (ValueError, torch.ones(6), {}, "model: expected an output of shape"),
         (ValueError, torch.tensor(1.0), {}, "model: expected an output of shape"),

@@ -151,8 +151,11 @@ def test_restart_asks_the_model_where_it_says_and_returns_to_the_same_noise():
     ups = [i for i in range(plan.nfe - 1) if plan.rows[i].x.noise]
     assert [plan.point_after(i)[1] for i in ups] == pytest.approx([0.5] * 3)
     assert len({j for i in ups for j, _ in plan.rows[i].x.noise}) == 3
-    with pytest.raises(ValueError, match="intervals: expected a low end within the run's noise levels, got 100"):
-        fd.plan("restart", fd.Schedule.edm(), 10, intervals=[(100.0, 200.0, 4, 3)])
+    for interval in ((100.0, 200.0, 4, 3), (1.0, 81.0, 4, 3), (0.001, 0.3, 4, 3)):
+        with pytest.raises(ValueError, match=r"intervals: expected levels of sigma/alpha within <Schedule ve: t 0.002"):
+            fd.plan("restart", fd.Schedule.edm(), 10, intervals=[interval])
+    with pytest.raises(ValueError, match="intervals: expected a low end within the run's noise levels, got 10"):
+        fd.plan("restart", fd.Schedule.edm(), 10, grid="karras", start=0.2, intervals=[(10.0, 20.0, 4, 3)])
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..guidance import Model
+from ..keywords import check_keywords, options_of
 from ..ops import checks
 from ..plan import Plan
-from ..schedule import Schedule
+from ..schedule import Schedule, require_schedule
 from .gaussian import GaussianStart
 from .journal import HEADER, Journal, Trial, claim
 from .stages import Fit, run
@@ -32,7 +33,7 @@ def fit(
     steps: int,
     noise: Tensor,
     *,
-    prediction: str = "epsilon",
+    prediction: str | None = None,
     guidance: float | Tensor | None = None,
     uncond: dict[str, object] | None = None,
     guidance_mode: str = "batch",
@@ -85,6 +86,9 @@ def fit(
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
+    require_schedule(schedule)
+    check_keywords(model, conditions, options_of(fit))
+    prediction = schedule.default_prediction if prediction is None else prediction
     budget = Budget(seconds, evaluations)
     subject = Subject(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, conditions)
     place = None if folder is None else Path(folder)

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
+from ..keywords import check_keywords, options_of
 from ..ops import registry
 from ..plan import Plan
 from ..run import Run
-from ..sample import check_sample, sample_seeds, start_state
+from ..sample import check_sample, iter_sample, sample, sample_seeds, start_state
 from .programs import FixedProgram, TableProgram
 
 
@@ -42,6 +43,7 @@ class Captured:
     ) -> None:
         check_sample(plan, example, None, None, clamp, threshold, threshold_limit, model_dtype)
         check_guidance(guidance, uncond, guidance_mode, len(example))
+        check_keywords(model, kwargs, options_of(sample, iter_sample, Captured.__init__))
         if example.numel() == 0:
             raise ValueError(f"example: expected at least one element, got shape {tuple(example.shape)}")
         self._example = torch.empty_like(example)
@@ -60,7 +62,8 @@ class Captured:
         self._set_inputs(plan, example, guidance, [0] * batch, None)
         evaluate = evaluator(model, example, self._calls, copies)
         case = registry.Case(device.type, self._x.dtype, tuple(self._x.shape))
-        program = TableProgram if threshold is None and registry.chosen("solver_step", case) == "cuda" else FixedProgram
+        by_table = registry.chosen("solver_step", case) == "cuda" and self.one_launch_a_row(plan)
+        program = TableProgram if by_table else FixedProgram
         self._program = program(self, plan, evaluate, whole)
 
     @torch.no_grad()
@@ -106,6 +109,11 @@ class Captured:
     def serves(self, plan: Plan) -> bool:
         """Whether this graph can run the plan."""
         return self._program.serves(plan)
+
+    def one_launch_a_row(self, plan: Plan) -> bool:
+        """Whether a table on the device can hold the plan's rows: no limit on x0 asks for more than the row itself."""
+        threshold, _ = self._threshold_options
+        return threshold is None and (self._clamp is None or not any(plan.limited.splits))
 
     def new_t(self) -> Tensor:
         """[copies * B] what the model is told."""

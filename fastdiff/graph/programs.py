@@ -75,12 +75,14 @@ class TableProgram:
         self._write(plan)
 
     def serves(self, plan: Plan) -> bool:
-        return plan.nfe == self._table.rows
+        return plan.nfe == self._table.rows and self._owner.one_launch_a_row(plan)
 
     def use(self, plan: Plan | None) -> Plan:
         if plan is not None and plan != self._plan:
             if not self.serves(plan):
-                raise ValueError(f"plan: expected {self._table.rows} rows as captured, got {plan.nfe}")
+                raise ValueError(
+                    f"plan: expected {self._table.rows} rows as captured, in data form under a clamp, got {plan!r}"
+                )
             self._plan = plan
             self._write(plan)
         return self._plan

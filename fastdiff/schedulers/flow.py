@@ -139,7 +139,7 @@ class FlowMatchHeunDiscreteScheduler(InFlow, TwoStage, diffusers.FlowMatchHeunDi
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         points = flow_points(self._points(run, begin).sigma)
-        rows = heun(FLOW, points, "flow_prediction", coordinate="flow")
+        rows = heun(FLOW, points, "flow_prediction", coordinate="flow", clean_end="euler")
         sigmas = [None, *(row.sigma for row in rows)]
         return [_in_velocity(row, before) for row, before in zip(rows, sigmas, strict=False)], (1.0, 0.0)
 

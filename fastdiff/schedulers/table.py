@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..limits import of_x0
 from ..ops.row import MAX_HISTORY
 from ..plan import Line, Plan, Row
 from ..prediction import convert
@@ -121,12 +122,6 @@ def make_table(
         entries.append(Entry(reads, output, count - output, row.base_move, keeps, forget))
     records.flags.writeable = False
     return Table(records, tuple(entries), plan.depth)
-
-
-def of_x0(row: Row, prediction: str) -> Row:
-    """A row that only makes x0."""
-    p_x, p_m = (row.p_x, row.p_m) if row.form == "data" else convert(prediction, "data", row.alpha, row.sigma)
-    return replace(row, form="data", p_x=p_x, p_m=p_m, x=Line(x=1.0), base=None, forget=())
 
 
 def reading_x0(row: Row) -> Row:

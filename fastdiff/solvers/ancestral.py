@@ -31,7 +31,10 @@ def step_down(s: Points, t: Points, eta: float) -> tuple[float, float]:
 
 
 def ddim_row(s: Points, t: Points, prediction: str, noise_index: int, eta: float = 0.0, s_noise: float = 1.0) -> Row:
-    """The step from s to t, data form."""
+    """The step from s to t, data form; from sigma = 0, towards noise, noise form."""
+    if float(s.sigma) == 0:
+        line = Line(x=float(t.alpha / s.alpha), history=(float(t.sigma),))
+        return Row.at(s, "noise", prediction, line)
     down, up = (float(t.sigma) * share for share in step_down(s, t, eta))
     x_weight = down / float(s.sigma)
     noise = ((noise_index, s_noise * up),) if up else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from ..plan import Row
@@ -30,12 +30,13 @@ class Solver:
     order: of convergence on the ODE; for stochastic solvers, of the mean and variance (weak order), at most 2 because
     differences of outputs carry the noise of earlier steps; 0 for models that map noise to data and follow no ODE.
     nfe: model evaluations a step. extra_nfe: evaluations besides those, in a long enough run. max_order: the highest
-    that the option `order` takes. aliases: names it goes by elsewhere.
+    that the option `order` takes. aliases: names it goes by elsewhere. from_clean: whether it may begin at sigma = 0
+    where the velocity is finite there.
     build: (schedule, points, prediction, options) -> rows.
     """
 
     name: str
-    build: Callable[..., list[Row]]
+    build: Callable[..., list[Row]] = field(repr=False)
     order: int
     nfe: int
     paper: str
@@ -43,6 +44,7 @@ class Solver:
     stochastic: bool = False
     extra_nfe: int = 0
     max_order: int = 3
+    from_clean: bool = False
 
 
 _DDIM = "Song et al. 2021, arXiv 2010.02502"
@@ -73,8 +75,8 @@ SOLVERS = (
     Solver(
         "euler_ancestral", partial(ddim, eta=1.0), 1, 1, _EDM, ("Euler a", "EulerAncestralDiscreteScheduler"), True
     ),
-    Solver("heun", heun, 2, 2, _EDM, ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")),
-    Solver("dpm_2", dpm_2, 2, 2, _EDM, ("DPM2", "KDPM2DiscreteScheduler")),
+    Solver("heun", heun, 2, 2, _EDM, ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"), from_clean=True),
+    Solver("dpm_2", dpm_2, 2, 2, _EDM, ("DPM2", "KDPM2DiscreteScheduler"), from_clean=True),
     Solver("dpm_2_ancestral", dpm_2_ancestral, 2, 2, _EDM, ("DPM2 a", "KDPM2AncestralDiscreteScheduler"), True),
     Solver("dpm_solver_2s", partial(singlestep, order=2, form="noise"), 2, 2, _DPM, ("DPM-Solver-2",)),
     Solver("dpm_solver_3s", partial(singlestep, order=3, form="noise"), 3, 3, _DPM, ("DPM-Solver-3",)),
@@ -97,10 +99,10 @@ SOLVERS = (
     Solver("unipc_bh1", partial(unipc, variant="bh1"), 3, 1, _UNIPC, ("uni_pc",)),
     Solver(
         "lms", partial(adams, lower_order_final=False), 4, 1, "Katherine Crowson, k-diffusion",
-        ("LMSDiscreteScheduler",), max_order=8,
+        ("LMSDiscreteScheduler",), max_order=8, from_clean=True,
     ),
-    Solver("ipndm", partial(adams, equal_steps=True), 2, 1, _DEIS, ("IPNDMScheduler",), max_order=4),
-    Solver("ipndm_v", adams, 4, 1, _IPNDM_V, max_order=8),
+    Solver("ipndm", partial(adams, equal_steps=True), 2, 1, _DEIS, ("IPNDMScheduler",), max_order=4, from_clean=True),
+    Solver("ipndm_v", adams, 4, 1, _IPNDM_V, max_order=8, from_clean=True),
     Solver("deis", partial(deis, variable="time"), 3, 1, _DEIS, ("deis_tab", "DEIS-tAB"), max_order=4),
     Solver("deis_rhoab", partial(deis, variable="rho"), 3, 1, _DEIS, ("DEIS-rhoAB",), max_order=4),
     Solver(
@@ -112,7 +114,7 @@ SOLVERS = (
     Solver("lcm", consistency, 0, 1, _LCM, ("LCMScheduler",), True),
     Solver("consistency", consistency, 0, 1, _CM, ("CMStochasticIterativeScheduler",), True),
     Solver("tcd", tcd, 0, 1, _TCD, ("TCDScheduler",), True),
-    Solver("midpoint", midpoint, 2, 2, _FLOW),
+    Solver("midpoint", midpoint, 2, 2, _FLOW, from_clean=True),
     Solver("res_multistep", partial(multistep, order=2, correction="heun", lower_order_final=False), 2, 1, _RES),
     Solver("gradient_estimation", gradient_estimation, 1, 1, _GE),
     Solver("exp_heun", partial(singlestep, order=2, correction="heun", r1=1.0), 2, 2, _DPMPP, ("exp_heun_2_x0",)),

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..ops.row import MAX_HISTORY
 from ..plan import KEEP, Line, Row
 from ..schedule import Points, Schedule
 
@@ -100,9 +101,10 @@ def step_orders(points: Points, order: int, lower_order_final: bool, fewer_than:
 
 
 def finite_before(points: Points, i: int) -> int:
-    """How many steps right before step i are finite in lambda: their outputs are of use to it."""
-    broken = np.flatnonzero(~np.isfinite(points.log_snr[:i]))
-    return i - 1 - int(broken[-1]) if len(broken) else i
+    """How many steps right before step i are finite in lambda, of as many as a row reads: they are of use to it."""
+    near = points.at(slice(max(0, i - MAX_HISTORY), i)).log_snr
+    broken = np.flatnonzero(~np.isfinite(near))
+    return len(near) - 1 - int(broken[-1]) if len(broken) else len(near)
 
 
 def multistep(
@@ -151,9 +153,8 @@ def multistep(
 
 def _ratios(points: Points, i: int, order: int) -> list[float]:
     """Lengths of the order - 1 intervals before step i over its own length, nearest first."""
-    log_snr = points.log_snr
-    h = log_snr[i + 1] - log_snr[i]
-    return [float((log_snr[i - k] - log_snr[i - k - 1]) / h) for k in range(order - 1)]
+    lengths = np.diff(points.at(slice(i + 1 - order, i + 2)).log_snr)[::-1]
+    return [float(length / lengths[0]) for length in lengths[1:]]
 
 
 def _differences(step: Interval, r: list[float], correction: str, exact: bool) -> tuple[float, ...]:

@@ -2,21 +2,33 @@
 
 Karras et al. 2022 (arXiv 2206.00364). With s = sigma / alpha and z = x / alpha, or s = sigma / (alpha + sigma) and
 z = x / (alpha + sigma), the ODE is dz/ds = (z - D) / s (eq. 4 with eq. 3 for alpha = 1). Steps from s = inf are
-Euler's, and those to s = 0 where a rule would ask the model there.
+Euler's. Those from and to s = 0, where a rule would ask the model, are Euler's too, but for velocities of flow
+schedules, which are finite there: they are of second order by the midpoint rule, which asks halfway, unless they are
+too short to matter.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ..plan import KEEP, Line, Row
 from ..schedule import Points, Schedule
+from .adams import form_of, scale_of
 from .ancestral import ddim_row, step_down
 from .churn import Churn, Step, churned
 
-Tableau = tuple[float, list[float], list[float]]
-Stages = Callable[[float, float], Tableau | None]
+
+class Rule(NamedTuple):
+    """A two-stage rule from s to t: z_t = z_s + (t - s) ((1 - share) slope_s + share slope_middle)."""
+
+    middle: float
+    share: float
+
+
+Rules = Callable[[float, float], Rule | None]  # the rule from level s to level t; None where it is Euler's step
+CLEAN_ENDS = ("midpoint", "heun", "euler")
 
 
 def euler(
@@ -43,6 +55,7 @@ def heun(
     prediction: str,
     *,
     coordinate: str | None = None,
+    clean_end: str = "midpoint",
     s_churn: float = 0.0,
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
@@ -52,20 +65,23 @@ def heun(
 
     coordinate: "sigma" or "flow" (see `Schedule.coordinate`); where not given, "sigma" on EDM schedules as in the paper
     and "flow" on others: on the cosine schedule sigma / alpha starts at 20,000, and a trapezium that long has an error
-    of its own length. k-diffusion and diffusers always take "sigma". s_churn, s_tmin, s_tmax, s_noise: see `Churn`.
+    of its own length. k-diffusion and diffusers always take "sigma".
+    clean_end: how a step from or to sigma = 0 of velocities on flow schedules is taken: "midpoint"; "heun", which
+    asks for the velocity at sigma = 0 as ODE packages do, and is less exact where the data are sharp; or "euler" as in
+    diffusers. Others are always Euler's. s_churn, s_tmin, s_tmax, s_noise: see `Churn`.
     """
-    step = heun_step(schedule, prediction, coordinate)
+    if clean_end not in CLEAN_ENDS:
+        raise ValueError(f"clean_end: expected one of {', '.join(CLEAN_ENDS)}, got {clean_end!r}")
+    step = heun_step(schedule, prediction, coordinate, clean_end)
     return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise))
 
 
-def heun_step(schedule: Schedule, prediction: str, coordinate: str | None) -> Step:
+def heun_step(schedule: Schedule, prediction: str, coordinate: str | None, clean_end: str = "midpoint") -> Step:
     """One step of `heun`."""
-
-    def stages(s: float, t: float) -> Tableau | None:
-        half = (t - s) / 2
-        return (t, [t / s, 1 - t / s], [1 + half / s, half / t, -half / t, -half / s]) if t else None
-
-    return two_stage(schedule, prediction, stages, coordinate)
+    if clean_end == "heun" and finite_at_zero(schedule, prediction):
+        return two_stage(schedule, prediction, _trapezium, coordinate)
+    at_zero = None if clean_end == "euler" else _midpoint
+    return two_stage(schedule, prediction, _away_from_zero(schedule, prediction, _trapezium, at_zero), coordinate)
 
 
 def dpm_2(
@@ -79,28 +95,37 @@ def dpm_2(
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
 ) -> list[Row]:
-    """The midpoint rule with the middle at sqrt(s t) (k-diffusion's sample_dpm_2): two evaluations a step."""
+    """The midpoint rule with the middle at sqrt(s t) (k-diffusion's sample_dpm_2): two evaluations a step.
 
-    def stages(s: float, t: float) -> Tableau | None:
-        return _middle_rule(s, math.sqrt(s * t), t) if t else None
-
-    step = two_stage(schedule, prediction, stages, coordinate)
+    The step to sigma = 0 is Euler's, and `midpoint`'s for velocities on flow schedules.
+    """
+    step = _geometric_step(schedule, prediction, coordinate)
     return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise))
+
+
+def _geometric_step(schedule: Schedule, prediction: str, coordinate: str | None) -> Step:
+    rules = _away_from_zero(schedule, prediction, lambda s, t: Rule(math.sqrt(s * t), 1.0), _midpoint)
+    return two_stage(schedule, prediction, rules, coordinate)
 
 
 def midpoint(schedule: Schedule, points: Points, prediction: str, *, coordinate: str | None = None) -> list[Row]:
     """The midpoint rule with the middle at (s + t) / 2, to s = 0 too where the model knows it."""
-
-    def stages(s: float, t: float) -> Tableau:
-        return _middle_rule(s, (s + t) / 2, t)
-
-    step = two_stage(schedule, prediction, stages, coordinate)
+    step = two_stage(schedule, prediction, _midpoint, coordinate)
     return churned(schedule, points, step, Churn())
 
 
-def _middle_rule(s: float, middle: float, t: float) -> Tableau:
-    slope = (t - s) / middle
-    return middle, [middle / s, 1 - middle / s], [1.0, slope, -slope, 0.0]
+def _midpoint(s: float, t: float) -> Rule:
+    return Rule((s + t) / 2, 1.0)
+
+
+def _trapezium(s: float, t: float) -> Rule:
+    return Rule(t, 0.5)
+
+
+def _away_from_zero(schedule: Schedule, prediction: str, rules: Rules, at_zero: Rules | None) -> Rules:
+    """The rules, and at s = 0 others where the model is finite there, or none."""
+    other = at_zero if at_zero is not None and finite_at_zero(schedule, prediction) else lambda s, t: None
+    return lambda s, t: rules(s, t) if min(s, t) > 0 else other(s, t)
 
 
 def dpm_2_ancestral(
@@ -108,15 +133,20 @@ def dpm_2_ancestral(
 ) -> list[Row]:
     """dpm_2 down to the noise level that leaves room for fresh noise (k-diffusion's sample_dpm_2_ancestral)."""
     rows: list[Row] = []
+    last_step = _geometric_step(schedule, prediction, None)
+    least = float(schedule.coordinate(schedule.at(schedule.t_min), "sigma"))
     for i in range(len(points.t) - 1):
         s, t = points.at(i), points.at(i + 1)
         level_s, level_t = (_over(float(p.sigma), float(p.alpha)) for p in (s, t))
+        if level_t == 0 and finite_at_zero(schedule, prediction):
+            rows += last_step(i, s, t)
+            continue
         down_share, up_share = step_down(s, t, eta)
         down = level_t * down_share
         if down == 0 or math.isinf(level_s):
             rows.append(ddim_row(s, t, prediction, i + 1, eta, s_noise))
             continue
-        middle = math.sqrt(level_s * down)
+        middle = max(math.sqrt(level_s * down), min(least, level_t))  # with eta > 1 it would lie below t
         point = schedule.at_log_snr(-math.log(middle))
         k_s, k_m, k_t = float(s.alpha), float(point.alpha), float(t.alpha)
         first = Line(base=k_m / k_s * middle / level_s, history=(k_m * (1 - middle / level_s),))
@@ -131,31 +161,49 @@ def _over(a: float, b: float) -> float:
     return a / b if b else math.inf
 
 
-def two_stage(schedule: Schedule, prediction: str, stages: Stages, coordinate: str | None) -> Step:
-    """A step of a two-stage rule. stages(s, t) gives the middle level, (z, D1) weights and (z, z2, D2, D1) weights.
+def finite_at_zero(schedule: Schedule, prediction: str) -> bool:
+    """Whether the model can be asked at sigma = 0."""
+    return schedule.least_time(prediction) == schedule.clean_time
 
-    Where it gives None, a level is infinite, or a step to s = 0 has its middle below the least noise the model knows,
-    the step is Euler's.
+
+def two_stage(schedule: Schedule, prediction: str, rules: Rules, coordinate: str | None) -> Step:
+    """A step of a two-stage rule.
+
+    Where there is none, a level is infinite, or a step from or to s = 0 has its middle below the schedule's least
+    noise, the step is Euler's.
     """
     coordinate = coordinate or ("sigma" if schedule.kind == "ve" else "flow")
+    most_log_snr = float(schedule.log_snr(schedule.t_min))
 
     def step(i: int, s: Points, t: Points) -> list[Row]:
         level_s, level_t = (float(schedule.coordinate(p, coordinate)) for p in (s, t))
-        tableau = None if math.isinf(max(level_s, level_t)) else stages(level_s, level_t)
-        if tableau is None:
+        rule = None if math.isinf(max(level_s, level_t)) else rules(level_s, level_t)
+        if rule is None:
             return [ddim_row(s, t, prediction, i + 1)]
-        level_m, (z1, d1), (z, z2, d_2, d_1) = tableau
-        point = t if level_m == level_t else schedule.at_coordinate(level_m, coordinate)
-        if float(t.sigma) == 0 and float(point.log_snr) > float(schedule.log_snr(schedule.t_min)):
+        point = t if rule.middle == level_t else schedule.at_coordinate(rule.middle, coordinate)
+        if min(level_s, level_t) == 0 < rule.middle and float(point.log_snr) > most_log_snr:
             return [ddim_row(s, t, prediction, i + 1)]
-        k_s, k_m, k_t = (scale(p, coordinate) for p in (s, point, t))
-        first = Line(base=k_m / k_s * z1, history=(k_m * d1,))
-        second = Line(base=k_t / k_s * z, x=k_t / k_m * z2, history=(k_t * d_2, k_t * d_1))
-        return [Row.at(s, "data", prediction, first, KEEP), Row.at(point, "data", prediction, second)]
+        slope_form = form_of(schedule, coordinate)
+        scales = tuple(scale_of(p, slope_form) for p in (s, point, t))
+        zero = min(level_s, rule.middle) == 0
+        lines = (slope_lines if zero else data_lines)(rule, level_s, level_t, scales)
+        form = slope_form if zero else "data"
+        return [Row.at(s, form, prediction, lines[0], KEEP), Row.at(point, form, prediction, lines[1])]
 
     return step
 
 
-def scale(point: Points, coordinate: str) -> float:
-    """k of z = x / k."""
-    return float(point.alpha + point.sigma if coordinate == "flow" else point.alpha)
+def slope_lines(rule: Rule, s: float, t: float, scales: tuple[float, float, float]) -> tuple[Line, Line]:
+    """The rule's two updates from outputs that are the slopes dz/ds. scales: k of z = x / k at s, middle and t."""
+    k_s, k_m, k_t = scales
+    first = Line(base=k_m / k_s, history=(k_m * (rule.middle - s),))
+    later, now = k_t * (t - s) * rule.share, k_t * (t - s) * (1 - rule.share)
+    return first, Line(base=k_t / k_s, history=(later, now))
+
+
+def data_lines(rule: Rule, s: float, t: float, scales: tuple[float, float, float]) -> tuple[Line, Line]:
+    """The same from outputs D, of which the slopes are (z - D) / s."""
+    k_s, k_m, k_t = scales
+    first = Line(base=k_m / k_s * (rule.middle / s), history=(k_m * (1 - rule.middle / s),))
+    later, now = (t - s) * rule.share / rule.middle, (t - s) * (1 - rule.share) / s
+    return first, Line(base=k_t / k_s * (1 + now), x=k_t / k_m * later, history=(-k_t * later, -k_t * now))

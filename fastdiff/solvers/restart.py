@@ -25,9 +25,12 @@ def restart(
 
     Where the grid has no point at `low`, the step across it is split there, at two evaluations more.
     """
+    least, most = (float(schedule.coordinate(schedule.at(t), "sigma")) for t in (schedule.t_min, schedule.t_max))
     for interval in intervals:
         low, high, steps, repeats = interval
         if not 0 < low < high or steps < 1 or repeats < 0:
             raise ValueError(f"intervals: expected (low, high, steps, repeats) with low < high, got {interval}")
+        if not least <= low < high <= most:
+            raise ValueError(f"intervals: expected levels of sigma/alpha within {schedule!r}, got {interval}")
         points = with_level(schedule, points, low)
     return restarted(schedule, points, heun_step(schedule, prediction, coordinate), intervals, s_noise)

@@ -51,6 +51,7 @@ def dpmpp_2s_ancestral(
 ) -> list[Row]:
     """Two evaluations a step, one where the interval down is infinite in lambda."""
     rows: list[Row] = []
+    most = schedule.log_snr(schedule.t_min)
     for i in range(len(points.t) - 1):
         s, t = points.at(i), points.at(i + 1)
         share, up = step_down(s, t, eta)
@@ -58,7 +59,8 @@ def dpmpp_2s_ancestral(
         if not is_finite(s, down):
             rows.append(ddim_row(s, t, prediction, i + 1, eta, s_noise))
             continue
-        middle = schedule.at_log_snr((s.log_snr + down.log_snr) / 2)
+        # With eta > 1 it would lie below t; with eta = 1 it is t.
+        middle = schedule.at_log_snr(min((s.log_snr + down.log_snr) / 2, max(most, t.log_snr)))
         noise = ((i + 1, s_noise * up * float(t.sigma)),) if up else ()
         (x_m, d_m), (x_t, d_t) = (first_order(s, p, "data") for p in (middle, down))
         first, second = Line(base=x_m, history=(d_m,)), Line(base=x_t, history=(d_t,), noise=noise)

@@ -98,8 +98,8 @@ def _weights(step: Interval, differences: np.ndarray, variant: str) -> tuple[flo
 
 def _places(points: Points, i: int, count: int) -> np.ndarray:
     """r_k of the outputs before point i, nearest first: negative numbers."""
-    log_snr = points.log_snr
-    return (log_snr[i - 1 - np.arange(count)] - log_snr[i]) / (log_snr[i + 1] - log_snr[i])
+    log_snr = points.at(slice(i - count, i + 2)).log_snr[::-1]
+    return (log_snr[2:] - log_snr[1]) / (log_snr[0] - log_snr[1])
 
 
 def _solve(r: np.ndarray, h: float, variant: str) -> np.ndarray:

@@ -1,0 +1,57 @@
+"""Bounds on x0 where a row's output D has another form: x0 is made and limited first, then the row reads it.
+
+x, the model's output and x0 are linear in one another at a row, x0 = d_x x + d_m m, so D = p_x x + p_m m is also
+
+    D = (p_x - p_m d_x / d_m) x + (p_m / d_m) x0
+
+and the history stays in the row's own form. At sigma = 0 x itself is x0, whatever the model says: no bound is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from .plan import Line, Plan, Row
+from .prediction import convert
+
+
+def splits(row: Row) -> bool:
+    """Whether a bound on x0 takes a launch of its own at this row."""
+    return row.form != "data" and row.sigma > 0
+
+
+def of_x0(row: Row, prediction: str) -> Row:
+    """A row that only makes x0."""
+    p_x, p_m = (row.p_x, row.p_m) if row.form == "data" else convert(prediction, "data", row.alpha, row.sigma)
+    return replace(row, form="data", p_x=p_x, p_m=p_m, x=Line(history=(1.0,)), base=None, forget=())
+
+
+def from_x0(row: Row, prediction: str) -> Row:
+    """The row of a model of this prediction as one that is given x0 instead."""
+    d_x, d_m = convert(prediction, "data", row.alpha, row.sigma)
+    return replace(row, p_x=row.p_x - row.p_m * d_x / d_m, p_m=row.p_m / d_m)
+
+
+class Limited(NamedTuple):
+    """A plan's rows for runs with bounds on x0. splits: which take a launch of their own for it.
+
+    reading: the plan's table, where those rows read x0. making: the table of the rows that make x0, the plan's own
+    where they are in data form.
+    """
+
+    splits: tuple[bool, ...]
+    reading: np.ndarray
+    making: np.ndarray
+
+    @classmethod
+    def of(cls, plan: Plan) -> Limited:
+        parts = tuple(map(splits, plan.rows))
+        if not any(parts):
+            return cls(parts, plan.table, plan.table)
+        pairs = list(zip(plan.rows, parts, strict=True))
+        reading = tuple(from_x0(row, plan.prediction) if part else row for row, part in pairs)
+        making = tuple(of_x0(row, plan.prediction) if part else row for row, part in pairs)
+        return cls(parts, replace(plan, rows=reading).table, replace(plan, rows=making).table)
