@@ -45,15 +45,20 @@ def captioned(rows: Sequence[tuple[str, np.ndarray]], width: int = 250) -> np.nd
 
 def png(picture: np.ndarray) -> Callable[[Path], None]:
     """A function of a path that writes the picture there."""
-    return lambda path: Image.fromarray(picture).save(path, format="PNG")
+    return _at_once(lambda file: Image.fromarray(picture).save(file, format="PNG"))
 
 
 def npy(array: np.ndarray) -> Callable[[Path], None]:
-    """A function of a path that writes the array there."""
+    """A function of a path that writes the array there, whatever its suffix."""
+    return _at_once(lambda file: np.save(file, array))
 
-    def save(path: Path) -> None:
-        file = io.BytesIO()  # numpy adds .npy to a name that lacks it, and cannot write into a pipe
-        np.save(file, array)
+
+def _at_once(save: Callable[[io.BytesIO], object]) -> Callable[[Path], None]:
+    """Pillow and numpy seek in what they write, which a pipe does not bear."""
+
+    def write(path: Path) -> None:
+        file = io.BytesIO()
+        save(file)
         path.write_bytes(file.getvalue())
 
-    return save
+    return write

@@ -113,8 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
     _write(outputs[0], x, arguments, suffix)
     if arguments.trajectory:
         _write_trajectory(outputs[1], model, table, arguments, labels)
-    count, say = len(arguments.seeds), max(outputs, key=lambda output: output.is_standard).say
-    say(f"{count} samples, {table.nfe} NFE, {seconds:.2f} s, {count / seconds:.0f} images/s -> {outputs[0]}")
+    count, teller = len(arguments.seeds), next((output for output in outputs if output.is_standard), outputs[0])
+    teller.say(f"{count} samples, {table.nfe} NFE, {seconds:.2f} s, {count / seconds:.0f} images/s -> {outputs[0]}")
     return 0
 
 
