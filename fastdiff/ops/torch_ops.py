@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from .layout import layout_of
 from .reference import from_first
 from .registry import Implementation
 
@@ -47,8 +48,9 @@ def run_group_norm(
     shift: Tensor | None,
     act: str,
 ) -> Tensor:
-    """`group_norm`, where x + add is not rounded to x's dtype. Its gradient needs no such care."""
-    if add is None:
+    """`group_norm` that loses no digits of a large mean, neither to x + add in x's dtype nor to PyTorch's kernel for
+    channels_last. Its gradient needs no such care."""
+    if add is None and layout_of(x) == torch.contiguous_format:
         return group_norm(x, groups, weight, bias, eps, add, scale, shift, act)
     h = from_first(x, add, groups)
     return group_norm(h, groups, weight, bias, eps, None, scale, shift, act).to(x.dtype)
