@@ -71,7 +71,7 @@ def plan(
     the image's noise. The step from sigma = 0 is of first order and asks the model at the schedule's least time.
     options: the solver's own, such as eta, s_noise, order, correction, variant, lower_order_final, r. Solvers that
         extrapolate x0 in lambda take max_ratio: a step more than so many times as long as the one before is of first
-        order, by default 2.5 times (with noise 1.5); math.inf is the method as published.
+        order, by default 2.5 times; math.inf is the method as published.
     Raises ValueError naming the argument.
     """
     entry, named_grid = find_solver(solver)

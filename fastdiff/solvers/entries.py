@@ -24,9 +24,7 @@ from .sde import dpmpp_2s_ancestral, dpmpp_sde
 from .seeds import seeds
 from .unipc import unipc
 
-# Times as long in lambda as the step before. Anywhere from 2 to 3 measured the same; a stochastic solver extrapolates
-# fresh noise too.
-LONG, LONG_WITH_NOISE = 2.5, 1.5
+LONG = 2.5  # times as long in lambda as the step before: too long for a second order; from 2 to 3 measured the same
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Solver:
     def rows(self, schedule: Schedule, points: Points, prediction: str, **options: object) -> list[Row]:
         """What `fastdiff.plan` makes of it: as published, but of first order on steps too long to extrapolate over."""
         if "max_ratio" in inspect.signature(self.build).parameters:
-            options = {"max_ratio": LONG_WITH_NOISE if self.stochastic else LONG, **options}
+            options = {"max_ratio": LONG, **options}
         return self.build(schedule, points, prediction, **options)
 
 
