@@ -93,7 +93,9 @@ def plan(
     the image's noise. The step from sigma = 0 is of first order and asks the model at the schedule's least time; of
     velocities on flow schedules, which are finite there, it is the solver's own or the midpoint rule's, with one
     evaluation more.
-    options: the solver's own, such as eta, s_noise, order, correction, variant, lower_order_final, r.
+    options: the solver's own, such as eta, s_noise, order, correction, variant, lower_order_final, r. Solvers that
+    extrapolate x0 in lambda take max_ratio: a step more than so many times as long as the one before is of first
+    order, by default 2.5 times; math.inf is the method as published.
     Raises ValueError or TypeError naming the argument.
     """
     entry, named_grid = find_solver(solver)
@@ -111,7 +113,7 @@ def plan(
             raise ValueError(f"invert: expected an ODE solver, got {entry.name} with noise")
         rows, points = _inverted(entry, schedule, points, prediction, options)
     else:
-        rows = entry.build(schedule, points, prediction, **options)
+        rows = entry.rows(schedule, points, prediction, **options)
     name = grid if isinstance(grid, str) and sigmas is None else "explicit"
     end = float(points.alpha[-1]), float(points.sigma[-1])
     return Plan(tuple(rows), end, prediction, entry.name, name, schedule.knots())
@@ -123,14 +125,14 @@ def _inverted(
     """The rows on the points reversed, the step from sigma = 0 by a solver that can take it."""
     up = points.at(slice(None, None, -1))
     if float(up.sigma[0]) > 0:
-        return entry.build(schedule, up, prediction, **options), up
+        return entry.rows(schedule, up, prediction, **options), up
     up = up._replace(t=np.append(schedule.least_time(prediction), up.t[1:]))
     finite = finite_at_zero(schedule, prediction)
     if finite and entry.from_clean:
-        return entry.build(schedule, up, prediction, **options), up
+        return entry.rows(schedule, up, prediction, **options), up
     first, rest = up.at(slice(2)), up.at(slice(1, None))
     rows = (midpoint if finite and entry.order > 1 else ddim)(schedule, first, prediction)
-    return rows + (entry.build(schedule, rest, prediction, **options) if len(rest.t) > 1 else []), up
+    return rows + (entry.rows(schedule, rest, prediction, **options) if len(rest.t) > 1 else []), up
 
 
 def _check_names(entry: Solver, options: dict[str, object]) -> None:
@@ -150,6 +152,8 @@ def _check_values(entry: Solver, options: dict[str, object], steps: int) -> None
             raise ValueError(f"order: expected at most the number of steps, {steps}; got {value!r}")
         if name in ("eta", "s_noise") and not (isinstance(value, (int, float)) and value >= 0):
             raise ValueError(f"{name}: expected a number >= 0, got {value!r}")
+        if name == "max_ratio" and not (isinstance(value, (int, float)) and value > 0):
+            raise ValueError(f"max_ratio: expected a number > 0, got {value!r}")
         if name in ("r", "r1", "r2") and not (isinstance(value, (int, float)) and 0 < value <= 1):
             raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}")
         if name == "correction" and value not in ("midpoint", "heun"):

@@ -24,6 +24,16 @@ def model(x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
     return (torch.softmax(log_weight, dim=1)[..., None] * inner).sum(1)
 
 
+def posterior_mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """E[x0 | alpha x0 + sigma eps = x]; alpha and sigma [B]."""
+    a, s = alpha[:, None, None], sigma[:, None, None]
+    variances = a**2 * VARIANCES + s**2
+    offset = x[:, None] - a * MEANS  # [B, components, 3]
+    log_weight = -0.5 * (offset**2 / variances).sum(-1)
+    inner = MEANS + a * VARIANCES / variances * offset
+    return (torch.softmax(log_weight, dim=1)[..., None] * inner).sum(1)
+
+
 def noise(count: int, first: int = 0) -> Tensor:
     return fd.noise.randn((count, 3), range(first, first + count), dtype=torch.float64)
 

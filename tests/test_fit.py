@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from mixtures import SCHEDULE, exact, mean_distance, model, noise
 
 import fastdiff as fd
-from fastdiff.fitting import Trial, stages
+from fastdiff.fitting import Trial, stages, subject
 from fastdiff.fitting.search import candidates
 
 STEPS = 5
@@ -153,17 +154,51 @@ def test_budget_in_evaluations_is_kept_and_the_best_so_far_comes_back(counted):
     assert plan.nfe == STEPS
 
 
-def test_budget_in_seconds_ends_the_fit():
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor]:
+    """The model in a world where nothing takes time but it: a thousandth of a second a sample."""
+    now = [0.0]
+    monkeypatch.setattr(subject, "monotonic", lambda: now[0])
+
+    def slow(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        now[0] += 1e-3 * len(x)
+        return model(x, t)
+
+    return slow
+
+
+def test_budget_in_seconds_ends_the_fit(ticking):
     notes: list[Trial] = []
-    fit(iterations=10**6, seconds=2.0, report=notes.append)
+    plan = fit(ticking, SCHEDULE, STEPS, noise(COUNT), iterations=10**6, seconds=60.0, report=notes.append)
     assert notes[-1].stage == "budget"
-    assert "spent after 2 s" in notes[-1].note
+    assert notes[-1].note.startswith("spent after 60 s")
+    assert "grid" in {trial.stage for trial in notes}
+    assert plan.nfe == STEPS
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_budget_that_ends_among_the_converged_samples_leaves_the_catalogues_first_plan(folder, ticking, tmp_path):
+    place = tmp_path if folder else None
+    plan = fit(ticking, SCHEDULE, STEPS, noise(COUNT), seconds=8.0, folder=place)
+    assert plan.rows == fd.plan("unipc", SCHEDULE, STEPS, grid="quadratic", prediction="sample").rows
+    plan.check_schedule(SCHEDULE)
+
+
+def test_budget_that_ends_in_the_search_leaves_a_plan_no_worse_than_its_first():
+    trials: list[Trial] = []
+    plan = fit(evaluations=14_000, report=trials.append)
+    assert [trial.stage for trial in trials] == ["budget"]
+    assert plan.nfe == STEPS
+
+
+def test_budget_that_no_converged_sample_fits_in_is_an_error(ticking):
+    with pytest.raises(RuntimeError, match=r"budget: 1 s and \d+ evaluations were spent before .* expected more"):
+        fit(ticking, SCHEDULE, STEPS, noise(COUNT), seconds=1.0)
 
 
 def test_fit_that_a_budget_stopped_goes_on_in_its_folder(tmp_path, counted):
     counting, calls = counted
-    with pytest.raises(RuntimeError, match=r"budget: .* before any plan was judged; call again to go on"):
-        fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path, evaluations=8000)
+    fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path, evaluations=8000)
     assert (tmp_path / "teacher.safetensors").exists()
     spent = sum(calls)
     plan = fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path, iterations=2)

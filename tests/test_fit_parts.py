@@ -7,14 +7,15 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-from mixtures import SCHEDULE, model, noise
+from mixtures import SCHEDULE, model, noise, posterior_mean
 
 import fastdiff as fd
 from fastdiff.fitting.gits import cheapest_path, dp_grid
-from fastdiff.fitting.search import Base, candidates, eliminate
+from fastdiff.fitting.search import Base, candidates, race
 from fastdiff.fitting.space import PlanSpace
+from fastdiff.fitting.teacher import distances
 from fastdiff.fitting.unroll import unroll
-from fastdiff.grid import make_grid
+from fastdiff.grid import GRIDS, make_grid
 
 SCHEDULES = {"edm": SCHEDULE, "vp": fd.Schedule.vp(), "flow": fd.Schedule.flow(), "zero snr": None}
 SCHEDULES["zero snr"] = fd.Schedule.scaled_linear().zero_terminal_snr()
@@ -113,17 +114,60 @@ def test_candidates_make_exactly_the_evaluations_asked_for():
         assert len({candidate.plan.rows for candidate in found}) == len(found)
 
 
-def test_elimination_judges_the_best_on_all_samples_and_ranks_them_first():
+@pytest.mark.parametrize("schedule", [SCHEDULE, fd.Schedule.vp(), fd.Schedule.flow(), fd.Schedule.scaled_linear()])
+def test_candidates_lie_on_every_grid_that_the_schedule_has(schedule):
+    """Grids that are one on a schedule, such as exponential and log-SNR, are tried once."""
+    found = candidates(schedule, "sample", 6)
+    tables = {candidate.plan.table.tobytes() for candidate in found}
+    for grid in GRIDS:
+        try:
+            plan = fd.plan("ddim", schedule, 6, grid=grid, prediction="sample")
+        except ValueError:
+            continue
+        points = [c.points.log_snr for c in found if c.base.name == "ddim"]
+        mine = np.array([np.log(row.alpha / row.sigma) if row.alpha else -np.inf for row in plan.rows])
+        assert any(np.allclose(p[:6], mine, rtol=1e-6, atol=1e-6) for p in points), grid
+    assert len(tables) == len(found)
+
+
+def test_the_race_finds_the_best_and_gives_the_others_up_early():
     found = candidates(SCHEDULE, "sample", 4)
-    true = {id(candidate.plan): i for i, candidate in enumerate(found)}
+    generator = torch.Generator().manual_seed(0)
+    hardness = torch.rand(64, generator=generator).exp()  # some samples are hard for every plan
+    true = {id(candidate.plan): 1 + i for i, candidate in enumerate(found)}
     judged: dict[int, int] = {}
 
-    def score(plan: fd.Plan, count: int) -> float:
-        judged[id(plan)] = count
-        return float("nan") if true[id(plan)] % 5 == 4 else true[id(plan)]
+    def judge(plan: fd.Plan, places: torch.Tensor) -> torch.Tensor:
+        judged[id(plan)] = judged.get(id(plan), 0) + len(places)
+        spoilt = true[id(plan)] % 5 == 4
+        own = 1 + 0.1 * torch.rand(len(places), generator=generator)
+        return torch.full((len(places),), torch.nan) if spoilt else true[id(plan)] * hardness[places] * own
 
-    ranked = eliminate(found[::-1], score, 4, 64)
+    ranked = race(found[::-1], judge, 64)
     assert ranked[0][1] is found[0]
     assert judged[id(found[0].plan)] == 64
-    assert sorted(judged.values())[len(found) // 2] == 4
-    assert len(ranked) == len(found)
+    assert sorted(judged.values())[len(found) // 2] == 8
+    assert {id(candidate) for _, candidate in ranked} == {id(candidate) for candidate in found}
+
+
+@pytest.mark.parametrize("steps", [3, 5, 8])
+@pytest.mark.parametrize("schedule", ["edm", "vp", "flow"])
+def test_what_the_race_finds_is_the_best_of_the_whole_catalogue_on_all_samples(schedule, steps):
+    """On every grid, by a mixture's exact score: as if every plan had been judged on every sample."""
+    kind, count = SCHEDULES[schedule], 48
+    start = noise(count)
+
+    def exact_model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = (torch.from_numpy(np.asarray(f(t.numpy()))).double() for f in (kind.alpha, kind.sigma))
+        return posterior_mean(x, alpha, sigma)
+
+    converged = fd.sample(exact_model, fd.plan("dpmpp_3m_exact", kind, 200, grid="logsnr", prediction="sample"), start)
+
+    def judge(plan: fd.Plan, places: torch.Tensor) -> torch.Tensor:
+        return distances(fd.sample(exact_model, plan, start[places]), converged[places])
+
+    found = candidates(kind, "sample", steps)
+    means = [float(judge(candidate.plan, torch.arange(count)).mean()) for candidate in found]
+    mean, winner = race(found, judge, count)[0]
+    assert mean == pytest.approx(min(m for m in means if not np.isnan(m)), rel=1e-12)
+    assert mean == pytest.approx(means[found.index(winner)], rel=1e-12)

@@ -4,6 +4,8 @@ The peers' tables are float32. Where a scheduler keeps the caller's precision, i
 in float64, and only rounding differs; where it casts the sample or its noise levels to float32, a few times 6e-8.
 """
 
+import math
+
 import diffusers
 import numpy as np
 import pytest
@@ -69,7 +71,7 @@ def test_multistep_dpm_solver_down_to_sigma_min(order, correction, prediction, n
     )  # fmt: skip
     ran = ours(
         "dpm_solver_3m", [*peer.timesteps, 0], prediction, order=min(order, n), correction=correction,
-        final_sigma="sigma_min",
+        final_sigma="sigma_min", max_ratio=math.inf,
     )  # fmt: skip
     assert difference(ran, diffusers_loop(peer, indexed, start_noise())) < SINGLE
 
@@ -101,6 +103,7 @@ def test_order_3_sde_is_right_here_and_wrong_in_diffusers():
     silence = torch.zeros(2, 5, dtype=torch.float64)
     theirs = diffusers_loop(peer, squared, start_noise(), variance_noise=silence)
     options = {"grid": [*peer.timesteps.numpy(), 0], "prediction": "sample", "s_noise": 0.0, "final_sigma": "sigma_min"}
+    options["max_ratio"] = math.inf
     plan, third_order = (fd.plan("dpmpp_3m_sde", VP, exact=exact, **options) for exact in (False, True))
     (a_s, s_s), (a_t, s_t) = plan.start, plan.end
     l_s, l_t = np.log(a_s / s_s), np.log(a_t / s_t)

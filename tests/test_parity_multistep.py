@@ -1,5 +1,7 @@
 """The linear multistep families against diffusers' and k-diffusion's, in float64 where the peer allows it."""
 
+import math
+
 import diffusers
 import numpy as np
 import pytest
@@ -108,7 +110,8 @@ def test_sa_solver(orders, prediction, n, monkeypatch):
     peer.sigmas = torch.from_numpy(SIGMAS[times])
     theirs = diffusers_loop(peer, indexed, start_noise())
     ran = ours(
-        "sa_solver", times, prediction, tau=lambda t: float(200 <= t <= 800), final_sigma="sigma_min", **options
+        "sa_solver", times, prediction, tau=lambda t: float(200 <= t <= 800), final_sigma="sigma_min", simple=True,
+        max_ratio=math.inf, **options,
     )  # fmt: skip
     # The peer expands its integrals in powers of lambda: orders above 2 lose digits by cancellation.
     assert difference(ran, theirs) < (1e-11 if max(orders) < 3 else 1e-5)

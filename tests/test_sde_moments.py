@@ -41,8 +41,9 @@ SOLVERS = [
     ("seeds_3", {}, 1.0),
     ("seeds_3", {"eta": 0.5}, 0.5),
     ("exp_heun_sde", {}, 1.0),
-    ("sa_solver", FULL, 1.0),
-    ("sa_solver", {"tau": 0.5, "corrector_order": 0, "simple": False, **FULL}, 0.25),
+    ("sa_solver", {"simple": True, **FULL}, 1.0),
+    ("sa_solver", {"corrector_order": 0, **FULL}, 1.0),
+    ("sa_solver", {"tau": 0.5, "corrector_order": 0, **FULL}, 0.25),
     ("sa_solver", {"predictor_order": 3, "corrector_order": 4, **FULL}, 1.0),
     ("sa_solver_pece", FULL, 1.0),
     ("er_sde", {}, None),
@@ -53,7 +54,7 @@ SOLVERS = [
 
 def noise_count(plan: fd.Plan) -> int:
     lines = [line for row in plan.rows for line in (row.x, row.base) if line is not None]
-    return max(j for line in lines for j, _ in line.noise)
+    return max((j for line in lines for j, _ in line.noise), default=0)
 
 
 def coefficients(plan: fd.Plan) -> np.ndarray:

@@ -16,11 +16,13 @@ from ..keywords import check_keywords, options_of
 from ..ops import checks
 from ..plan import Plan
 from ..schedule import Schedule, require_schedule
+from .files import write
 from .gaussian import GaussianStart
 from .journal import HEADER, Journal, Trial, claim
+from .search import first_plan
 from .stages import Fit, run
 from .subject import Budget, Exhausted, Subject
-from .teacher import check_model, teach
+from .teacher import Teacher, check_model
 
 __all__ = ["HEADER", "GaussianStart", "Trial", "fit"]
 
@@ -73,9 +75,11 @@ def fit(
     batch: samples that the model sees at once. save_memory: recompute instead of keeping the activations of all steps.
     tolerance: relative change at which the converged samples count as converged.
     seconds, evaluations: the budget; an evaluation is one model call on one sample, forwards or backwards. Once it is
-        spent, the best plan so far comes back; RuntimeError where there is none yet.
+        spent, the best plan so far comes back: the catalogue's first one where none is judged yet, and RuntimeError
+        where not even the converged samples have begun.
     folder: keeps the converged samples, for fits of any number of steps, and in a folder of its own for each number
-        every stage; the same call with the same folder goes on where one stopped.
+        every stage; the same call with the same folder goes on where one stopped. Every file is checked before it is
+        used: one that is cut, changed or another fit's is refused by name.
     progress: tqdm bars. report: called with every `Trial`, such as `print` (under `print(fastdiff.fitting.HEADER)`).
     Raises ValueError naming the argument: too few samples, a model that returns NaN or is not deterministic, samples
     that do not converge, a folder of another fit.
@@ -94,26 +98,33 @@ def fit(
     place = None if folder is None else Path(folder)
     journal = Journal(None if place is None else place / f"{steps}", report)
     held = max(1, round(held_out * len(noise)))
+    converges = False
     try:
         sizes = check_model(subject, schedule, prediction)
+        shared = ""
         if place is not None:
-            claim(place, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=sizes)
+            shared = claim(place, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=sizes)
             head_name = _digest(head.mean) if isinstance(head, GaussianStart) else head
-            claim(journal.folder, held_out=held, batch=batch, seed=seed, head=head_name)
-        table, exact = teach(subject, schedule, prediction, tolerance, place, progress)
+            own = {"steps": steps, "held_out": held, "batch": batch, "seed": seed, "head": head_name}
+            journal.fit = claim(journal.folder, shared=shared, **own)
+        teacher = Teacher(subject, place, shared)
+        table = teacher.plan(schedule, prediction, tolerance)
+        converges = True
+        exact = teacher.samples(table, progress)
         if isinstance(head, int):
             head = GaussianStart.estimate(exact[:-held], schedule, head)
-            head.save(journal.folder / "head.safetensors")
+            write(journal.folder / "head.safetensors", head.save)
         task = Fit(subject, schedule, exact, held, journal, seed, head, save_memory, progress)
         run(task, table, steps, iterations, start_iterations)
     except Exhausted:
         journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
-    if journal.best is None:
+    if journal.best is None and not converges:
         raise RuntimeError(
-            f"budget: {budget.seconds:.0f} s and {budget.evaluations} evaluations were spent before any plan was judged"
-            + ("; give a folder, and what is done is kept" if folder is None else "; call again to go on")
+            f"budget: {budget.seconds:.0f} s and {budget.evaluations} evaluations were spent before the model's samples"
+            f" converged; expected more{'' if folder is None else ', or call again to go on'}"
         )
-    return replace(journal.best[1], schedule=schedule.knots())
+    best = first_plan(schedule, prediction, steps) if journal.best is None else journal.best[1]
+    return replace(best, schedule=schedule.knots())
 
 
 def _check(noise: Tensor, held_out: float, **counts: int) -> None:

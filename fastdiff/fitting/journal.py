@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..plan import Plan
 from .descent import State
+from .files import load_json, load_tensors, make_folder, save_json, save_tensors
 
 HEADER = f"{'stage':10s} {'plan':44s} {'NFE':>4s} {'mean':>9s} {'median':>9s} {'RMSE':>9s} {'seconds':>8s}"
 
@@ -40,10 +41,13 @@ class Trial:
 
 
 class Journal:
-    """The best plan so far and the record of complete stages. report: called with trials, an earlier call's too."""
+    """The best plan so far and the record of complete stages. report: called with trials, an earlier call's too.
+
+    fit: whose files those in the folder have to be, as `claim` says.
+    """
 
     def __init__(self, folder: Path | None, report: Callable[[Trial], object] | None) -> None:
-        self.folder, self.report = folder, report or (lambda trial: None)
+        self.folder, self.report, self.fit = folder, report or (lambda trial: None), ""
         self.best: tuple[Trial, Plan] | None = None
 
     def keep(self, trial: Trial, plan: Plan) -> None:
@@ -61,54 +65,53 @@ class Journal:
         for trial, plan in trials:
             self.keep(trial, plan)
             self.report(trial)
-        if self.folder is None:
-            return
-        for i, (_, plan) in enumerate(trials):
-            plan.save(self.folder / f"{stage}-{i}.json")
-        record = {"trials": [asdict(trial) for trial, _ in trials], **extra}
-        write(self.folder / f"{stage}.json", lambda path: path.write_text(json.dumps(record) + "\n"))
+        if self.folder is not None:
+            found = [{"trial": asdict(trial), "plan": plan.to_dict()} for trial, plan in trials]
+            save_json(self.folder / f"{stage}.json", self.fit, {"found": found, **extra})
 
     def finished(self, stage: str) -> dict | None:
         """The record of a complete stage, its trials reported and kept again; None where it has yet to run."""
-        if self.folder is None or not (self.folder / f"{stage}.json").exists():
-            return None
-        record = json.loads((self.folder / f"{stage}.json").read_text())
-        for i, trial in enumerate(record["trials"]):
-            self.keep(Trial(**trial), Plan.load(self.folder / f"{stage}-{i}.json"))
-            self.report(Trial(**trial))
+        record = None if self.folder is None else load_json(self.folder / f"{stage}.json", self.fit)
+        for found in record["found"] if record else ():
+            trial = Trial(**found["trial"])
+            self.keep(trial, Plan.from_dict(found["plan"]))
+            self.report(trial)
         return record
 
     def save_state(self, stage: str, state: State, best: tuple[Trial, np.ndarray]) -> None:
         """Write down where a descent stands, and its best numbers with their trial."""
         if self.folder is None:
             return
-        arrays = {**asdict(state), "trial": json.dumps(asdict(best[0])), "best": best[1]}
-
-        def save(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez(file, **arrays)
-
-        write(self.folder / f"{stage}.npz", save)
+        arrays = {"q": state.q, "curvature": state.curvature, "best": best[1]}
+        notes = {"i": state.i, "seen": state.seen, "trial": asdict(best[0])}
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
+        save_tensors(self.folder / f"{stage}.safetensors", self.fit, tensors, notes)
 
     def load_state(self, stage: str) -> tuple[State, tuple[Trial, np.ndarray]] | None:
         """What `save_state` wrote, or None."""
-        if self.folder is None or not (self.folder / f"{stage}.npz").exists():
+        saved = None if self.folder is None else load_tensors(self.folder / f"{stage}.safetensors", self.fit)
+        if saved is None:
             return None
-        with np.load(self.folder / f"{stage}.npz") as saved:
-            state = State(int(saved["i"]), saved["q"], saved["curvature"], int(saved["seen"]))
-            return state, (Trial(**json.loads(str(saved["trial"]))), saved["best"])
+        arrays, notes = {name: value.numpy() for name, value in saved[0].items()}, saved[1]
+        state = State(notes["i"], arrays["q"], arrays["curvature"], notes["seen"])
+        return state, (Trial(**notes["trial"]), arrays["best"])
 
 
-def claim(folder: Path, **key: object) -> None:
-    """Make the folder this fit's. Raises ValueError where it is that of another; numbers may differ a little."""
-    folder.mkdir(parents=True, exist_ok=True)
+def claim(folder: Path, **key: object) -> str:
+    """Make the folder this fit's; the name of the fit that its files belong to.
+
+    Raises ValueError where it is that of another; numbers may differ a little from what the first call wrote.
+    """
+    make_folder(folder)
     path = folder / "fit.json"
-    if path.exists():
-        saved = json.loads(path.read_text())
-        wrong = [name for name, value in key.items() if name not in saved or not _alike(value, saved[name])]
-        if wrong:
-            raise ValueError(f"folder: {folder} holds a fit with another {', '.join(wrong)}; give this one its own")
-    write(path, lambda partial: partial.write_text(json.dumps(key, indent=1) + "\n"))
+    saved = load_json(path, "")
+    if saved is None:
+        saved = key
+        save_json(path, "", key)
+    wrong = [name for name, value in key.items() if name not in saved or not _alike(value, saved[name])]
+    if wrong:
+        raise ValueError(f"folder: {folder} holds a fit with another {', '.join(wrong)}; give this one its own")
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def _alike(a: object, b: object) -> bool:
@@ -116,13 +119,3 @@ def _alike(a: object, b: object) -> bool:
     if isinstance(a, (list, tuple)) and np.shape(a) == np.shape(b):
         return bool(np.allclose(a, b, rtol=1e-3))
     return a == b
-
-
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Call save(partial file) and move the result to `path`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,18 +1,31 @@
-"""The best plan of the catalogue for a model: every ODE solver on every grid, by rounds of elimination."""
+"""The best plan of the catalogue for a model: every ODE solver on every grid that the schedule has, in a race.
+
+All are judged on the same samples, a few at first (racing: Maron & Moore 1994). Plans err on the same samples, so the
+differences between two of them show early which is better, and a plan is given up once it is behind beyond doubt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..catalogue import find_solver, solvers
-from ..grid import make_grid
+from ..grid import AYS_SIGMAS, AYS_TIMES, make_grid
+from ..grid import GRIDS as NAMED
 from ..plan import Plan
 from ..schedule import Points, Schedule
 
-GRIDS = ("quadratic", "logsnr", "time", "karras")
+FIRST = "unipc", "quadratic"  # what to begin with, and what is left where nothing else could be tried
+TABLES = tuple(f"ays:{name}" for name in (*AYS_TIMES, *AYS_SIGMAS))
+GRIDS = (FIRST[1], *(grid for grid in NAMED if grid not in (FIRST[1], "ays")), *TABLES)
+FROM_A_LEVEL = ("logsnr", "karras", "exponential")  # the grids that can begin lower, after a head start
+FIRST_SAMPLES, GROWTH = 8, 3  # on which all plans are judged; how many times as many the others are judged on next
+SURE = 3.0  # standard errors behind the leader, on the same samples, at which a plan is given up
+KEPT = 8  # plans that run to the end in any case
 VARIANTS = (
     ("unipc", {"order": 3}),
     ("heun", {"coordinate": "flow"}),
@@ -33,7 +46,7 @@ class Base:
 
     def build(self, points: Points) -> Plan:
         """The solver's plan on these points."""
-        rows = find_solver(self.solver)[0].build(self.schedule, points, self.prediction, **self.options)
+        rows = find_solver(self.solver)[0].rows(self.schedule, points, self.prediction, **self.options)
         end = float(points.alpha[-1]), float(points.sigma[-1])
         return Plan(tuple(rows), end, self.prediction, self.solver, "fitted")
 
@@ -58,21 +71,34 @@ class Candidate:
 
 def candidates(schedule: Schedule, prediction: str, evaluations: int, log_snr_min: float = -np.inf) -> list[Candidate]:
     """Every plan of an ODE solver with that many evaluations. log_snr_min: where runs after a head start begin."""
-    kinds = [(s.name, {}) for s in solvers() if not s.stochastic and s.order > 0] + list(VARIANTS)
     found, seen = [], set()
+    for candidate in _all(schedule, prediction, evaluations, log_snr_min):
+        # Solvers that are the same on so few steps, and grids that are on this schedule, differ by rounding alone.
+        table = np.append(candidate.plan.table.view(np.float64), [row.t for row in candidate.plan.rows])
+        key = tuple(float(f"{v:.9g}") for v in table)
+        if key not in seen:
+            seen.add(key)
+            found.append(candidate)
+    return found
+
+
+def first_plan(schedule: Schedule, prediction: str, evaluations: int) -> Plan:
+    """The first of the candidates: what there is before anything is judged. Raises ValueError where there is none."""
+    first = next(_all(schedule, prediction, evaluations, -np.inf), None)
+    if first is None:
+        raise ValueError(f"steps: no solver of the catalogue makes {evaluations} evaluations for {prediction} here")
+    return first.plan
+
+
+def _all(schedule: Schedule, prediction: str, evaluations: int, log_snr_min: float) -> Iterator[Candidate]:
+    kinds = [(s.name, {}) for s in solvers() if not s.stochastic and s.order > 0] + list(VARIANTS)
+    kinds.sort(key=lambda kind: kind != (FIRST[0], {}))
     for solver, options in kinds:
         base = Base(solver, schedule, prediction, options)
-        for grid in GRIDS if log_snr_min == -np.inf else ("logsnr", "karras"):
+        for grid in GRIDS if log_snr_min == -np.inf else FROM_A_LEVEL:
             candidate = _fitting(base, grid, evaluations, log_snr_min)
-            if candidate is None:
-                continue
-            # Solvers that are the same on so few steps differ by rounding alone.
-            table = np.append(candidate.plan.table.view(np.float64), [row.t for row in candidate.plan.rows])
-            key = tuple(float(f"{v:.9g}") for v in table)
-            if key not in seen:
-                seen.add(key)
-                found.append(candidate)
-    return found
+            if candidate is not None:
+                yield candidate
 
 
 def _fitting(base: Base, grid: str, evaluations: int, log_snr_min: float) -> Candidate | None:
@@ -88,20 +114,32 @@ def _fitting(base: Base, grid: str, evaluations: int, log_snr_min: float) -> Can
     return None
 
 
-def eliminate(
-    found: list[Candidate], score: Callable[[Plan, int], float], first: int, last: int
-) -> list[tuple[float, Candidate]]:
-    """The candidates in order of score, the best ones last judged: a quarter remains as the samples grow fourfold.
+def race(found: list[Candidate], judge: Callable[[Plan, Tensor], Tensor], count: int) -> list[tuple[float, Candidate]]:
+    """The candidates in order of their mean distances over `count` samples; over fewer where one was given up.
 
-    score(plan, samples) is the mean distance over so many samples; `last` is all of them.
+    judge(plan, places): the distances of a plan's samples at `places`. Those who got furthest come first.
     """
-    count, ranked = min(first, last), [(np.inf, candidate) for candidate in found]
-    done: list[tuple[float, Candidate]] = []
+    running: list[tuple[Candidate, Tensor]] = [(candidate, torch.empty(0)) for candidate in found]
+    lost: list[tuple[float, Candidate]] = []
+    until = 0
     while True:
-        scores = [(score(candidate.plan, count), candidate) for _, candidate in ranked]
-        ranked = sorted(((s if s == s else np.inf, c) for s, c in scores), key=lambda pair: pair[0])
-        if count >= last:
-            return ranked + done
-        keep = max(3, len(ranked) // 4)
-        done = ranked[keep:] + done
-        ranked, count = ranked[:keep], min(4 * count, last)
+        places = torch.arange(until, min(max(FIRST_SAMPLES, GROWTH * until), count))
+        until = len(places) + until
+        running = [(c, torch.cat([d, _distances(judge(c.plan, places))])) for c, d in running]
+        running.sort(key=lambda pair: float(pair[1].mean()))
+        if until == count:
+            return [(float(d.mean()), c) for c, d in running] + lost
+        stays = [i < KEPT or not _behind(d, running[0][1]) for i, (_, d) in enumerate(running)]
+        lost = [(float(d.mean()), c) for (c, d), kept in zip(running, stays, strict=True) if not kept] + lost
+        running = [pair for pair, kept in zip(running, stays, strict=True) if kept]
+
+
+def _distances(each: Tensor) -> Tensor:
+    """In double precision, infinite where they are no numbers."""
+    return each.double().cpu().nan_to_num(nan=np.inf, posinf=np.inf)
+
+
+def _behind(each: Tensor, leaders: Tensor) -> bool:
+    """Whether a plan's mean distance is larger than the leader's by so much that chance does not explain it."""
+    gap = each - leaders
+    return not bool(gap.mean() <= SURE * gap.std() / len(gap) ** 0.5)

@@ -15,12 +15,11 @@ from .descent import Descent
 from .gaussian import GaussianStart
 from .gits import dp_grid
 from .journal import Journal, Trial
-from .search import Base, Candidate, candidates, eliminate
+from .search import Base, Candidate, candidates, race
 from .space import PlanSpace
 from .subject import Subject
 from .teacher import distances
 
-FIRST_ROUND = 8  # samples on which the whole catalogue is judged
 TRACED = 32  # samples whose converged runs the dynamic programme sees
 HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own spread, where a head start may end
 CHECKED = 10  # iterations between two looks at the held-out samples
@@ -48,13 +47,10 @@ class Fit:
         """How many samples are fitted to; they come first."""
         return len(self.exact) - self.held
 
-    def judge(self, plan: Plan, count: int | None = None) -> Tensor:
-        """[count] distances on the held-out samples."""
-        places = torch.arange(self.fitted, self.fitted + (count or self.held))
+    def judge(self, plan: Plan, places: Tensor | None = None) -> Tensor:
+        """[n] distances on the held-out samples at `places` [n], counted from the first held-out one; or on all."""
+        places = self.fitted + (torch.arange(self.held) if places is None else places)
         return distances(self.subject.draw(plan, places, self.head), self.exact[places])
-
-    def score(self, plan: Plan, count: int) -> float:
-        return float(self.judge(plan, count).mean())
 
     def trial(self, stage: str, name: str, plan: Plan) -> Trial:
         """A plan judged on all held-out samples."""
@@ -71,7 +67,7 @@ def run(fit: Fit, teacher: Plan, steps: int, iterations: int, start_iterations: 
     one_a_step = len(chosen.plan.rows) == len(chosen.points.t) - 1
     if fit.head is None and one_a_step and 2 * steps <= teacher.nfe:
         programmed = from_dynamic_programme(fit, chosen.base, teacher, steps)
-        chosen = min((chosen, programmed), key=lambda c: fit.score(c.plan, fit.held))
+        chosen = min((chosen, programmed), key=lambda c: float(fit.judge(c.plan).mean()))
     if not fit.subject.differentiable(chosen.plan):
         fit.journal.note("descent", "not run: no gradient comes back through the model")
         return
@@ -92,10 +88,10 @@ def from_catalogue(fit: Fit, schedule: Schedule, prediction: str, steps: int) ->
         for level in HEAD_LEVELS:
             found += candidates(schedule, prediction, steps, -np.log(level * spread))
     if not found:
-        raise ValueError(f"steps: no solver of the catalogue makes {steps} evaluations of a {prediction} model here")
-    ranked = eliminate(found, fit.score, FIRST_ROUND, fit.held)
+        raise ValueError(f"steps: no solver of the catalogue makes {steps} evaluations for {prediction} here")
+    fit.journal.keep(fit.trial("catalogue", found[0].name, found[0].plan), found[0].plan)
     firsts: dict[str, Candidate] = {}
-    for _, candidate in ranked:
+    for _, candidate in race(found, fit.judge, fit.held):
         firsts.setdefault(candidate.base.name, candidate)
     best = list(firsts.values())[:STARTS]
     trials = [(fit.trial("catalogue", candidate.name, candidate.plan), candidate.plan) for candidate in best]

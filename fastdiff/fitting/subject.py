@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
+from time import monotonic
 
 import numpy as np
 import torch
@@ -16,6 +16,11 @@ from ..sample import iter_sample, sample, start_state
 from ..schedule import Points
 
 
+def clock() -> float:
+    """Seconds, of which only differences mean anything: the time that a fit goes by."""
+    return monotonic()
+
+
 class Exhausted(Exception):
     """The budget is spent."""
 
@@ -24,11 +29,11 @@ class Budget:
     """Counts evaluations (one model call on one sample; two under guidance) and seconds."""
 
     def __init__(self, seconds: float | None, evaluations: int | None) -> None:
-        self.limits, self.began, self.evaluations = (seconds, evaluations), time.monotonic(), 0
+        self.limits, self.began, self.evaluations = (seconds, evaluations), clock(), 0
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.began
+        return clock() - self.began
 
     @property
     def share(self) -> float:
@@ -65,11 +70,11 @@ class Subject:
         self.conditions = conditions or {}
 
     def parts(self, places: Tensor) -> Iterator[Tensor]:
-        """The places in batches."""
-        return iter(places.split(self.batch))
+        """The places in batches, none of them empty: many models refuse such."""
+        return (part for part in places.split(self.batch) if len(part))
 
     def draw(self, plan: Plan, places: Tensor, start: Callable[[Tensor, Plan], Tensor] | None = None) -> Tensor:
-        """The samples of the noises at `places` [n]. Raises Exhausted between two batches."""
+        """The samples of the noises at `places` [n], n >= 1. Raises Exhausted between two batches."""
         drawn = []
         for part in self.parts(places):
             self.budget.check()

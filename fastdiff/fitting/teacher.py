@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..catalogue import plan
 from ..plan import Plan
 from ..schedule import Schedule
-from .journal import write
-from .subject import Subject
+from .files import load_json, load_tensors, save_json, save_tensors
+from .subject import Subject, clock
 
 CONTESTANTS = tuple(
     (solver, options, grid)
@@ -51,42 +49,55 @@ def check_model(subject: Subject, schedule: Schedule, prediction: str) -> list[f
     return distances(first, torch.zeros_like(first)).tolist()
 
 
-def teach(
-    subject: Subject, schedule: Schedule, prediction: str, tolerance: float, folder: Path | None, progress: bool
-) -> tuple[Plan, Tensor]:
+class Teacher:
     """The plan whose samples count as converged, and those samples [N, ...] of all noises.
 
-    Both are kept in the folder, and what is there is not drawn again. Raises Exhausted where the budget ends first.
+    Both are kept in the folder, as the fit's of that name, and what is there is not drawn again.
     """
-    if folder is not None and (folder / "teacher.json").exists():
-        table = Plan.load(folder / "teacher.json")
-    else:
-        table = converged(subject, schedule, prediction, tolerance)
-        if folder is not None:
-            table.save(folder / "teacher.json")
-    path = None if folder is None else folder / "teacher.safetensors"
-    drawn = [load_file(path)["x0"]] if path is not None and path.exists() else []
-    done, total = sum(map(len, drawn)), len(subject.noise)
 
-    def keep() -> None:
-        if path is not None and sum(map(len, drawn)) > done:
-            write(path, lambda partial: save_file({"x0": torch.cat(drawn).contiguous()}, partial))
+    def __init__(self, subject: Subject, folder: Path | None, fit: str) -> None:
+        self.subject, self.folder, self.fit = subject, folder, fit
 
-    bar = tqdm(total=total, initial=done, unit="sample", desc="teacher", disable=not progress)
-    kept = time.monotonic()
-    try:
-        for part in subject.parts(torch.arange(done, total)):
-            x = subject.draw(table, part).cpu()
-            _require_finite(x)
-            drawn.append(x)
-            bar.update(len(part))
-            if time.monotonic() - kept > KEPT_EVERY:
-                keep()
-                kept = time.monotonic()
-    finally:
-        bar.close()
-        keep()
-    return table, torch.cat(drawn).to(subject.noise.device)
+    def plan(self, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
+        """Raises Exhausted where the budget ends before it is found."""
+        kept = None if self.folder is None else load_json(self.folder / "teacher.json", self.fit)
+        if kept is not None:
+            return Plan.from_dict(kept)
+        table = converged(self.subject, schedule, prediction, tolerance)
+        if self.folder is not None:
+            save_json(self.folder / "teacher.json", self.fit, table.to_dict())
+        return table
+
+    def samples(self, table: Plan, progress: bool) -> Tensor:
+        """Raises Exhausted where the budget ends first; what is drawn by then is kept."""
+        drawn = self._kept()
+        done, total = sum(map(len, drawn)), len(self.subject.noise)
+        bar = tqdm(total=total, initial=done, unit="sample", desc="teacher", disable=not progress)
+        kept, saved = clock(), done
+        try:
+            for part in self.subject.parts(torch.arange(done, total)):
+                x = self.subject.draw(table, part).cpu()
+                _require_finite(x)
+                drawn.append(x)
+                bar.update(len(part))
+                if clock() - kept > KEPT_EVERY:
+                    kept, saved = clock(), self._keep(drawn, saved)
+        finally:
+            bar.close()
+            self._keep(drawn, saved)
+        return torch.cat(drawn).to(self.subject.noise.device)
+
+    def _kept(self) -> list[Tensor]:
+        path = None if self.folder is None else self.folder / "teacher.safetensors"
+        saved = None if path is None else load_tensors(path, self.fit)
+        return [] if saved is None else [saved[0]["x0"]]
+
+    def _keep(self, drawn: list[Tensor], saved: int) -> int:
+        """Write all there is, where that is more than what is written; how many samples that is."""
+        count = sum(map(len, drawn))
+        if self.folder is not None and count > saved:
+            save_tensors(self.folder / "teacher.safetensors", self.fit, {"x0": torch.cat(drawn).contiguous()}, {})
+        return count
 
 
 def converged(subject: Subject, schedule: Schedule, prediction: str, tolerance: float) -> Plan:

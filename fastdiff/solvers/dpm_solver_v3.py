@@ -14,6 +14,7 @@ for either. Steps that are infinite in lambda are of first order; history does n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..plan import HERE, Line, Row
 from ..prediction import convert
 from ..schedule import Points, Schedule
 from .ancestral import ddim_row
-from .exponential import finite_before, is_finite
+from .exponential import is_finite, usable_before
 from .quadrature import gauss, lagrange, unit_panels
 
 
@@ -63,10 +64,12 @@ def dpm_solver_v3(
     order: int = 3,
     corrector: bool = True,
     lower_order_final: bool = True,
+    max_ratio: float = math.inf,
 ) -> list[Row]:
     """One row a step, order 1 to 3. statistics: of the model, from `fastdiff.estimate_statistics`.
 
     lower_order_final: the order falls to 1 over the last steps.
+    max_ratio: a step that is more than so many times as long in lambda as the one before is of first order.
     """
     count = len(points.t) - 1
     rows: list[Row] = []
@@ -78,7 +81,7 @@ def dpm_solver_v3(
             rows.append(ddim_row(s, t, prediction, i + 1))  # to sigma = 0 the state has no weight: nothing to correct
             used = 0
             continue
-        used = min(order, finite_before(points, i) + 1, count - i if lower_order_final else order)
+        used = min(order, usable_before(points, i, max_ratio) + 1, count - i if lower_order_final else order)
         line = _step(points, i, used, statistics)
         keeps = corrector and used > 1 and i + 1 < count
         x = line if corrected is None else line.of(corrected)

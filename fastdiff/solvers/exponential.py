@@ -85,10 +85,13 @@ def is_finite(s: Points, t: Points) -> bool:
     return bool(np.isfinite(float(t.log_snr) - float(s.log_snr)))
 
 
-def step_orders(points: Points, order: int, lower_order_final: bool, fewer_than: float = 15) -> list[int]:
-    """The order of each multistep step: as many earlier intervals as are finite, fewer at the end of short runs.
+def step_orders(
+    points: Points, order: int, lower_order_final: bool, fewer_than: float = 15, max_ratio: float = math.inf
+) -> list[int]:
+    """The order of each multistep step: as many earlier intervals as are of use, fewer at the end of short runs.
 
     lower_order_final: where there are fewer steps than that, the last is of order 1 and the one before of at most 2.
+    max_ratio: see `usable_before`.
     """
     count = len(points.t) - 1
     orders = []
@@ -96,7 +99,7 @@ def step_orders(points: Points, order: int, lower_order_final: bool, fewer_than:
         limit = count - i if lower_order_final and count < fewer_than else order
         s, t = points.at(i), points.at(i + 1)
         inside = is_finite(s, t) and s.log_snr != t.log_snr  # an empty step has no ratio to the ones before
-        orders.append(max(1, min(order, 1 + finite_before(points, i), limit)) if inside else 1)
+        orders.append(max(1, min(order, 1 + usable_before(points, i, max_ratio), limit)) if inside else 1)
     return orders
 
 
@@ -105,6 +108,18 @@ def finite_before(points: Points, i: int) -> int:
     near = points.at(slice(max(0, i - MAX_HISTORY), i)).log_snr
     broken = np.flatnonzero(~np.isfinite(near))
     return len(near) - 1 - int(broken[-1]) if len(broken) else len(near)
+
+
+def usable_before(points: Points, i: int, max_ratio: float) -> int:
+    """`finite_before`, but none where step i is more than max_ratio times as long in lambda as the one before it.
+
+    Over so much longer a step the outputs' difference is extrapolated far beyond where it was taken: on grids that
+    reach down to the least noise in one long last step this errs by several times what first order does.
+    """
+    finite = finite_before(points, i)
+    log_snr = points.log_snr
+    long = finite and abs(log_snr[i + 1] - log_snr[i]) > max_ratio * abs(log_snr[i] - log_snr[i - 1])
+    return 0 if long else finite
 
 
 def multistep(
@@ -119,15 +134,17 @@ def multistep(
     eta: float = 0.0,
     s_noise: float = 1.0,
     lower_order_final: bool = True,
+    max_ratio: float = math.inf,
 ) -> list[Row]:
     """DPM-Solver multistep of order 1 to 3 (2211.01095 algorithm 2), ODE and SDE.
 
     correction: how order 2 weighs the difference of outputs, "midpoint" by psi_1 / 2, "heun" by psi_2 (Taylor).
     exact: order 3 weighs the second derivative in full. Every published code weighs half of it, which is second order.
+    max_ratio: a step that is more than so many times as long in lambda as the one before is of first order.
     """
     if eta not in (0.0, 1.0) and form == "noise":
         raise ValueError(f"eta: expected 0 or 1 in noise form, got {eta}")
-    orders = step_orders(points, order, lower_order_final)
+    orders = step_orders(points, order, lower_order_final, max_ratio=max_ratio)
     rows = []
     for i, p in enumerate(orders):
         s, t = points.at(i), points.at(i + 1)

@@ -34,15 +34,17 @@ def unipc(
     corrector: bool = True,
     uncorrected: Sequence[int] = (),
     lower_order_final: bool = True,
+    max_ratio: float = math.inf,
 ) -> list[Row]:
     """One row a step. order 1 to 3; variant "bh1", "bh2" or "vary"; form "data" or "noise".
 
     corrector=False leaves UniP, uncorrected names the steps whose result alone is left as predicted.
     lower_order_final: the order falls to 1 over the last steps, however many there are (as in the authors' code).
+    max_ratio: a step that is more than so many times as long in lambda as the one before is of first order.
     """
     if variant not in ("bh1", "bh2", "vary"):
         raise ValueError(f"variant: expected bh1, bh2 or vary, got {variant!r}")
-    orders = step_orders(points, order, lower_order_final, math.inf)
+    orders = step_orders(points, order, lower_order_final, math.inf, max_ratio)
     rows: list[Row] = []
     for i, p in enumerate(orders):
         s = points.at(i)

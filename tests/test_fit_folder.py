@@ -1,0 +1,152 @@
+"""A fit's folder: interrupted, continued, shared between numbers of steps, and damaged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mixtures import SCHEDULE, model, noise
+
+import fastdiff as fd
+from fastdiff.fitting import search, teacher
+from fastdiff.fitting.descent import Descent
+
+COUNT = 32
+SHORT = {"prediction": "sample", "iterations": 1, "batch": 16, "tolerance": 0.02}
+
+
+def fit(subject: object = model, steps: int = 3, **options: object) -> fd.Plan:
+    return fd.fit(subject, SCHEDULE, steps, noise(COUNT), **(SHORT | options))
+
+
+def refusing(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The model, which like many cannot take an empty batch."""
+    assert len(x) > 0
+    assert len(t) > 0
+    return model(x, t)
+
+
+def unet() -> object:
+    """A U-Net of diffusers, untrained."""
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is in the test extra")
+    torch.manual_seed(0)
+    net = diffusers.UNet2DModel(
+        sample_size=4, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    ).eval()  # fmt: skip
+    return lambda x, t: net(x, t).sample
+
+
+@pytest.mark.parametrize("kind", ["refusing", "unet"])
+def test_no_run_calls_the_model_with_an_empty_batch(kind, tmp_path, monkeypatch):
+    """Fresh, interrupted, continued, finished, and for a second number of steps."""
+    subject = refusing if kind == "refusing" else unet()
+    start = noise(COUNT) if kind == "refusing" else fd.noise.randn((COUNT, 1, 4, 4), range(COUNT))
+    monkeypatch.setattr(teacher, "FIRST", 10)  # so that no time is spent on what is not in question
+    monkeypatch.setattr(search, "GRIDS", ("quadratic",))
+
+    def go(steps: int, folder: Path) -> fd.Plan:
+        return fd.fit(subject, SCHEDULE, steps, start, folder=folder, **SHORT)
+
+    whole = go(3, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Descent, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go(3, tmp_path / "cut")
+    for _ in range(2):
+        assert go(3, tmp_path / "cut") == whole
+    assert go(2, tmp_path / "cut").nfe == 2
+
+
+def interrupted(self: Descent, rate: float) -> float:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory) -> tuple[Path, fd.Plan]:
+    """A folder with fits of two numbers of steps, and the plan of one."""
+    folder = tmp_path_factory.mktemp("fits") / "complete"
+    plan = fit(folder=folder)
+    fit(folder=folder, steps=2)
+    return folder, plan
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> list[Path]:
+    """Folders of another model and of another schedule."""
+    root = tmp_path_factory.mktemp("others")
+    fit(lambda x, t: 1.02 * model(x, t), folder=root / "model")
+    fd.fit(model, fd.Schedule.edm(0.01, 15.0), 3, noise(COUNT), folder=root / "schedule", **SHORT)
+    return [root / "model", root / "schedule"]
+
+
+def files(folder: Path) -> list[str]:
+    """Of the folder's own and of the fit of three steps."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.parent.name != "2")
+
+
+def names_file_and_remedy(error: ValueError, path: Path, folder: Path) -> bool:
+    """Or, where the file says whose fit it is, the folder and what to do with it."""
+    words = str(error)
+    named, other = (str(path), "call again"), (str(folder), "give this one its own")
+    return all(word in words for word in named) or all(word in words for word in other)
+
+
+@settings(
+    deadline=None, max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+@given(data=st.data())
+def test_damaged_file_is_refused_by_name_or_the_fit_is_as_it_was(data, complete, others, tmp_path):
+    intact, plan = complete
+    folder = tmp_path / "damaged"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(intact, folder)
+    name = data.draw(st.sampled_from(files(intact)))
+    path, content = folder / name, (intact / name).read_bytes()
+    kinds = ["cut", "bit", "missing", "empty", "folder", "noise", "text", "another file", "other steps", "other fit"]
+    kind = data.draw(st.sampled_from(kinds))
+    path.unlink()
+    if kind == "cut":
+        path.write_bytes(content[: data.draw(st.integers(1, len(content) - 1))])
+    elif kind == "bit":
+        place = data.draw(st.integers(0, len(content) - 1))
+        changed = content[place] ^ (1 << data.draw(st.integers(0, 7)))
+        path.write_bytes(content[:place] + bytes([changed]) + content[place + 1 :])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind in ("empty", "noise", "text"):
+        path.write_bytes({"empty": b"", "noise": bytes(range(256)) * 8, "text": b'{"fit": [1], "x": null}'}[kind])
+    elif kind == "another file":
+        shutil.copy(folder / data.draw(st.sampled_from([f for f in files(intact) if f != name])), path)
+    elif kind == "other steps":
+        shutil.copy(folder / name.replace("3/", "2/"), path) if name.startswith("3/") else path.write_bytes(content)
+    elif kind == "other fit":
+        shutil.copy(data.draw(st.sampled_from(others)) / name, path)
+    try:
+        again = fit(folder=folder)
+    except ValueError as error:
+        assert names_file_and_remedy(error, path, path.parent), error  # noqa: PT017
+        assert kind != "missing" or "fit.json" in name
+    else:
+        assert again == plan
+
+
+def test_file_that_was_deleted_as_told_is_made_anew(complete, tmp_path):
+    intact, plan = complete
+    shutil.copytree(intact, tmp_path / "fits")
+    for name in ("teacher.json", "3/catalogue.json", "3/start 2.safetensors"):
+        (tmp_path / "fits" / name).unlink()
+        assert fit(folder=tmp_path / "fits") == plan
+
+
+@pytest.mark.parametrize("place", ["fits", "fits/3"])
+def test_file_in_place_of_a_folder_is_named(place, tmp_path):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("here")
+    with pytest.raises(ValueError, match=f"folder: expected a folder or nothing at {tmp_path / place}, a file is"):
+        fit(folder=tmp_path / "fits")
