@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..align_your_steps import SIGMAS, TIMES
 from ..catalogue import find_solver, solvers
-from ..grid import AYS_SIGMAS, AYS_TIMES, make_grid
+from ..grid import make_grid
 from ..grid import GRIDS as NAMED
 from ..plan import Plan
 from ..schedule import Points, Schedule
 
 FIRST = "unipc", "quadratic"  # what to begin with, and what is left where nothing else could be tried
-TABLES = tuple(f"ays:{name}" for name in (*AYS_TIMES, *AYS_SIGMAS))
+TABLES = tuple(f"ays:{name}" for name in (*TIMES, *SIGMAS))
 GRIDS = (FIRST[1], *(grid for grid in NAMED if grid not in (FIRST[1], "ays")), *TABLES)
 FROM_A_LEVEL = ("logsnr", "karras", "exponential")  # the grids that can begin lower, after a head start
 FIRST_SAMPLES, GROWTH = 8, 3  # on which all plans are judged; how many times as many the others are judged on next
