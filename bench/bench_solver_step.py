@@ -14,7 +14,7 @@ from torch import Tensor
 
 import fastdiff as fd
 from fastdiff.ops import reference
-from fastdiff.run import Run
+from fastdiff.sampling.run import Run
 
 from .machine import copy_bandwidth
 

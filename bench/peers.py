@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.grid import LOG_SNR_CUT
 from fastdiff.guidance import calls_of, copies_of, evaluator
+from fastdiff.plans.grid import LOG_SNR_CUT
 
 from .problems import Problem
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.catalogue import find_solver
 from fastdiff.commands.fit import FIRST_SEED, fit_demo
+from fastdiff.plans.catalogue import find_solver
 
 from . import digits_metrics, peers, quality_report
 from .problems import Problem, digits, mixture, smoothed_digits

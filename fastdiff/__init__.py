@@ -1,16 +1,17 @@
 """fastdiff: samples from diffusion models in fewer and cheaper steps, without retraining."""
 
-from . import grid, nn, noise, ops, prediction, schedule  # noqa: F401
-from .adaptive import sample_adaptive
-from .catalogue import Solver, plan, solvers
+from . import nn, noise, ops  # noqa: F401
 from .fitting import GaussianStart, fit
-from .flow_map import flow_map
 from .ops import backend
 from .patch import accelerate
-from .plan import Plan
-from .sample import Step, iter_sample, sample
-from .schedule import Schedule
-from .statistics import Statistics, estimate_statistics
+from .plans import grid, prediction, schedule  # noqa: F401
+from .plans.catalogue import Solver, plan, solvers
+from .plans.plan import Plan
+from .plans.schedule import Schedule
+from .sampling.adaptive import sample_adaptive
+from .sampling.flow_map import flow_map
+from .sampling.sample import Step, iter_sample, sample
+from .sampling.statistics import Statistics, estimate_statistics
 
 __version__ = "0.1.0"
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import linregress
 
 import fastdiff as fd
-from fastdiff.plan import HERE, KEEP, Line, Plan
+from fastdiff.plans.plan import HERE, KEEP, Line, Plan
 
 State = Callable[[float, float], np.ndarray]  # (alpha, sigma) -> x there
 

@@ -9,7 +9,7 @@ from gaussian import DATA, SCHEDULES, run_rows, slope
 from peers import difference, network, start_noise
 
 import fastdiff as fd
-from fastdiff.solvers.embedded import ORDERS, embedded_step
+from fastdiff.plans.solvers.embedded import ORDERS, embedded_step
 
 EDM = fd.Schedule.edm(sigma_min=0.1, sigma_max=80.0)
 ALL = {

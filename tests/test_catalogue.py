@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastdiff as fd
-from fastdiff.catalogue import find_solver
+from fastdiff.plans.catalogue import find_solver
 
 SD = fd.Schedule.scaled_linear()
 NAMES = [entry.name for entry in fd.solvers()]

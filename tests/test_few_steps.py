@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_sde_moments import noise_count
 
 import fastdiff as fd
-from fastdiff.grid import GRIDS
+from fastdiff.plans.grid import GRIDS
 
 # Uniform times on EDM put nearly all steps where there is only noise: no solver can do anything in few of them.
 NOT_MEANT = {("edm", "time")}

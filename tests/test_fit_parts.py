@@ -15,7 +15,7 @@ from fastdiff.fitting.search import Base, candidates, race
 from fastdiff.fitting.space import PlanSpace
 from fastdiff.fitting.teacher import distances
 from fastdiff.fitting.unroll import unroll
-from fastdiff.grid import GRIDS, make_grid
+from fastdiff.plans.grid import GRIDS, make_grid
 
 SCHEDULES = {"edm": SCHEDULE, "vp": fd.Schedule.vp(), "flow": fd.Schedule.flow(), "zero snr": None}
 SCHEDULES["zero snr"] = fd.Schedule.scaled_linear().zero_terminal_snr()

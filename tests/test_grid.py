@@ -6,7 +6,7 @@ import pytest
 from diffusers.schedulers import AysSchedules
 
 import fastdiff as fd
-from fastdiff.grid import GRIDS, make_grid
+from fastdiff.plans.grid import GRIDS, make_grid
 
 SD = fd.Schedule.scaled_linear()
 ZERO_SNR = SD.zero_terminal_snr()

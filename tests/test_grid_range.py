@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastdiff as fd
-from fastdiff.grid import GRIDS, make_grid
+from fastdiff.plans.grid import GRIDS, make_grid
 
 INDEX_GRIDS = ("linspace", "leading", "trailing")
 betas = st.lists(st.floats(1e-4, 0.4), min_size=2, max_size=60)

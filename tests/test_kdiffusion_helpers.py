@@ -116,10 +116,13 @@ def test_log_likelihood_passes_arguments_on_and_refuses_levels_that_do_not_rise(
 def test_a_plans_churn_goes_as_far_as_it_is_told(name):
     """gamma = 0.8 before every step, as structure models take it: the model is asked at 1.8 sigma."""
     steps, edm = 8, fd.Schedule.edm(0.02, 80.0)
-    plan = fd.plan(name, edm, steps, grid="karras", prediction="sample", s_churn=0.8 * steps, s_noise=1.0)
+    churn = {"s_churn": 0.8 * steps, "s_noise": 1.0, "max_churn": 1.0}
+    plan = fd.plan(name, edm, steps, grid="karras", prediction="sample", **churn)
     grid = fd.grid.make_grid(edm, steps, "karras").sigma[:-1]
     begins = [row for i, row in enumerate(plan.rows) if i == 0 or plan.rows[i - 1].accepts]
     assert [row.sigma for row in begins] == pytest.approx(1.8 * grid)
+    papers = fd.plan(name, edm, steps, grid="karras", prediction="sample", s_churn=0.8 * steps)
+    assert papers.rows[0].sigma == pytest.approx(math.sqrt(2) * grid[0])
     for row, low, high in zip([r for r in plan.rows if r.accepts], grid[1:], 1.8 * grid[1:], strict=False):
         assert row.x.noise[0][1] == pytest.approx(math.sqrt(high**2 - low**2))
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from peers import indexed
 
 import fastdiff as fd
-from fastdiff.prediction import convert
-from fastdiff.run import Run
+from fastdiff.plans.prediction import convert
+from fastdiff.sampling.run import Run
 
 VP, FLOW, EDM = fd.Schedule.scaled_linear(), fd.Schedule.flow(), fd.Schedule.edm()
 CASES = [

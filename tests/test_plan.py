@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastdiff as fd
-from fastdiff.plan import HERE, KEEP, Line, Plan, Row
+from fastdiff.plans.plan import HERE, KEEP, Line, Plan, Row
 
 # alpha and sigma are the legs of Pythagorean triangles: (7, 24, 25), (8, 15, 17), (4, 3, 5), (12, 5, 13), (24, 7, 25).
 LEVELS = [24 / 7, 15 / 8, 3 / 4, 5 / 12, 7 / 24, 0]

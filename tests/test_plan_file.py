@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastdiff as fd
-from fastdiff.plan import Line, Plan, Row
+from fastdiff.plans.plan import Line, Plan, Row
 
 VP, FLOW = fd.Schedule.scaled_linear(), fd.Schedule.flow()
 PLANS = [

@@ -18,7 +18,7 @@ from plan_variants import moved
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.prediction import convert
+from fastdiff.plans.prediction import convert
 
 FLOW, VP = fd.Schedule.flow(3.0), fd.Schedule.scaled_linear()
 ZERO = VP.zero_terminal_snr()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastdiff.prediction import FORMS, PREDICTIONS, convert
+from fastdiff.plans.prediction import FORMS, PREDICTIONS, convert
 
 POINTS = [(0.6, 0.8), (1.0, 37.0), (0.25, 0.75), (0.999, 0.01), (1.0, 1e-3), (1e-4, 1.0)]
 

@@ -232,7 +232,7 @@ def test_the_public_op_leaves_out_what_was_not_asked_for() -> None:
 def test_outputs_keep_the_memory_format_of_x(layout: torch.memory_format) -> None:
     x = torch.randn(2, 3, 4, 5).to(memory_format=layout)
     result = solver_step(x, x, make_row(p_m=1.0, A=[1.0], a_x=1.0), write_base=True)
-    assert all(out.is_contiguous(memory_format=layout) for out in (result.x, result.denoised, result.base))
+    assert all(out.is_contiguous(memory_format=layout) for out in (result.x, result.converted, result.base))
 
 
 def differentiable(arguments: dict) -> tuple[list[torch.Tensor], Callable]:

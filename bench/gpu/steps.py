@@ -8,7 +8,7 @@ import torch
 
 import fastdiff as fd
 from fastdiff.ops import backend
-from fastdiff.run import Run
+from fastdiff.sampling.run import Run
 
 from .rows import Calls, Session
 

@@ -10,9 +10,9 @@ import torch
 from torch.utils.benchmark import Timer
 
 from .. import demo
-from ..catalogue import plan
-from ..run import Run
-from ..schedule import Schedule
+from ..plans.catalogue import plan
+from ..plans.schedule import Schedule
+from ..sampling.run import Run
 from .compare import converged_plan, distances
 from .numbers import positive
 from .sample import draw, labels_of

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from .. import demo
-from ..catalogue import plan
-from ..plan import Plan
+from ..plans.catalogue import plan
+from ..plans.plan import Plan
 from . import pictures
 from .output import Output, shows_bars
 from .sample import draw, labels_of, made, refuse_beside

@@ -9,7 +9,7 @@ import torch
 
 from .. import demo, fitting
 from ..noise import randn
-from ..plan import Plan
+from ..plans.plan import Plan
 from .numbers import finite, positive, whole
 from .output import Output, shows_bars
 from .sample import labels_of

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import demo
-from ..catalogue import plan
 from ..noise import randn
-from ..plan import Plan
-from ..sample import sample
+from ..plans.catalogue import plan
+from ..plans.plan import Plan
+from ..sampling.sample import sample
 from . import pictures
 from .numbers import finite, whole
 from .output import Output, differ, shows_bars

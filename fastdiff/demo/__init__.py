@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from ..plan import Plan
-from ..schedule import Schedule
+from ..plans.plan import Plan
+from ..plans.schedule import Schedule
 from .unet import UNet
 
 __all__ = ["NUM_CLASSES", "PREDICTION", "SHAPE", "fitted_plan", "fitted_steps", "load_model", "schedule", "to_images"]

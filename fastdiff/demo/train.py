@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ..commands.numbers import positive, whole
 from ..files import write
-from ..schedule import Schedule
+from ..plans.schedule import Schedule
 from . import NUM_CLASSES, schedule
 from .data import digits
 from .unet import UNet

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..solvers.embedded import embedded_step
+from ..plans.solvers.embedded import embedded_step
 
 if TYPE_CHECKING:
     from .solver import DPM_Solver

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..prediction import convert
+from ..plans.prediction import convert
 from .noise_schedule import NoiseScheduleVP
 
 PREDICTIONS = {"noise": "epsilon", "x_start": "sample", "v": "v_prediction", "score": "score"}

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..grid import LOG_SNR_CUT
-from ..schedule import VP, Schedule
+from ..plans.grid import LOG_SNR_CUT
+from ..plans.schedule import VP, Schedule
 
 LEAST_TIME = 1e-12  # of the continuous schedules: any t_end > 0 is allowed
 

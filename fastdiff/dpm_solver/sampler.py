@@ -13,10 +13,10 @@ from torch import Tensor
 from ..ops import dynamic_threshold
 from ..ops.reference import compute_dtype, converted_output
 from ..ops.row import empty_table
-from ..plan import Line, Plan, Row
-from ..prediction import convert
-from ..run import Run
-from ..schedule import Points
+from ..plans.plan import Line, Plan, Row
+from ..plans.prediction import convert
+from ..plans.schedule import Points
+from ..sampling.run import Run
 from .model import WrappedModel
 from .noise_schedule import NoiseScheduleVP
 

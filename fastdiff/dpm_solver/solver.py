@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..plan import Row
-from ..solvers.exponential import multistep, singlestep
+from ..plans.plan import Row
+from ..plans.solvers.exponential import multistep, singlestep
 from .adaptive import follow
 from .noise_schedule import NoiseScheduleVP
 from .sampler import Sampler, XtFn

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..ops import make_row, solver_step
 from ..ops.reference import compute_dtype
-from ..plan import Line
-from ..solvers.exponential import step_orders
-from ..solvers.unipc import corrected_line, predictor, unipc
+from ..plans.plan import Line
+from ..plans.solvers.exponential import step_orders
+from ..plans.solvers.unipc import corrected_line, predictor, unipc
 from .noise_schedule import NoiseScheduleVP
 from .sampler import Sampler, XtFn
 

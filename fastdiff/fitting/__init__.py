@@ -14,8 +14,8 @@ from torch import Tensor
 from ..guidance import Model
 from ..keywords import check_keywords, options_of
 from ..ops import checks
-from ..plan import Plan
-from ..schedule import Schedule, require_schedule
+from ..plans.plan import Plan
+from ..plans.schedule import Schedule, require_schedule
 from .files import write
 from .gaussian import GaussianStart
 from .journal import HEADER, Journal, Trial, claim

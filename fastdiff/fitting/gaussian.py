@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..ops import checks
-from ..plan import Plan
-from ..schedule import Schedule
+from ..plans.plan import Plan
+from ..plans.schedule import Schedule
 
 
 @dataclass(frozen=True)

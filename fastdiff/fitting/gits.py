@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..schedule import Points
-from ..solvers.exponential import first_order
+from ..plans.schedule import Points
+from ..plans.solvers.exponential import first_order
 
 MOST = 100  # points of a run that are looked at, for few steps
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..plan import Plan
+from ..plans.plan import Plan
 from .descent import State
 from .files import load_json, load_tensors, make_folder, save_json, save_tensors
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..align_your_steps import SIGMAS, TIMES
-from ..catalogue import find_solver, solvers
-from ..grid import make_grid
-from ..grid import GRIDS as NAMED
-from ..plan import Plan
-from ..schedule import Points, Schedule
+from ..plans.align_your_steps import SIGMAS, TIMES
+from ..plans.catalogue import find_solver, solvers
+from ..plans.grid import GRIDS as NAMED
+from ..plans.grid import make_grid
+from ..plans.plan import Plan
+from ..plans.schedule import Points, Schedule
 
 FIRST = "unipc", "quadratic"  # what to begin with, and what is left where nothing else could be tried
 TABLES = tuple(f"ays:{name}" for name in (*TIMES, *SIGMAS))

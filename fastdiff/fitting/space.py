@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..grid import LOG_SNR_CUT
 from ..ops.row import MAX_HISTORY, ROW, WIDTH
-from ..plan import Line, Plan, Row
-from ..schedule import Points, Schedule
+from ..plans.grid import LOG_SNR_CUT
+from ..plans.plan import Line, Plan, Row
+from ..plans.schedule import Points, Schedule
 
 OFFSET = {name: ROW.fields[name][1] // 8 for name in ROW.names}
 LEAST = 0.1  # an interval's length where two rows stand at one point

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..plan import Plan
-from ..schedule import Points, Schedule
+from ..plans.plan import Plan
+from ..plans.schedule import Points, Schedule
 from .descent import Descent
 from .gaussian import GaussianStart
 from .gits import dp_grid

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
 from ..ops import checks
-from ..plan import Plan
-from ..sample import iter_sample, sample, start_state
-from ..schedule import Points
+from ..plans.plan import Plan
+from ..plans.schedule import Points
+from ..sampling.sample import iter_sample, sample, start_state
 
 
 def clock() -> float:

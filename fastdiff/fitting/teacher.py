@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..catalogue import plan
-from ..plan import Plan
-from ..schedule import Schedule
+from ..plans.catalogue import plan
+from ..plans.plan import Plan
+from ..plans.schedule import Schedule
 from .files import load_json, load_tensors, save_json, save_tensors
 from .subject import Subject, clock
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..ops.row import MAX_HISTORY
-from ..plan import Plan
+from ..plans.plan import Plan
 from .space import OFFSET
 
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, "Tensor | None"]]

@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
 from ..keywords import check_keywords, options_of
 from ..ops import registry
-from ..plan import Plan
-from ..run import Run
-from ..sample import check_sample, iter_sample, sample, sample_seeds, start_state
+from ..plans.plan import Plan
+from ..sampling.run import Run
+from ..sampling.sample import check_sample, iter_sample, sample, sample_seeds, start_state
 from .programs import FixedProgram, TableProgram
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..guidance import Model, is_guided
-from ..plan import Plan
+from ..plans.plan import Plan
 from .captured import Captured
 
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops.step_table import StepTable, borrowed
-from ..plan import Plan
+from ..plans.plan import Plan
 from .record import record
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from .brownian import BrownianPath, BrownianTreeNoiseSampler
 from .fitted import plan_sampler
 from .likelihood import log_likelihood
 from .noise import default_noise_sampler
-from .register import Registration, register
+from .registration import Registration, register
 from .samplers import (
     sample_deis,
     sample_dpm_2,

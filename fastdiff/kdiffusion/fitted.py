@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..plan import Plan
+from ..plans.plan import Plan
 from .levels import read_levels
 from .loop import Denoiser, evaluator, show, start
 

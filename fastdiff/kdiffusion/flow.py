@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from ..catalogue import find_solver
-from ..plan import Row
-from ..schedule import Points, Schedule
-from ..solvers.churn import lifted
+from ..plans.catalogue import find_solver
+from ..plans.plan import Row
+from ..plans.schedule import Points, Schedule
+from ..plans.solvers.churn import lifted
 
 FLOW = Schedule.flow(t_min=1e-12)
 FIRST = 1e-4  # of a run's length: where log SNR begins instead of -inf

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..plan import Row
+from ..plans.plan import Row
 
 
 class Unconditional:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..ops.row import MAX_HISTORY
-from ..schedule import Points, Schedule
+from ..plans.schedule import Points, Schedule
 
 
 def read_levels(sigmas: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..adaptive import Controller, scaled_error
+from ..sampling.adaptive import Controller, scaled_error
 from .loop import Denoiser
 from .noise import Extra
 from .sigmas import to_d

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..catalogue import find_solver
 from ..ops.reference import compute_dtype
-from ..plan import Line, Plan, Row
-from ..run import Run
-from ..schedule import Points, Schedule
-from ..solvers.ancestral import ddim_row
+from ..plans.catalogue import find_solver
+from ..plans.plan import Line, Plan, Row
+from ..plans.schedule import Points, Schedule
+from ..plans.solvers.ancestral import ddim_row
+from ..sampling.run import Run
 from .flow import FLOW, finite_log_snr, flow_sampling
 from .guidance import Unconditional, plus_guidance
 from .levels import points_at, read_levels, stretches

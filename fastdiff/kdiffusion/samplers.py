@@ -28,7 +28,6 @@ from .vp_time import VPTime
 
 Callback = Callable[[dict], object] | None
 
-MOST_CHURN = math.sqrt(2) - 1  # of the level, as in Karras et al. 2022 and in k-diffusion
 CORRECTIONS = {"phi_1": "midpoint", "phi_2": "heun"}  # solver_type in SEEDS' words
 
 
@@ -47,7 +46,6 @@ def _churned(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
         s_noise: float = 1.0,
     ) -> Tensor:
         flow = s_churn > 0 and flow_sampling(model) is not None
-        s_churn = min(s_churn, MOST_CHURN * (len(sigmas) - 1))
         if flow:  # churn is in sigma / alpha
             s_tmin, s_tmax = _over_alpha(s_tmin), _over_alpha(s_tmax)
         return solve(

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..adaptive import Controller, scaled_error
 from ..ops import make_row, solver_step
-from ..schedule import Schedule
-from ..solvers.ancestral import step_down
-from ..solvers.churn import lifted
-from ..solvers.embedded import embedded_step
-from ..solvers.exponential import singlestep
+from ..plans.schedule import Schedule
+from ..plans.solvers.ancestral import step_down
+from ..plans.solvers.churn import lifted
+from ..plans.solvers.embedded import embedded_step
+from ..plans.solvers.exponential import singlestep
+from ..sampling.adaptive import Controller, scaled_error
 from .flow import FLOW, flow_sampling, sigma_down
 from .levels import read_levels
 from .loop import EDM, Denoiser, evaluator, show, start
@@ -103,9 +103,9 @@ def sample_dpm_adaptive(
 ) -> Tensor | tuple[Tensor, dict[str, int]]:
     """DPM-Solver-12 or -23 with steps of controlled error, from sigma_max to sigma_min (or up, with eta = 0).
 
-    See `fastdiff.adaptive` for the error and the controller. callback sees "t", "t_up", "error", "h", "steps", "nfe",
-    "n_accept", "n_reject" too, after each attempt; return_info returns the last four. The host reads the error once
-    an attempt.
+    See `fastdiff.sample_adaptive` for the error and the controller. callback sees "t", "t_up", "error", "h", "steps",
+    "nfe", "n_accept", "n_reject" too, after each attempt; return_info returns the last four. The host reads the error
+    once an attempt.
     """
     sigma_min, sigma_max = _ends(sigma_min, sigma_max, eta)
     if order not in (2, 3):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..schedule import EDM
+from ..plans.schedule import EDM
 
 LEAST, MOST, LEAST_TIME = 0.002, 80.0, 1e-3  # sigma and time of the ends: EDM's sigmas on [1e-3, 1]
 

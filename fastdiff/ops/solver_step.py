@@ -21,7 +21,7 @@ class StepResult(NamedTuple):
     """What one row produced. `base` and `model_input` are None unless asked for."""
 
     x: Tensor  # [B, ...] the next point, x's dtype
-    denoised: Tensor  # [B, ...] D, the converted model output, x's dtype
+    converted: Tensor  # [B, ...] D, the converted model output, x's dtype
     base: Tensor | None  # [B, ...] the next base, x's dtype
     model_input: Tensor | None  # [copies * B, ...] c_in x' in the dtype asked for
 
@@ -74,11 +74,11 @@ def solver_step(
     Raises TypeError or ValueError naming the argument.
     """
     _check(x, m, row, base, history, m_uncond, guidance, threshold, seeds, copies)
-    new_x, new_base, denoised, model_input = torch.ops.fastdiff.solver_step(
+    new_x, new_base, converted, model_input = torch.ops.fastdiff.solver_step(
         x, m, list(row), base, list(history), m_uncond, guidance, threshold, seeds, write_base, input_dtype, copies
     )  # fmt: skip
     return StepResult(
-        new_x, denoised, new_base if write_base else None, model_input if input_dtype is not None else None
+        new_x, converted, new_base if write_base else None, model_input if input_dtype is not None else None
     )
 
 

@@ -13,11 +13,11 @@ from diffusers.schedulers.scheduling_tcd import TCDSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..plan import Line, Row
-from ..schedule import Points
-from ..solvers.ancestral import ddim_row
-from ..solvers.churn import lifted
-from ..solvers.consistency import consistency
+from ..plans.plan import Line, Row
+from ..plans.schedule import Points
+from ..plans.solvers.ancestral import ddim_row
+from ..plans.solvers.churn import lifted
+from ..plans.solvers.consistency import consistency
 from .fused import Fused
 from .points import VP
 from .state import RunState

@@ -11,9 +11,9 @@ from diffusers.schedulers.scheduling_edm_euler import EDMEulerSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from ..plan import Row
-from ..schedule import Points
-from ..solvers.ancestral import ddim_row
+from ..plans.plan import Row
+from ..plans.schedule import Points
+from ..plans.solvers.ancestral import ddim_row
 from .multistep import InLambda, dpm_rows
 from .noise_level import InNoiseLevel
 from .points import EDM

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ..ops.reference import compute_dtype
-from ..plan import Plan
-from ..prediction import convert
+from ..plans.plan import Plan
+from ..plans.prediction import convert
 from .fused import Fused
 from .plan_config import check_config, compare_shift, demanded_shift, kind_of, training_times
 from .plan_rows import reading_noise, rescaled, rows_from

@@ -14,10 +14,10 @@ from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHe
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..plan import Line, Row
-from ..solvers.adams import adams
-from ..solvers.consistency import consistency
-from ..solvers.karras import heun
+from ..plans.plan import Line, Row
+from ..plans.solvers.adams import adams
+from ..plans.solvers.consistency import consistency
+from ..plans.solvers.karras import heun
 from .fused import Fused
 from .points import FLOW, flow_points
 from .state import OfRun, RunState

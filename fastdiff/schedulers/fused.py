@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 from ..ops import checks, dynamic_threshold, registry, solver_step
 from ..ops.reference import compute_dtype, converted_output
 from ..ops.row import flat_row
-from ..plan import Row
+from ..plans.plan import Row
 from .state import OfRun, RunState, Threads, _threads
 from .table import Entry, Table, Threshold, make_table
 from .times import Times
@@ -279,7 +279,7 @@ class Fused(Times):
         result = dtype if m.dtype is dtype else self._result_dtype(m.dtype, dtype)
         if type(x) is not Tensor or type(m) is not Tensor or (is_grad_enabled() and _differentiable(x, m, history)):
             made = solver_step(x, m, flat_row(records[row]), base=base, history=history, write_base=writes)
-            return made.x.to(result), made.base, made.denoised
+            return made.x.to(result), made.base, made.converted
         exact = dtype if dtype is float32 else compute_dtype(dtype)
         new = empty_like(x) if result is dtype else empty_like(x, dtype=result)
         d = None if not entry.keeps else empty_like(x) if exact is dtype else empty_like(x, dtype=exact)
@@ -296,7 +296,7 @@ class Fused(Times):
         ratio, most = threshold.ratio, threshold.limit
         limit = dynamic_threshold(converted_output(record, x, m, None, None), ratio=ratio, limit=max(most, 1.0))
         limit = limit.clamp(max=most)
-        return solver_step(x, m, flat_row(record), threshold=limit).denoised
+        return solver_step(x, m, flat_row(record), threshold=limit).converted
 
     def _fitting(self, m: Tensor, x: Tensor) -> Tensor:
         """The part of the output that predicts; the rest is a variance that no ODE solver uses."""

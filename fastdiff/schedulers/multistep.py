@@ -12,12 +12,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..plan import Line, Row
-from ..schedule import Points, Schedule
-from ..solvers.deis import deis
-from ..solvers.empty import around_empty_steps
-from ..solvers.exponential import multistep
-from ..solvers.unipc import unipc
+from ..plans.plan import Line, Row
+from ..plans.schedule import Points, Schedule
+from ..plans.solvers.deis import deis
+from ..plans.solvers.empty import around_empty_steps
+from ..plans.solvers.exponential import multistep
+from ..plans.solvers.unipc import unipc
 from .fused import Fused
 from .points import FLOW, VP, flow_points, vp_points
 from .state import RunState

@@ -12,11 +12,11 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteSchedulerOut
 from diffusers.utils import logging
 from torch import Tensor
 
-from ..plan import Line, Row
-from ..schedule import Points
-from ..solvers.adams import adams
-from ..solvers.ancestral import ddim_row
-from ..solvers.empty import around_empty_steps
+from ..plans.plan import Line, Row
+from ..plans.schedule import Points
+from ..plans.solvers.adams import adams
+from ..plans.solvers.ancestral import ddim_row
+from ..plans.solvers.empty import around_empty_steps
 from .fused import Fused
 from .points import EDM, level_points
 from .state import RunState

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..plan import Plan
-from ..schedule import Schedule
+from ..plans.plan import Plan
+from ..plans.schedule import Schedule
 
 OWN = ("plan", "num_train_timesteps", "prediction_type")  # what a PlanScheduler that knows no pipeline has
 WITHOUT = "fastdiff.PlanScheduler(plan) runs a plan without comparing"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..plan import HERE, KEEP, Line, Plan, Row
-from ..prediction import convert
+from ..plans.plan import HERE, KEEP, Line, Plan, Row
+from ..plans.prediction import convert
 
 NOISE = 0.1  # alpha / sigma up to which x counts as pure noise
 

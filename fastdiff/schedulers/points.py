@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..schedule import Points, Schedule
+from ..plans.schedule import Points, Schedule
 
 # What solvers are told about the schedule; the points themselves are explicit.
 VP = Schedule.vp()

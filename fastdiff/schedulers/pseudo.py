@@ -11,10 +11,10 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from ..plan import KEEP, Line, Row
-from ..schedule import Points
-from ..solvers.adams import EQUAL_STEPS
-from ..solvers.pndm import transfer
+from ..plans.plan import KEEP, Line, Row
+from ..plans.schedule import Points
+from ..plans.solvers.adams import EQUAL_STEPS
+from ..plans.solvers.pndm import transfer
 from .fused import Fused
 from .state import OfRun, RunState
 from .times import TimesAlone

@@ -10,10 +10,10 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from ..plan import KEEP, Line, Row
-from ..schedule import Points
-from ..solvers.empty import around_empty_steps
-from ..solvers.exponential import first_order, is_finite, stage_lines
+from ..plans.plan import KEEP, Line, Row
+from ..plans.schedule import Points
+from ..plans.solvers.empty import around_empty_steps
+from ..plans.solvers.exponential import first_order, is_finite, stage_lines
 from .multistep import InLambda, Rows, end_of
 from .state import OfRun, RunState
 

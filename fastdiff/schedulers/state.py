@@ -14,7 +14,7 @@ from weakref import ref
 import numpy as np
 from torch import Tensor
 
-from ..schedule import Points
+from ..plans.schedule import Points
 from .points import cumulative_points
 from .table import Table
 from .watch import Watch

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..limits import of_x0
 from ..ops.row import MAX_HISTORY
-from ..plan import Line, Plan, Row
-from ..prediction import convert
-from ..schedule import Points
+from ..plans.plan import Line, Plan, Row
+from ..plans.prediction import convert
+from ..plans.schedule import Points
+from ..sampling.limits import of_x0
 
 FAINT = 1e-20  # an alpha near 0 whose quotients are finite in float32
 OUTPUT = 0  # in place of a noise's index in a row: the model's output itself, as the row's first extra operand

@@ -13,9 +13,9 @@ from diffusers.schedulers.scheduling_ddim_inverse import DDIMSchedulerOutput as 
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
-from ..plan import Row
-from ..schedule import Points
-from ..solvers.ancestral import ddim_row, step_down
+from ..plans.plan import Row
+from ..plans.schedule import Points
+from ..plans.solvers.ancestral import ddim_row, step_down
 from .fused import Fused
 from .state import RunState
 from .table import attempt, bounded_starts, drawing, of_both

@@ -13,10 +13,10 @@ from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import KDPM2Ance
 from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteSchedulerOutput
 from torch import Tensor
 
-from ..plan import Row
-from ..schedule import Points
-from ..solvers.karras import dpm_2, dpm_2_ancestral, heun
-from ..solvers.sde import dpmpp_sde
+from ..plans.plan import Row
+from ..plans.schedule import Points
+from ..plans.solvers.karras import dpm_2, dpm_2_ancestral, heun
+from ..plans.solvers.sde import dpmpp_sde
 from .fused import Fused
 from .noise_level import InNoiseLevel
 from .points import EDM, level_points

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .plan import Line, Plan, Row
-from .prediction import convert
+from ..plans.plan import Line, Plan, Row
+from ..plans.prediction import convert
 
 
 def splits(row: Row) -> bool:

@@ -7,8 +7,8 @@ import difflib
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..keywords import meant, options_of
 from .grid import make_grid
-from .keywords import meant, options_of
 from .plan import Plan, Row
 from .schedule import Points, Schedule, require_schedule
 from .solvers.ancestral import ddim
@@ -150,7 +150,7 @@ def _check_values(entry: Solver, options: dict[str, object], steps: int) -> None
             raise ValueError(f"order: expected a whole number from 1 to {entry.max_order}, got {value!r}")
         if name == "order" and entry.nfe == 1 and value > steps:
             raise ValueError(f"order: expected at most the number of steps, {steps}; got {value!r}")
-        if name in ("eta", "s_noise") and not (isinstance(value, (int, float)) and value >= 0):
+        if name in ("eta", "s_noise", "max_churn") and not (isinstance(value, (int, float)) and value >= 0):
             raise ValueError(f"{name}: expected a number >= 0, got {value!r}")
         if name == "max_ratio" and not (isinstance(value, (int, float)) and value > 0):
             raise ValueError(f"max_ratio: expected a number > 0, got {value!r}")

@@ -17,7 +17,7 @@ from ..plan import KEEP, Line, Row
 from ..schedule import Points, Schedule
 from .adams import form_of, scale_of
 from .ancestral import ddim_row, step_down
-from .churn import Churn, Step, churned
+from .churn import MAX_CHURN, Churn, Step, churned
 
 
 class Rule(NamedTuple):
@@ -40,13 +40,14 @@ def euler(
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
+    max_churn: float = MAX_CHURN,
 ) -> list[Row]:
-    """Euler's step, the same in every noise level. s_churn, s_tmin, s_tmax, s_noise: see `Churn`."""
+    """Euler's step, the same in every noise level. s_churn, s_tmin, s_tmax, s_noise, max_churn: see `Churn`."""
 
     def step(i: int, s: Points, t: Points) -> list[Row]:
         return [ddim_row(s, t, prediction, i + 1)]
 
-    return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise))
+    return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise, max_churn))
 
 
 def heun(
@@ -60,6 +61,7 @@ def heun(
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
+    max_churn: float = MAX_CHURN,
 ) -> list[Row]:
     """Heun's second-order step (algorithms 1 and 2): two evaluations a step.
 
@@ -68,12 +70,12 @@ def heun(
     of its own length. k-diffusion and diffusers always take "sigma".
     clean_end: how a step from or to sigma = 0 of velocities on flow schedules is taken: "midpoint"; "heun", which
     asks for the velocity at sigma = 0 as ODE packages do, and is less exact where the data are sharp; or "euler" as in
-    diffusers. Others are always Euler's. s_churn, s_tmin, s_tmax, s_noise: see `Churn`.
+    diffusers. Others are always Euler's. s_churn, s_tmin, s_tmax, s_noise, max_churn: see `Churn`.
     """
     if clean_end not in CLEAN_ENDS:
         raise ValueError(f"clean_end: expected one of {', '.join(CLEAN_ENDS)}, got {clean_end!r}")
     step = heun_step(schedule, prediction, coordinate, clean_end)
-    return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise))
+    return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise, max_churn))
 
 
 def heun_step(schedule: Schedule, prediction: str, coordinate: str | None, clean_end: str = "midpoint") -> Step:
@@ -94,13 +96,14 @@ def dpm_2(
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
+    max_churn: float = MAX_CHURN,
 ) -> list[Row]:
     """The midpoint rule with the middle at sqrt(s t) (k-diffusion's sample_dpm_2): two evaluations a step.
 
     The step to sigma = 0 is Euler's, and `midpoint`'s for velocities on flow schedules.
     """
     step = _geometric_step(schedule, prediction, coordinate)
-    return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise))
+    return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise, max_churn))
 
 
 def _geometric_step(schedule: Schedule, prediction: str, coordinate: str | None) -> Step:

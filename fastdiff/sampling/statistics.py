@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .catalogue import plan as make_plan
-from .guidance import Model
-from .keywords import check_keywords, options_of
-from .ops import checks
-from .plan import Line, Plan, Row
+from ..guidance import Model
+from ..keywords import check_keywords, options_of
+from ..ops import checks
+from ..plans.catalogue import plan as make_plan
+from ..plans.plan import Line, Plan, Row
+from ..plans.schedule import Schedule
+from ..plans.solvers.dpm_solver_v3 import Statistics
 from .sample import iter_sample
-from .schedule import Schedule
-from .solvers.dpm_solver_v3 import Statistics
 
 __all__ = ["Statistics", "estimate_statistics"]
 

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .grid import LOG_SNR_CUT
-from .guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
-from .keywords import check_keywords, options_of
-from .ops import checks
-from .plan import Line, Plan, Row
+from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
+from ..keywords import check_keywords, options_of
+from ..ops import checks
+from ..plans.grid import LOG_SNR_CUT
+from ..plans.plan import Line, Plan, Row
+from ..plans.schedule import Points, Schedule, require_schedule
+from ..plans.solvers.embedded import ORDERS, embedded_step
+from ..plans.solvers.exponential import first_order
 from .run import Run
-from .schedule import Points, Schedule, require_schedule
-from .solvers.embedded import ORDERS, embedded_step
-from .solvers.exponential import first_order
 
 
 @dataclass
@@ -72,9 +72,9 @@ def sample_adaptive(
 ) -> Tensor | tuple[Tensor, Plan]:
     """Follow the probability flow ODE with steps of controlled error, and return x0 [B, ...].
 
-    pair: "dpm_12", "dpm_23" or "rk_45" (`fastdiff.solvers.embedded`). A step is accepted by the root mean square over
-    all samples of (high - low) / max(atol, rtol max(|low|, |low of the step before|)). h_init: the first step's length
-    in lambda. pid, safety: the controller's proportional, integral and derivative coefficients, and its threshold.
+    pair: "dpm_12", "dpm_23" or "rk_45" (`fastdiff.plans.solvers.embedded`). A step is accepted by the root mean square
+    over all samples of (high - low) / max(atol, rtol max(|low|, |low of the step before|)). h_init: the first step's
+    length in lambda. pid, safety: the controller's proportional, integral and derivative coefficients, and its threshold.
     max_nfe: model evaluations at most. return_plan: also the plan of the accepted steps, which draws the same sample.
     model, noise, guidance, uncond, guidance_mode, model_dtype, kwargs: as for `fastdiff.sample`; schedule, prediction,
     final_sigma: as for `fastdiff.plan`. The host reads one error a step.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
-from .keywords import check_keywords, options_of
-from .noise import seed_tensor
-from .ops import checks
-from .plan import Plan
+from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
+from ..keywords import check_keywords, options_of
+from ..noise import seed_tensor
+from ..ops import checks
+from ..plans.plan import Plan
 from .run import Run
 
 
@@ -160,8 +160,8 @@ def _from_graph(
         if graph == "auto":
             return None
         raise ValueError(f"graph: expected noise on a CUDA device, got {noise.device}; graph='auto' does without")
-    from .graph import CaptureError
-    from .graph.kept import sample_captured
+    from ..graph import CaptureError
+    from ..graph.kept import sample_captured
 
     try:
         return sample_captured(model, plan, noise, options)

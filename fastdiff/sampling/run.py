@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ops import dynamic_threshold, registry
-from .ops.layout import empty_input
-from .ops.reference import converted_output
-from .plan import Plan
-from .prediction import convert
+from ..ops import dynamic_threshold, registry
+from ..ops.layout import empty_input
+from ..ops.reference import converted_output
+from ..plans.plan import Plan
+from ..plans.prediction import convert
 
 
 class Run:

@@ -41,8 +41,8 @@ def make_grid(
     evaluation at t_min where it would lie below, "logsnr" uniform in lambda, "karras" uniform in s^(1/rho) (Karras et
     al. 2022, eq. 5) and "exponential" uniform in log s with s = sigma/alpha (t for flow), "linspace" | "leading" |
     "trailing" whole training indices (Lin et al. 2024, table 2; steps_offset shifts "leading"), "ays" | "ays:sd15" |
-    "ays:sdxl" | "ays:svd" the published tables (`fastdiff.align_your_steps`), from t_max, on schedules that have their
-    noise levels; or an array of the times at which the model is called.
+    "ays:sdxl" | "ays:svd" the published tables (`fastdiff.plans.align_your_steps`), from t_max, on schedules that have
+    their noise levels; or an array of the times at which the model is called.
     sigmas: instead of a grid, all the points including the last as s = sigma/alpha (t for flow).
     final_sigma: "zero" ends on clean data, "sigma_min" at the least noise the grid holds.
     start: keep only the last int(start * steps) steps (image to image).

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .ops.row import MAX_HISTORY, MAX_NOISE, empty_table
+from ..ops.row import MAX_HISTORY, MAX_NOISE, empty_table
 from .prediction import FORMS, PREDICTIONS, convert
 from .schedule import KNOTS, Points, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .graph import Captured
-    from .limits import Limited
+    from ..graph import Captured
+    from ..sampling.limits import Limited
 
 VERSION = 2
 
@@ -192,7 +192,7 @@ class Plan:
     @cached_property
     def limited(self) -> Limited:
         """What runs with bounds on x0 need besides."""
-        from .limits import Limited
+        from ..sampling.limits import Limited
 
         return Limited.of(self)
 
@@ -203,7 +203,7 @@ class Plan:
         threshold, model_dtype and the model's keyword arguments, as for `fastdiff.sample`; whole=False captures one
         step and replays it for every row. Raises fastdiff.graph.CaptureError where the model cannot be captured.
         """
-        from .graph import Captured
+        from ..graph import Captured
 
         return Captured(self, model, example, **options)
 

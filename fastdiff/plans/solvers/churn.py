@@ -21,13 +21,14 @@ import numpy as np
 from ..plan import Line, Row
 from ..schedule import Points, Schedule
 
+MAX_CHURN = math.sqrt(2) - 1
 Step = Callable[[int, Points, Points], list[Row]]
 
 
 class Churn(NamedTuple):
     """Before each of N steps whose s = sigma / alpha lies in [s_tmin, s_tmax], noise is put back up to s (1 + gamma).
 
-    gamma = s_churn / N. The paper and k-diffusion hold it to sqrt(2) - 1 at most; structure models use 0.8 and more.
+    gamma = min(s_churn / N, max_churn). The paper's bound is sqrt(2) - 1; models of structures use 0.8 and more.
     s_noise multiplies the fresh noise.
     """
 
@@ -35,11 +36,12 @@ class Churn(NamedTuple):
     s_tmin: float = 0.0
     s_tmax: float = math.inf
     s_noise: float = 1.0
+    max_churn: float = MAX_CHURN
 
     def above(self, schedule: Schedule, s: Points, steps: int) -> Points:
         """Where the step from s begins."""
         level = float(s.sigma / s.alpha) if s.alpha else math.inf
-        gamma = self.s_churn / steps
+        gamma = min(self.s_churn / steps, self.max_churn)
         if gamma == 0 or math.isinf(level) or not self.s_tmin <= level <= self.s_tmax:
             return s
         return schedule.at_log_snr(np.float64(s.log_snr - math.log1p(gamma)))

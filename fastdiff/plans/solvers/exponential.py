@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ops.row import MAX_HISTORY
+from ...ops.row import MAX_HISTORY
 from ..plan import KEEP, Line, Row
 from ..schedule import Points, Schedule
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .plan import Plan
+from ..plans.plan import Plan
 
 
 def flow_map(model: Callable[..., Tensor], plan: Plan) -> Callable[..., Tensor]:

@@ -1,0 +1,1 @@
+"""Runs of plans: a model, its noise, and the loop."""
