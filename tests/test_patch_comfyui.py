@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from comfy_blocks import CastingGroupNorm, GroupNorm, ModelPatcher, ResBlock, UNetModel, _attention
-from test_patch import Model, close, state_of
+from patch_models import Model, close, state_of
 from torch import Tensor, nn
 
 import fastdiff as fd
