@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ def test_without_k_diffusion_its_face_is_tested_and_only_the_comparison_is_skipp
     chosen = ("-k", "levels", "tests/test_kdiffusion.py", "tests/test_parity_kdiffusion.py")
     done = subprocess.run(
         [sys.executable, "-c", RUN_WITHOUT_K_DIFFUSION, *chosen],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True,
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, env={**os.environ, "PYTEST_ADDOPTS": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "k-diffusion is not installed" in done.stdout
