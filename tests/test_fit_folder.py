@@ -99,7 +99,7 @@ def names_file_and_remedy(error: ValueError, path: Path, folder: Path) -> bool:
 
 
 @settings(
-    deadline=None, max_examples=40,
+    deadline=None, max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(data=st.data())
