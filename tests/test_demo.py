@@ -45,6 +45,24 @@ def test_model_is_ready_for_inference(model):
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["digits.json", "digits.safetensors"])
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_file_that_is_not_there_is_named(name, kind, folder):
+    (folder / name).unlink()
+    if kind == "folder":
+        (folder / name).mkdir()
+    with pytest.raises(ValueError, match=f"{name}: cannot be read .*fastdiff.demo.train"):
+        demo.load_model(folder)
+
+
+def test_description_of_another_network_is_named(folder):
+    description = json.loads((folder / "digits.json").read_text())
+    for model in ({"nothing": 1}, {**description["model"], "num_classes": 3}, [1], None, "abc"):
+        (folder / "digits.json").write_text(json.dumps({**description, "model": model}))
+        with pytest.raises(ValueError, match=r"digits\.json describes another network"):
+            demo.load_model(folder)
+
+
 def test_truncated_weights_are_refused(folder):
     path = folder / "digits.safetensors"
     path.write_bytes(path.read_bytes()[:100_000])

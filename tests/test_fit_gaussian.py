@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mixtures import SCHEDULE, exact, mean_distance, model, noise
+from safetensors.torch import save_file
 
 import fastdiff as fd
 from fastdiff import GaussianStart
@@ -112,7 +115,34 @@ def test_noise_of_another_shape_is_named(law):
         start_of(law, fd.Schedule.vp())(torch.zeros(2, 6), plan)
 
 
-def test_broken_file_is_named(tmp_path):
-    (tmp_path / "head.safetensors").write_bytes(b"no tensors")
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_broken_file_is_named_or_read_to_finite_numbers(data, tmp_path):
+    """It holds no checksum: a number changed to another one is not found out."""
+    path = tmp_path / "head.safetensors"
+    law = GaussianStart(torch.zeros(3), torch.eye(3)[:2], torch.ones(2), 0.5, (1.0, 20.0))
+    law.save(path)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        head = GaussianStart.load(path)
+    except ValueError as error:
+        assert f"{path}: not a valid head start" in str(error)  # noqa: PT017
+    else:
+        assert head(torch.zeros(2, 3), fd.plan("ddim", SCHEDULE, 2)).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "other"])
+def test_what_is_no_head_start_is_named(kind, tmp_path):
+    path = tmp_path / "head.safetensors"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "other":
+        ones = {name: torch.ones(3) for name in ("mean", "variances", "numbers")}
+        save_file({**ones, "basis": torch.eye(2)}, path)
     with pytest.raises(ValueError, match=r"head\.safetensors: not a valid head start"):
-        GaussianStart.load(tmp_path / "head.safetensors")
+        GaussianStart.load(path)

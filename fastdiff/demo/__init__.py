@@ -41,16 +41,20 @@ def load_model(folder: str | Path = WEIGHTS) -> nn.Module:
     """The trained network in float32, in eval mode and without gradients.
 
     folder: where digits.json and digits.safetensors lie; by default the shipped ones, else an output folder of
-    `fastdiff.demo.train`. Raises ValueError if the weights are not the ones whose checksum digits.json holds.
+    `fastdiff.demo.train`. Raises ValueError naming the file that is not there or not readable, weights that are not the
+    ones whose checksum digits.json holds, and a description of another network than theirs.
     """
     description = _description(Path(folder) / "digits.json")
     path = Path(folder) / "digits.safetensors"
-    weights = path.read_bytes()
+    weights = _bytes(path)
     expected, got = description["sha256"], hashlib.sha256(weights).hexdigest()
     if got != expected:
         raise ValueError(f"{path}: truncated or altered: expected sha256 {expected}, got {got}")
-    model = UNet(**description["model"])
-    model.load_state_dict({name: value.float() for name, value in load(weights).items()})
+    try:
+        model = UNet(**description["model"])
+        model.load_state_dict({name: value.float() for name, value in load(weights).items()})
+    except (TypeError, ValueError, KeyError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{folder}: digits.json describes another network than the weights': {error}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -69,12 +73,20 @@ def fitted_plan(steps: int) -> Plan:
 def _description(path: Path) -> dict:
     """Read digits.json: the checksum of the weights and the network's size."""
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(_bytes(path))
     except ValueError as error:
         raise ValueError(f"{path}: truncated or altered: expected JSON ({error})") from None
     if not isinstance(description, dict) or not {"sha256", "model"} <= description.keys():
         raise ValueError(f"{path}: truncated or altered: expected the keys sha256 and model")
     return description
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); expected a folder that fastdiff.demo.train wrote"
+        raise ValueError(f"{path}: {reason}") from None
 
 
 def to_images(x: Tensor) -> np.ndarray:

@@ -121,7 +121,7 @@ def fit(
     if journal.best is None and not converges:
         raise RuntimeError(
             f"budget: {budget.seconds:.0f} s and {budget.evaluations} evaluations were spent before the model's samples"
-            f" converged; expected more{'' if folder is None else ', or call again to go on'}"
+            " converged; give it more"
         )
     best = first_plan(schedule, prediction, steps) if journal.best is None else journal.best[1]
     return replace(best, schedule=schedule.knots())

@@ -94,6 +94,19 @@ class GaussianStart:
         try:
             parts = load_file(path)
             rest, alpha, sigma = parts["numbers"].tolist()
-            return cls(parts["mean"], parts["basis"], parts["variances"], rest, (alpha, sigma))
-        except (SafetensorError, KeyError, ValueError) as error:
+            mean, basis, variances = (parts[name] for name in ("mean", "basis", "variances"))
+            _check_parts(mean, basis, variances, parts["numbers"])
+            return cls(mean, basis, variances, rest, (alpha, sigma))
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{os.fspath(path)}: not a valid head start: {error}") from error
+
+
+def _check_parts(mean: Tensor, basis: Tensor, variances: Tensor, numbers: Tensor) -> None:
+    """Raises ValueError."""
+    if basis.ndim != 2 or variances.shape != basis.shape[:1] or basis.shape[1] != mean.numel():
+        shapes = ", ".join(str(tuple(value.shape)) for value in (mean, basis, variances))
+        raise ValueError(f"expected mean [...], basis [R, D] and variances [R], got shapes {shapes}")
+    if not all(value.is_floating_point() and value.isfinite().all() for value in (mean, basis, variances, numbers)):
+        raise ValueError("expected finite numbers")
+    if (variances < 0).any() or (numbers < 0).any():
+        raise ValueError("expected variances and noise levels >= 0")

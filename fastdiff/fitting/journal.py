@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -111,7 +112,7 @@ def claim(folder: Path, **key: object) -> str:
     wrong = [name for name, value in key.items() if name not in saved or not _alike(value, saved[name])]
     if wrong:
         raise ValueError(f"folder: {folder} holds a fit with another {', '.join(wrong)}; give this one its own")
-    return sha256(path.read_bytes()).hexdigest()
+    return sha256(json.dumps(saved).encode()).hexdigest()
 
 
 def _alike(a: object, b: object) -> bool:

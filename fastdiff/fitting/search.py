@@ -21,8 +21,7 @@ from ..plans.plan import Plan
 from ..plans.schedule import Points, Schedule
 
 FIRST = "unipc", "quadratic"  # what to begin with, and what is left where nothing else could be tried
-TABLES = tuple(f"ays:{name}" for name in (*TIMES, *SIGMAS))
-GRIDS = (FIRST[1], *(grid for grid in NAMED if grid not in (FIRST[1], "ays")), *TABLES)
+GRIDS = (FIRST[1], *(grid for grid in NAMED if grid not in (FIRST[1], "ays")))
 FROM_A_LEVEL = ("logsnr", "karras", "exponential")  # the grids that can begin lower, after a head start
 FIRST_SAMPLES, GROWTH = 8, 3  # on which all plans are judged; how many times as many the others are judged on next
 SURE = 3.0  # standard errors behind the leader, on the same samples, at which a plan is given up
@@ -96,10 +95,16 @@ def _all(schedule: Schedule, prediction: str, evaluations: int, log_snr_min: flo
     kinds.sort(key=lambda kind: kind != (FIRST[0], {}))
     for solver, options in kinds:
         base = Base(solver, schedule, prediction, options)
-        for grid in GRIDS if log_snr_min == -np.inf else FROM_A_LEVEL:
+        for grid in _grids(schedule) if log_snr_min == -np.inf else FROM_A_LEVEL:
             candidate = _fitting(base, grid, evaluations, log_snr_min)
             if candidate is not None:
                 yield candidate
+
+
+def _grids(schedule: Schedule) -> tuple[str, ...]:
+    """All names, and the tables made for schedules of this kind."""
+    tables = SIGMAS if schedule.kind == "ve" else TIMES
+    return (*GRIDS, *(f"ays:{name}" for name in tables))
 
 
 def _fitting(base: Base, grid: str, evaluations: int, log_snr_min: float) -> Candidate | None:
@@ -107,12 +112,20 @@ def _fitting(base: Base, grid: str, evaluations: int, log_snr_min: float) -> Can
     for steps in range(evaluations, 0, -1):
         try:
             points = make_grid(base.schedule, steps, grid, log_snr_min=log_snr_min)
+            if not _inside(base.schedule, points):
+                return None
             plan = base.build(points)
         except ValueError:  # this prediction, schedule or number of steps is not for this solver
             continue
         if plan.nfe <= evaluations:
             return Candidate(base, grid, points, plan) if plan.nfe == evaluations else None
     return None
+
+
+def _inside(schedule: Schedule, points: Points) -> bool:
+    """Whether the model knows all the times it is asked at; the tables of other schedules may go further."""
+    least, most = schedule.log_snr(schedule.t_max), schedule.log_snr(schedule.t_min)
+    return bool(points.log_snr[0] >= least - 1e-6 and points.log_snr[-2] <= most + 1e-6)
 
 
 def race(found: list[Candidate], judge: Callable[[Plan, Tensor], Tensor], count: int) -> list[tuple[float, Candidate]]:

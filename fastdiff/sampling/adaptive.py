@@ -74,7 +74,7 @@ def sample_adaptive(
 
     pair: "dpm_12", "dpm_23" or "rk_45" (`fastdiff.plans.solvers.embedded`). A step is accepted by the root mean square
     over all samples of (high - low) / max(atol, rtol max(|low|, |low of the step before|)). h_init: the first step's
-    length in lambda. pid, safety: the controller's proportional, integral and derivative coefficients, and its threshold.
+    length in lambda. pid, safety: the controller's proportional, integral and derivative coefficients, its threshold.
     max_nfe: model evaluations at most. return_plan: also the plan of the accepted steps, which draws the same sample.
     model, noise, guidance, uncond, guidance_mode, model_dtype, kwargs: as for `fastdiff.sample`; schedule, prediction,
     final_sigma: as for `fastdiff.plan`. The host reads one error a step.
