@@ -66,6 +66,16 @@ def test_jacobian_is_the_tables_derivative(solver, schedule):
         np.testing.assert_allclose(jacobian[:, :, i], slope, rtol=1e-2, atol=1e-3 * np.abs(slope).max() + 1e-7)
 
 
+def test_space_reaches_only_grids_where_the_rows_move_the_same_registers():
+    """Where a step grows too long for a second order, there is nothing to correct after it."""
+    space = space_of("dpm_solver_v3")
+    p = np.zeros(space.size)
+    p[: (space.kinds == "grid").sum()] = np.linspace(-2, 2, (space.kinds == "grid").sum())
+    assert space.rebuilt(p[space.kinds == "grid"]).nfe == space.plan.nfe
+    assert space.reaches(np.zeros(space.size))
+    assert not space.reaches(p)
+
+
 def test_gradient_through_the_run_is_the_slope_of_its_result():
     space = space_of("unipc")
     table = torch.from_numpy(space.table(np.zeros(space.size)))
@@ -124,6 +134,8 @@ def test_candidates_lie_on_every_grid_that_the_schedule_has(schedule):
             plan = fd.plan("ddim", schedule, 6, grid=grid, prediction="sample")
         except ValueError:
             continue
+        if plan.start[1] > schedule.init_scale * (1 + 1e-9):
+            continue  # a table that begins at more noise than this schedule has
         points = [c.points.log_snr for c in found if c.base.name == "ddim"]
         mine = np.array([np.log(row.alpha / row.sigma) if row.alpha else -np.inf for row in plan.rows])
         assert any(np.allclose(p[:6], mine, rtol=1e-6, atol=1e-6) for p in points), grid

@@ -88,8 +88,11 @@ class PlanSpace:
         return self._build(Points(*arrays))
 
     def reaches(self, p: np.ndarray) -> bool:
-        """Whether the solver has as many rows on this grid: midpoint rules end in an Euler step on some."""
-        return self.rebuilt(self._split(p)[0]).nfe == self.plan.nfe
+        """Whether the solver's rows move the same registers on this grid.
+
+        Midpoint rules end in an Euler step on some, and a corrector has nothing to do after a step of first order.
+        """
+        return _moves(self.rebuilt(self._split(p)[0])) == _moves(self.plan)
 
     def plan_of(self, p: np.ndarray) -> Plan:
         """The plan with these numbers."""
@@ -101,6 +104,10 @@ class PlanSpace:
     def _split(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         first, second = len(self._free), len(self._free) + self.plan.nfe
         return p[:first], p[first:second], p[second:]
+
+
+def _moves(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
+    return [(row.base_move, row.forget) for row in plan.rows]
 
 
 def _weights(plan: Plan) -> list[tuple[int, int, float]]:
