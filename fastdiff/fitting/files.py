@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .. import files
+
 REMEDY = "delete it and call again: what it held is made anew"
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError)
 
@@ -54,15 +56,10 @@ def make_folder(folder: Path) -> None:
 
 
 def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Call save(partial file) and move the result to `path`."""
+    """`fastdiff.files.write`, into a folder whose names are a fit's."""
     if path.is_dir():
         raise ValueError(f"folder: {path} is a folder where a file is kept; move it away and call again")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write(path, save)
 
 
 def _loaded(path: Path, fit: str, read: Callable[[Path], tuple[str, str, bytes, object]]) -> object:

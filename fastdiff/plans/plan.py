@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import files
 from ..ops.row import MAX_HISTORY, MAX_NOISE, empty_table
 from .prediction import FORMS, PREDICTIONS, convert
 from .schedule import KNOTS, Points, Schedule
@@ -241,13 +242,8 @@ class Plan:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the plan as JSON; `Plan.load` gives back the same plan bit for bit. Leaves no partial file."""
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        files.write(Path(path), lambda partial: partial.write_text(text))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Plan:
