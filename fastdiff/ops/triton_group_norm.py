@@ -89,11 +89,11 @@ def _looped_statistics(
     n = 0.0
     for start in range(first, end, ROWS):
         value, mask = _load(x, add, pivot, rest, start + lane, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
-        value = tl.where(mask, value, mean)
         n += 1.0
-        delta = value - mean
-        mean += delta * (1.0 / n)
-        m2 += delta * (value - mean)
+        delta = tl.where(mask, value - mean, 0.0)
+        step = delta * (1.0 / n)
+        mean += step
+        m2 += delta * (delta - step)
     count = tl.where(column < LIVE, (end - first - lane + ROWS - 1) // ROWS, 0).to(tl.float32)
     total = (end - first).to(tl.float32) * (LIVE // TOGETHER)
     return _merge(mean, m2, count, total, LIVE, COLUMNS, TOGETHER)
