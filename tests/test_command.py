@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -395,6 +396,15 @@ def test_version(capsys: pytest.CaptureFixture) -> None:
 # Interruptions.
 
 
+@pytest.fixture
+def heeded_interruptions() -> Iterator[None]:
+    """As for a command that somebody started: what runs in the background is often made to ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interruptions")
 @pytest.mark.parametrize("bars", [False, True])
 @pytest.mark.parametrize("command", [("sample",), ("sample", "--compare", "ddim:2"), ("fit", *NEEDED["fit"])])
 def test_an_interruption_is_one_line_and_leaves_no_file(
