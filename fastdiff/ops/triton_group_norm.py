@@ -1,10 +1,9 @@
 """group_norm in Triton, for NVIDIA and AMD: one launch, or two where one would not fill the machine; no atomics.
 
-Statistics are taken of x + add - pivot, where the pivot is the group's first element in two floats, so that a large
-mean costs no digits: in two passes over registers where a slab fits there, by Welford's recurrence in each lane of a
-tile and Chan's merge of the lanes where it does not. A slab that does not fit is read again to be written, from the
-cache if it is there. Where one launch has several programs for a slab, each takes the whole slab's statistics and
-writes its share.
+Statistics are taken of x + add - pivot, where the pivot is the group's first element, so that a large mean costs no
+digits: in two passes over registers where a slab fits there, by Welford's recurrence in each lane of a tile and Chan's
+merge of the lanes where it does not. A slab that does not fit is read again to be written, from the cache if it is
+there. Where one launch has several programs for a slab, each takes the whole slab's statistics and writes its share.
 """
 
 from __future__ import annotations
@@ -57,12 +56,12 @@ def _sum(a, b):
 
 @triton.jit
 def _load(
-    x, add, pivot, rest, row, column, end, units,
+    x, add, pivot, row, column, end, units,
     STRIDE: tl.constexpr, LIVE: tl.constexpr, COLUMNS: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """x + add - (pivot + rest) of a tile, and where there is such an element.
+    """x + add - pivot of a tile, and where there is such an element.
 
-    What a channel's offset loses in rounding is added after it, so that a constant x + add gives zeros.
+    What a channel's offset add - pivot loses in rounding is added after it, so that x + add keeps all its digits.
     """
     mask = row < end if LIVE == COLUMNS else (row < end) & (column < LIVE)
     value = tl.load(x + (row * STRIDE + column), mask=mask, other=0).to(tl.float32)
@@ -72,13 +71,13 @@ def _load(
         there = column < LIVE if LAST else row < end
         added = tl.load(add + _channels(row, column, units, LAST), mask=there, other=0).to(tl.float32)
         offset, lost = _sum(added, -pivot)
-        value = (value + offset) + (lost - rest)
+        value = (value + offset) + lost
     return value, mask
 
 
 @triton.jit
 def _looped_statistics(
-    x, add, pivot, rest, column, first, end, units,
+    x, add, pivot, column, first, end, units,
     STRIDE: tl.constexpr, LIVE: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, TOGETHER: tl.constexpr,
     LAST: tl.constexpr,
 ):  # fmt: skip
@@ -88,7 +87,7 @@ def _looped_statistics(
     m2 = tl.zeros([ROWS, COLUMNS], tl.float32)
     n = 0.0
     for start in range(first, end, ROWS):
-        value, mask = _load(x, add, pivot, rest, start + lane, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
+        value, mask = _load(x, add, pivot, start + lane, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
         n += 1.0
         delta = tl.where(mask, value - mean, 0.0)
         step = delta * (1.0 / n)
@@ -194,13 +193,12 @@ def group_norm_kernel(
     if TOGETHER > 1:
         first_column = tl.minimum(column, LIVE - 1) // (LIVE // TOGETHER) * (LIVE // TOGETHER)
     pivot = tl.load(x + first_column).to(tl.float32)
-    rest = 0.0
     if add is not None:
-        pivot, rest = _sum(pivot, tl.load(add + first_column).to(tl.float32))
+        pivot += tl.load(add + first_column).to(tl.float32)
 
     size = rows.to(tl.float32) * (LIVE // TOGETHER)
     if WHOLE:
-        value, mask = _load(x, add, pivot, rest, lane, column, rows, units, STRIDE, LIVE, COLUMNS, LAST)
+        value, mask = _load(x, add, pivot, lane, column, rows, units, STRIDE, LIVE, COLUMNS, LAST)
         mean = _group_sum(tl.where(mask, value, 0.0), LIVE, COLUMNS, TOGETHER) / size
         off = tl.where(mask, value - mean, 0.0)
         m2 = _group_sum(off * off, LIVE, COLUMNS, TOGETHER)
@@ -213,7 +211,7 @@ def group_norm_kernel(
             from_row = 0 if OUTPUT else first
             to_row = rows if OUTPUT else end
             mean, m2 = _looped_statistics(
-                x, add, pivot, rest, column, from_row, to_row, units, STRIDE, LIVE, COLUMNS, ROWS, TOGETHER, LAST
+                x, add, pivot, column, from_row, to_row, units, STRIDE, LIVE, COLUMNS, ROWS, TOGETHER, LAST
             )
         else:
             partials += slab.to(tl.int64) * TOGETHER * splits * 2
@@ -224,7 +222,7 @@ def group_norm_kernel(
                 a, b = _modulation(weight, bias, scale, shift, column, column < LIVE)
             for begin in range(first, end, ROWS):
                 row = begin + lane
-                value, mask = _load(x, add, pivot, rest, row, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
+                value, mask = _load(x, add, pivot, row, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
                 if not LAST:
                     a, b = _modulation(weight, bias, scale, shift, row // units, row < end)
                 _store(y, value, mean, rstd, a, b, row, column, mask, STRIDE, SILU)
