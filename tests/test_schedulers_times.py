@@ -118,7 +118,7 @@ def test_times_that_repeat_are_steps_that_change_nothing(name, data):
         torch.testing.assert_close(*images, rtol=1e-3, atol=1e-3 * float(images[0].abs().max()))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 30])
+@pytest.mark.parametrize("steps", [1, 4, 20])
 @pytest.mark.parametrize("name", [n for n in ALL if not n.startswith(("Flow", "EDM", "IPNDM"))])
 def test_every_class_is_finite_on_every_schedule_of_betas(name, steps):
     for betas in ("linear", "scaled_linear", "squaredcos_cap_v2"):
