@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+
+from fastdiff.files import write
 
 
 class Store:
@@ -22,9 +23,8 @@ class Store:
         # Another process may have written since: its rows are kept.
         rows = json.loads(self.path.read_text())["rows"] if self.path.exists() else []
         self.rows = rows + [{**key, **row} for row in found or [{"absent": True}]]
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps({"rows": self.rows}, indent=None, separators=(",", ":")).replace("},{", "},\n{"))
-        os.replace(partial, self.path)
+        text = json.dumps({"rows": self.rows}, indent=None, separators=(",", ":")).replace("},{", "},\n{")
+        write(self.path, lambda partial: partial.write_text(text))
 
     def select(self, **wanted: object) -> list[dict]:
         """The rows with these values, without those that say there is none."""

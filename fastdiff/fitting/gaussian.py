@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .. import files
 from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
@@ -78,15 +79,10 @@ class GaussianStart:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it as safetensors; leaves no partial file."""
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         numbers = torch.tensor([self.rest, *self.start], dtype=torch.float64)
         parts = {"mean": self.mean, "basis": self.basis, "variances": self.variances, "numbers": numbers}
-        try:
-            save_file({name: value.contiguous() for name, value in parts.items()}, partial)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        whole = {name: value.contiguous() for name, value in parts.items()}
+        files.write(Path(path), lambda partial: save_file(whole, partial))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> GaussianStart:
