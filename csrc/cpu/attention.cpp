@@ -6,6 +6,7 @@
 #include <cfloat>
 
 #include "attention_panel.h"
+#include "kernels.h"
 #include "rows.h"
 #include "scratch.h"
 #include "transpose.h"
@@ -13,13 +14,13 @@
 namespace fastdiff::cpu {
 namespace {
 
-constexpr int64_t kMostKeys = 128;  // in a block: the weights of a panel stay in the first-level cache
+constexpr int64_t kMaxKeys = 128;  // in a block: the weights of a panel stay in the first-level cache
 
 template <class T>
 class Kernel {
  public:
   Kernel(const Attention& a, int64_t rows) : a_(a), rows_(rows), pitch_(a.head_size < kLanes ? kLanes : a.head_size) {
-    const int64_t blocks = (a.keys + kMostKeys - 1) / kMostKeys;
+    const int64_t blocks = (a.keys + kMaxKeys - 1) / kMaxKeys;
     block_ = (a.keys + blocks - 1) / blocks;
     const int64_t panels = (rows + kPanel - 1) / kPanel, panel = pitch_ * kPanel;
     const int64_t converted = kConverts ? block_ * pitch_ : 0;
@@ -140,7 +141,7 @@ class Kernel {
   const int64_t rows_, pitch_;
   const float scale_ = std::min(std::fabs(a_.scale) * kLog2e, FLT_MAX);  // in powers of two, without its sign
   int64_t block_;
-  Panel panels_[kMostRows / kPanel];
+  Panel panels_[kMaxRows / kPanel];
   float *weights_, *k_, *v_;
 };
 

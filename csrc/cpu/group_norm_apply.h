@@ -33,13 +33,13 @@ inline const float* fetch(const ChannelValues& v, int64_t sample, int64_t first,
   return room;
 }
 
-struct Line {
+struct Affine {
   float *offset, *a, *b;
 };
 
 // The numbers of `n` channels of one group. What offset loses in rounding to float goes into b.
-inline void make_line(const GroupNorm& norm, const Moments& moments, int64_t sample, int64_t first, int64_t n,
-                      Line to) {
+inline void make_affine(const GroupNorm& norm, const Moments& moments, int64_t sample, int64_t first, int64_t n,
+                        Affine to) {
   const double rstd = 1 / std::sqrt(moments.m2 / moments.count + static_cast<double>(norm.eps));
   Batch rooms[5];
   for (int64_t done = 0; done < n; done += kBatch) {
@@ -118,13 +118,13 @@ void apply_run(const T* x, int64_t n, float offset, float a, float b, T* y, Traf
 
 // Rows of `channels`, `stride` apart.
 template <bool kSilu, class T>
-void apply_rows(const T* x, int64_t rows, int64_t stride, int64_t channels, Line line, T* y, Traffic traffic) {
+void apply_rows(const T* x, int64_t rows, int64_t stride, int64_t channels, Affine affine, T* y, Traffic traffic) {
   for (int64_t r = 0; r < rows; ++r, x += stride, y += stride) {
     each_bunch(channels, [&](int64_t c, auto vectors, auto filled) {
       const auto at = [&](const float* from) {
         return [=](int u) { return load(from + c + u * kLanes, filled); };
       };
-      apply<kSilu, vectors.value>(x + c, y + c, filled, traffic, at(line.offset), at(line.a), at(line.b));
+      apply<kSilu, vectors.value>(x + c, y + c, filled, traffic, at(affine.offset), at(affine.a), at(affine.b));
     });
   }
 }

@@ -31,7 +31,7 @@ inline Floats together(const Floats (&v)[kUnroll]) { return (v[0] + v[1]) + (v[2
 // to its elements, so that their sums can make it good.
 struct Deviations {
   Floats sum{}, squares{};
-  double odd_sum = 0, odd_squares = 0;
+  double tail_sum = 0, tail_squares = 0;
   int64_t count = 0;
 
   template <class T>
@@ -59,13 +59,13 @@ struct Deviations {
     sum += after, squares += mad(lost, before + after, together(q));
     for (; i < n; ++i) {
       const double d = widen(x[i]) + by;
-      odd_sum += d, odd_squares += d * d;
+      tail_sum += d, tail_squares += d * d;
     }
     count += n;
   }
 
-  Moments around(double pivot) const {
-    return Moments::around(pivot, static_cast<double>(count), odd_sum + sum_of(sum), odd_squares + sum_of(squares));
+  Moments about(double pivot) const {
+    return moments_about(pivot, static_cast<double>(count), tail_sum + sum_of(sum), tail_squares + sum_of(squares));
   }
 };
 
@@ -79,11 +79,11 @@ Moments moments_of_runs(const T* x, int64_t channels, int64_t positions, const f
   const auto added = [&](int64_t c) -> double { return add ? add[c] : 0; };
   Deviations first;
   first.add(x, std::min(positions, kFirst), 0);
-  double pivot = pivot_near(first.around(0).mean + added(0), add);
+  double pivot = pivot_near(first.about(0).mean + added(0), add);
   Moments all;
   Deviations stretch;
   const auto take_in = [&] {
-    all.merge(stretch.around(pivot));
+    merge(all, stretch.about(pivot));
     stretch = {};
     pivot = pivot_near(all.mean, add);
   };
@@ -182,7 +182,7 @@ void moments_of_rows(const T* x, int64_t rows, int64_t stride, int64_t groups, i
     }
   }
   const double count = static_cast<double>(rows * size);
-  for (int64_t g = 0; g < groups; ++g) out[g] = Moments::around(out[g].mean, count, in.total[g], in.total_squares[g]);
+  for (int64_t g = 0; g < groups; ++g) out[g] = moments_about(out[g].mean, count, in.total[g], in.total_squares[g]);
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 // attention on CUDA; each dtype is compiled on its own.
+#include "attention.h"
+
 #include "attention_device.h"
 
 namespace fastdiff::cuda {

@@ -1,4 +1,6 @@
 // group_norm on CUDA: what the plan asks for, launched on the current device.
+#include "group_norm.h"
+
 #include <cuda_runtime.h>
 
 #include "group_norm_kernels.h"
@@ -86,7 +88,6 @@ cudaError_t look_at(int device, Chip& chip) {
 
 }  // namespace
 
-// An error shows again, and is told, when group_norm is called.
 int64_t group_norm_workspace(const GroupNorm& norm, int device) {
   Chip chip{};
   return look_at(device, chip) == cudaSuccess ? workspace_bytes(plan(norm, chip)) : 0;

@@ -17,12 +17,6 @@ struct Grid {
   int64_t x, y;  // over the elements of a sample, and over samples
 };
 
-inline int64_t elements_per_sample(const SolverStep& step) {
-  int64_t count = 1;
-  for (int d = 1; d < step.dims; ++d) count *= step.size[d];
-  return count;
-}
-
 inline bool needs_double(const SolverStep& step) {
   const auto wide = [](const Operand& v) { return v.data && v.dtype == DType::f64; };
   for (const Operand& v : step.history)
@@ -42,6 +36,9 @@ void add_term(Step<T>& s, const Operand& value, Weights<T> weight) {
   if (weight.a != 0 || weight.b != 0) s.term[s.terms++] = {value, weight};
 }
 
+// Without what was left in the fields of one that is absent, so that equal steps have equal bytes.
+inline Operand present(const Operand& v) { return v.data ? v : Operand{}; }
+
 template <class T>
 Step<T> narrow(const SolverStep& step) {
   const Row& row = step.row;
@@ -54,14 +51,15 @@ Step<T> narrow(const SolverStep& step) {
   s.guidance = static_cast<T>(row.guidance), s.c_in = static_cast<T>(row.c_in);
   s.x_weight = weights<T>(step, row.a_x, row.b_x), s.d_weight = weights<T>(step, row.A[0], row.B[0]);
   if (s.p_x != 0 || s.x_weight.a != 0 || s.x_weight.b != 0) s.x = step.x;
-  if (s.p_m != 0) s.m = step.m, s.m_uncond = step.m_uncond;
+  if (s.p_m != 0) s.m = step.m, s.m_uncond = present(step.m_uncond);
   add_term(s, step.base, weights<T>(step, row.a_base, row.b_base));
   for (int k = 1; k < kMaxHistory; ++k) add_term(s, step.history[k - 1], weights<T>(step, row.A[k], row.B[k]));
   for (int j = 0; j < kMaxNoise; ++j) {
     const Weights<T> w = weights<T>(step, row.xi_a[j], row.xi_b[j]);
     if (w.a != 0 || w.b != 0) s.draw[s.draws++] = {static_cast<uint32_t>(row.noise[j]), w};
   }
-  s.out_x = step.out_x, s.out_base = step.out_base, s.out_d = step.out_d, s.out_input = step.out_input;
+  s.out_x = step.out_x, s.out_base = present(step.out_base), s.out_d = present(step.out_d);
+  s.out_input = present(step.out_input);
   s.copies = step.copies;
   s.guidances = step.guidance, s.thresholds = step.threshold, s.seeds = step.seeds;
   return s;
