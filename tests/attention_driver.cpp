@@ -71,8 +71,8 @@ void check(DType dtype, double tolerance, int64_t queries, int64_t keys, int64_t
 
 void check_all(int64_t queries, int64_t keys, int64_t size) {
   check<float>(DType::f32, 5e-6, queries, keys, size);
-  check<cpu::Half>(DType::f16, 2e-3, queries, keys, size);
-  check<cpu::BFloat>(DType::bf16, 1.6e-2, queries, keys, size);
+  check<cpu::Float16>(DType::f16, 2e-3, queries, keys, size);
+  check<cpu::BFloat16>(DType::bf16, 1.6e-2, queries, keys, size);
 }
 
 }  // namespace

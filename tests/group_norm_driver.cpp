@@ -97,8 +97,8 @@ int main() {
       for (bool modulated : {false, true}) {
         const Activation act = modulated ? Activation::silu : Activation::none;
         check<float>(DType::f32, 5e-5, s, channels_last, modulated, act);
-        check<cpu::Half>(DType::f16, 2e-2, s, channels_last, modulated, act);
-        check<cpu::BFloat>(DType::bf16, 1e-1, s, channels_last, modulated, act);
+        check<cpu::Float16>(DType::f16, 2e-2, s, channels_last, modulated, act);
+        check<cpu::BFloat16>(DType::bf16, 1e-1, s, channels_last, modulated, act);
       }
     }
   }

@@ -1,4 +1,5 @@
-// group_norm for one instruction set (FASTDIFF_ISA).
+// group_norm for one instruction set (FASTDIFF_ISA): the statistics of a group, then its output, for which x is read
+// again. Where it can be, a task is so small that the second reading comes from the cache.
 #include "kernels.h"
 
 #include "group_norm_apply.h"
@@ -14,8 +15,8 @@ thread_local Scratch scratch;
 template <class F>
 void with_type(DType dtype, F f) {
   switch (dtype) {
-    case DType::f16: return f(static_cast<const Half*>(nullptr));
-    case DType::bf16: return f(static_cast<const BFloat*>(nullptr));
+    case DType::f16: return f(static_cast<const Float16*>(nullptr));
+    case DType::bf16: return f(static_cast<const BFloat16*>(nullptr));
     default: return f(static_cast<const float*>(nullptr));
   }
 }
@@ -99,7 +100,7 @@ void group_norm(const GroupNorm& n, int64_t first, int64_t last) {
       }
     }
   });
-  drain();
+  store_fence();
 }
 
 void group_norm_moments(const GroupNorm& n, const Slices& s, int64_t first, int64_t last) {
@@ -138,7 +139,7 @@ void group_norm_rows(const GroupNorm& n, const Slices& s, int64_t first, int64_t
       });
     }
   });
-  drain();
+  store_fence();
 }
 
 }  // namespace FASTDIFF_ISA

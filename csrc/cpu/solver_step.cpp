@@ -1,5 +1,7 @@
-// solver_step for one instruction set (FASTDIFF_ISA). A sample is cut into blocks that stay in the first-level cache:
-// operands of the compute type are read and written in place, the others pass through a scratch copy of the block.
+// solver_step for one instruction set (FASTDIFF_ISA). The step is bound by memory, so every operand is passed over
+// once. A sample is cut into blocks that stay in the first-level cache: operands of the compute type are read and
+// written in place, the others pass through a scratch copy of the block, so that the arithmetic is compiled for one
+// type and contiguous elements only, whatever mix of dtypes and strides a call has.
 #include "kernels.h"
 #include "normal.h"
 #include "solver_step_sums.h"
@@ -74,7 +76,8 @@ class Kernel {
     for (int k = 0; k < count_; ++k) value_[reads_[k]] = fetch(reads_[k], sample, begin, n);
     T* d = target(H0, sample, begin);
     T* x = target(OUT_X, sample, begin);
-    // The operands come into the cache while the noise is computed. Not inlined, gcc takes prefetches for dead code.
+    // Noise needs no memory, so the operands come into the cache while it is computed. Not inlined, gcc takes
+    // prefetches for dead code.
     const auto each = [&](int64_t from, int64_t count) __attribute__((always_inline)) {
       for (int k = 0; k < count_; ++k) prefetch(value_[reads_[k]] + from, count);
       prefetch(d + from, count);
@@ -106,7 +109,7 @@ class Kernel {
     for (int64_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
   }
 
-  // D and x'. One loop does both for the usual rows.
+  // D and x'. One loop does both for the usual rows: D is still in a register when x' wants it.
   void make(int64_t sample, int64_t n, T* d, T* x) {
     Block<T> block{Conversion<T>(s_, sample), value_[X], value_[M], value_[M_UNCOND], {}, a_.weight, n, d, x};
     const bool reads_x = s_.row.p_x != 0;
@@ -143,7 +146,7 @@ class Kernel {
     if (view.dense) {
       load_run(o, sample * o.stride[0] + begin, 1, n, to);
     } else {
-      each_run(s_, o, sample, begin, n, [&](int64_t offset, int64_t stride, int64_t at, int64_t count) {
+      for_each_run(s_, o, sample, begin, n, [&](int64_t offset, int64_t stride, int64_t at, int64_t count) {
         load_run(o, offset, stride, count, to + at);
       });
     }
@@ -163,7 +166,7 @@ class Kernel {
   void store(int slot, const T* from, int64_t sample, int64_t begin, int64_t n) const {
     const Operand& o = *views_[slot].operand;
     if (views_[slot].dense) return store_run(from, n, o, sample * o.stride[0] + begin, 1);
-    each_run(s_, o, sample, begin, n, [&](int64_t offset, int64_t stride, int64_t at, int64_t count) {
+    for_each_run(s_, o, sample, begin, n, [&](int64_t offset, int64_t stride, int64_t at, int64_t count) {
       store_run(from + at, count, o, offset, stride);
     });
   }

@@ -1,4 +1,4 @@
-// What solver_step does with a block of elements: D from x and the model's output, and weighted sums of whatever the row
+// What solver_step does with a block of elements: D from x and the model's output, and weighted sums of what the row
 // reads. Internal linkage: see kernels.h.
 #pragma once
 
@@ -13,8 +13,8 @@ constexpr int kMaxTerms = 2 + kMaxHistory + kMaxNoise;
 // What a block can read or write. D is H_0.
 enum Slot { X, BASE, M, M_UNCOND, H0, XI0 = H0 + kMaxHistory, OUT_X = XI0 + kMaxNoise, OUT_BASE, OUT_INPUT, kSlots };
 
-// One of the row's two outputs: a weighted sum of slots. Zero weights are left out, so that what they weigh is not read.
-// D comes last: its elements are made in the same loop as the sum (convert).
+// One of the row's two outputs, a weighted sum of slots. Zero weights are left out: their operands are not read, and an
+// infinity in one does no harm. D comes last: its elements are made in the same loop as the sum (convert).
 template <class T>
 struct LinearCombination {
   int terms = 0;
@@ -48,7 +48,7 @@ void sum_terms(const T* const* in, const T* weights, int64_t n, T* __restrict ou
   for (int64_t i = 0; i < n; ++i) {
     T total = N > 0 ? weight[0] * from[0][i] : T(0);
 #pragma GCC unroll 16
-    for (int k = 1; k < N; ++k) total = mad(weight[k], from[k][i], total);
+    for (int k = 1; k < N; ++k) total = fma(weight[k], from[k][i], total);
     out[i] = total;
   }
 }
@@ -73,7 +73,7 @@ struct Conversion {
     bound = static_cast<T>(s.threshold && !(clamp < 1) ? 1 : clamp);
   }
 
-  T operator()(T linear) const {  // NaN stays NaN
+  T operator()(T linear) const {  // NaN fails both comparisons and stays
     linear = linear > bound ? bound : linear;
     return linear < -bound ? -bound : linear;
   }
@@ -99,12 +99,12 @@ void convert(const Block<T>& block) {
   for (int k = 0; k <= N; ++k) weight[k] = block.weight[k];
 #pragma GCC ivdep  // outputs overlap no input
   for (int64_t i = 0; i < block.n; ++i) {
-    const T model = kGuided ? mad(to_d.guidance, m[i] - m_uncond[i], m_uncond[i]) : m[i];
-    d[i] = to_d(kX ? mad(to_d.p_x, x[i], to_d.p_m * model) : to_d.p_m * model);
+    const T model = kGuided ? fma(to_d.guidance, m[i] - m_uncond[i], m_uncond[i]) : m[i];
+    d[i] = to_d(kX ? fma(to_d.p_x, x[i], to_d.p_m * model) : to_d.p_m * model);
     if constexpr (N >= 0) {
       T total = weight[N] * d[i];
 #pragma GCC unroll 16
-      for (int k = 0; k < N; ++k) total = mad(weight[k], in[k][i], total);
+      for (int k = 0; k < N; ++k) total = fma(weight[k], in[k][i], total);
       sum[i] = total;
     }
   }

@@ -1,4 +1,6 @@
-// From the contract to a launch: what is read, in which precision, how many elements a thread takes, and the grid.
+// From the contract to a launch: what is read, in which precision, how many elements a thread takes, and the grid. Four
+// elements make accesses of 16 bytes; a large tensor gets eight, for more loads in flight; a small one would then leave
+// multiprocessors idle. Where memory is strided or not aligned it is one.
 // Plain C++, used by the launcher and by the test that walks the same grid on the CPU.
 #pragma once
 
@@ -40,7 +42,7 @@ void add_term(Step<T>& s, const Operand& value, Weights<T> weight) {
 inline Operand present(const Operand& v) { return v.data ? v : Operand{}; }
 
 template <class T>
-Step<T> narrow(const SolverStep& step) {
+Step<T> kernel_argument(const SolverStep& step) {
   const Row& row = step.row;
   Step<T> s{};
   s.dims = step.dims;
@@ -67,7 +69,7 @@ Step<T> narrow(const SolverStep& step) {
 
 // What is wrong with the request, or null.
 template <class T>
-const char* complaint(const Step<T>& s) {
+const char* find_error(const Step<T>& s) {
   const bool reads_x = s.p_x != 0 || s.x_weight.a != 0 || s.x_weight.b != 0;
   if (!s.out_x.data || (reads_x && !s.x.data) || (s.p_m != 0 && !s.m.data)) return "solver_step: no x, m or output";
   for (int t = 0; t < s.terms; ++t)
@@ -111,8 +113,8 @@ Grid grid(const Step<T>& s) {
 // does not allow more. Returns what went wrong, or null.
 template <class T, class Launch>
 const char* prepare(const SolverStep& step, const Launch& launch) {
-  const Step<T> s = narrow<T>(step);
-  if (const char* wrong = complaint(s)) return wrong;
+  const Step<T> s = kernel_argument<T>(step);
+  if (const char* wrong = find_error(s)) return wrong;
   if (s.size[0] == 0 || s.elements == 0) return nullptr;
   if constexpr (sizeof(T) == 4) {
     if (s.size[0] * s.elements >= kLarge && fits(s, 8)) return launch.template run<T, 8>(s, grid<8>(s));
