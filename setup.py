@@ -31,6 +31,7 @@ from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
+ISA_FLAGS = CSRC / "cpu" / "isa_flags.txt"
 MODE = os.environ.get("FASTDIFF_BUILD", "auto")
 
 # Explicit fused multiply-adds only, so that a value does not depend on where a loop was vectorised.
@@ -50,6 +51,7 @@ class Job(NamedTuple):
     """One call of a compiler."""
 
     name: str
+    source: Path
     target: str  # the object file
     compile: Callable[[], object]
 
@@ -81,9 +83,20 @@ def is_kernel(source: Path) -> bool:
 
 def isa_flags() -> dict[str, list[str]]:
     """The compiler's flags for each instruction set, the best last."""
-    lines = (CSRC / "cpu" / "isa_flags.txt").read_text().splitlines()
-    words = [line.split() for line in lines if not line.startswith("#")]
+    words = (line.split() for line in ISA_FLAGS.read_text().splitlines() if not line.startswith("#"))
     return {name: flags for name, *flags in words}
+
+
+def with_includes(source: Path) -> list[Path]:
+    """The source and all of csrc that it includes, directly or not."""
+    found: set[Path] = set()
+    new = {source}
+    while new:
+        path = new.pop()
+        found.add(path)
+        names = re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE)
+        new |= {file for name in names if (file := (path.parent / name).resolve()).is_file()} - found
+    return sorted(found)
 
 
 class Nvcc:
@@ -178,7 +191,7 @@ class build_ext(BuildExt):
     def _build(self, ext: Extension, nvcc: Nvcc | None) -> None:
         target = self.get_ext_fullpath(ext.name)
         with without_commands():
-            objects = self._compile(self._jobs(nvcc), self._digest(nvcc))
+            objects = self._compile(self._jobs(nvcc), self._tools(nvcc))
             say(f"linking {Path(target).name}")
             flags = ["-pthread", *self._hide(), *(nvcc.link_flags() if nvcc else [])]
             self.compiler.link_shared_object(objects, target, extra_postargs=flags, target_lang="c++")
@@ -187,14 +200,15 @@ class build_ext(BuildExt):
             Path(target).unlink()
             raise RuntimeError(f"{CSRC} is not whole, or this compiler's output cannot be loaded: {loaded.stderr}")
 
-    def _compile(self, jobs: list[Job], digest: str) -> list[str]:
-        """The object files. Those of an earlier build that the same digest made are not made again."""
+    def _compile(self, jobs: list[Job], tools: bytes) -> list[str]:
+        """The object files. Those that an earlier build made with the same tools and from the same text are kept."""
         if not jobs:
             raise RuntimeError(f"there is nothing to compile: no source file in {CSRC}")
         count = itertools.count(1)
 
         def run(job: Job) -> str:
-            mark = Path(f"{job.target}.{digest}")
+            text = b"\0".join(path.read_bytes() for path in with_includes(job.source))
+            mark = Path(f"{job.target}.{hashlib.sha256(tools + text).hexdigest()[:16]}")
             which = f"{job.name}, {next(count)} of {len(jobs)}"
             if mark.exists():
                 say(f"keeping {which}")
@@ -209,18 +223,17 @@ class build_ext(BuildExt):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(run, jobs))  # the first failure ends it
 
-    def _digest(self, nvcc: Nvcc | None) -> str:
-        """Of all that decides what the compilers make, apart from what the system's headers hold."""
+    def _tools(self, nvcc: Nvcc | None) -> bytes:
+        """All that decides what the compilers make, apart from their sources and what the system's headers hold."""
         import pybind11
 
         command = getattr(self.compiler, "compiler_so_cxx", [])  # with CXXFLAGS
         version = subprocess.run([*command, "--version"], capture_output=True).stdout if command else b""
         flags = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NVCC_")]
         cuda = [nvcc.path, nvcc.version, *nvcc.archs, *flags] if nvcc else []
-        digest = hashlib.sha256(repr((command, version, cuda, self.include_dirs, pybind11.__version__)).encode())
-        for path in [ROOT / "setup.py", *sorted(path for path in CSRC.rglob("*") if path.is_file())]:
-            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-        return digest.hexdigest()[:16]
+        tools = (command, version, cuda, self.include_dirs, pybind11.__version__)
+        settings = [path.read_bytes() for path in (ROOT / "setup.py", ISA_FLAGS) if path.exists()]
+        return repr((tools, settings)).encode()
 
     def _hide(self) -> list[str]:
         """Flags that export the module's entry and nothing of the libraries linked into it."""
@@ -262,7 +275,7 @@ class build_ext(BuildExt):
             jobs.append(self._cxx(name, source, isa, flags, macros=isa_macros, include_dirs=self.include_dirs))
         for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else ():
             target = Path(self.build_temp, "cuda", f"{source.stem}.o")
-            jobs.append(Job(f"{source.stem} for CUDA", str(target), partial(nvcc.compile, source, target)))
+            jobs.append(Job(f"{source.stem} for CUDA", source, str(target), partial(nvcc.compile, source, target)))
         return jobs
 
     def _cxx(self, name: str, source: Path, folder: str, flags: Iterable[str] = (), **options: object) -> Job:
@@ -270,7 +283,7 @@ class build_ext(BuildExt):
         sources, target = [os.path.relpath(source)], os.path.join(self.build_temp, folder)
         flags = [*CXX_FLAGS, *flags]
         compile = partial(self.compiler.compile, sources, output_dir=target, extra_postargs=flags, **options)
-        return Job(name, self.compiler.object_filenames(sources, output_dir=target)[0], compile)
+        return Job(name, source, self.compiler.object_filenames(sources, output_dir=target)[0], compile)
 
 
 class bdist_wheel(BdistWheel):

@@ -44,9 +44,9 @@ struct Float32 {
     }
 #pragma unroll
     for (int r = 0; r < kMine; ++r) {
-      const float share = 1 / across(row[r].sum, [](float a, float b) { return a + b; });
+      const float inverse_sum = 1 / across(row[r].sum, [](float a, float b) { return a + b; });
       const int64_t query = first + at.group + r * kGroups;
-      if (query < p.queries) store(p, row[r], head.out + query * p.out.row_stride, share, at);
+      if (query < p.queries) store(p, row[r], head.out + query * p.out.row_stride, inverse_sum, at);
     }
   }
 
@@ -62,7 +62,7 @@ struct Float32 {
     load_rows<float, D, true, kRows, kThreads>(p, to, from, stride, rows, thread);
   }
 
-  // The weights of a tile of keys, to shared memory; results so far rescale.
+  // The weights of a tile of keys, to shared memory; results so far are rescaled.
   static FASTDIFF_DEVICE void exponentiate(const Problem& p, Row (&row)[kMine], const char* queries, const char* keys,
                                     float* weights, int64_t count, Place at) {
     float s[kMine][kMyKeys] = {};
@@ -130,14 +130,14 @@ struct Float32 {
     }
   }
 
-  static FASTDIFF_DEVICE void store(const Problem& p, const Row& row, float* to, float share, Place at) {
+  static FASTDIFF_DEVICE void store(const Problem& p, const Row& row, float* to, float inverse_sum, Place at) {
 #pragma unroll
     for (int j = 0; j < kMyColumns; ++j) {
       const int column = 4 * (j * kShare + at.share);
       if (column >= p.head_size) break;
       Four v;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) v.e[e] = row.out[j][e] * share;
+      for (int e = 0; e < 4; ++e) v.e[e] = row.out[j][e] * inverse_sum;
       if (p.aligned16) {
         *reinterpret_cast<uint4*>(to + column) = bit_cast<uint4>(v);
       } else {

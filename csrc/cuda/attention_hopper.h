@@ -105,9 +105,9 @@ struct Hopper {
       advance(p, shared, queries, stage, row, out, left, lane);
       mbarrier_arrive(empty(shared, stage));
     }
-    const float share[] = {row[0].inverse_sum(), row[1].inverse_sum()};
+    const float inverse_sum[] = {row[0].inverse_sum(), row[1].inverse_sum()};
     sync_warpgroup(1 + group);  // nobody reads the queries any more
-    put(shared + mine * 16, out, share, lane);
+    put(shared + mine * 16, out, inverse_sum, lane);
     sync_warp();
     store(p, shared + mine * 16, head.out + (first + mine) * p.out.row_stride, p.queries - first - mine, lane);
   }
@@ -155,14 +155,14 @@ struct Hopper {
   }
 
   // A warp's results as rows in shared memory, in place of its queries.
-  static FASTDIFF_DEVICE void put(char* rows, const float (&out)[kChunks][4], const float (&share)[2], int lane) {
+  static FASTDIFF_DEVICE void put(char* rows, const float (&out)[kChunks][4], const float (&inverse_sum)[2], int lane) {
 #pragma unroll
     for (int n = 0; n < kChunks; ++n) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         char* at = rows + n * kColumn + (lane / 4 + 8 * half) * 16 + lane % 4 * 4;
         *reinterpret_cast<uint32_t*>(at) =
-            pack_halves(out[n][2 * half] * share[half], out[n][2 * half + 1] * share[half], kBf16);
+            pack_halves(out[n][2 * half] * inverse_sum[half], out[n][2 * half + 1] * inverse_sum[half], kBf16);
       }
     }
   }
