@@ -49,10 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         began = time.monotonic()
         state = run_stage(stage, chosen.device, chosen.quick, results, stage.share * left)
         results.end_stage(stage.name, state, time.monotonic() - began)
-        text = markdown(results, chosen.device)
+        text = markdown(results)
         write(page, lambda partial, text=text: partial.write_text(text))
         print(f"{stage.name}: {state}", flush=True)
-    print(f"\n{summary(results)}\n\n{table_to_paste(results, chosen.device)}\n\n{page}")
+    print(f"\n{summary(results)}\n\n{table_to_paste(results)}\n\n{page}")
     return 0
 
 

@@ -12,7 +12,7 @@ from .identity import ROOT
 from .process import Cases
 
 COMMAND = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
-ASK = (sys.executable, "-c", "import json; from fastdiff import _C; print(json.dumps(_C.build_info()))")
+ASK = (sys.executable, "-c", "import json; from fastdiff.ops import _C; print(json.dumps(_C.build_info()))")
 LAST_WORDS = 6000  # characters of the compilers' output that are kept
 
 

@@ -43,21 +43,23 @@ def attention_lines(cases: dict[str, dict], capability: tuple[int, int]) -> list
             if backends:
                 won[keys[0], keys[-1] + 1, backends].append(size)
     return [
-        f"    Measured({capability}, {tuple(sizes)}, range({first}, {end}), {backends}),".replace("'", '"')
+        f"    Measured({capability}, {tuple(sizes)}, range({first}, {end}), {_quoted(backends)}),"
         for (first, end, backends), sizes in won.items()
     ]
 
 
-def pasted(sections: dict[str, dict[str, dict]], capability: tuple[int, int], device: str = "cuda") -> str:
-    """All that the table should say for this device."""
+def pasted(sections: dict[str, dict[str, dict]], capability: tuple[int, int]) -> str:
+    """What fastdiff/ops/auto_choice.py should say for this CUDA device."""
     lines = []
-    ours = OURS if device == "cuda" else ("cpu", "reference")
     for op in ("solver_step", "group_norm"):
-        names = ours if op == "solver_step" or device == "cuda" else ("cpu",)
-        backends, why = order(sections.get(op.replace("_", " "), {}), names)
-        lines.append(f'# _{op}: "{device}": {backends}  # {why}'.replace("'", '"'))
-    lines.append("_ATTENTION_ON_CUDA: tuple[Measured, ...] = (")
-    return "\n".join([*lines, *attention_lines(sections.get("attention", {}), capability), ")"])
+        backends, why = order(sections.get(op.replace("_", " "), {}))
+        lines.append(f"# {op} on CUDA: {why}")
+        if backends:
+            lines.append(f"def _{op}(case: CallSpec) -> tuple[str, ...]:")
+            lines.append(f'    return {{"cpu": ("cpu",), "cuda": {_quoted(backends)}}}.get(case.device, ())')
+    ranges = attention_lines(sections.get("attention", {}), capability)
+    lines.append("_ATTENTION_ON_CUDA: tuple[Measured, ...] = (" + ("" if ranges else ")"))
+    return "\n".join([*lines, *ranges, *([")"] if ranges else [])])
 
 
 def _by_head_size(cases: dict[str, dict]) -> dict[int, dict[int, list[dict[str, float]]]]:
@@ -88,3 +90,7 @@ def _times(cases: dict[str, dict]) -> Times:
         if record.get("median") is not None:
             found[record["case"]][record["name"]] = record["median"]
     return found
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return str(names).replace("'", '"')

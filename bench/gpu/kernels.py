@@ -16,7 +16,7 @@ import torch
 
 import fastdiff as fd
 from fastdiff.ops import solver_step
-from fastdiff.ops.row import flat_row
+from fastdiff.plans.table import flat_row
 
 from .. import bench_attention, bench_group_norm, bench_solver_step
 from .session import Session
@@ -94,7 +94,7 @@ def _described(session: Session, launch: Launch) -> dict:
 
 def recorded(session: Session, op: str, call: Call) -> list[Launch]:
     """What `call` launches from the op's Triton module, in order."""
-    module, found = importlib.import_module(f"fastdiff.ops.triton_{op}"), []
+    module, found = importlib.import_module(f"fastdiff.ops.triton.{op}"), []
 
     class Recorder:
         def __init__(self, kernel: object) -> None:

@@ -82,7 +82,7 @@ def _fastdiff(model: Model, steps: int, noise: Tensor) -> Draw:
 
 
 def _graph(model: Model, steps: int, noise: Tensor) -> Draw:
-    return _plan(steps).capture(model, noise)
+    return fd.capture(model, _plan(steps), noise)
 
 
 def _diffusers(model: Model, steps: int, noise: Tensor) -> Draw:

@@ -26,7 +26,8 @@ DONE, LATE = "done", "out of time"
 
 # The server has torch loaded and has never touched a GPU, so that a fork of it is ready at once and can use one.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "pytest", "fastdiff"])
+PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "pytest", "fastdiff"])
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking whether there is a GPU does not touch it
 
 
 class Cases:

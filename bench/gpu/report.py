@@ -11,12 +11,12 @@ TESTS = "tests: "
 Record = dict
 
 
-def markdown(results: Results, device: str) -> str:
+def markdown(results: Results) -> str:
     found, sections = results.identity["machine"], results.sections
     versions = ", ".join(f"{name} {value}" for name, value in found.items() if name != "device")
     blocks = [f"# {found['device']}", f"{versions}, source {results.identity['source']}.", _stages(results)]
     blocks += [_tests(sections), _failures(results.records())]
-    blocks += ["## The choice of backends", "```python\n" + table_to_paste(results, device) + "\n```"]
+    blocks += ["## The choice of backends", "```python\n" + table_to_paste(results) + "\n```"]
     ceilings = {record["case"]: record for record in sections.get("ceilings", {}).values()}
     for name, cases in sections.items():
         if name == "kernels":
@@ -26,9 +26,9 @@ def markdown(results: Results, device: str) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def table_to_paste(results: Results, device: str) -> str:
+def table_to_paste(results: Results) -> str:
     capability = tuple(results.identity["machine"].get("capability", (0, 0)))
-    return choice.pasted(results.sections, capability, device)
+    return choice.pasted(results.sections, capability)
 
 
 def summary(results: Results) -> str:
@@ -74,7 +74,7 @@ def _timings(cases: dict[str, Record], ceilings: dict[str, Record]) -> str:
         if record["name"].startswith("fastdiff") and "median" in record:
             ours[record["case"]] = min(record["median"], ours.get(record["case"], record["median"]))
     rows = []
-    for record in sorted(cases.values(), key=lambda r: list(cases.values()).index(r)):
+    for record in cases.values():
         times = record["median"] / ours[record["case"]] if "median" in record and record["case"] in ours else None
         shares = [_share(record, ceilings, "bytes", "copy"), _share(record, ceilings, "flops", "matmul")]
         micro = [_micro(record.get(name)) for name in ("best", "median", "host")]
