@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,38 +14,54 @@ import torch
 
 import fastdiff  # noqa: F401  the one under test, before the checkout is on the path
 
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = {"ceilings", "solver step", "group norm", "attention", "loop", "kernels"}
+
 
 @pytest.fixture(autouse=True)
 def bench_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkout's bench/ beside the fastdiff that is under test."""
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])
+    """The checkout's bench/ beside the fastdiff that is under test, here and in the processes that it starts."""
+    monkeypatch.syspath_prepend(ROOT)
 
 
-def test_every_section_is_measured_and_written_down(tmp_path: Path) -> None:
+@pytest.fixture
+def store(tmp_path: Path):
+    from bench.gpu.results import Results
+
+    return Results(tmp_path / "results.json", {"source": "a", "machine": {"device": "b"}})
+
+
+def saved(results) -> dict:
+    return json.loads(results.path.read_text())
+
+
+def test_every_stage_is_run_and_written_down_and_not_run_again(tmp_path: Path, capsys) -> None:
     from bench.gpu.__main__ import main
+    from bench.gpu.stages import STAGES
 
-    assert main(["--out", str(tmp_path), "--device", "cpu", "--quick", "--no-build", "--no-tests"]) == 0
+    command = ["--out", str(tmp_path), "--device", "cpu", "--quick", "--skip", "build"]
+    assert main(command) == 0
     (results,) = tmp_path.glob("*.json")
     found = json.loads(results.read_text())
-    assert set(found["ceilings"]) == {"copy", "matmul", "launch"}
-    assert {"torch", "triton", "commit", "device"} <= set(found["machine"])
-    assert {row["section"] for row in found["rows"]} == {"solver step", "group norm", "attention", "loop"}
-    for row in found["rows"]:
-        assert row["median"] is not None, row
-    table = results.with_suffix(".md").read_text()
-    for row in found["rows"]:
-        assert f"| {row['case']} | {row['name']} |" in table
+    assert {name: stage["state"] for name, stage in found["stages"].items()} == {
+        stage.name: "done" for stage in STAGES if stage.name != "build"
+    }
+    assert {"torch", "triton", "device", "python"} <= set(found["identity"]["machine"])
+    tests = {name: cases for name, cases in found["sections"].items() if name.startswith("tests: ")}
+    assert tests
+    assert all(record["outcome"] == "passed" for cases in tests.values() for record in cases.values())
+    assert set(found["sections"]) == KINDS | set(tests)
+    page = results.with_suffix(".md").read_text()
+    for section in KINDS:
+        for record in found["sections"][section].values():
+            assert "note" not in record, record
+            assert f"| {record['case']} | " in page
+    assert all(launch["first"] > 0 for r in found["sections"]["kernels"].values() for launch in r["launches"])
+    assert "_ATTENTION_ON_CUDA" in capsys.readouterr().out
 
-
-def test_a_contestant_that_fails_is_a_row_that_says_so() -> None:
-    from bench.gpu.rows import Session
-    from bench.gpu.timing import Clock
-
-    def broken() -> list:
-        raise RuntimeError("no such kernel")
-
-    row = Session(Clock("cpu", 0.01), deadline=float("inf"), quick=True).measure("a", "b", "c", broken)
-    assert row.note == "RuntimeError: no such kernel"
+    before = results.read_bytes()
+    assert main(command) == 0
+    assert results.read_bytes() == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
@@ -51,3 +71,169 @@ def test_without_a_gpu_it_says_what_to_do(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path)])
     assert "--device cpu --quick" in capsys.readouterr().err
+
+
+def dies_in_the_second_of_three(cases) -> None:
+    for case in "abc":
+        if cases.is_done("s", case):
+            continue
+        cases.begin("s", case)
+        if case == "b":
+            print("last words", flush=True)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        cases.end("s", case, {"outcome": "passed"})
+
+
+def hangs(cases) -> None:
+    if not cases.is_done("s", "hangs"):
+        cases.begin("s", "hangs")
+        time.sleep(600)
+
+
+def breaks(cases) -> None:
+    raise ValueError("no such device")
+
+
+def test_a_case_that_kills_its_process_costs_no_other(store) -> None:
+    from bench.gpu.process import DONE, Job, attend
+
+    assert attend(Job("j", dies_in_the_second_of_three), store, 60) == DONE
+    outcomes = {case: record["outcome"] for case, record in store.sections["s"].items()}
+    assert outcomes == {"a": "passed", "b": "died", "c": "passed"}
+    assert "last words" in store.sections["s"]["b"]["text"]
+
+
+def test_a_case_that_hangs_is_ended_and_time_that_runs_out_ends_the_job(store) -> None:
+    from bench.gpu.process import DONE, LATE, Job, attend
+
+    assert attend(Job("j", hangs), store, 0.1) == LATE
+    assert not store.sections
+    assert attend(Job("j", hangs, silence=2), store, 120) == DONE
+    assert store.sections["s"]["hangs"]["outcome"] == "died"
+
+
+def test_a_job_that_breaks_between_cases_says_why(store) -> None:
+    from bench.gpu.process import Job, attend
+
+    state = attend(Job("j", breaks), store, 60)
+    assert state.startswith("failed: ")
+    assert "ValueError: no such device" in state
+
+
+def test_a_build_that_fails_says_what_the_compiler_said(store) -> None:
+    from bench.gpu.build import build
+    from bench.gpu.process import Job, attend
+
+    command = (sys.executable, "-c", "print('no compiler'); raise SystemExit(3)")
+    state = attend(Job("build", build, (command,)), store, 60)
+    assert "exit code 3\nno compiler" in state
+
+
+def test_of_failures_of_one_kind_the_first_is_kept_in_full(store) -> None:
+    for case in "ab":
+        store.add(("s", case), {"outcome": "failed", "kind": "k", "text": f"traceback of {case}"})
+    store.end_stage("contract", "done", 1.0)
+    assert saved(store)["sections"]["s"] == {
+        "a": {"outcome": "failed", "kind": "k", "text": "traceback of a"},
+        "b": {"outcome": "failed", "kind": "k"},
+    }
+
+
+def test_results_are_gone_on_from_unless_they_are_to_be_forgotten(store) -> None:
+    from bench.gpu.results import Results
+
+    store.add(("s", "a"), {"outcome": "failed", "kind": "k", "text": "first"})
+    store.end_stage("contract", "out of time", 1.0)
+    later = Results(store.path, store.identity)
+    assert later.done() == {("s", "a")}
+    later.add(("s", "b"), {"outcome": "failed", "kind": "k", "text": "second"})
+    assert "text" not in later.sections["s"]["b"]
+    later.end_stage("contract", "done", 2.0)
+    assert saved(later)["stages"]["contract"] == {"state": "done", "seconds": 3.0}
+    assert Results(store.path, store.identity, again=True).done() == frozenset()
+
+
+def test_another_source_has_another_file_of_results(tmp_path: Path) -> None:
+    from bench.gpu.identity import file_name, source_hash
+
+    (tmp_path / "fastdiff").mkdir()
+    source = tmp_path / "fastdiff" / "a.py"
+    names = set()
+    for text in ("x = 1", "x = 2"):
+        source.write_text(text)
+        (tmp_path / "fastdiff" / "a.so").write_text(text)  # what is built from it is not the source
+        names.add(file_name({"source": source_hash(tmp_path), "machine": {"device": "A GPU"}}))
+    assert len(names) == 2
+    assert all(name.startswith("a-gpu-") for name in names)
+
+
+def test_a_contestant_that_fails_is_a_record_that_says_so() -> None:
+    from bench.gpu.session import Session
+    from bench.gpu.timing import Clock
+
+    class Heard:
+        records: list = []  # noqa: RUF012
+
+        def is_done(self, section: str, case: str) -> bool:
+            return False
+
+        def begin(self, section: str, case: str) -> None:
+            pass
+
+        def end(self, section: str, case: str, record: dict) -> None:
+            self.records.append(record)
+
+    def broken() -> list:
+        raise RuntimeError("no such kernel")
+
+    Session(Heard(), Clock("cpu", 0.01), quick=True).measure("a", "b", "c", broken)
+    (record,) = Heard.records
+    assert record["note"] == "RuntimeError: no such kernel"
+    assert record["kind"].startswith("RuntimeError at test_bench_gpu.py:")
+    assert "def broken" not in record["note"]
+    assert "in broken" in record["text"]
+
+
+def attention_cases(times: dict[tuple[int, int], dict[str, float]]) -> dict[str, dict]:
+    """(keys, head size) -> contestant -> seconds, as the records of the section."""
+    return {
+        f"{keys} {size} | {name}": {
+            "case": f"{keys} {size}", "name": name, "median": seconds, "shape": [1, 1, 64, keys, size]
+        }
+        for (keys, size), contestants in times.items()
+        for name, seconds in contestants.items()
+    }  # fmt: skip
+
+
+def test_attention_is_given_to_kernels_only_between_numbers_of_keys_that_they_won() -> None:
+    from bench.gpu.choice import attention_lines
+
+    both = {"fastdiff cuda": 1.0, "fastdiff triton": 1.5, "fastdiff torch": 2.0}
+    one = {"fastdiff cuda": 3.0, "fastdiff triton": 1.5, "fastdiff torch": 2.0}
+    none = {"fastdiff cuda": 3.0, "fastdiff triton": 2.5, "fastdiff torch": 2.6, "sdpa": 2.0}
+    cases = attention_cases({
+        (77, 40): both, (128, 40): both, (256, 40): none, (1024, 40): one,
+        (77, 80): both, (128, 80): both, (77, 64): none,
+    })  # fmt: skip
+    assert attention_lines(cases, (9, 0)) == [
+        '    Measured((9, 0), (40, 80), range(77, 129), ("cuda", "triton")),',
+        '    Measured((9, 0), (40,), range(1024, 1025), ("triton",)),',
+    ]
+
+
+def test_the_order_is_that_of_the_geometric_mean_over_cases_both_served() -> None:
+    from bench.gpu.choice import pasted
+
+    times = {"a": {"cuda": 1.0, "triton": 2.0}, "b": {"cuda": 3.0, "triton": 2.0}, "c": {"triton": 1.0}}
+    cases = {
+        f"{case} | {name}": {"case": case, "name": f"fastdiff {name}", "median": seconds}
+        for case, contestants in times.items()
+        for name, seconds in contestants.items()
+    }
+    text = pasted({"solver step": cases}, (9, 0))
+    assert '"cuda": ("cuda", "triton")}' in text
+    assert "cuda is first in 1 of 2 cases; triton takes 1.15 times as long" in text
+    assert "group_norm on CUDA: not measured" in text
+    scope: dict = {"Measured": tuple, "CallSpec": object, "tuple": tuple}
+    exec(text, scope)  # it can be pasted
+    assert scope["_ATTENTION_ON_CUDA"] == ()

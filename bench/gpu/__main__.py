@@ -16,7 +16,7 @@ import torch
 from fastdiff.files import write
 
 from .identity import file_name, identity
-from .process import DONE
+from .process import DONE, load
 from .report import markdown, summary, table_to_paste
 from .results import Results
 from .stages import STAGES, run_stage
@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     deadline = time.monotonic() + 60 * chosen.minutes
     if chosen.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu --quick exercises this script without one")
+    if chosen.device == "cpu":
+        load("diffusers")  # which might touch a GPU
     described = identity(chosen.device, chosen.quick)
     results = Results(chosen.out / f"{file_name(described)}.json", described, again=chosen.again)
     page = results.path.with_suffix(".md")

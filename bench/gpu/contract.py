@@ -81,7 +81,7 @@ def run_tests(cases: Cases, part: Part, device: str) -> None:
 
 
 class Recorder:
-    """A pytest plugin: picks the part's tests, one case of each function before the second of any, and tells results."""
+    """A pytest plugin: picks the part's tests, a case of each function before the second of any, and tells results."""
 
     def __init__(self, cases: Cases, part: Part) -> None:
         self._cases, self._part, self._reports = cases, part, []

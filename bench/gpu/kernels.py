@@ -1,4 +1,4 @@
-"""Each Triton kernel by itself: its first call, which compiles it, its registers and spills, the time of each launch."""
+"""Each Triton kernel by itself: its first call, which compiles it, registers and spills, the time of each launch."""
 
 from __future__ import annotations
 
@@ -133,7 +133,5 @@ def _norm(shape: tuple[int, ...], layout: str, device: str) -> Call:
 
 def _attention(shape: tuple[int, ...], device: str) -> Call:
     batch, heads, queries, keys, size = shape
-    q, k, v = (
-        torch.randn(batch, heads, n, size, device=device, dtype=torch.float16) for n in (queries, keys, keys)
-    )
+    q, k, v = (torch.randn(batch, heads, n, size, device=device, dtype=torch.float16) for n in (queries, keys, keys))
     return lambda: bench_attention.attention(q, k, v)

@@ -25,9 +25,15 @@ LAST_WORDS = 4000  # characters of a dead process's output that are kept
 DONE, LATE = "done", "out of time"
 
 # The server has torch loaded and has never touched a GPU, so that a fork of it is ready at once and can use one.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "pytest", "fastdiff"])
+FORKED, FRESH = multiprocessing.get_context("forkserver"), multiprocessing.get_context("spawn")
+LOADED = ["torch", "torch._dynamo", "pytest", "fastdiff"]
+FORKED.set_forkserver_preload(LOADED)
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking whether there is a GPU does not touch it
+
+
+def load(*modules: str) -> None:
+    """Have the processes find these loaded, too. Called before the first is started."""
+    FORKED.set_forkserver_preload([*LOADED, *modules])
 
 
 class Cases:
@@ -49,12 +55,16 @@ class Cases:
 
 @dataclass(frozen=True)
 class Job:
-    """work(cases, *arguments) is what a process does. silence: seconds between two messages after which it hangs."""
+    """work(cases, *arguments) is what a process does.
+
+    silence: seconds between two messages after which it hangs. fresh: in processes that have loaded nothing.
+    """
 
     name: str
     work: Callable
     arguments: tuple = ()
     silence: float = 90
+    fresh: bool = False
 
 
 class Store(Protocol):
@@ -86,17 +96,18 @@ def device_is_lost() -> str | None:
 
 def _attend_once(job: Job, store: Store, deadline: float) -> str | None:
     """The end of the job, or None if its process died in a case, which is then in the store."""
-    ours, theirs = PROCESSES.Pipe(duplex=False)
+    processes = FRESH if job.fresh else FORKED
+    ours, theirs = processes.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "output"
-        process = PROCESSES.Process(target=_work, args=(job, store.done(), theirs, log), daemon=False)
+        process = processes.Process(target=_work, args=(job, store.done(), theirs, log), daemon=False)
         process.start()
         theirs.close()
         try:
             begun, ended, end = _listen(ours, process.sentinel, job, store, deadline)
             if end is not None:
                 return end
-            process.join(5)
+            process.join(1)  # one that hangs is still there
             words = _last_words(log)
             died = f"exit code {process.exitcode}" if process.exitcode is not None else f"silent for {job.silence:g} s"
             if begun is not None:
