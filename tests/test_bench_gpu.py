@@ -15,7 +15,7 @@ import torch
 import fastdiff  # noqa: F401  the one under test, before the checkout is on the path
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = {"ceilings", "solver step", "group norm", "attention", "loop", "kernels"}
+KINDS = {"ceilings", "first calls", "solver step", "group norm", "attention", "loop", "kernels"}
 
 
 @pytest.fixture(autouse=True)
@@ -77,11 +77,12 @@ def dies_in_the_second_of_three(cases) -> None:
     for case in "abc":
         if cases.is_done("s", case):
             continue
-        cases.begin("s", case)
+        facts = {"case": case, "name": "kernel"}
+        cases.begin("s", case, facts)
         if case == "b":
             print("last words", flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
-        cases.end("s", case, {"outcome": "passed"})
+        cases.end("s", case, facts | {"outcome": "passed"})
 
 
 def hangs(cases) -> None:
@@ -96,11 +97,15 @@ def breaks(cases) -> None:
 
 def test_a_case_that_kills_its_process_costs_no_other(store) -> None:
     from bench.gpu.process import DONE, Job, attend
+    from bench.gpu.report import markdown
 
     assert attend(Job("j", dies_in_the_second_of_three), store, 60) == DONE
     outcomes = {case: record["outcome"] for case, record in store.sections["s"].items()}
     assert outcomes == {"a": "passed", "b": "died", "c": "passed"}
     assert "last words" in store.sections["s"]["b"]["text"]
+    page = markdown(store)
+    assert "| b | kernel |" in page
+    assert "last words" in page
 
 
 def test_a_case_that_hangs_is_ended_and_time_that_runs_out_ends_the_job(store) -> None:
@@ -177,8 +182,8 @@ def test_a_contestant_that_fails_is_a_record_that_says_so() -> None:
         def is_done(self, section: str, case: str) -> bool:
             return False
 
-        def begin(self, section: str, case: str) -> None:
-            pass
+        def begin(self, section: str, case: str, facts: dict) -> None:
+            assert facts == {"case": "b", "name": "c", "bytes": 8}
 
         def end(self, section: str, case: str, record: dict) -> None:
             self.records.append(record)
@@ -186,7 +191,7 @@ def test_a_contestant_that_fails_is_a_record_that_says_so() -> None:
     def broken() -> list:
         raise RuntimeError("no such kernel")
 
-    Session(Heard(), Clock("cpu", 0.01), quick=True).measure("a", "b", "c", broken)
+    Session(Heard(), Clock("cpu", 0.01), quick=True).measure("a", "b", "c", broken, bytes=8)
     (record,) = Heard.records
     assert record["note"] == "RuntimeError: no such kernel"
     assert record["kind"].startswith("RuntimeError at test_bench_gpu.py:")

@@ -52,10 +52,9 @@ class Launch:
 
 def kernels(session: Session) -> None:
     """Compiles everything anew; on a CPU Triton's interpreter shows that all this works."""
+    latent, norms, attentions = LATENT, NORMS, ATTENTIONS
     if session.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
-    latent, norms, attentions = LATENT, NORMS, ATTENTIONS
-    if session.quick:
         latent, norms, attentions = QUICK_LATENT, QUICK_NORMS, QUICK_ATTENTIONS
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRITON_CACHE_DIR"] = folder

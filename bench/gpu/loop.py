@@ -55,7 +55,8 @@ def _loops(session: Session, changes: dict[str, Callable[[nn.Module], nn.Module]
 
 def _model(session: Session, sizes: dict, batch: int, change: Callable[[nn.Module], nn.Module]) -> Model:
     torch.manual_seed(0)
-    net = UNet(**sizes).to(session.device, _dtype(session)).eval().requires_grad_(False)
+    with torch.device(session.device):
+        net = UNet(**sizes).to(_dtype(session)).eval().requires_grad_(False)
     context = torch.randn(batch, TOKENS, sizes.get("context", 768), device=session.device, dtype=_dtype(session))
     net = change(net)
     return lambda x, t: net(x, t, context)

@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
@@ -46,8 +46,9 @@ class Cases:
         """Whether an earlier process or run has it."""
         return (section, case) in self._done
 
-    def begin(self, section: str, case: str) -> None:
-        self._pipe.send(("begin", (section, case), {}))
+    def begin(self, section: str, case: str, facts: dict | None = None) -> None:
+        """facts: what the record is to hold even if the process dies."""
+        self._pipe.send(("begin", (section, case), facts or {}))
 
     def end(self, section: str, case: str, record: dict) -> None:
         self._pipe.send(("end", (section, case), record))
@@ -104,48 +105,57 @@ def _attend_once(job: Job, store: Store, deadline: float) -> str | None:
         process.start()
         theirs.close()
         try:
-            begun, ended, end = _listen(ours, process.sentinel, job, store, deadline)
-            if end is not None:
-                return end
+            heard = _listen(ours, process.sentinel, job, store, deadline)
+            if heard.end is not None:
+                return heard.end
             process.join(1)  # one that hangs is still there
-            words = _last_words(log)
-            died = f"exit code {process.exitcode}" if process.exitcode is not None else f"silent for {job.silence:g} s"
-            if begun is not None:
-                record = {"outcome": "died", "kind": f"died, {died}, in {job.name}", "text": f"{died}\n{words}"}
-                store.add(begun, record)
-            elif not ended:
-                return f"failed: {died}\n{words}"
+            died = f"silent for {job.silence:g} s" if process.exitcode is None else f"exit code {process.exitcode}"
+            record = {"outcome": "died", "note": f"died, {died}", "kind": f"died, {died}, in {job.name}"}
+            record["text"] = f"{died}\n{_last_words(log)}"
+            if heard.begun is None and not heard.ended:
+                return f"failed: {record['text']}"
+            if heard.begun is not None:
+                store.add(heard.begun, heard.facts | record)
             return None
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
-            process.join()
+            process.join(10)  # the driver may hold one for ever
 
 
-def _listen(
-    pipe: Connection, sentinel: int, job: Job, store: Store, deadline: float
-) -> tuple[Key | None, int, str | None]:
-    """The case left open, how many were ended, and how the job ended where it told so or time ran out."""
-    begun, ended = None, 0
-    while True:
+@dataclass
+class Heard:
+    """What a process told: the case left open, its facts, how many were ended, and how the job ended, if it did."""
+
+    begun: Key | None = None
+    facts: dict = field(default_factory=dict)
+    ended: int = 0
+    end: str | None = None
+
+
+def _listen(pipe: Connection, sentinel: int, job: Job, store: Store, deadline: float) -> Heard:
+    """Until the job ends, time runs out, or the process dies or hangs."""
+    heard = Heard()
+    while heard.end is None:
         left = deadline - time.monotonic()
         ready = wait([pipe, sentinel], max(min(left, job.silence), 0))
-        if not ready:
-            return begun, ended, LATE if left <= job.silence else None
+        if not ready and left <= job.silence:
+            heard.end = LATE
         if pipe not in ready:
-            return begun, ended, None
+            break
         try:
             what, key, record = pipe.recv()
         except EOFError:
-            return begun, ended, None
+            break
         if what == "begin":
-            begun = key
+            heard.begun, heard.facts = key, record
         elif what == "end":
             store.add(key, record)
-            begun, ended = None, ended + 1
+            heard.begun, heard.ended = None, heard.ended + 1
         else:
-            return None, ended, what
+            heard.end = what
+    return heard
 
 
 def _work(job: Job, done: frozenset[Key], pipe: Connection, log: Path) -> None:

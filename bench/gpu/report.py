@@ -8,6 +8,7 @@ from . import choice
 from .results import Results
 
 TESTS = "tests: "
+
 Record = dict
 
 
@@ -15,12 +16,14 @@ def markdown(results: Results) -> str:
     found, sections = results.identity["machine"], results.sections
     versions = ", ".join(f"{name} {value}" for name, value in found.items() if name != "device")
     blocks = [f"# {found['device']}", f"{versions}, source {results.identity['source']}.", _stages(results)]
-    blocks += [_tests(sections), _failures(results.records())]
+    blocks += [_tests(sections), _failures(results)]
     blocks += ["## The choice of backends", "```python\n" + table_to_paste(results) + "\n```"]
     ceilings = {record["case"]: record for record in sections.get("ceilings", {}).values()}
     for name, cases in sections.items():
         if name == "kernels":
             blocks += [f"## {name}", _kernels(cases, ceilings)]
+        elif name == "first calls":
+            blocks += [f"## {name}", _first_calls(cases)]
         elif not name.startswith(TESTS) and name != "build":
             blocks += [f"## {name}", _timings(cases, ceilings)]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -34,7 +37,7 @@ def table_to_paste(results: Results) -> str:
 def summary(results: Results) -> str:
     """Stages, tests and kinds of failure in a few lines."""
     kinds = Counter(record["kind"] for record in results.records() if "kind" in record)
-    lines = [f"{name}: {stage['state']}, {stage['seconds']} s" for name, stage in results.stages.items()]
+    lines = [f"{name}: {_line(stage['state'])}, {stage['seconds']} s" for name, stage in results.stages.items()]
     for name, cases in results.sections.items():
         if name.startswith(TESTS):
             lines.append(f"{name}: {_counts(cases)}")
@@ -42,8 +45,14 @@ def summary(results: Results) -> str:
 
 
 def _stages(results: Results) -> str:
-    rows = [[name, stage["state"].replace("\n", "; "), stage["seconds"]] for name, stage in results.stages.items()]
+    rows = [[name, _line(stage["state"]), stage["seconds"]] for name, stage in results.stages.items()]
     return _table(["stage", "state", "seconds"], rows)
+
+
+def _line(state: str) -> str:
+    """The first and, where a traceback follows, the last line of a state."""
+    first, *others = state.strip().splitlines()
+    return f"{first} ... {others[-1]}" if others else first
 
 
 def _tests(sections: dict[str, dict[str, Record]]) -> str:
@@ -60,11 +69,12 @@ def _counts(cases: dict[str, Record]) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
 
 
-def _failures(records: list[Record]) -> str:
-    """The first of each kind in full, with the number of the kind."""
-    kinds = Counter(record["kind"] for record in records if "kind" in record)
-    first = [record for record in records if "text" in record]
-    blocks = [f"### {kinds[r['kind']]} x {r['kind']}\n\n```\n{r['text'].strip()}\n```" for r in first]
+def _failures(results: Results) -> str:
+    """Stages that failed, and the first failure of each kind with the number of the kind, in full."""
+    kinds = Counter(record["kind"] for record in results.records() if "kind" in record)
+    texts = [(f"stage {name}", stage["state"]) for name, stage in results.stages.items() if "failed" in stage["state"]]
+    texts += [(f"{kinds[r['kind']]} x {r['kind']}", r["text"]) for r in results.records() if "text" in r]
+    blocks = [f"### {title}\n\n```\n{text.strip()}\n```" for title, text in texts]
     return "\n\n".join(["## Failures, the first of each kind in full", *blocks]) if blocks else ""
 
 
@@ -94,10 +104,17 @@ def _kernels(cases: dict[str, Record], ceilings: dict[str, Record]) -> str:
             sizes = [launch[name] if launch[name] is not None else "" for name in ("registers", "spills", "shared")]
             numbers = [f"{launch['first']:.2f}", _micro(launch["median"]), _share(moved, ceilings, "bytes", "copy")]
             rows.append([record["case"], k + 1, *numbers, launch["programs"], *sizes])
-        if "note" in record:
+        if "launches" not in record:
             rows.append([record["case"], record["note"], *[""] * 7])
     head = ["call", "launch", "first s", "median us", "of copy", "programs", "registers", "spills", "shared"]
     return _table(head, rows)
+
+
+def _first_calls(cases: dict[str, Record]) -> str:
+    """What compiling takes while other processes compile, too; the longest first, after those that failed."""
+    longest = sorted(cases.values(), key=lambda record: -record.get("first", float("inf")))
+    rows = [[r["case"], r["name"], f"{r['first']:.1f}" if "first" in r else r["note"]] for r in longest]
+    return _table(["case", "contestant", "s"], rows)
 
 
 def _share(record: Record, ceilings: dict[str, Record], what: str, ceiling: str) -> str:

@@ -46,8 +46,8 @@ class Session:
         key = f"{case} | {name}"
         if self.cases.is_done(section, key):
             return
-        self.cases.begin(section, key)
         record = {"case": case, "name": name, **facts}
+        self.cases.begin(section, key, record)
         try:
             record |= find()
         except Exception as error:  # a kernel that fails is a record that says so

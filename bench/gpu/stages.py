@@ -14,6 +14,7 @@ import torch
 from .build import build
 from .ceilings import ceilings
 from .contract import contract
+from .first_calls import first_calls
 from .kernels import kernels
 from .loop import compiled_loops, loops
 from .ops import all_shapes, attentions, compiled_ops, group_norms, keys_and_head_sizes
@@ -28,7 +29,7 @@ COMPILING = 300  # seconds that torch.compile or nvcc may say nothing for
 
 @dataclass(frozen=True)
 class Stage:
-    """share: of the time that is left when it begins. jobs(device, quick): what it does. at_once: jobs on a GPU."""
+    """share: of the time left when it begins. jobs(device, quick): what it does. at_once: jobs on a GPU machine."""
 
     name: str
     share: float
@@ -49,13 +50,14 @@ def run_timed(cases: Cases, work: Callable[[Session], None], device: str, quick:
 
 STAGES = (
     Stage("build", 0.5, lambda device, quick: [Job("build", build, silence=COMPILING)]),
-    Stage("contract", 0.4, contract, at_once=8),  # whether a kernel is right does not depend on what runs beside it
+    Stage("contract", 0.4, contract, at_once=12),  # whether a kernel is right does not depend on what runs beside it
     Stage("ceilings", 0.1, timed("ceilings", ceilings)),
+    Stage("first calls", 0.35, first_calls, at_once=12),
     Stage("solver step", 0.2, timed("solver step", solver_steps)),
     Stage("group norm", 0.25, timed("group norm", group_norms)),
     Stage("attention", 0.3, timed("attention", attentions)),
-    Stage("loop", 0.3, timed("loop", loops)),
-    Stage("kernels", 0.3, timed("kernels", kernels, fresh=True)),
+    Stage("loop", 0.4, timed("loop", loops)),
+    Stage("kernels", 0.4, timed("kernels", kernels, fresh=True)),
     Stage("attention by keys", 0.4, timed("attention by keys", keys_and_head_sizes)),
     Stage("compiled", 0.4, timed("compiled", compiled_ops, silence=COMPILING)),
     Stage("all shapes", 0.5, timed("all shapes", all_shapes)),
@@ -66,7 +68,7 @@ STAGES = (
 def run_stage(stage: Stage, device: str, quick: bool, store: Store, seconds: float) -> str:
     """Run its jobs; DONE, or what became of those that are not."""
     jobs = stage.jobs(device, quick)
-    workers = max(1, min(stage.at_once, (os.cpu_count() or 1) // 2)) if device == "cuda" else 1
+    workers = max(1, min(stage.at_once, (os.cpu_count() or 1) - 2)) if device == "cuda" else 1
     deadline, lock, waiting = time.monotonic() + seconds, threading.Lock(), len(jobs)
 
     def run(job: Job) -> str:
