@@ -1,7 +1,7 @@
 """python -m bench.gpu --out DIR: build, test on the device, time everything; JSON and markdown after each stage.
 
 Stages run in order of worth, each with a share of the minutes left. Run again with the same --out, it goes on where it
-was cut off, if the source, the machine and the versions are the same.
+was cut off, if the source, the machine and the versions are the same; with --minutes 0 it writes the tables only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from fastdiff.files import write
 
 from .identity import file_name, identity
-from .process import DONE, load
+from .process import DONE, forks_reach_gpu, load
 from .report import markdown, summary, table_to_paste
 from .results import Results
 from .stages import STAGES, run_stage
@@ -42,20 +42,26 @@ def main(arguments: list[str] | None = None) -> int:
         load("diffusers")  # which might touch a GPU
     described = identity(chosen.device, chosen.quick)
     results = Results(chosen.out / f"{file_name(described)}.json", described, again=chosen.again)
-    page = results.path.with_suffix(".md")
+    fresh = chosen.device == "cuda" and not forks_reach_gpu(results)
     for stage in STAGES:
         left = deadline - time.monotonic()
         unwanted = stage.name in chosen.skip or (chosen.only and stage.name not in chosen.only)
         if unwanted or left < LEAST or results.stages.get(stage.name, {}).get("state") == DONE:
             continue
         began = time.monotonic()
-        state = run_stage(stage, chosen.device, chosen.quick, results, stage.share * left)
+        state = run_stage(stage, chosen.device, chosen.quick, results, stage.share * left, fresh=fresh)
         results.end_stage(stage.name, state, time.monotonic() - began)
-        text = markdown(results)
-        write(page, lambda partial, text=text: partial.write_text(text))
+        write_page(results)
         print(f"{stage.name}: {state}", flush=True)
-    print(f"\n{summary(results)}\n\n{table_to_paste(results)}\n\n{page}")
+    print(f"\n{summary(results)}\n\n{table_to_paste(results)}\n\n{write_page(results)}")
     return 0
+
+
+def write_page(results: Results) -> Path:
+    """The tables, beside the JSON."""
+    page = results.path.with_suffix(".md")
+    write(page, lambda partial: partial.write_text(markdown(results)))
+    return page
 
 
 if __name__ == "__main__":

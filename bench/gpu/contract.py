@@ -76,8 +76,9 @@ def run_tests(cases: Cases, part: Part, device: str) -> None:
     # Only what Python prints is captured: what a crash prints is in the process's output.
     options = ["-q", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:randomly", f"--rootdir={ROOT}"]
     options += ["-m", "gpu"] if device == "cuda" else []
-    pytest.main([*options, str(ROOT / "tests" / part.file)], plugins=[recorder])
-    recorder.close()
+    ended = pytest.main([*options, str(ROOT / "tests" / part.file)], plugins=[recorder])
+    if ended not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise RuntimeError("\n".join([f"pytest: {ended!r}", *recorder.errors]))
 
 
 class Recorder:
@@ -85,7 +86,7 @@ class Recorder:
 
     def __init__(self, cases: Cases, part: Part) -> None:
         self._cases, self._part, self._reports = cases, part, []
-        self._errors: list[str] = []
+        self.errors: list[str] = []  # outside tests
 
     @pytest.hookimpl(trylast=True)  # behind those that deselect by mark
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -100,7 +101,7 @@ class Recorder:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self._errors.append(str(report.longrepr))
+            self.errors.append(str(report.longrepr))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._reports.clear()
@@ -115,9 +116,8 @@ class Recorder:
         if lost:
             os._exit(1)  # the next process goes on behind this case
 
-    def close(self) -> None:
-        if self._errors:
-            raise RuntimeError("\n".join(self._errors))
+    def pytest_internalerror(self, excrepr: object) -> None:
+        self.errors.append(str(excrepr))
 
     def _record(self, nodeid: str, lost: str | None) -> dict:
         seconds = round(sum(report.duration for report in self._reports), 3)

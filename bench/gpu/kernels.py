@@ -70,7 +70,7 @@ def kernels(session: Session) -> None:
 
 def _measure(session: Session, op: str, case: str, make: Callable[[], Call], moved: int = 0) -> None:
     """moved: bytes that the op must read and write."""
-    session.record("kernels", f"{op} {case}", "triton", lambda: _launches(session, op, make()), bytes=moved)
+    session.record("kernels", f"{op} {case}", "fastdiff triton", lambda: _launches(session, op, make()), bytes=moved)
 
 
 def _launches(session: Session, op: str, call: Call) -> dict:

@@ -85,6 +85,15 @@ def attend(job: Job, store: Store, seconds: float) -> str:
     return f"given up after {DEATHS} processes died"
 
 
+def forks_reach_gpu(store: Store) -> bool:
+    """Whether a fork can use the GPU; not if something loaded has touched it."""
+    return attend(Job("whether forks reach the GPU", _use_gpu), store, 60) == DONE
+
+
+def _use_gpu(cases: Cases) -> None:
+    torch.zeros(1, device="cuda").add_(1).item()
+
+
 def device_is_lost() -> str | None:
     """What the GPU answers if an earlier launch of this process has broken it for good."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():

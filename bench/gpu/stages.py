@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -65,9 +65,9 @@ STAGES = (
 )
 
 
-def run_stage(stage: Stage, device: str, quick: bool, store: Store, seconds: float) -> str:
-    """Run its jobs; DONE, or what became of those that are not."""
-    jobs = stage.jobs(device, quick)
+def run_stage(stage: Stage, device: str, quick: bool, store: Store, seconds: float, *, fresh: bool = False) -> str:
+    """Run its jobs, all in fresh processes where asked to; DONE, or what became of those that are not."""
+    jobs = [replace(job, fresh=fresh or job.fresh) for job in stage.jobs(device, quick)]
     workers = max(1, min(stage.at_once, (os.cpu_count() or 1) - 2)) if device == "cuda" else 1
     deadline, lock, waiting = time.monotonic() + seconds, threading.Lock(), len(jobs)
 
