@@ -17,6 +17,7 @@ from fastdiff.ops import reference
 from fastdiff.sampling.run import Run
 
 from .accuracy import check_close
+from .in_diffusers import make_scheduler
 from .machine import copy_bandwidth
 
 SHAPES = [(1, 4, 64, 64), (8, 4, 128, 128)]
@@ -93,14 +94,7 @@ def compiled_step(shape: tuple[int, ...], device: str = "cpu", backend: str = "i
 
 def diffusers_step(name: str, shape: tuple[int, ...], device: str = "cpu") -> Callable[[], Tensor]:
     """The same step by diffusers' scheduler, after it was tried. Raises ImportError where there is no diffusers."""
-    import diffusers
-
-    common = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    if name == "unipc3":
-        scheduler = diffusers.UniPCMultistepScheduler(solver_order=3, **common)
-    else:
-        kind = "sde-dpmsolver++" if name == "2m_sde" else "dpmsolver++"
-        scheduler = diffusers.DPMSolverMultistepScheduler(algorithm_type=kind, **common)
+    scheduler = make_scheduler(name)
     scheduler.set_timesteps(STEPS, device=device)
     x, m = (torch.randn(shape, device=device) for _ in range(2))
     for t in scheduler.timesteps[:ROW]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import fastdiff as fd
 
+from ..in_diffusers import draw, make_scheduler
 from ..unet import UNet
 from .session import Calls, Session
 
@@ -68,10 +69,10 @@ def _accelerated(net: nn.Module) -> nn.Module:
 
 
 def _calls(make: Callable[..., Draw], model: Callable[[], Model], steps: int, noise: Tensor) -> Calls:
-    draw = make(model(), steps, noise)
-    if not torch.isfinite(draw(noise)).all():
+    run = make(model(), steps, noise)
+    if not torch.isfinite(run(noise)).all():
         raise ArithmeticError("the result is not finite")
-    return [lambda: draw(noise)]
+    return [lambda: run(noise)]
 
 
 def _plan(steps: int) -> fd.Plan:
@@ -87,21 +88,7 @@ def _graph(model: Model, steps: int, noise: Tensor) -> Draw:
 
 
 def _diffusers(model: Model, steps: int, noise: Tensor) -> Draw:
-    import diffusers
-
-    common = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    scheduler = diffusers.DPMSolverMultistepScheduler(**common)
-
-    @torch.no_grad()
-    def draw(noise: Tensor) -> Tensor:
-        scheduler.set_timesteps(steps, device=noise.device)
-        x = noise * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            m = model(scheduler.scale_model_input(x, t), t.expand(len(x)))
-            x = scheduler.step(m, t, x, return_dict=False)[0]
-        return x
-
-    return draw
+    return partial(draw, make_scheduler("2m"), model, steps)
 
 
 LOOPS = {"diffusers": _diffusers, "fastdiff": _fastdiff, "fastdiff graph": _graph}

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from .. import bench_attention, bench_group_norm
+from ..backends import forced
 from ..installed import attention_kernels, group_norm_kernels
 from .session import Calls, Session
 from .steps import MORE_SHAPES, solver_steps
@@ -93,7 +94,7 @@ def all_shapes(session: Session) -> None:
 
 
 def _norm_contestants(device: str) -> dict[str, Kernel]:
-    found = {f"fastdiff {name}": bench_group_norm.forced(name) for name in BACKENDS[device]}
+    found = {f"fastdiff {name}": forced(bench_group_norm.ours, name) for name in BACKENDS[device]}
     found["eager"] = bench_group_norm.eager
     return found | (group_norm_kernels(bench_group_norm.GROUPS) if device == "cuda" else {})
 
@@ -107,7 +108,7 @@ def _attention_contestants(device: str) -> dict[str, Kernel]:
 
 
 def _fastdiff_attention(device: str) -> dict[str, Kernel]:
-    return {f"fastdiff {name}": bench_attention.forced(name) for name in (*BACKENDS[device], "torch")}
+    return {f"fastdiff {name}": forced(bench_attention.attention, name) for name in (*BACKENDS[device], "torch")}
 
 
 def _forget_compiled(name: str) -> None:
