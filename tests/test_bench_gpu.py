@@ -231,15 +231,15 @@ def test_attention_is_given_to_kernels_only_between_numbers_of_keys_that_they_wo
 def test_the_order_is_that_of_the_geometric_mean_over_cases_both_served() -> None:
     from bench.gpu.choice import pasted
 
-    times = {"a": {"cuda": 1.0, "triton": 2.0}, "b": {"cuda": 3.0, "triton": 2.0}, "c": {"triton": 1.0}}
+    times = {"a": {"cuda": 1.0, "triton": 2.0}, "b": {"cuda": 3.0, "triton": 2.0, "eager": 2.5}, "c": {"triton": 1.0}}
     cases = {
-        f"{case} | {name}": {"case": case, "name": f"fastdiff {name}", "median": seconds}
+        f"{case} | {name}": {"case": case, "name": name if name == "eager" else f"fastdiff {name}", "median": seconds}
         for case, contestants in times.items()
         for name, seconds in contestants.items()
     }
     text = pasted({"solver step": cases}, (9, 0))
     assert '"cuda": ("cuda", "triton")}' in text
-    assert "cuda is first in 1 of 2 cases; triton takes 1.15 times as long" in text
+    assert "cuda is first in 1 of 2 cases; triton takes 1.15 times as long; eager PyTorch is faster in 1" in text
     assert "group_norm on CUDA: not measured" in text
     scope: dict = {"Measured": tuple, "CallSpec": object, "tuple": tuple}
     exec(text, scope)  # it can be pasted

@@ -26,8 +26,10 @@ def order(cases: dict[str, dict], ours: tuple[str, ...] = OURS) -> tuple[tuple[s
     }
     best = tuple(sorted(ours, key=ratios.__getitem__))
     wins = sum(min(ours, key=lambda name: t[f"fastdiff {name}"]) == best[0] for t in shared)
+    eager = sum(t.get("eager", math.inf) < t[f"fastdiff {best[0]}"] for t in shared)
     others = ", ".join(f"{name} takes {ratios[name] / ratios[best[0]]:.2f} times as long" for name in best[1:])
-    return best, f"{best[0]} is first in {wins} of {len(shared)} cases" + (f"; {others}" if others else "")
+    why = [f"{best[0]} is first in {wins} of {len(shared)} cases", others, f"eager PyTorch is faster in {eager}"]
+    return best, "; ".join(part for part in why if part)
 
 
 def attention_lines(cases: dict[str, dict], capability: tuple[int, int]) -> list[str]:

@@ -29,6 +29,7 @@ FORKED, FRESH = multiprocessing.get_context("forkserver"), multiprocessing.get_c
 LOADED = ["torch", "torch._dynamo", "pytest", "fastdiff"]
 FORKED.set_forkserver_preload(LOADED)
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking whether there is a GPU does not touch it
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # where there are many processes, each compiles by itself
 
 
 def load(*modules: str) -> None:
