@@ -125,6 +125,71 @@ def test_a_job_that_breaks_between_cases_says_why(store) -> None:
     assert "ValueError: no such device" in state
 
 
+FAILING = """
+import pytest
+
+@pytest.mark.parametrize("k", range(3))
+def test_a(k):
+    print(f"seed {k}")
+    assert k < 0
+
+def test_b():
+    pass
+
+def test_c():
+    pytest.skip("not here")
+"""
+
+
+def loses_the_device(cases, part) -> None:
+    from bench.gpu import contract
+
+    contract.device_is_lost = lambda: "an illegal memory access was encountered"
+    contract.run_tests(cases, part, "cpu")
+
+
+def test_tests_are_recorded_one_of_each_function_first_and_the_first_failure_in_full(store, tmp_path: Path) -> None:
+    from bench.gpu.contract import Part, run_tests
+    from bench.gpu.process import DONE, Job, attend
+
+    file = tmp_path / "test_failing.py"
+    file.write_text(FAILING)
+    part = Part(str(file), None)
+    assert attend(Job("j", run_tests, (part, "cpu")), store, 60) == DONE
+    found = {name.rpartition("::")[2]: record for name, record in store.sections[part.section].items()}
+    assert {name: record["outcome"] for name, record in found.items()} == {
+        "test_a[0]": "failed", "test_b": "passed", "test_c": "skipped", "test_a[1]": "failed", "test_a[2]": "failed"
+    }  # fmt: skip
+    assert list(found) == ["test_a[0]", "test_b", "test_c", "test_a[1]", "test_a[2]"]
+    assert len({record["kind"] for record in found.values() if "kind" in record}) == 1
+    assert all(part in found["test_a[0]"]["text"] for part in ("assert 0 < 0", "seed 0", "test_failing.py"))
+    assert "text" not in found["test_a[1]"]
+
+
+def test_a_test_that_loses_the_device_is_named_and_the_others_run_in_another_process(store, tmp_path: Path) -> None:
+    from bench.gpu.contract import Part
+    from bench.gpu.process import DONE, Job, attend
+
+    file = tmp_path / "test_two.py"
+    file.write_text("def test_a(): pass\ndef test_b(): pass\n")
+    part = Part(str(file), None)
+    assert attend(Job("j", loses_the_device, (part,)), store, 60) == DONE
+    found = list(store.sections[part.section].values())
+    assert [record["outcome"] for record in found] == ["failed", "failed"]
+    assert "an illegal memory access" in found[0]["text"]
+
+
+def test_a_file_that_cannot_be_collected_fails_its_job(store, tmp_path: Path) -> None:
+    from bench.gpu.contract import Part, run_tests
+    from bench.gpu.process import Job, attend
+
+    file = tmp_path / "test_broken.py"
+    file.write_text("import no_such_package\n")
+    state = attend(Job("j", run_tests, (Part(str(file), None), "cpu")), store, 60)
+    assert state.startswith("failed: ")
+    assert "No module named 'no_such_package'" in state
+
+
 def test_a_build_that_fails_says_what_the_compiler_said(store) -> None:
     from bench.gpu.build import build
     from bench.gpu.process import Job, attend

@@ -141,7 +141,8 @@ def _kind(report: pytest.TestReport, part: Part) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is None:
         return f"{report.when} of a test in {part.section}"
-    error = crash.message.partition(":")[0].splitlines()[0][:60]
+    named = re.match(r"[\w.]+(?=:|$)", crash.message)
+    error = named[0] if named else "AssertionError"  # whose name pytest leaves out
     return f"{error} at {os.path.basename(crash.path)}:{crash.lineno} in {part.section}"
 
 

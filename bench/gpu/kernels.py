@@ -22,7 +22,7 @@ from .. import bench_attention, bench_group_norm, bench_solver_step
 from .session import Session
 
 LATENT = (8, 4, 128, 128)
-# One in each of the plan's forms: in two launches, walked by programs that each read the whole slab, held in registers.
+# Contiguous, one in each form of the plan: in two launches, in one that reads a slab several times, held in registers.
 NORMS = [(1, 128, 1024, 1024), (2, 320, 64, 64), (2, 1280, 16, 16)]
 ATTENTIONS = [
     (2, 8, 4096, 77, 40), (2, 8, 1024, 77, 160), (2, 8, 4096, 4096, 40), (2, 10, 4096, 4096, 64),
