@@ -25,7 +25,9 @@ SEED = int(os.environ.get("FASTDIFF_TEST_SEED") or random.SystemRandom().randran
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "isa" in metafunc.fixturenames:
-        metafunc.parametrize("isa", metafunc.module.ISAS, indirect=True)
+        from instruction_sets import ISAS
+
+        metafunc.parametrize("isa", ISAS, indirect=True)
     if "backend" not in metafunc.fixturenames:
         return
     names = ("triton",) if INTERPRETING else getattr(metafunc.module, "BACKENDS", None) or BACKENDS[metafunc.module.OP]
