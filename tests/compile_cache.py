@@ -69,7 +69,8 @@ def _version(compiler: str) -> str:
 
 def _own_files(command: list[str]) -> list[str]:
     """The sources and headers in this checkout; others belong to the compiler's version."""
-    done = subprocess.run([*command, "-MM"], capture_output=True, text=True)
+    asking = [word for word in command if word != "-c"] + ["-MM"]
+    done = subprocess.run(asking, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     words = done.stdout.replace("\\\n", " ").split()
     read = {Path(word).resolve() for word in words if not word.endswith(":")}

@@ -24,12 +24,12 @@ FLAGS = {
 SANITIZED = sorted({ISAS[0], ISAS[-1]}, key=ISAS.index)  # the plainest code, and what runs here
 
 
-def passes_under_sanitizers(source: str, isa: str, optimise: str = "-O0") -> None:
+def passes_under_sanitizers(source: str, isa: str, optimise: str = "-Og") -> None:
     """Compile tests/<source> with the address and undefined behaviour sanitizers and let it check the op."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler")
-    flags = ["-std=c++17", optimise, "-g", "-ffp-contract=off", "-fno-math-errno", f"-DFASTDIFF_ISA={isa}"]
+    flags = ["-std=c++17", optimise, "-g1", "-ffp-contract=off", "-fno-math-errno", f"-DFASTDIFF_ISA={isa}"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     path = Path(__file__).with_name(source)
     made = compiled(compiler, *flags, *FLAGS[isa], *sanitizers, path, output="driver")

@@ -146,6 +146,7 @@ def test_bad_arguments_are_named(arguments: tuple, error_type: type[Exception], 
         _C.attention_cpu(*arguments)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("isa_name", SANITIZED)
 def test_sanitizers_find_nothing(isa_name: str) -> None:
     passes_under_sanitizers("attention_driver.cpp", isa_name)

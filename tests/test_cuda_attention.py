@@ -155,7 +155,7 @@ def twin() -> Path:
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sanitizers += ["-fno-sanitize=null,object-size,pointer-overflow"]  # ASan finds these, and they take long to compile
     sources = [TWIN / name for name in ("attention_twin.cpp", "block.cpp", "warpgroup.cpp")]
-    return compiled(tool("g++"), "-std=c++17", "-O1", *checks, *sanitizers, *sources, output="twin") / "twin"
+    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, *sources, output="twin") / "twin"
 
 
 Shape = tuple[int, int, int, int, int]  # batch, heads, queries, keys, head size

@@ -55,7 +55,7 @@ def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sources = [TWIN / name for name in ("group_norm_twin.cpp", "grid.cpp", "block.cpp")]
-    return compiled(tool("g++"), "-std=c++17", "-O1", "-g", *checks, *sanitizers, *sources, output="twin") / "twin"
+    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, *sources, output="twin") / "twin"
 
 
 def plan(twin: Path, shapes: list, chip: Chip, dtype: torch.dtype, last: bool) -> dict[tuple, Report]:

@@ -124,7 +124,7 @@ def test_without_a_driver_it_answers(built: Built, tmp_path: Path) -> None:
 def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    made = compiled(tool("g++"), "-std=c++17", "-O1", "-g", *checks, *sanitizers, TWIN / "twin.cpp", output="twin")
+    made = compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, TWIN / "twin.cpp", output="twin")
     return made / "twin"
 
 
@@ -237,6 +237,7 @@ def test_every_mix_of_dtypes(twin: Path, noise: int) -> None:
         assert report["width"] == 4
 
 
+@pytest.mark.compiles
 def test_conversions_of_the_cuda_headers() -> None:
     """The twin built by nvcc, which converts halves with the toolkit's own functions as the kernel does."""
     made = compiled(tool("nvcc"), "-x", "cu", "-std=c++17", "-O1", "-arch=sm_80", TWIN / "twin.cpp", output="twin")

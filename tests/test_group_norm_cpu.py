@@ -258,6 +258,7 @@ def test_a_layout_that_is_neither_is_left_to_the_caller() -> None:
     assert not _C.group_norm_cpu(x, torch.empty_like(x), 2, *REST)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("isa_name", SANITIZED)
 def test_sanitizers_find_nothing(isa_name: str) -> None:
     passes_under_sanitizers("group_norm_driver.cpp", isa_name)

@@ -236,6 +236,7 @@ def test_an_unknown_instruction_set_is_refused() -> None:
         _C.set_isa("sse9")
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("isa_name", SANITIZED)
 def test_sanitizers_find_nothing(isa_name: str) -> None:
     passes_under_sanitizers("native_driver.cpp", isa_name, "-O1")

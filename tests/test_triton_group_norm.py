@@ -107,6 +107,7 @@ def test_a_constant_gives_the_bias_and_nan_stays_in_its_group(backend: str, devi
     assert torch.equal(y[:, :4], given["bias"][:4].view(1, 4, 1, 1).expand_as(y[:, :4]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETING, reason="this test starts the interpreter")
 def test_the_kernel_agrees_in_the_interpreter() -> None:
     files = [__file__, Path(__file__).with_name("test_group_norm.py")]
