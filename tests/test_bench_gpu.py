@@ -35,6 +35,7 @@ def saved(results) -> dict:
     return json.loads(results.path.read_text())
 
 
+@pytest.mark.slow
 def test_every_stage_is_run_and_written_down_and_not_run_again(tmp_path: Path, capsys) -> None:
     from bench.gpu.__main__ import main
     from bench.gpu.stages import STAGES
