@@ -1,4 +1,4 @@
-"""Builds fastdiff._C with what the machine offers; torch is not needed, nor imported.
+"""Builds fastdiff.ops._C with what the machine offers; torch is not needed, nor imported.
 
 FASTDIFF_BUILD=auto (the default) builds the CPU part if there is a C++17 compiler and the CUDA part if there is nvcc,
 and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing. CC and CXX name the
@@ -292,6 +292,6 @@ if MODE not in ("auto", "cpu", "cuda", "none"):
     raise SystemExit(f"FASTDIFF_BUILD: expected auto, cpu, cuda or none, got {MODE!r}")
 
 setup(
-    ext_modules=[Extension("fastdiff._C", sources=[], language="c++")],
+    ext_modules=[Extension("fastdiff.ops._C", sources=[], language="c++")],
     cmdclass={"build_ext": build_ext, "bdist_wheel": bdist_wheel},
 )

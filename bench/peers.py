@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.guidance import calls_of, copies_of, evaluator
 from fastdiff.plans.grid import LOG_SNR_CUT
+from fastdiff.sampling.model import evaluator, input_copies, kwargs_per_call
 
 from .problems import Problem
 
@@ -77,8 +77,8 @@ def _model(problem: Problem, seeds: list[int], spent: list[int]) -> Callable[[Te
     """model(x, t), guided where the problem is; t a number or [B]."""
     conditions = problem.conditions(seeds)
     guidance, uncond = conditions.pop("guidance", None), conditions.pop("uncond", None)
-    calls = calls_of(guidance, uncond, "batch", conditions, len(seeds))
-    copies = copies_of(guidance, "batch")
+    calls = kwargs_per_call(guidance, uncond, "batch", conditions, len(seeds))
+    copies = input_copies(guidance, "batch")
     run = evaluator(problem.model, problem.noise(seeds), calls, copies)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fastdiff as fd
 from fastdiff import demo
-from fastdiff.noise import randn
+from fastdiff.sampling.noise import randn
 
 Model = Callable[..., Tensor]
 

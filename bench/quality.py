@@ -193,9 +193,7 @@ def frechet(study: Study, store: Store, work: Path) -> None:
         if best is None or not path.exists():
             continue
         plans = {
-            f"{best['solver']}, {best['grid']}": plan_within(
-                problem, contestants()[best["solver"]], nfe, best["grid"]
-            ),
+            f"{best['solver']}, {best['grid']}": plan_within(problem, contestants()[best["solver"]], nfe, best["grid"]),
             "fitted": fd.Plan.load(path),
         }
         for name, plan in plans.items():

@@ -1,4 +1,4 @@
-// The functions of fastdiff._C that run ops, in CPython's fastest calling convention.
+// The functions of fastdiff.ops._C that run ops, in CPython's fastest calling convention.
 #pragma once
 
 #include <Python.h>

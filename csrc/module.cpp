@@ -1,4 +1,4 @@
-// fastdiff._C: built without torch, bound to it by fastdiff/ops/native.py.
+// fastdiff.ops._C: built without torch, bound to it by fastdiff/ops/native.py.
 #include <pybind11/pybind11.h>
 
 #include <string>

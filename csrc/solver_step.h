@@ -1,5 +1,5 @@
 // The contract of solver_step: one coefficient row applied in one pass over memory. The mathematics is written out in
-// fastdiff/ops/row.py and fastdiff/ops/reference.py; every implementation reads this struct.
+// fastdiff/plans/table.py and fastdiff/ops/reference.py; every implementation reads this struct.
 #pragma once
 
 #include <cstdint>

@@ -1,20 +1,23 @@
 """fastdiff: samples from diffusion models in fewer and cheaper steps, without retraining."""
 
-from . import nn, noise, ops  # noqa: F401
+from . import nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
 from .patch import accelerate
-from .plans import grid, prediction, schedule  # noqa: F401
 from .plans.catalogue import Solver, plan, solvers
 from .plans.plan import Plan
 from .plans.schedule import Schedule
+from .sampling import noise  # noqa: F401
 from .sampling.adaptive import sample_adaptive
 from .sampling.flow_map import flow_map
+from .sampling.graph import Captured, CaptureError, capture
 from .sampling.sample import Step, iter_sample, sample
 from .sampling.statistics import Statistics, estimate_statistics
 
 __version__ = "0.1.0"
 __all__ = [
+    "CaptureError",
+    "Captured",
     "GaussianStart",
     "Plan",
     "Schedule",
@@ -23,6 +26,7 @@ __all__ = [
     "Step",
     "accelerate",
     "backend",
+    "capture",
     "estimate_statistics",
     "fit",
     "flow_map",

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.stats import linregress
 
 import fastdiff as fd
-from fastdiff.plans.plan import HERE, KEEP, Line, Plan
+from fastdiff.plans.plan import Plan
+from fastdiff.plans.row import BASE_FROM_X, BASE_UNCHANGED, LinearUpdate
 
 State = Callable[[float, float], np.ndarray]  # (alpha, sigma) -> x there
 
@@ -61,7 +62,7 @@ def run_rows(
     """
     base, history = x, []
 
-    def evaluate(line: Line, d: list[np.ndarray]) -> np.ndarray:
+    def evaluate(line: LinearUpdate, d: list[np.ndarray]) -> np.ndarray:
         total = line.base * base + line.x * x
         for weight, h in zip(line.history, d, strict=False):
             total = total + weight * h
@@ -78,12 +79,12 @@ def run_rows(
         history.insert(0, row.p_x * x + row.p_m * m)
         if i < exact_until:
             after = exact(*plan.point_after(i))
-            stays = x if row.base == HERE or row.base not in (None, KEEP) else base
+            stays = x if row.base == BASE_FROM_X or row.base not in (None, BASE_UNCHANGED) else base
             x, base = after, after if row.base is None else stays
         else:
             after = evaluate(row.x, history)
             base, x = after if row.base is None else evaluate(row.base, history), after
-        history = [d for k, d in enumerate(history) if k not in row.forget]
+        history = [d for k, d in enumerate(history) if k not in row.drop_history]
     return x
 
 

@@ -1,4 +1,4 @@
-"""The instruction sets that fastdiff._C holds and this machine has, and a driver of one op compiled for one of them."""
+"""The instruction sets that _C holds and this machine has, and a driver of one op compiled for one of them."""
 
 from __future__ import annotations
 

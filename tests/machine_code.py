@@ -1,4 +1,4 @@
-"""The toolkit's programs, and the machine code of fastdiff._C's CUDA kernels as they show it."""
+"""The toolkit's programs, and the machine code of fastdiff.ops._C's CUDA kernels as they show it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MachineCode:
     def __init__(self, pattern: str) -> None:
         binary = pytest.importorskip("fastdiff.ops.native")._C
         if binary.build_info()["cuda"] is None:
-            pytest.skip("fastdiff._C was built without CUDA")
+            pytest.skip("fastdiff.ops._C was built without CUDA")
         self.registers: dict[tuple[str, str], int] = {}
         self.instructions: dict[tuple[str, str], list[str]] = {}
         usage = run(tool("cuobjdump"), "-res-usage", binary.__file__).stdout

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.ops import reference, registry
-from fastdiff.ops.row import MAX_NOISE, empty_table
+from fastdiff.plans.table import MAX_NOISE, empty_table
 
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 
@@ -174,7 +174,7 @@ def run(backend: str, call: Call) -> dict:
     """The outputs of one backend."""
     x = call.inputs["x"]
     with registry.backend(backend):
-        function = registry.choose("solver_step", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
+        function = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
     function(call.table, 0, *call.inputs.values(), *call.outputs.values())
     return call.outputs
 

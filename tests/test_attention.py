@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
-from fastdiff.ops import attention, preference, registry, torch_ops
+from fastdiff.ops import attention, registry, torch_ops
+from fastdiff.ops import auto_choice as preference
 
 OP = "attention"
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -216,7 +217,7 @@ def test_the_head_of_an_autoencoder_is_served() -> None:
 
 def test_a_kernel_that_cannot_serve_the_head_size_says_so() -> None:
     native = pytest.importorskip("fastdiff.ops.native")
-    case = registry.Case("cuda", torch.float16, (1, 1, 64, 64, 257))
+    case = registry.CallSpec("cuda", torch.float16, (1, 1, 64, 64, 257))
     assert native._refuse_large_heads(case) == "serves head sizes up to 256, not 257"
     q, k, v = operands((1, 1, 9, 11, 8), torch.float64)
     with fd.backend("cpu"), pytest.raises(RuntimeError, match=r"cpu: serves float32, float16 and bfloat16"):
@@ -257,7 +258,7 @@ def test_bad_input_names_the_argument(arguments: tuple, error_type: type, messag
 
 
 def chosen(device: str, dtype: torch.dtype, *shape: int) -> str:
-    run = registry.choose("attention", registry.Case(device, dtype, shape))
+    run = registry.choose("attention", registry.CallSpec(device, dtype, shape))
     return next(name for name in registry.BACKENDS if getattr(registry._load("attention", name), "run", None) is run)
 
 
@@ -290,7 +291,7 @@ def test_a_measurement_on_cuda_counts_for_its_device_head_size_and_keys(monkeypa
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
 
     def backends(dtype: torch.dtype, keys: int, size: int) -> tuple[str, ...]:
-        return preference.preferred("attention", registry.Case("cuda", dtype, (2, 8, 4096, keys, size)))
+        return preference.preferred("attention", registry.CallSpec("cuda", dtype, (2, 8, 4096, keys, size)))
 
     assert backends(torch.bfloat16, 77, 40) == ("triton",)
     for other in ((torch.bfloat16, 129, 40), (torch.bfloat16, 77, 64), (torch.float32, 77, 40)):

@@ -1,4 +1,4 @@
-"""attention of fastdiff._C on the CPU: every instruction set, head size, number of keys, and what comes with threads.
+"""attention of _C on the CPU: every instruction set, head size, number of keys, and what comes with threads.
 
 tests/test_attention.py holds every backend to the contract; here is what only this backend can get wrong.
 """

@@ -107,7 +107,7 @@ from fastdiff.ops import make_row, registry, solver_step
 x = torch.ones(2, 3)
 print(fastdiff.__file__)
 print(float(solver_step(x, x, make_row(p_m=1.0, A=[0.5], a_x=0.25)).x.sum()))
-print(registry.refusal("solver_step", "cpu", registry.Case("cpu", torch.float32)))
+print(registry.refusal("solver_step", "cpu", registry.CallSpec("cpu", torch.float32)))
 """
 
 
@@ -262,11 +262,11 @@ def test_a_binary_without_cuda_says_why_it_refuses(monkeypatch: pytest.MonkeyPat
     native = pytest.importorskip("fastdiff.ops.native")
     without = {**native._C.build_info(), "cuda": None}
     monkeypatch.setattr(native, "_C", type("Binary", (), {"build_info": staticmethod(lambda: without)}))
-    case = registry.Case("cuda", torch.float32)
+    case = registry.CallSpec("cuda", torch.float32)
     assert "built without CUDA" in native.IMPLEMENTS["cuda", "solver_step"].refuse(case)
     assert "CUDA tensors only" in native.IMPLEMENTS["cuda", "solver_step"].refuse(case._replace(device="cpu"))
     assert "CPU tensors only" in native.IMPLEMENTS["cpu", "solver_step"].refuse(case)
-    assert "not torch.int32" in native.IMPLEMENTS["cpu", "solver_step"].refuse(registry.Case("cpu", torch.int32))
+    assert "not torch.int32" in native.IMPLEMENTS["cpu", "solver_step"].refuse(registry.CallSpec("cpu", torch.int32))
 
 
 def test_the_binary_needs_no_cuda_library() -> None:

@@ -237,9 +237,7 @@ def test_what_cannot_be_written_is_said_before_the_work(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_folder_is_no_file_and_a_file_no_folder(
-    command: str, no_work: None, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_folder_is_no_file_and_a_file_no_folder(command: str, no_work: None, capsys: pytest.CaptureFixture) -> None:
     Path("file").touch()
     place, words = ("file", "name a folder") if command in INTO_A_FOLDER else (".", "name a file")
     assert main([*COMMANDS[command], place]) == 2

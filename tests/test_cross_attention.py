@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastdiff.nn import CrossAttentionCache
+from fastdiff.nn.group_norm import CrossAttentionCache
 
 
 class Counting:

@@ -18,7 +18,7 @@ from cuda_twin.twin import DTYPES, Case, execute
 from machine_code import run, tool
 from torch import Tensor
 
-from fastdiff.ops.row import empty_table
+from fastdiff.plans.table import empty_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TWIN = ROOT / "tests" / "cuda_twin"

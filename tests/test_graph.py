@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import fastdiff as fd
-from fastdiff.graph import Captured, CaptureError, captured, programs
 from fastdiff.ops import registry
+from fastdiff.sampling.graph import Captured, CaptureError, captured
+from fastdiff.sampling.graph import replay as programs
 
 SCHEDULE = fd.Schedule.scaled_linear()
 SHAPE = (2, 3, 8, 8)
@@ -50,7 +51,7 @@ class ListTable:
         if self.counter == self.rows:  # capturing runs nothing, so it has no rows to come to the end of
             self.rewind()
         x = self.calls[self.counter][2]
-        registry.choose("solver_step", registry.Case("cpu", x.dtype, tuple(x.shape)))(*self.calls[self.counter])
+        registry.choose("solver_step", registry.CallSpec("cpu", x.dtype, tuple(x.shape)))(*self.calls[self.counter])
         self.counter += 1
         if self.counter < self.rows:
             self.t.fill_(self.times[self.counter].item())
@@ -104,7 +105,7 @@ def test_a_replay_equals_sample_for_every_solver(kind: str, device: str) -> None
     model = Network().to(device)
     for name in SINGLE:
         made = plan(name)
-        run = made.capture(model, torch.randn(SHAPE, device=device))
+        run = fd.capture(model, made, torch.randn(SHAPE, device=device))
         for _ in range(2):
             noise = torch.randn(SHAPE, device=device)
             assert torch.equal(run(noise, seeds=SEEDS), fd.sample(model, made, noise, seeds=SEEDS)), name
@@ -119,7 +120,7 @@ def test_guidance_and_arguments_change_without_a_capture(kind: str, device: str,
 
     model, made = Network().to(device), plan("dpmpp_2m")
     example = torch.randn(SHAPE, device=device, dtype=dtype)
-    run = made.capture(model, example, guidance_mode=mode, **arguments(3.0))
+    run = fd.capture(model, made, example, guidance_mode=mode, **arguments(3.0))
     for guidance in (3.0, 7.5, 1.5, torch.tensor([2.0, 5.0])):
         noise, given = torch.randn(SHAPE, device=device, dtype=dtype), arguments(guidance)
         expected = fd.sample(model, made, noise, guidance_mode=mode, **given)
@@ -130,7 +131,7 @@ def test_guidance_and_arguments_change_without_a_capture(kind: str, device: str,
 
 def test_one_graph_runs_every_plan_with_as_many_rows(device: str, kind: str) -> None:
     model, noise = Network().to(device), torch.randn(SHAPE, device=device)
-    run = plan("ddim", 6).capture(model, noise)
+    run = fd.capture(model, plan("ddim", 6), noise)
     for other in (plan("unipc", 6, order=3), plan("dpmpp_2m_sde", 6), plan("heun", 3, grid="karras"), plan("ddim", 6)):
         if other.nfe != 6:
             continue
@@ -149,9 +150,9 @@ def test_one_captured_step_serves_a_whole_run(device: str, kind: str) -> None:
     model, noise, made = Network().to(device), torch.randn(SHAPE, device=device), plan("dpmpp_2m", 9)
     if kind == "fixed":
         with pytest.raises(ValueError, match="whole: one captured step"):
-            made.capture(model, noise, whole=False)
+            fd.capture(model, made, noise, whole=False)
     else:
-        run = made.capture(model, noise, whole=False)
+        run = fd.capture(model, made, noise, whole=False)
         assert torch.equal(run(noise), fd.sample(model, made, noise))
 
 
@@ -159,13 +160,13 @@ def test_images_thresholds_and_clamps_go_in(device: str, kind: str) -> None:
     model, noise, image = Network().to(device), torch.randn(SHAPE, device=device), torch.rand(SHAPE, device=device)
     made = plan("dpmpp_2m", 5, start=0.6)
     for options in ({"threshold": 0.9, "threshold_limit": 3.0}, {"clamp": 0.8}):
-        run = made.capture(model, noise, **options)
+        run = fd.capture(model, made, noise, **options)
         assert torch.equal(run(noise, image=image), fd.sample(model, made, noise, image=image, **options))
 
 
 def test_a_weight_changed_in_place_is_seen(device: str, kind: str) -> None:
     model, noise, made = Network().to(device), torch.randn(SHAPE, device=device), plan("ddim")
-    run = made.capture(model, noise)
+    run = fd.capture(model, made, noise)
     before = run(noise)
     with torch.no_grad():
         model.gain.mul_(0.5)
@@ -175,7 +176,7 @@ def test_a_weight_changed_in_place_is_seen(device: str, kind: str) -> None:
 
 def test_seeds_are_drawn_where_none_are_given(device: str, kind: str) -> None:
     model, noise, made = Network().to(device), torch.randn(SHAPE, device=device), plan("dpmpp_2m_sde")
-    run = made.capture(model, noise)
+    run = fd.capture(model, made, noise)
     torch.manual_seed(1)
     expected = fd.sample(model, made, noise)
     torch.manual_seed(1)
@@ -188,16 +189,16 @@ def test_a_captured_bound_on_x0_is_samples_in_every_form(device: str, kind: str,
     model, noise = Network().to(device), torch.randn(SHAPE, device=device)
     data, other = plan("dpmpp_2m"), plan("dpm_solver_2m")
     for made in (data, other):
-        run = made.capture(model, noise, **limits)
+        run = fd.capture(model, made, noise, **limits)
         assert torch.equal(run(noise), fd.sample(model, made, noise, **limits))
-    run = data.capture(model, noise, **limits)
+    run = fd.capture(model, data, noise, **limits)
     with pytest.raises(ValueError, match="plan: "):  # a row of another form takes two launches, the graph has one
         run(noise, plan=other)
 
 
 def test_bad_input_names_the_argument(device: str, kind: str) -> None:
     model, noise = Network().to(device), torch.randn(SHAPE, device=device)
-    run = plan("ddim").capture(model, noise, shift=torch.zeros(2, device=device), scale=1.0)
+    run = fd.capture(model, plan("ddim"), noise, shift=torch.zeros(2, device=device), scale=1.0)
     with pytest.raises(ValueError, match=r"noise: expected .* as captured"):
         run(noise[:1])
     with pytest.raises(TypeError, match=r"noise: expected a torch\.Tensor"):
@@ -209,7 +210,7 @@ def test_bad_input_names_the_argument(device: str, kind: str) -> None:
     with pytest.raises(ValueError, match=r"1\.0 was captured and is no tensor"):
         run(noise, shift=torch.zeros(2, device=device), scale=2.0)
     with pytest.raises(ValueError, match="example: expected at least one element"):
-        plan("ddim").capture(model, noise[:0])
+        fd.capture(model, plan("ddim"), noise[:0])
 
 
 def test_sample_says_what_a_graph_needs() -> None:
@@ -250,7 +251,7 @@ def test_memory_does_not_grow_with_the_steps() -> None:
     def used(steps: int) -> int:
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved()
-        kept = Captured(plan("dpmpp_2m", steps), lambda x, t: 0.9 * x, torch.randn(4, 4, 256, 256, device="cuda"))
+        kept = Captured(lambda x, t: 0.9 * x, plan("dpmpp_2m", steps), torch.randn(4, 4, 256, 256, device="cuda"))
         after = torch.cuda.memory_reserved()
         del kept
         return after - before

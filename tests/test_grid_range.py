@@ -60,9 +60,7 @@ def test_no_solver_asks_the_model_outside_the_schedule(
     options = {"grid": grid, "final_sigma": final_sigma, "prediction": prediction}
     steps += steps % 2  # half of them remain
     try:
-        plan = fd.plan(
-            solver.name, schedule, steps, start=start, invert=invert and not solver.stochastic, **options
-        )
+        plan = fd.plan(solver.name, schedule, steps, start=start, invert=invert and not solver.stochastic, **options)
     except ValueError as error:
         refused = str(error)
         assert grid in (*INDEX_GRIDS, "ays") or (solver.name == "restart" and "intervals" in refused)
@@ -86,9 +84,9 @@ def test_ancestral_stages_stay_within_where_more_noise_than_the_posteriors_leave
 @pytest.mark.parametrize("schedule", [fd.Schedule.scaled_linear(), fd.Schedule.vp(), fd.Schedule.flow(3.0)])
 def test_grids_in_time_end_on_the_least_time_where_a_step_from_clean_data_is_below_it(schedule, grid, steps):
     times = make_grid(schedule, steps, grid).t
-    span = schedule.unwarp(schedule.t_max) - schedule.clean_time
+    span = schedule.unshift_time(schedule.t_max) - schedule.t_clean
     step = span / steps if grid == "time" else span / steps**2
-    expected = schedule.warp(np.float64(schedule.clean_time + step)) if grid == "time" else schedule.clean_time + step
+    expected = schedule.shift_time(np.float64(schedule.t_clean + step)) if grid == "time" else schedule.t_clean + step
     assert times[-2] == pytest.approx(max(float(expected), schedule.t_min), rel=1e-9, abs=1e-9)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.nn import GroupNorm
+from fastdiff.nn.group_norm import GroupNorm
 from fastdiff.ops import group_norm
 
 OP = "group_norm"

@@ -1,4 +1,4 @@
-"""group_norm of fastdiff._C on the CPU: every instruction set, both layouts, hard numbers, and what comes with threads.
+"""group_norm of _C on the CPU: every instruction set, both layouts, hard numbers, and what comes with threads.
 
 tests/test_group_norm.py holds every backend to the contract; here is what only this backend can get wrong.
 """

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fastdiff as fd
 from fastdiff import kdiffusion
+from fastdiff.plans.grid import make_grid
 
 MEAN, STD = 0.3, 0.5
 
@@ -121,7 +122,7 @@ def test_a_plans_churn_goes_as_far_as_it_is_told(name):
     steps, edm = 8, fd.Schedule.edm(0.02, 80.0)
     churn = {"s_churn": 0.8 * steps, "s_noise": 1.0, "max_churn": 1.0}
     plan = fd.plan(name, edm, steps, grid="karras", prediction="sample", **churn)
-    grid = fd.grid.make_grid(edm, steps, "karras").sigma[:-1]
+    grid = make_grid(edm, steps, "karras").sigma[:-1]
     begins = [row for i, row in enumerate(plan.rows) if i == 0 or plan.rows[i - 1].accepts]
     assert [row.sigma for row in begins] == pytest.approx(1.8 * grid)
     papers = fd.plan(name, edm, steps, grid="karras", prediction="sample", s_churn=0.8 * steps)

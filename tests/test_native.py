@@ -1,4 +1,4 @@
-"""fastdiff._C on the CPU: every instruction set, the thread pool, and how tensors come in.
+"""fastdiff.ops._C on the CPU: every instruction set, the thread pool, and how tensors come in.
 
 tests/test_solver_step.py holds every backend to the contract; here is what only this backend can get wrong.
 """
@@ -19,7 +19,7 @@ from instruction_sets import ISAS, passes_under_sanitizers
 from solver_step_cases import TOLERANCE, Case, make_call, run
 
 from fastdiff.ops.philox import normal
-from fastdiff.ops.row import empty_table
+from fastdiff.plans.table import empty_table
 
 native = pytest.importorskip("fastdiff.ops.native")
 _C = native._C

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 import fastdiff as fd
-from fastdiff.noise import randn
+from fastdiff.sampling.noise import randn
 
 
 def test_known_answers():

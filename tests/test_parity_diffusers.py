@@ -54,9 +54,7 @@ def test_ddim_and_ddpm(kind, eta, prediction, n, monkeypatch):
 @pytest.mark.parametrize("correction", ["midpoint", "heun"])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_multistep_dpm_solver_pp_down_to_zero_noise(order, correction, prediction, n):
-    peer = scheduler(
-        diffusers.DPMSolverMultistepScheduler, n, prediction, solver_order=order, solver_type=correction
-    )
+    peer = scheduler(diffusers.DPMSolverMultistepScheduler, n, prediction, solver_order=order, solver_type=correction)
     ran = ours("dpmpp_3m", peer.timesteps, prediction, order=min(order, n), correction=correction)
     assert difference(ran, diffusers_loop(peer, indexed, start_noise())) < SINGLE
 

@@ -11,6 +11,7 @@ import torch
 from peers import SEEDS, difference, network, path_noise, start_noise
 
 import fastdiff as fd
+from fastdiff.plans.grid import make_grid
 
 EDM = fd.Schedule.edm(sigma_min=0.1, sigma_max=80.0)
 TOLERANCE = 1e-10
@@ -91,7 +92,7 @@ def test_sampler_equals_k_diffusion_for_every_number_of_steps(case, k_diffusion)
     for n in range(2 if "m_sde" in case else 1, 61):
         plan = fd.plan(solver, EDM, n, grid="karras", prediction="sample", **our_options)
         noisy = {} if sampler is None else {"noise_sampler": sampler()}
-        sigmas = torch.tensor([*EDM.sigma(fd.grid.make_grid(EDM, n, "karras").t)])
+        sigmas = torch.tensor([*EDM.sigma(make_grid(EDM, n, "karras").t)])
         theirs = sample(denoise, start_noise() * sigmas[0], sigmas, disable=True, **noisy, **their_options)
         ours = fd.sample(denoise, plan, start_noise(), seeds=SEEDS)
         assert difference(ours, theirs) < tolerance, n
@@ -114,4 +115,4 @@ def test_noise_levels_are_k_diffusions(k_diffusion):
         for n in (1, 2, 7, 40):
             # get_sigmas_* are float32: seven digits, times rho = 7 in the exponent.
             theirs = function(n, 0.1, 80.0).double()
-            torch.testing.assert_close(torch.tensor(fd.grid.make_grid(EDM, n, grid).sigma), theirs, rtol=5e-6, atol=0)
+            torch.testing.assert_close(torch.tensor(make_grid(EDM, n, grid).sigma), theirs, rtol=5e-6, atol=0)

@@ -21,6 +21,8 @@ from peers import (
 )
 
 import fastdiff as fd
+from fastdiff.plans.grid import make_grid
+from fastdiff.plans.schedule import CosineVP
 
 ROUNDING, SINGLE, SINGLE_TABLES = 1e-12, 3e-6, 5e-5
 SIGMAS = np.sqrt((1 - VP.alphas_cumprod) / VP.alphas_cumprod)
@@ -78,7 +80,7 @@ def test_ipndm_on_its_peers_own_schedule(n):
     betas, alphas = (v.double().numpy() for v in (peer.betas, peer.alphas))
     first = int(alphas[0] == 0)
     levels = betas[first:] / alphas[first:]
-    schedule = fd.schedule.CosineVP(offset=0.0)
+    schedule = CosineVP(offset=0.0)
     schedule.t_min = 1e-6  # its levels go below the usual one
     plan = fd.plan("ipndm", schedule, sigmas=levels, prediction="v_prediction", lower_order_final=False)
     peer.timesteps = peer.timesteps[first:]
@@ -127,7 +129,7 @@ def test_lms_equals_k_diffusion_for_every_number_of_steps(order, k_diffusion):
     """The peer integrates by adaptive quadrature, which is exact for polynomials too."""
     for n in range(1, 61):
         plan = fd.plan("lms", EDM, n, grid="karras", prediction="sample", order=min(order, n))
-        sigmas = torch.tensor([*EDM.sigma(fd.grid.make_grid(EDM, n, "karras").t)])
+        sigmas = torch.tensor([*EDM.sigma(make_grid(EDM, n, "karras").t)])
         theirs = k_diffusion.sample_lms(denoise, start_noise() * 80.0, sigmas, disable=True, order=order)
         assert difference(fd.sample(denoise, plan, start_noise()), theirs) < 1e-10, n
 
@@ -138,7 +140,7 @@ def test_churn_equals_k_diffusion_from_the_second_step_on(solver, churn, monkeyp
     """A churn of the first step is a start at its level: the peer gets that start, and its first noise is none."""
     for n in (1, 2, 3, 7, 20, 60):
         plan = fd.plan(solver, EDM, n, grid="karras", prediction="sample", **churn)
-        sigmas = torch.tensor([*EDM.sigma(fd.grid.make_grid(EDM, n, "karras").t)])
+        sigmas = torch.tensor([*EDM.sigma(make_grid(EDM, n, "karras").t)])
         noises = iter([torch.zeros(2, 5, dtype=torch.float64), *(path_noise(i) for i in range(1, n))])
         monkeypatch.setattr(k_diffusion.torch, "randn_like", lambda x, noises=noises: next(noises))
         theirs = getattr(k_diffusion, f"sample_{solver}")(

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import fastdiff as fd
-from fastdiff.plans.plan import HERE, KEEP, Line, Plan, Row
+from fastdiff.plans.plan import Plan
+from fastdiff.plans.row import BASE_FROM_X, BASE_UNCHANGED, LinearUpdate, Row
 
 # alpha and sigma are the legs of Pythagorean triangles: (7, 24, 25), (8, 15, 17), (4, 3, 5), (12, 5, 13), (24, 7, 25).
 LEVELS = [24 / 7, 15 / 8, 3 / 4, 5 / 12, 7 / 24, 0]
@@ -45,7 +46,7 @@ UNIPC_BASE = [
 ]
 
 
-def weights(line: Line, length: int) -> list[float]:
+def weights(line: LinearUpdate, length: int) -> list[float]:
     assert line.noise == ()
     return [line.base + line.x, *line.history, *[0.0] * (length - len(line.history))][: length + 1]
 
@@ -69,7 +70,7 @@ def test_every_coefficient_of_five_unipc_steps_is_the_hand_derived_one():
     plan = fd.plan("unipc", fd.Schedule.vp(), sigmas=LEVELS, order=3, variant="bh2")
     for i, (row, x, base) in enumerate(zip(plan.rows, UNIPC_X, UNIPC_BASE, strict=True)):
         assert weights(row.x, 4) == pytest.approx([*x, *[0] * (5 - len(x))], rel=1e-12)
-        assert row.base == HERE if i == 0 else (row.base is None) == (base is None)
+        assert row.base == BASE_FROM_X if i == 0 else (row.base is None) == (base is None)
         if base is not None:
             assert weights(row.base, 4) == pytest.approx([*base, *[0] * (5 - len(base))], rel=1e-12)
             assert row.x.x == row.base.x == 0
@@ -225,7 +226,7 @@ def test_plan_knows_its_run():
     assert plan.end == (1.0, 0.0)
     assert plan.init_scale == 80.0
     assert [row.accepts for row in plan.rows] == [False, True] * 4 + [True]
-    assert plan.rows[0].base == KEEP
+    assert plan.rows[0].base == BASE_UNCHANGED
     assert plan.point_after(0) == (plan.rows[1].alpha, plan.rows[1].sigma)
     assert plan.point_after(8) == plan.end
     assert fd.plan("ddpm", fd.Schedule.vp(), 3).stochastic
@@ -245,7 +246,7 @@ def test_plan_is_a_value():
         plan.rows = ()
     with pytest.raises(ValueError, match="at least one row"):
         Plan((), (1.0, 0.0), "epsilon")
-    row = Row(0.0, 1.0, 1.0, "data", 0.0, float("inf"), Line())
+    row = Row(0.0, 1.0, 1.0, "data", 0.0, float("inf"), LinearUpdate())
     with pytest.raises(ValueError, match="row 0 holds a number that is not finite"):
         Plan((row,), (1.0, 0.0), "epsilon")
 
@@ -253,9 +254,9 @@ def test_plan_is_a_value():
 def test_a_row_forgets_outputs_that_later_rows_then_do_not_count():
     """Four outputs made, the second and third forgotten: the last row's H_1 is the first output."""
     rows = list(fd.plan("ddim", fd.Schedule.vp(), 4, grid="logsnr").rows)
-    rows[1] = dataclasses.replace(rows[1], forget=(0,))
-    rows[2] = dataclasses.replace(rows[2], forget=(0,))
-    rows[3] = dataclasses.replace(rows[3], x=Line(history=(0.0, 1.0)))
+    rows[1] = dataclasses.replace(rows[1], drop_history=(0,))
+    rows[2] = dataclasses.replace(rows[2], drop_history=(0,))
+    rows[3] = dataclasses.replace(rows[3], x=LinearUpdate(history=(0.0, 1.0)))
     plan = fd.Plan(tuple(rows), (1.0, 0.0), "epsilon")
     assert plan.depth == 2
     outputs = iter(torch.randn(4, 2, 3, dtype=torch.float64))
@@ -270,8 +271,8 @@ def test_a_row_forgets_outputs_that_later_rows_then_do_not_count():
     torch.testing.assert_close(end, rows[0].p_x * x + rows[0].p_m * m)
 
 
-@pytest.mark.parametrize("forget", [(1,), (-1,), (0, 0)])
-def test_only_outputs_that_are_there_are_forgotten(forget):
+@pytest.mark.parametrize("drop_history", [(1,), (-1,), (0, 0)])
+def test_only_outputs_that_are_there_are_forgotten(drop_history):
     rows = fd.plan("ddim", fd.Schedule.vp(), 1).rows
     with pytest.raises(ValueError, match="row 0 forgets"):
-        fd.Plan((dataclasses.replace(rows[0], forget=forget),), (1.0, 0.0), "epsilon")
+        fd.Plan((dataclasses.replace(rows[0], drop_history=drop_history),), (1.0, 0.0), "epsilon")

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastdiff as fd
-from fastdiff.plans.plan import Line, Plan, Row
+from fastdiff.plans.plan import Plan
+from fastdiff.plans.row import LinearUpdate, Row
 
 VP, FLOW = fd.Schedule.scaled_linear(), fd.Schedule.flow()
 PLANS = [
@@ -94,10 +95,10 @@ def test_a_changed_file_is_refused_by_name_and_field_or_loads_and_runs(tmp_path,
         (("rows", 1, "x", "history", 0), "a", r"rows\[1\]\.x\.history\[0\]: expected a number, got 'a'"),
         (("rows", 0, "x", "noise"), [[1]], r"rows\[0\]\.x\.noise\[0\]: expected a list of 2, got \[1\]"),
         (("rows", 0, "sigma"), -1.0, r"rows\[0\]\.sigma: expected alpha and sigma >= 0"),
-        (("rows", 2, "forget"), [1.5], r"rows\[2\]\.forget: expected a whole number"),
+        (("rows", 2, "drop_history"), [1.5], r"rows\[2\]\.drop_history: expected a whole number"),
         (("end",), [1.0, -2.0], "end: expected alpha and sigma >= 0"),
         (("schedule", 2), [1.0, 2.0], r"schedule\[2\]: expected a list of 3"),
-        (("fastdiff_plan",), 3, "fastdiff_plan: expected plan version 2, got 3"),
+        (("fastdiff_plan",), 4, "fastdiff_plan: expected plan version 3, got 4"),
     ],
 )
 def test_what_is_wrong_is_named_down_to_the_field(place, value, message, tmp_path):
@@ -125,8 +126,8 @@ def test_what_is_no_file_is_an_error_of_the_system_with_its_name(what, tmp_path)
         Plan.load(tmp_path / what)
 
 
-def row(reads: int, forget: tuple[int, ...] = ()) -> Row:
-    return Row(0.5, 0.6, 0.8, "data", 0.0, 1.0, Line(history=(0.1,) * reads), forget=forget)
+def row(reads: int, drop_history: tuple[int, ...] = ()) -> Row:
+    return Row(0.5, 0.6, 0.8, "data", 0.0, 1.0, LinearUpdate(history=(0.1,) * reads), drop_history=drop_history)
 
 
 @st.composite
@@ -134,9 +135,9 @@ def histories(draw) -> list[Row]:
     rows, kept = [], 0
     for _ in range(draw(st.integers(1, 12))):
         kept += 1
-        forget = draw(st.lists(st.integers(0, kept - 1), unique=True, max_size=min(3, kept)))
-        rows.append(row(draw(st.integers(0, min(kept, 8))), tuple(forget)))
-        kept -= len(forget)
+        drop_history = draw(st.lists(st.integers(0, kept - 1), unique=True, max_size=min(3, kept)))
+        rows.append(row(draw(st.integers(0, min(kept, 8))), tuple(drop_history)))
+        kept -= len(drop_history)
     return rows
 
 
@@ -148,7 +149,7 @@ def depth_by_definition(rows: list[Row]) -> int:
         for k, output in enumerate(history):
             places[output] = max(k, places.get(output, 0))
         depth = max([depth, *(places[output] + 1 for output in history[: len(each.x.history)])])
-        history = [output for k, output in enumerate(history) if k not in each.forget]
+        history = [output for k, output in enumerate(history) if k not in each.drop_history]
     return depth
 
 
@@ -183,7 +184,7 @@ def test_the_work_of_making_a_plan_grows_as_its_rows():
 
 
 def test_x0_of_a_row_that_does_not_read_the_model_is_refused():
-    blind = Row(0.5, 0.6, 0.8, "noise", 1.0, 0.0, Line(x=1.0))
+    blind = Row(0.5, 0.6, 0.8, "noise", 1.0, 0.0, LinearUpdate(x=1.0))
     plan = Plan((blind,), (1.0, 0.0), "epsilon")
     step = next(fd.iter_sample(lambda x, t: x, plan, torch.ones(1, 2)))
     with pytest.raises(ValueError, match="x0: row 0 of the plan does not read the model"):
@@ -193,3 +194,14 @@ def test_x0_of_a_row_that_does_not_read_the_model_is_refused():
 def test_a_plan_prints_in_one_line():
     text = repr(fd.plan("dpmpp_2m", VP, 10, grid="karras"))
     assert text == "<Plan dpmpp_2m on karras: 10 evaluations, epsilon, t 999 to 0, sigma 0.9977 to 0>"
+
+
+def test_files_of_version_2_are_read():
+    """It called drop_history "forget"."""
+    plan = fd.plan("pndm", fd.Schedule.scaled_linear(), 8)
+    old = json.loads(json.dumps(plan.to_dict()))
+    old["fastdiff_plan"] = 2
+    for row in old["rows"]:
+        row["forget"] = row.pop("drop_history")
+    assert any(row["forget"] for row in old["rows"])
+    assert fd.Plan.from_dict(old) == plan

@@ -11,7 +11,7 @@ import torch
 import fastdiff as fd
 from fastdiff.ops import group_norm, registry
 
-CASE = registry.Case("cpu", torch.float32, (1, 4, 8, 8))
+CASE = registry.CallSpec("cpu", torch.float32, (1, 4, 8, 8))
 
 
 def test_a_forced_backend_that_cannot_serve_says_for_each_backend_why() -> None:
@@ -49,15 +49,15 @@ def test_unknown_backends_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_devices_without_kernels_fall_back_to_plain_torch() -> None:
-    chosen = registry.choose("solver_step", registry.Case("mps", torch.float32, (1, 4)))
+    chosen = registry.choose("solver_step", registry.CallSpec("mps", torch.float32, (1, 4)))
     assert chosen.__module__ == "fastdiff.ops.reference"
 
 
 def test_import_is_silent_and_loads_neither_diffusers_nor_triton_nor_scikit_learn() -> None:
     heavy = "('diffusers', 'triton', 'sklearn', 'matplotlib', 'scipy')"
     code = (
-        'import sys, torch; before = set(sys.modules); import fastdiff; '
-        f'print([m for m in {heavy} if m in set(sys.modules) - before])'
+        "import sys, torch; before = set(sys.modules); import fastdiff; "
+        f"print([m for m in {heavy} if m in set(sys.modules) - before])"
     )
     done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")

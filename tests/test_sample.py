@@ -99,9 +99,7 @@ def test_guidance_in_one_batch_equals_two_calls_and_the_formula(solver, scale):
 
     expected = fd.sample(by_hand, plan, noise)
     for mode in ("batch", "calls"):
-        out = fd.sample(
-            model, plan, noise, guidance=scale, uncond={"shift": uncond}, shift=cond, guidance_mode=mode
-        )
+        out = fd.sample(model, plan, noise, guidance=scale, uncond={"shift": uncond}, shift=cond, guidance_mode=mode)
         torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -11,7 +11,7 @@ from fastdiff.ops import registry
 
 VP = fd.Schedule.scaled_linear()
 SOLVERS = [entry.name for entry in fd.solvers()]
-CASE = registry.Case("cpu", torch.float32, (2, 6))
+CASE = registry.CallSpec("cpu", torch.float32, (2, 6))
 BACKENDS = [name for name in ("reference", "cpu") if registry.refusal("solver_step", name, CASE) is None]
 
 
@@ -88,9 +88,7 @@ def ops_of_each_step(solver: str, **options: object) -> list[list[str]]:
     output, plan = torch.randn(2, 6), fd.plan(solver, VP, 8)
     guided = "guidance" in options
     both = torch.cat([output, output])
-    steps = fd.iter_sample(
-        lambda x, t: both if guided else output, plan, torch.randn(2, 6), seeds=[1, 2], **options
-    )
+    steps = fd.iter_sample(lambda x, t: both if guided else output, plan, torch.randn(2, 6), seeds=[1, 2], **options)
     found = []
     for _ in range(plan.nfe):
         with Ops() as ops:

@@ -72,7 +72,7 @@ def test_alpha_and_sigma_fit_the_kind(schedule):
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     expected = {"vp": alpha**2 + sigma**2, "ve": alpha, "flow": alpha + sigma}[schedule.kind]
     np.testing.assert_allclose(expected, 1, rtol=1e-12)
-    assert (schedule.alpha(schedule.clean_time), schedule.sigma(schedule.clean_time)) == (1, 0)
+    assert (schedule.alpha(schedule.t_clean), schedule.sigma(schedule.t_clean)) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,13 @@ def test_flow_shift_is_diffusers_and_tokens_give_flux_its_mu(tokens):
     t = np.linspace(0.02, 1, 50)
     peer = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     peer.set_timesteps(sigmas=t[::-1].tolist())
-    np.testing.assert_allclose(fd.Schedule.flow(3.0).warp(t[::-1]), peer.sigmas[:-1].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(fd.Schedule.flow(3.0).shift_time(t[::-1]), peer.sigmas[:-1].numpy(), rtol=1e-6)
     mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
     flux = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    np.testing.assert_allclose(fd.Schedule.flow(tokens=tokens).warp(t), flux.time_shift(mu, 1.0, t), rtol=1e-12)
-    assert fd.Schedule.flow(3.0).unwarp(float(fd.Schedule.flow(3.0).warp(0.3))) == pytest.approx(0.3, rel=1e-14)
+    np.testing.assert_allclose(fd.Schedule.flow(tokens=tokens).shift_time(t), flux.time_shift(mu, 1.0, t), rtol=1e-12)
+    assert fd.Schedule.flow(3.0).unshift_time(float(fd.Schedule.flow(3.0).shift_time(0.3))) == pytest.approx(
+        0.3, rel=1e-14
+    )
 
 
 def test_scale_of_the_first_noise():

@@ -270,8 +270,9 @@ def test_configurations_and_types_are_diffusers_own(tmp_path):
         assert isinstance(ours, type(theirs))
         assert {**ours.config} == {**theirs.config}
         ours.save_pretrained(tmp_path / name)
-        assert {**cls.from_pretrained(tmp_path / name).config} == {**getattr(diffusers, name).from_pretrained(
-            tmp_path / name).config}
+        assert {**cls.from_pretrained(tmp_path / name).config} == {
+            **getattr(diffusers, name).from_pretrained(tmp_path / name).config
+        }
     assert model(start(theirs), 0.5).shape == (2, 3, 6, 5)
 
 

@@ -163,6 +163,7 @@ def test_of_steps_whose_middles_have_tensors_of_their_own_the_edited_start_is_re
 
 def test_the_last_sigma_may_be_set_to_the_one_before():
     """As Cosmos' pipelines do, so that the last step leaves the sample where it is."""
+
     def edit(scheduler: object) -> None:
         scheduler.sigmas[-1] = scheduler.sigmas[-2]
 

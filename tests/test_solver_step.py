@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from solver_step_cases import F16, F32, TOLERANCE, Case, make_call, run
 
 from fastdiff.ops import StepResult, make_row, philox, reference, registry, solver_step
-from fastdiff.ops.row import ROW
+from fastdiff.plans.table import ROW
 
 OP = "solver_step"
 SAMPLES = Case("samples", (3, 2, 5, 7), noises=2, base=True, guidance="sample", threshold=True, copies=2)
@@ -33,7 +33,7 @@ def relative_error(found: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def skip_if_refused(backend: str, case: Case, device: str) -> None:
-    reason = registry.refusal(OP, backend, registry.Case(device, case.state, case.shape))
+    reason = registry.refusal(OP, backend, registry.CallSpec(device, case.state, case.shape))
     if reason is not None:
         pytest.skip(f"{backend}: {reason}")
 
@@ -73,7 +73,7 @@ def test_without_elements_any_strides_give_an_empty_result(backend: str, device:
             x, m, row, base=base, history=[h], m_uncond=m_uncond, guidance=guidance, threshold=threshold, seeds=seeds,
             write_base=True, input_dtype=F16, copies=copies,
         )  # fmt: skip
-        step = registry.choose(OP, registry.Case(device, dtype, shape))
+        step = registry.choose(OP, registry.CallSpec(device, dtype, shape))
     empty.check(found.x, shape, dtype, [t for t in (x, m, m_uncond, base, h, guidance, threshold) if t is not None])
     assert found.model_input.shape == (copies * shape[0], *shape[1:])
     assert found.model_input.dtype == F16
@@ -144,7 +144,7 @@ def test_a_sample_does_not_depend_on_its_batch(backend: str, device: str, shape:
 def test_offsets_of_64_bits_give_the_same_numbers(backend: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if backend != "triton":
         pytest.skip("only the Triton kernel has a version of its own for them")
-    module = importlib.import_module("fastdiff.ops.triton_solver_step")
+    module = importlib.import_module("fastdiff.ops.triton.solver_step")
     narrow = module.joint_layout
     call = make_call(SAMPLES, device)
     right = {name: out.clone() for name, out in run(backend, call).items()}

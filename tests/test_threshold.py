@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastdiff.ops.threshold import dynamic_threshold
+from fastdiff.ops.definitions.threshold import dynamic_threshold
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 7), (3, 2, 5, 4)], ids=str)

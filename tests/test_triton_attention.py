@@ -18,9 +18,9 @@ from fastdiff.ops import attention, registry
 
 pytest.importorskip("triton")
 
-from fastdiff.ops import triton_attention
-from fastdiff.ops import triton_attention_plan as cut
-from fastdiff.ops.triton_group_norm_plan import Device
+from fastdiff.ops.triton import attention as triton_attention
+from fastdiff.ops.triton import attention_plan as cut
+from fastdiff.ops.triton.group_norm_plan import Device
 
 BACKENDS = ("triton",)
 HALF, FLOAT = torch.float16, torch.float32
@@ -91,7 +91,7 @@ def test_gradients_are_those_of_the_formula(backend: str, device: str) -> None:
 
 def test_what_triton_cannot_serve_is_refused_in_words() -> None:
     def refusal(dtype: torch.dtype, size: int, device: str = "cuda") -> str | None:
-        return triton_attention.refuse(registry.Case(device, dtype, (1, 1, 64, 64, size)))
+        return triton_attention.refuse(registry.CallSpec(device, dtype, (1, 1, 64, 64, size)))
 
     assert refusal(HALF, 256) is None
     assert refusal(HALF, 257) == "serves head sizes up to 256, not 257"

@@ -12,9 +12,9 @@ pytest.importorskip("triton")
 import aot
 from test_triton_static import fresh_cache as fresh_cache
 
-from fastdiff.ops import triton_attention
-from fastdiff.ops import triton_attention_plan as cut
-from fastdiff.ops.triton_group_norm_plan import Device
+from fastdiff.ops.triton import attention as triton_attention
+from fastdiff.ops.triton import attention_plan as cut
+from fastdiff.ops.triton.group_norm_plan import Device
 
 F32, BF16 = torch.float32, torch.bfloat16
 MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}

@@ -19,7 +19,7 @@ from fastdiff.ops import group_norm
 
 pytest.importorskip("triton")
 
-from fastdiff.ops import triton_group_norm_plan as cut
+from fastdiff.ops.triton import group_norm_plan as cut
 
 BACKENDS = ("triton",)
 # Tiles so small that little tensors are cut as large ones are: elements on chip, in a tile, bytes to read again.

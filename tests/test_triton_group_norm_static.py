@@ -12,7 +12,8 @@ pytest.importorskip("triton")
 import aot
 from test_triton_static import fresh_cache as fresh_cache
 
-from fastdiff.ops import triton_group_norm, triton_group_norm_plan
+from fastdiff.ops.triton import group_norm as triton_group_norm
+from fastdiff.ops.triton import group_norm_plan as triton_group_norm_plan
 
 F32, BF16 = torch.float32, torch.bfloat16
 NVIDIA_REGISTERS = 128  # 512 threads of them make a multiprocessor

@@ -14,8 +14,9 @@ pytest.importorskip("triton")
 
 import aot
 
-from fastdiff.ops import make_row, triton_solver_step
-from fastdiff.ops.row import ROW
+from fastdiff.ops import make_row
+from fastdiff.ops.triton import solver_step as triton_solver_step
+from fastdiff.plans.table import ROW
 
 LATENT = (2, 16, 64, 64)
 F32, F64, F16 = torch.float32, torch.float64, torch.float16

@@ -33,7 +33,7 @@ def strided(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, differe
 
 def served(op: str, backend: str, device: str, shape: tuple[int, ...]) -> st.SearchStrategy[torch.dtype]:
     """The dtypes that the backend takes."""
-    cases = {dtype: registry.Case(device, dtype, shape) for dtype in DTYPES}
+    cases = {dtype: registry.CallSpec(device, dtype, shape) for dtype in DTYPES}
     return st.sampled_from([dtype for dtype, case in cases.items() if registry.refusal(op, backend, case) is None])
 
 

@@ -70,7 +70,7 @@ def _fastdiff(model: Callable, steps: int, noise: Tensor) -> Draw:
 
 
 def _graph(model: Callable, steps: int, noise: Tensor) -> Draw:
-    return _plan(steps).capture(model, noise)
+    return fd.capture(model, _plan(steps), noise)
 
 
 def _diffusers(model: Callable, steps: int, noise: Tensor) -> Draw:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from .. import demo, fitting
-from ..noise import randn
 from ..plans.plan import Plan
+from ..sampling.noise import randn
 from .numbers import finite, positive, whole
 from .output import Output, shows_bars
 from .sample import labels_of

@@ -52,7 +52,7 @@ def _gpus() -> list[str]:
 
 def _native() -> str:
     try:
-        from .. import _C
+        from ..ops import _C
     except ImportError as error:
         return f"not built ({error})"
     return ", ".join(f"{key} {value}" for key, value in _C.build_info().items())
@@ -64,7 +64,7 @@ def _table() -> list[str]:
     for op in registry.OPS:
         for name in registry.BACKENDS:
             device = "cuda" if name in ("triton", "cuda") else "cpu"
-            reason = registry.refusal(op, name, registry.Case(device, torch.float32, (1, 4, 64, 64)))
+            reason = registry.refusal(op, name, registry.CallSpec(device, torch.float32, (1, 4, 64, 64)))
             if reason is None and device == "cuda" and not torch.cuda.is_available():
                 reason = "no CUDA device"
             lines.append(f"{op:12s}{name:10s} {'yes' if reason is None else 'no: ' + reason}")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import demo
-from ..noise import randn
 from ..plans.catalogue import plan
 from ..plans.plan import Plan
+from ..sampling.noise import randn
 from ..sampling.sample import sample
 from . import pictures
 from .numbers import finite, whole
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def seed_list(text: str) -> list[int]:
-    """"0-3,7" -> [0, 1, 2, 3, 7]."""
+    """ "0-3,7" -> [0, 1, 2, 3, 7]."""
     parts: list[range] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -170,8 +170,6 @@ def _write_trajectory(
     """One row a sample, one column a step: the data predicted there, and the result."""
     seeds, labels = arguments.seeds[:8], labels[:8]
     columns: list[Tensor] = []
-    x = draw(
-        model, table, seeds, labels, arguments.guidance, callback=lambda step: columns.append(step.x0.clone())
-    )
+    x = draw(model, table, seeds, labels, arguments.guidance, callback=lambda step: columns.append(step.x0.clone()))
     strip = torch.stack([*columns, x], dim=1).flatten(0, 1)
     out.save(pictures.png(pictures.mosaic(demo.to_images(strip), columns=len(columns) + 1)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..nn import GroupNorm
+from ..nn.group_norm import GroupNorm
 from ..ops import attention
 
 GROUPS = 8

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..ops import dynamic_threshold
 from ..ops.reference import compute_dtype, converted_output
-from ..ops.row import empty_table
-from ..plans.plan import Line, Plan, Row
+from ..plans.plan import Plan
 from ..plans.prediction import convert
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
+from ..plans.table import empty_table
 from ..sampling.run import Run
 from .model import WrappedModel
 from .noise_schedule import NoiseScheduleVP
@@ -98,7 +99,7 @@ class Sampler:
         return self.noise_schedule.vp.at(np.asarray(times, dtype=np.float64))
 
     def _denoising_row(self, end: float) -> Row:
-        return Row.at(self._points(end), "data", self.prediction, Line(history=(1.0,)))
+        return Row.at(self._points(end), "data", self.prediction, LinearUpdate(history=(1.0,)))
 
     def _corrects_x0(self, row: Row) -> bool:
         return self.correcting_x0_fn is not None and row.form == "data"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..plans.plan import Row
+from ..plans.row import Row
 from ..plans.solvers.exponential import multistep, singlestep
 from .adaptive import follow
 from .noise_schedule import NoiseScheduleVP
@@ -134,9 +134,7 @@ class DPM_Solver(Sampler):
         times, orders = self._outer(steps, order, skip_type, t_T, t_0)
         return torch.tensor(times, dtype=torch.float32).to(device), orders
 
-    def _outer(
-        self, steps: int, order: int, skip_type: str, start: float, end: float
-    ) -> tuple[np.ndarray, list[int]]:
+    def _outer(self, steps: int, order: int, skip_type: str, start: float, end: float) -> tuple[np.ndarray, list[int]]:
         if steps < 1:
             raise ValueError(f"steps: expected a whole number >= 1, got {steps}")
         orders = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..ops import make_row, solver_step
 from ..ops.reference import compute_dtype
-from ..plans.plan import Line
+from ..plans.row import LinearUpdate
 from ..plans.solvers.exponential import step_orders
 from ..plans.solvers.unipc import corrected_line, predictor, unipc
 from .noise_schedule import NoiseScheduleVP
@@ -112,7 +112,7 @@ class UniPC(Sampler):
                 now = _apply(corrected_line(points, i - 1, orders[i - 1], self.form, variant), base, history)
             base = self._seen(now, marks[i], i, states)
             ratio, weights = predictor(points, i, p, self.form, variant)
-            now = _apply(Line(base=ratio, history=weights), base, history)
+            now = _apply(LinearUpdate(base=ratio, history=weights), base, history)
         now = self._seen(now, marks[-1], len(orders), states)
         return now.to(dtype), [state.to(dtype) for state in states]
 
@@ -125,7 +125,7 @@ class UniPC(Sampler):
         return x0 if self.correcting_x0_fn is None else self.correcting_x0_fn(x0)
 
 
-def _apply(line: Line, base: Tensor, history: list[Tensor]) -> Tensor:
+def _apply(line: LinearUpdate, base: Tensor, history: list[Tensor]) -> Tensor:
     """The line as one step of the op: its first output is the model's, which it takes as it is."""
     row = make_row(p_m=1.0, a_base=line.base, A=line.history)
     return solver_step(base, history[0], row, base=base, history=history[1:]).x

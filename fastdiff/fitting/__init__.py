@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..guidance import Model
 from ..keywords import check_keywords, options_of
 from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
+from ..sampling.model import Model
 from .files import write
 from .gaussian import GaussianStart
 from .journal import HEADER, Journal, Trial, claim

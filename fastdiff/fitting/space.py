@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..ops.row import MAX_HISTORY, ROW, WIDTH
 from ..plans.grid import LOG_SNR_CUT
-from ..plans.plan import Line, Plan, Row
+from ..plans.plan import Plan
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points, Schedule
+from ..plans.table import MAX_HISTORY, ROW, WIDTH
 
 OFFSET = {name: ROW.fields[name][1] // 8 for name in ROW.names}
 LEAST = 0.1  # an interval's length where two rows stand at one point
@@ -107,7 +108,7 @@ class PlanSpace:
 
 
 def _moves(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
-    return [(row.base_move, row.forget) for row in plan.rows]
+    return [(row.base_move, row.drop_history) for row in plan.rows]
 
 
 def _weights(plan: Plan) -> list[tuple[int, int, float]]:
@@ -125,7 +126,7 @@ def _weights(plan: Plan) -> list[tuple[int, int, float]]:
                 if weight != 0:
                     found.append((i, OFFSET[name], abs(weight)))
             found += [(i, OFFSET[names[2]] + k, scale) for k in range(min(kept, MAX_HISTORY))]
-        kept -= len(row.forget)
+        kept -= len(row.drop_history)
     return found
 
 
@@ -146,13 +147,13 @@ def _row(row: Row, numbers: np.ndarray) -> Row:
     p_x, p_m, c_in = (float(numbers[OFFSET[name]]) for name in ("p_x", "p_m", "c_in"))
     base = _line(numbers, "b") if row.base_move == "write" else row.base
     return Row(
-        float(numbers[-1]), row.alpha, row.sigma, row.form, p_x, p_m, _line(numbers, "a"), base, c_in, row.forget
+        float(numbers[-1]), row.alpha, row.sigma, row.form, p_x, p_m, _line(numbers, "a"), base, c_in, row.drop_history
     )
 
 
-def _line(numbers: np.ndarray, name: str) -> Line:
+def _line(numbers: np.ndarray, name: str) -> LinearUpdate:
     first = OFFSET[name.upper()]
     history = [float(v) for v in numbers[first : first + MAX_HISTORY]]
     while history and history[-1] == 0:
         history.pop()
-    return Line(float(numbers[OFFSET[f"{name}_base"]]), float(numbers[OFFSET[f"{name}_x"]]), tuple(history))
+    return LinearUpdate(float(numbers[OFFSET[f"{name}_base"]]), float(numbers[OFFSET[f"{name}_x"]]), tuple(history))

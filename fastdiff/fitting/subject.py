@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
 from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Points
+from ..sampling.model import Model, check_guidance, evaluator, input_copies, is_guided, kwargs_per_call
 from ..sampling.sample import iter_sample, sample, start_state
 
 
@@ -120,8 +120,8 @@ class Subject:
         """The function (model input, t) -> (m, m_uncond) for these samples, and how many times over it reads x."""
         options = self._options(part)
         guidance, uncond, mode = (options.pop(name) for name in ("guidance", "uncond", "guidance_mode"))
-        copies = copies_of(guidance, mode)
-        calls = calls_of(guidance, uncond, mode, options, len(part))
+        copies = input_copies(guidance, mode)
+        calls = kwargs_per_call(guidance, uncond, mode, options, len(part))
         run = evaluator(self.model, self.noise[part], calls, copies)
         return (lambda x, t: run(x.to(self.model_dtype), t)), copies
 

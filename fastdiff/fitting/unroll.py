@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..ops.row import MAX_HISTORY
 from ..plans.plan import Plan
+from ..plans.table import MAX_HISTORY
 from .space import OFFSET
 
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, "Tensor | None"]]
@@ -57,5 +57,5 @@ def unroll(
         elif move != "keep":
             base = x if move == "here" else after
         x = after
-        history = [h for k, h in enumerate(history) if k not in row.forget]
+        history = [h for k, h in enumerate(history) if k not in row.drop_history]
     return x

@@ -22,10 +22,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..noise import seed_tensor
 from ..ops import registry
 from ..ops.reference import compute_dtype
-from ..ops.row import MAX_NOISE, empty_table
+from ..plans.table import MAX_NOISE, empty_table
+from ..sampling.noise import seed_tensor
 
 DEPTH = 16
 FLOOR = -24  # below 2^-24 the path is a straight line to W(0) = 0
@@ -57,7 +57,7 @@ class BrownianPath:
             row["noise"][: len(chunk)] = [node for node, _ in chunk]
             row["xi_a"][: len(chunk)] = [weight for _, weight in chunk]
         x, out = (torch.empty(self.shape, dtype=self.dtype, device=self.device) for _ in range(2))
-        step = registry.choose("solver_step", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
+        step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
         for i in range(len(table)):
             step(table, i, x, x, x, None, [], None, None, self.seeds, out, None, None, None)
             x, out = out, x

@@ -12,9 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from ..plans.catalogue import find_solver
-from ..plans.plan import Row
+from ..plans.row import Row
 from ..plans.schedule import Points, Schedule
-from ..plans.solvers.churn import lifted
+from ..plans.solvers.churn import renoised
 
 FLOW = Schedule.flow(t_min=1e-12)
 FIRST = 1e-4  # of a run's length: where log SNR begins instead of -inf
@@ -69,7 +69,7 @@ def ancestral(ode: str, coordinates: Schedule) -> Callable[..., list[Row]]:
             with np.errstate(invalid="ignore"):  # beyond sigma = 1 there is no log SNR, and steps are of first order
                 rows += build(coordinates, coordinates.at(np.array([s.sigma, down])), prediction)
             if eta and t.sigma:
-                rows[-1] = lifted(rows[-1], schedule.at(down), t, i + 1, s_noise)
+                rows[-1] = renoised(rows[-1], schedule.at(down), t, i + 1, s_noise)
         return rows
 
     return rows_of

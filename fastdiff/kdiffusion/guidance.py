@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..plans.plan import Row
+from ..plans.row import Row
 
 
 class Unconditional:

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 from torch import Tensor
 
-from ..ops.row import MAX_HISTORY
 from ..plans.schedule import Points, Schedule
+from ..plans.table import MAX_HISTORY
 
 
 def read_levels(sigmas: Tensor) -> np.ndarray:

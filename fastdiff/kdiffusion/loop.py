@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from ..ops.reference import compute_dtype
 from ..plans.catalogue import find_solver
-from ..plans.plan import Line, Plan, Row
+from ..plans.plan import Plan
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points, Schedule
 from ..plans.solvers.ancestral import ddim_row
 from ..sampling.run import Run
@@ -149,4 +150,4 @@ def _one_noise(row: Row) -> Row:
     if len(row.x.noise) < 2:
         return row
     noise = ((max(j for j, _ in row.x.noise), math.hypot(*(w for _, w in row.x.noise))),)
-    return replace(row, x=Line(row.x.base, row.x.x, row.x.history, noise))
+    return replace(row, x=LinearUpdate(row.x.base, row.x.x, row.x.history, noise))

@@ -24,9 +24,7 @@ def get_sigmas_karras(
     return _levels(np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n) ** rho, device)
 
 
-def get_sigmas_exponential(
-    n: int, sigma_min: float, sigma_max: float, device: torch.device | str = "cpu"
-) -> Tensor:
+def get_sigmas_exponential(n: int, sigma_min: float, sigma_max: float, device: torch.device | str = "cpu") -> Tensor:
     """Uniform in log sigma."""
     return get_sigmas_polyexponential(n, sigma_min, sigma_max, 1.0, device)
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..ops import make_row, solver_step
 from ..plans.schedule import Schedule
 from ..plans.solvers.ancestral import step_down
-from ..plans.solvers.churn import lifted
+from ..plans.solvers.churn import renoised
 from ..plans.solvers.embedded import embedded_step
 from ..plans.solvers.exponential import singlestep
 from ..sampling.adaptive import Controller, scaled_error
@@ -57,7 +57,7 @@ def sample_dpm_fast(
         down = _down(process, levels[i], levels[i + 1], eta, sigma_min)
         step = singlestep(EDM, EDM.at(np.array([levels[i], down])), "sample", order=order, form="noise")
         if down != levels[i + 1]:
-            step[-1] = lifted(step[-1], process.at(down), process.at(levels[i + 1]), i + 1, s_noise)
+            step[-1] = renoised(step[-1], process.at(down), process.at(levels[i + 1]), i + 1, s_noise)
         rows += step
     run = start(rows, (1.0, sigma_min), x)
     evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)

@@ -1,4 +1,4 @@
-"""The compiled kernels of fastdiff._C, for CPU and CUDA tensors.
+"""The compiled kernels of fastdiff.ops._C, for CPU and CUDA tensors.
 
 The extension was built without torch and is bound to it here. It reads tensors itself, so its functions are the
 backends' `run` with no Python in between; only arguments that it cannot take as they are come back to `_plain_values`
@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff import _C
-
-from .attention import MAX_HEAD_SIZE
+from . import _C
+from .definitions.attention import MAX_HEAD_SIZE
 from .layout import layout_of
-from .registry import Case, Implementation
+from .registry import CallSpec, Implementation
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3, torch.int64: 4}
 _FLOATING = tuple(dtype for dtype in _KINDS if dtype.is_floating_point)
@@ -115,17 +114,17 @@ def _bind(use_exchange: bool = True) -> None:
     _C.bind(torch.Tensor, _KINDS, *run_time, _plain_values, _plain_layout, use_exchange)
 
 
-def _refuse_cpu(case: Case) -> str | None:
+def _refuse_cpu(case: CallSpec) -> str | None:
     if case.device != "cpu":
         return "serves CPU tensors only"
     return _refuse_dtype(case)
 
 
-def _refuse_cuda(case: Case) -> str | None:
+def _refuse_cuda(case: CallSpec) -> str | None:
     if case.device != "cuda":
         return "serves CUDA tensors only"
     if _C.build_info()["cuda"] is None:
-        return "fastdiff._C was built without CUDA (no nvcc was found)"
+        return "fastdiff.ops._C was built without CUDA (no nvcc was found)"
     if torch.version.hip is not None:
         return "serves NVIDIA devices only"
     if not torch.cuda.is_available():
@@ -136,37 +135,37 @@ def _refuse_cuda(case: Case) -> str | None:
     return _refuse_dtype(case)
 
 
-def _refuse_dtype(case: Case) -> str | None:
+def _refuse_dtype(case: CallSpec) -> str | None:
     return None if case.dtype in _FLOATING else f"serves float32, float64, float16 and bfloat16, not {case.dtype}"
 
 
-def _refuse_cpu_attention(case: Case) -> str | None:
+def _refuse_cpu_attention(case: CallSpec) -> str | None:
     return _refuse_cpu(case) or _refuse_double(case)
 
 
-def _refuse_cuda_attention(case: Case) -> str | None:
+def _refuse_cuda_attention(case: CallSpec) -> str | None:
     return _refuse_cuda(case) or _refuse_double(case) or _refuse_large_heads(case)
 
 
-def _refuse_double(case: Case) -> str | None:
+def _refuse_double(case: CallSpec) -> str | None:
     return "serves float32, float16 and bfloat16, not torch.float64" if case.dtype == torch.float64 else None
 
 
-def _refuse_cpu_group_norm(case: Case) -> str | None:
+def _refuse_cpu_group_norm(case: CallSpec) -> str | None:
     return _refuse_cpu(case) or _refuse_double(case)
 
 
-def _refuse_cuda_group_norm(case: Case) -> str | None:
+def _refuse_cuda_group_norm(case: CallSpec) -> str | None:
     return _refuse_cuda(case) or _refuse_double(case)
 
 
-def _refuse_large_heads(case: Case) -> str | None:
+def _refuse_large_heads(case: CallSpec) -> str | None:
     size = case.shape[-1]
     return f"serves head sizes up to {MAX_HEAD_SIZE}, not {size}" if size > MAX_HEAD_SIZE else None
 
 
 def _no_cuda(*_: object) -> None:
-    raise RuntimeError("fastdiff._C was built without CUDA")
+    raise RuntimeError("fastdiff.ops._C was built without CUDA")
 
 
 _bind()

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..plans.table import MAX_NOISE, reads_noise
 from .philox import normal
 from .registry import Implementation
-from .row import MAX_NOISE, reads_noise
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -33,7 +33,7 @@ def solver_step(
     threshold: Tensor | None,  # [B]
     seeds: Tensor | None,  # [B]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One row (see `fastdiff.ops.row`). Returns x', base' and D, each [B, ...] in the compute dtype."""
+    """One row (see `fastdiff.plans.table`). Returns x', base' and D, each [B, ...] in the compute dtype."""
     dtype = compute_dtype(x.dtype)
     d = converted_output(row, x, m, m_uncond, guidance)
     if np.isfinite(row["clamp"]):
@@ -51,9 +51,7 @@ def solver_step(
     return outputs[0], outputs[1], d
 
 
-def converted_output(
-    row: np.void, x: Tensor, m: Tensor, m_uncond: Tensor | None, guidance: Tensor | None
-) -> Tensor:
+def converted_output(row: np.void, x: Tensor, m: Tensor, m_uncond: Tensor | None, guidance: Tensor | None) -> Tensor:
     """D = p_x x + p_m (m_u + g (m - m_u)) [B, ...] before any limit, in the compute dtype."""
     dtype = compute_dtype(x.dtype)
     if m_uncond is not None:

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import torch
 
-from .preference import preferred
+from .auto_choice import preferred
 
 BACKENDS = ("reference", "cpu", "triton", "cuda", "torch")
 OPS = ("solver_step", "group_norm", "attention")
 
 
-class Case(NamedTuple):
+class CallSpec(NamedTuple):
     """What the choice depends on. shape: x's for solver_step and group_norm, (B, H, N, keys, D) for attention."""
 
     device: str
@@ -32,7 +32,7 @@ class Implementation:
     """One backend's version of an op. `refuse` says in words why it cannot serve a case, or None if it can."""
 
     run: Callable
-    refuse: Callable[[Case], str | None] = lambda case: None
+    refuse: Callable[[CallSpec], str | None] = lambda case: None
 
 
 _forced: ContextVar[str | None] = ContextVar("fastdiff_backend", default=None)
@@ -67,7 +67,7 @@ def _known(name: str) -> str:
 @functools.cache
 def _load(op: str, name: str) -> Implementation | str:
     """The implementation, or why there is none."""
-    module = {"cpu": "native", "cuda": "native", "triton": f"triton_{op}", "torch": "torch_ops"}.get(name, name)
+    module = {"cpu": "native", "cuda": "native", "triton": f"triton.{op}", "torch": "torch_ops"}.get(name, name)
     try:
         table = importlib.import_module(f"fastdiff.ops.{module}").IMPLEMENTS
     except ImportError as error:
@@ -76,28 +76,28 @@ def _load(op: str, name: str) -> Implementation | str:
     return table.get(key, f"has no {op}")
 
 
-def refusal(op: str, name: str, case: Case) -> str | None:
+def refusal(op: str, name: str, case: CallSpec) -> str | None:
     """Why backend `name` cannot serve the case, or None if it can."""
     found = _load(op, name)
     return found if isinstance(found, str) else found.refuse(case)
 
 
-def choose(op: str, case: Case) -> Callable:
+def choose(op: str, case: CallSpec) -> Callable:
     """The function that serves the case. Raises RuntimeError if a forced backend cannot."""
     return _choose(op, case, forced_backend())
 
 
-def chosen(op: str, case: Case) -> str:
+def chosen(op: str, case: CallSpec) -> str:
     """The name of the backend that serves the case. Raises RuntimeError if a forced backend cannot."""
     return _chosen(op, case, forced_backend())
 
 
 @functools.lru_cache(maxsize=4096)
-def _choose(op: str, case: Case, forced: str | None) -> Callable:
+def _choose(op: str, case: CallSpec, forced: str | None) -> Callable:
     return _load(op, _chosen(op, case, forced)).run
 
 
-def _chosen(op: str, case: Case, forced: str | None) -> str:
+def _chosen(op: str, case: CallSpec, forced: str | None) -> str:
     if forced is not None:
         if refusal(op, forced, case) is not None:
             raise RuntimeError(_explain(op, case, forced))
@@ -105,7 +105,7 @@ def _chosen(op: str, case: Case, forced: str | None) -> str:
     return next(name for name in (*preferred(op, case), "torch", "reference") if refusal(op, name, case) is None)
 
 
-def _explain(op: str, case: Case, forced: str) -> str:
+def _explain(op: str, case: CallSpec, forced: str) -> str:
     what = f"{op} on {case.device}, {case.dtype}, shape {case.shape}"
     reasons = (f"  {name}: {refusal(op, name, case) or 'can'}" for name in BACKENDS)
     return "\n".join([f"backend {forced!r} was asked for and cannot serve {what}:", *reasons])

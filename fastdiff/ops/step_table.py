@@ -70,6 +70,6 @@ def borrowed(tensor: Tensor) -> Tensor:
 
 
 def _C():
-    from fastdiff import _C
+    from . import _C
 
     return _C

@@ -7,7 +7,7 @@ import sys
 
 from torch import nn
 
-from ..cross_attention import CrossAttentionCache
+from ..nn.cross_attention import CrossAttentionCache
 from .attention import FastMultiheadAttention
 from .comfyui import PatcherHandle, is_patcher
 from .handle import Handle

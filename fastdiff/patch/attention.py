@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cross_attention import CrossAttentionCache
+from ..nn.cross_attention import CrossAttentionCache
 from ..ops import attention, registry
 from .calls import wants_gradient
 
@@ -69,7 +69,7 @@ class FastMultiheadAttention(nn.MultiheadAttention):
         """Whether the choice would fall on fastdiff's own kernels: PyTorch's module has a faster way to PyTorch's."""
         batch, tokens = (0, 1) if self.batch_first else (1, 0)
         shape = (query.shape[batch], self.num_heads, query.shape[tokens], key.shape[tokens], self.head_dim)
-        return registry.chosen("attention", registry.Case(query.device.type, query.dtype, shape)) != "torch"
+        return registry.chosen("attention", registry.CallSpec(query.device.type, query.dtype, shape)) != "torch"
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         if query is key and key is value:

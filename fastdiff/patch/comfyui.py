@@ -91,5 +91,5 @@ def attention_override(
 
 def _pays(q: Tensor, k: Tensor, v: Tensor) -> bool:
     same = q.dtype == k.dtype == v.dtype and q.shape[1] == k.shape[1] and q.shape[-1] == v.shape[-1]
-    case = registry.Case(q.device.type, q.dtype, (*q.shape[:3], k.shape[2], q.shape[3]))
+    case = registry.CallSpec(q.device.type, q.dtype, (*q.shape[:3], k.shape[2], q.shape[3]))
     return same and registry.chosen("attention", case) != "torch"

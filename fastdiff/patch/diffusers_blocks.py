@@ -15,7 +15,7 @@ from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAt
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from torch import Tensor
 
-from ..cross_attention import CrossAttentionCache
+from ..nn.cross_attention import CrossAttentionCache
 from .attention import attend, project
 from .calls import wants_gradient
 from .diffusers_joint import FastFluxAttnProcessor, FastJointAttnProcessor

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cross_attention import CrossAttentionCache
+from ..nn.cross_attention import CrossAttentionCache
 from ..ops import attention
 from .attention import attend, project
 from .calls import wants_gradient

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 
 from ..keywords import meant, options_of
 from .grid import make_grid
-from .plan import Plan, Row
+from .plan import Plan
+from .row import Row
 from .schedule import Points, Schedule, require_schedule
 from .solvers.ancestral import ddim
 from .solvers.entries import SOLVERS, Solver
@@ -86,8 +87,8 @@ def plan(
     solver: a name of `solvers()` or an alias ("DPM++ 2M Karras"). steps: grid intervals; one model evaluation each, or
     as many as the solver's `nfe` says. prediction: what the model gives: "epsilon", "sample", "v_prediction",
     "flow_prediction" or "score"; where not given, "flow_prediction" on flow schedules and "epsilon" on others.
-    grid, final_sigma, sigmas, start, rho, steps_offset, log_snr_min: see `fastdiff.grid.make_grid`; grid is "time"
-    where not given.
+    grid, final_sigma, sigmas, start, rho, steps_offset, log_snr_min: see `fastdiff.plans.grid.make_grid`; grid is
+    "time" where not given.
     invert: run the grid from its clean end to its noisy one, with an ODE solver: `sample(model, plan, image)` is then
     the noisy x that the solver would bring back to the image; over `init_scale` of the plan that is not inverted it is
     the image's noise. The step from sigma = 0 is of first order and asks the model at the schedule's least time; of

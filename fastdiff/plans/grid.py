@@ -90,16 +90,16 @@ def _times(schedule: Schedule, count: int, grid: str, to_zero: bool) -> np.ndarr
 
     The latter only where that is no less than t_min, and never on EDM schedules, whose models know no clean data.
     """
-    clean = schedule.clean_time
+    clean = schedule.t_clean
 
     def to(t: float) -> float:
-        return schedule.unwarp(t) if grid == "time" else (t - clean) ** 0.5
+        return schedule.unshift_time(t) if grid == "time" else (t - clean) ** 0.5
 
     first, least = to(schedule.t_max), to(schedule.t_min)
     u = np.linspace(first, to(clean), count + 1)[:-1]
     if not to_zero or schedule.kind == "ve" or u[-1] < least:
         u = np.linspace(first, least, count)
-    times = schedule.warp(u) if grid == "time" else clean + u**2
+    times = schedule.shift_time(u) if grid == "time" else clean + u**2
     times = np.maximum(times, schedule.t_min)  # which the root and the shift round
     if u[-1] == least:
         times[-1] = schedule.t_min
@@ -154,7 +154,7 @@ def _explicit_sigmas(schedule: Schedule, s: np.ndarray) -> Points:
 
 def _clean_end(points: Points, schedule: Schedule) -> Points:
     """The points followed by clean data, alpha = 1 and sigma = 0."""
-    clean = (schedule.clean_time, 1.0, 0.0)
+    clean = (schedule.t_clean, 1.0, 0.0)
     return Points(*(np.append(v, end) for v, end in zip(points, clean, strict=True)))
 
 

@@ -1,7 +1,7 @@
 """Plan: a solver run as a table of coefficients, float64, built once before the loop.
 
 A run has two registers, x (where the model is evaluated next) and base (the last accepted state), and a history of
-converted model outputs. `fastdiff.ops.row` has the formula of a row; `Row` is its readable form.
+converted model outputs. `fastdiff.plans.table` has the formula of a row; `fastdiff.plans.row.Row` is its readable form.
 """
 
 from __future__ import annotations
@@ -9,96 +9,21 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import files
-from ..ops.row import MAX_HISTORY, MAX_NOISE, empty_table
-from .prediction import FORMS, PREDICTIONS, convert
-from .schedule import KNOTS, Points, Schedule
+from .limits import Limited
+from .prediction import FORMS, PREDICTIONS
+from .row import LinearUpdate, Row, table_of
+from .schedule import KNOTS, Schedule
+from .table import MAX_HISTORY, MAX_NOISE
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..graph import Captured
-    from ..sampling.limits import Limited
-
-VERSION = 2
-
-
-@dataclass(frozen=True)
-class Line:
-    """base * base + x * x + sum_k history[k] H_k + sum weight * xi_index over noise = ((index, weight), ...)."""
-
-    base: float = 0.0
-    x: float = 0.0
-    history: tuple[float, ...] = ()
-    noise: tuple[tuple[int, float], ...] = ()
-
-    def of(self, state: Line) -> Line:
-        """This line where x is not the register but another line's value, of the same row."""
-        depth = max(len(self.history), len(state.history))
-        mine, theirs = (np.pad(np.asarray(h, float), (0, depth - len(h))) for h in (self.history, state.history))
-        noise = {j: self.x * w for j, w in state.noise}
-        for j, w in self.noise:
-            noise[j] = noise.get(j, 0.0) + w
-        history = tuple((mine + self.x * theirs).tolist())
-        return Line(self.base + self.x * state.base, self.x * state.x, history, tuple(noise.items()))
-
-
-KEEP = Line(base=1.0)  # base' = base: x' is a stage inside a step
-HERE = Line(x=1.0)  # base' = x
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model evaluation at time t, where x = alpha x0 + sigma eps, and the update that follows it.
-
-    form: D is x0 ("data"), eps ("noise"), eps - x0 ("flow") or another mixture ("mixed"); D = p_x x + p_m m.
-    x: the next x. base: the next base; None where it is the next x, KEEP where it stays.
-    forget: places in the history, 0 the newest, that are dropped after the update; later rows count without them.
-    """
-
-    t: float
-    alpha: float
-    sigma: float
-    form: str
-    p_x: float
-    p_m: float
-    x: Line
-    base: Line | None = None
-    c_in: float = 1.0
-    forget: tuple[int, ...] = ()
-
-    @classmethod
-    def at(
-        cls,
-        point: Points,
-        form: str,
-        prediction: str,
-        x: Line,
-        base: Line | None = None,
-        forget: tuple[int, ...] = (),
-    ) -> Row:
-        """The row that evaluates the model at one point of a grid."""
-        t, alpha, sigma = (float(v) for v in point)
-        p_x, p_m = convert(prediction, form, alpha, sigma)
-        return cls(t, alpha, sigma, form, p_x, p_m, x, base, forget=forget)
-
-    @property
-    def accepts(self) -> bool:
-        """Whether the next x is a solution at its time, not a stage inside a step."""
-        return self.base != KEEP
-
-    @property
-    def base_move(self) -> str:
-        """Where the next base comes from: "next" x, "keep", "here" (this x), or "write" (computed)."""
-        return {None: "next", KEEP: "keep", HERE: "here"}.get(self.base, "write")
+VERSION = 3  # 2 had drop_history under another name
 
 
 @dataclass(frozen=True)
@@ -158,7 +83,7 @@ class Plan:
         """How many history entries must be kept, H_0 included; at least 1."""
         deepest, needed = 1, 0  # needed: how many of the newest outputs the rows from here on read
         for row in reversed(self.rows):
-            for k in sorted(row.forget):
+            for k in sorted(row.drop_history):
                 needed += needed > k
             needed = max(needed, len(row.x.history), 0 if row.base is None else len(row.base.history))
             deepest = max(deepest, needed)
@@ -176,37 +101,13 @@ class Plan:
 
     @cached_property
     def table(self) -> np.ndarray:
-        """The rows as the kernels read them: a read-only array of `fastdiff.ops.row.ROW`."""
-        table = empty_table(len(self.rows))
-        for record, row in zip(table, self.rows, strict=True):
-            record["p_x"], record["p_m"], record["c_in"] = row.p_x, row.p_m, row.c_in
-            indices = sorted({j for line in (row.x, row.base or Line()) for j, _ in line.noise})
-            record["noise"][: len(indices)] = indices
-            for name, line in (("a", row.x), ("b", row.base or Line())):
-                record[f"{name}_base"], record[f"{name}_x"] = line.base, line.x
-                record[name.upper()][: len(line.history)] = line.history
-                for j, weight in line.noise:
-                    record[f"xi_{name}"][indices.index(j)] = weight
-        table.flags.writeable = False
-        return table
+        """The rows as the kernels read them: a read-only array of `fastdiff.plans.table.ROW`."""
+        return table_of(self.rows)
 
     @cached_property
     def limited(self) -> Limited:
         """What runs with bounds on x0 need besides."""
-        from ..sampling.limits import Limited
-
-        return Limited.of(self)
-
-    def capture(self, model: Callable, example: Tensor, **options: object) -> Captured:
-        """Capture the whole run as a CUDA graph: `run = plan.capture(model, noise)`, then `x0 = run(noise)`.
-
-        example: noise of the shape, dtype and device that will come. options: guidance, uncond, guidance_mode, clamp,
-        threshold, model_dtype and the model's keyword arguments, as for `fastdiff.sample`; whole=False captures one
-        step and replays it for every row. Raises fastdiff.graph.CaptureError where the model cannot be captured.
-        """
-        from ..graph import Captured
-
-        return Captured(self, model, example, **options)
+        return Limited.of(self.rows, self.prediction, self.table)
 
     def explain(self) -> str:
         """The table as text: one model evaluation a line, then x' and, where it is its own, base'."""
@@ -221,8 +122,8 @@ class Plan:
             lines.append(f"     x'    = {_terms(row.x)}")
             if row.base is not None:
                 lines.append(f"     base' = {_terms(row.base)}")
-            if row.forget:
-                lines.append(f"     forget {', '.join(f'H{k}' for k in row.forget)}")
+            if row.drop_history:
+                lines.append(f"     drop_history {', '.join(f'H{k}' for k in row.drop_history)}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, object]:
@@ -236,7 +137,7 @@ class Plan:
 
         if not isinstance(data, dict) or "fastdiff_plan" not in data:
             raise ValueError("no fastdiff_plan version in it")
-        if data["fastdiff_plan"] != VERSION:
+        if data["fastdiff_plan"] not in (2, VERSION):
             raise ValueError(f"fastdiff_plan: expected plan version {VERSION}, got {data['fastdiff_plan']!r:.80}")
         return cls(**read_plan(data))
 
@@ -254,7 +155,7 @@ class Plan:
             raise ValueError(f"{os.fspath(path)}: not a valid fastdiff plan: {error}") from error
 
 
-def _lines(rows: Iterable[Row]) -> list[Line]:
+def _lines(rows: Iterable[Row]) -> list[LinearUpdate]:
     return [line for row in rows for line in (row.x, row.base) if line is not None]
 
 
@@ -274,11 +175,11 @@ def _validate(plan: Plan) -> None:
     for i, row in enumerate(plan.rows):
         kept += 1
         _validate_row(row, i, kept)
-        kept -= len(row.forget)
+        kept -= len(row.drop_history)
     if plan.depth > MAX_HISTORY:
         raise ValueError(
-            f"plan: by what the rows' history reads and forget drops, {plan.depth} outputs are needed at once, at most"
-            f" {MAX_HISTORY} are kept"
+            f"plan: by what the rows read of the history and drop from it, {plan.depth} outputs are needed at once, at"
+            f" most {MAX_HISTORY} are kept"
         )
 
 
@@ -288,8 +189,8 @@ def _validate_row(row: Row, i: int, kept: int) -> None:
     for name, line in (("x", row.x), ("base", row.base)):
         if line is None and name == "base":
             continue
-        if not isinstance(line, Line):
-            raise ValueError(f"plan: row {i} has {name} = {line!r}, expected a Line")
+        if not isinstance(line, LinearUpdate):
+            raise ValueError(f"plan: row {i} has {name} = {line!r}, expected a LinearUpdate")
         numbers += [line.base, line.x, *line.history, *(w for _, w in line.noise)]
         drawn, read = [j for j, _ in line.noise], len(line.history)
         if len(set(drawn)) != len(drawn):
@@ -305,8 +206,8 @@ def _validate_row(row: Row, i: int, kept: int) -> None:
         raise ValueError(f"plan: row {i} draws noise {indices}, expected at most {MAX_NOISE} numbers below 2^32")
     if row.form not in (*FORMS, "mixed"):
         raise ValueError(f"plan: row {i} has form {row.form!r}, expected one of {FORMS} or 'mixed'")
-    if len(set(row.forget)) != len(row.forget) or any(k not in range(kept) for k in row.forget):
-        raise ValueError(f"plan: row {i} forgets {row.forget}, expected places among {kept} outputs")
+    if len(set(row.drop_history)) != len(row.drop_history) or any(k not in range(kept) for k in row.drop_history):
+        raise ValueError(f"plan: row {i} forgets {row.drop_history}, expected places among {kept} outputs")
 
 
 def _finite(value: object) -> bool:
@@ -317,7 +218,7 @@ def _triple(knot: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{v:.6g}" for v in knot) + ")"
 
 
-def _terms(line: Line) -> str:
+def _terms(line: LinearUpdate) -> str:
     named = [(line.base, "base"), (line.x, "x"), *((w, f"H{k}") for k, w in enumerate(line.history))]
     return _sum(named + [(w, f"xi{j}") for j, w in line.noise])
 

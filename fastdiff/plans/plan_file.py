@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
-from .plan import Line, Row
 from .prediction import FORMS, PREDICTIONS, convert
+from .row import LinearUpdate, Row
 
 NUMBERS = ("t", "alpha", "sigma", "p_x", "p_m", "c_in")
 
@@ -15,7 +15,9 @@ def read_plan(data: object) -> dict[str, object]:
     """The arguments of a `Plan` from what `Plan.to_dict` gave. Raises ValueError naming the field."""
     data = _fields(data, ("fastdiff_plan", "rows", "end", "prediction", "solver", "grid", "schedule"), "the plan")
     prediction = _one_of(data["prediction"], PREDICTIONS, "prediction")
-    rows = [_row(row, f"rows[{i}]", prediction) for i, row in enumerate(_list(data["rows"], "rows"))]
+    rows = [
+        _row(row, f"rows[{i}]", prediction, data["fastdiff_plan"]) for i, row in enumerate(_list(data["rows"], "rows"))
+    ]
     knots = enumerate(_list(data["schedule"], "schedule"))
     return {
         "rows": tuple(rows),
@@ -27,7 +29,9 @@ def read_plan(data: object) -> dict[str, object]:
     }
 
 
-def _row(data: object, where: str, prediction: str) -> Row:
+def _row(data: object, where: str, prediction: str, version: object) -> Row:
+    if isinstance(data, dict) and version == 2 and "forget" in data:
+        data = {"drop_history" if name == "forget" else name: value for name, value in data.items()}
     data = _fields(data, tuple(f.name for f in fields(Row)), where)
     numbers = {name: _number(data[name], f"{where}.{name}") for name in NUMBERS}
     row = Row(
@@ -35,7 +39,9 @@ def _row(data: object, where: str, prediction: str) -> Row:
         form=_one_of(data["form"], (*FORMS, "mixed"), f"{where}.form"),
         x=_line(data["x"], f"{where}.x"),
         base=None if data["base"] is None else _line(data["base"], f"{where}.base"),
-        forget=tuple(_index(k, f"{where}.forget") for k in _list(data["forget"], f"{where}.forget")),
+        drop_history=tuple(
+            _index(k, f"{where}.drop_history") for k in _list(data["drop_history"], f"{where}.drop_history")
+        ),
     )
     _levels((row.alpha, row.sigma), f"{where}.alpha, {where}.sigma")
     if row.form != "data":
@@ -53,14 +59,14 @@ def _require_x0(row: Row, where: str, prediction: str) -> None:
         raise ValueError(f"{where}.alpha, {where}.sigma: got {row.alpha}, {row.sigma}; {error}") from error
 
 
-def _line(data: object, where: str) -> Line:
-    data = _fields(data, tuple(f.name for f in fields(Line)), where)
+def _line(data: object, where: str) -> LinearUpdate:
+    data = _fields(data, tuple(f.name for f in fields(LinearUpdate)), where)
     noise = []
     for i, term in enumerate(_list(data["noise"], f"{where}.noise")):
         index, weight = _list(term, f"{where}.noise[{i}]", 2)
         noise.append((_index(index, f"{where}.noise[{i}]"), _number(weight, f"{where}.noise[{i}]")))
     base, x = (_number(data[name], f"{where}.{name}") for name in ("base", "x"))
-    return Line(base, x, _numbers(data["history"], f"{where}.history"), tuple(noise))
+    return LinearUpdate(base, x, _numbers(data["history"], f"{where}.history"), tuple(noise))
 
 
 def _fields(data: object, names: tuple[str, ...], where: str) -> dict[str, object]:

@@ -39,14 +39,14 @@ class Schedule(ABC):
     """A noise schedule. Make one with the constructors below; times are in the model's own units.
 
     t_min, t_max: the times of least and most noise that the model knows. kind: "vp", "ve" or "flow".
-    clean_time: the time whose sigma is exactly 0. num_train_timesteps: for discrete schedules.
+    t_clean: the time whose sigma is exactly 0. num_train_timesteps: for discrete schedules.
     default_prediction: what its models mostly predict.
     """
 
     kind: str
     t_min: float
     t_max: float
-    clean_time: float = 0.0
+    t_clean: float = 0.0
     num_train_timesteps: int | None = None
     default_prediction: str = "epsilon"
 
@@ -62,7 +62,7 @@ class Schedule(ABC):
     def least_time(self, prediction: str | None) -> float:
         """The least time that a model of this prediction is asked about: t_min.
 
-        A velocity on a flow schedule is finite down to sigma = 0 itself and is asked there: clean_time.
+        A velocity on a flow schedule is finite down to sigma = 0 itself and is asked there: t_clean.
         """
         return self.t_min
 
@@ -96,12 +96,12 @@ class Schedule(ABC):
         points = self.at(np.linspace(self.t_min, self.t_max, KNOTS))
         return tuple((float(t), float(a), float(s)) for t, a, s in zip(*points, strict=True))
 
-    def warp(self, t: np.ndarray) -> np.ndarray:
+    def shift_time(self, t: np.ndarray) -> np.ndarray:
         """Where a uniform time grid's t goes: flow schedules shift it, others leave it."""
         return t
 
-    def unwarp(self, t: float) -> float:
-        """The inverse of `warp`."""
+    def unshift_time(self, t: float) -> float:
+        """The inverse of `shift_time`."""
         return t
 
     def coordinate(self, points: Points, which: str | None = None) -> np.ndarray:
@@ -246,7 +246,7 @@ class DiscreteVP(VP):
     """
 
     t_min = 0.0
-    clean_time = -1.0
+    t_clean = -1.0
 
     def __init__(self, alphas_cumprod: np.ndarray) -> None:
         a = np.atleast_1d(alphas_cumprod)
@@ -351,19 +351,19 @@ class Flow(Schedule):
         if not (shift > 0 and 0 < t_min < 1):
             raise ValueError(f"shift, t_min: expected shift > 0 and 0 < t_min < 1, got {shift}, {t_min}")
         self.shift = float(shift)
-        self.t_min = float(self.warp(np.float64(t_min)))
+        self.t_min = float(self.shift_time(np.float64(t_min)))
 
     @property
     def _name(self) -> str:
         return f"flow, shift {self.shift:g}"
 
     def least_time(self, prediction: str | None) -> float:
-        return self.clean_time if prediction == "flow_prediction" else self.t_min
+        return self.t_clean if prediction == "flow_prediction" else self.t_min
 
-    def warp(self, t: np.ndarray) -> np.ndarray:
+    def shift_time(self, t: np.ndarray) -> np.ndarray:
         return self.shift * t / (1 + (self.shift - 1) * t)
 
-    def unwarp(self, t: float) -> float:
+    def unshift_time(self, t: float) -> float:
         return t / (self.shift - (self.shift - 1) * t)
 
     def alpha(self, t: ArrayLike) -> np.ndarray:

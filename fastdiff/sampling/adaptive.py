@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
 from ..keywords import check_keywords, options_of
 from ..ops import checks
 from ..plans.grid import LOG_SNR_CUT
-from ..plans.plan import Line, Plan, Row
+from ..plans.plan import Plan
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points, Schedule, require_schedule
 from ..plans.solvers.embedded import ORDERS, embedded_step
 from ..plans.solvers.exponential import first_order
+from .model import Model, check_guidance, evaluator, input_copies, is_guided, kwargs_per_call
 from .run import Run
 
 
@@ -86,8 +87,8 @@ def sample_adaptive(
     check_guidance(guidance, uncond, guidance_mode, len(noise))
     check_keywords(model, kwargs, options_of(sample_adaptive))
     prediction = schedule.default_prediction if prediction is None else prediction
-    copies = copies_of(guidance, guidance_mode)
-    evaluate = evaluator(model, noise, calls_of(guidance, uncond, guidance_mode, kwargs, len(noise)), copies)
+    copies = input_copies(guidance, guidance_mode)
+    evaluate = evaluator(model, noise, kwargs_per_call(guidance, uncond, guidance_mode, kwargs, len(noise)), copies)
     dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
     options = {
         "model_dtype": model_dtype or noise.dtype,
@@ -127,7 +128,7 @@ def sample_adaptive(
             done += [*rows[:-1], replace(rows[-1], base=None)]
     end = last
     if final_sigma == "zero":
-        end = Points(np.float64(schedule.clean_time), np.float64(1), np.float64(0))
+        end = Points(np.float64(schedule.t_clean), np.float64(1), np.float64(0))
         done.append(_first_order(last, end, prediction))
         x = attempt(done[-1:], end, x).x
     plan = Plan(tuple(done), (float(end.alpha), float(end.sigma)), prediction, pair, "adaptive")
@@ -136,7 +137,7 @@ def sample_adaptive(
 
 def _first_order(s: Points, t: Points, prediction: str) -> Row:
     x_weight, d_weight = first_order(s, t, "data")
-    return Row.at(s, "data", prediction, Line(x=x_weight, history=(d_weight,)))
+    return Row.at(s, "data", prediction, LinearUpdate(x=x_weight, history=(d_weight,)))
 
 
 def scaled_error(high: Tensor, low: Tensor, before: Tensor, rtol: float, atol: float) -> float:
@@ -148,9 +149,7 @@ def scaled_error(high: Tensor, low: Tensor, before: Tensor, rtol: float, atol: f
     return error
 
 
-def _check(
-    noise: Tensor, pair: str, rtol: float, atol: float, h_init: float, final_sigma: str, max_nfe: int
-) -> None:
+def _check(noise: Tensor, pair: str, rtol: float, atol: float, h_init: float, final_sigma: str, max_nfe: int) -> None:
     checks.require_float("noise", noise)
     if noise.numel() == 0:
         raise ValueError(f"noise: expected at least one element, got shape {tuple(noise.shape)}")

@@ -58,7 +58,7 @@ class Run:
         if model_input is None and (copies > 1 or model_dtype != x.dtype or any(row.c_in != 1 for row in plan.rows)):
             self._input = empty_input(x, copies, model_dtype)
         self.refresh_input()
-        self.step = registry.choose("solver_step", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
+        self.step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
 
     @property
     def model_input(self) -> Tensor:
@@ -94,7 +94,7 @@ class Run:
         )  # fmt: skip
         self.history.insert(0, out_d)
         self._newest = out_d
-        for k in sorted(self.plan.rows[self.i].forget, reverse=True):
+        for k in sorted(self.plan.rows[self.i].drop_history, reverse=True):
             self._spare.append(self.history.pop(k))
         self.x = out_x
         if move == "next":

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
 from ..keywords import check_keywords, options_of
-from ..noise import seed_tensor
 from ..ops import checks
 from ..plans.plan import Plan
+from .model import Model, check_guidance, evaluator, input_copies, is_guided, kwargs_per_call
+from .noise import seed_tensor
 from .run import Run
 
 
@@ -62,8 +62,8 @@ def iter_sample(
     check_guidance(guidance, uncond, guidance_mode, len(noise))
     if kwargs:
         check_keywords(model, kwargs, options_of(sample, iter_sample))
-    calls = calls_of(guidance, uncond, guidance_mode, kwargs, len(noise))
-    copies = copies_of(guidance, guidance_mode)
+    calls = kwargs_per_call(guidance, uncond, guidance_mode, kwargs, len(noise))
+    copies = input_copies(guidance, guidance_mode)
     evaluate = evaluator(model, noise, calls, copies)
     run = Run(
         plan,
@@ -121,7 +121,7 @@ def sample(
     callback: sees every `Step`; returning False ends the run and what is done so far comes back.
     progress: a tqdm bar. return_trajectory: also return the accepted states [K, B, ...], the start first.
     graph: capture model and steps as one CUDA graph and replay it, now and in later calls with the same module, shapes
-        and number of rows (`fastdiff.graph`); the result is the same to the bit. "auto" runs without one where the
+        and number of rows (`fastdiff.capture`); the result is the same to the bit. "auto" runs without one where the
         model cannot be captured or the noise is on no CUDA device. Not with callback, progress, trajectory or mask.
     No gradients are recorded. Raises TypeError or ValueError naming the argument.
     """
@@ -160,8 +160,8 @@ def _from_graph(
         if graph == "auto":
             return None
         raise ValueError(f"graph: expected noise on a CUDA device, got {noise.device}; graph='auto' does without")
-    from ..graph import CaptureError
-    from ..graph.kept import sample_captured
+    from .graph import CaptureError
+    from .graph.cache import sample_captured
 
     try:
         return sample_captured(model, plan, noise, options)

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance import Model
 from ..keywords import check_keywords, options_of
 from ..ops import checks
 from ..plans.catalogue import plan as make_plan
-from ..plans.plan import Line, Plan, Row
+from ..plans.plan import Plan
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Schedule
 from ..plans.solvers.dpm_solver_v3 import Statistics
+from .model import Model
 from .sample import iter_sample
 
 __all__ = ["Statistics", "estimate_statistics"]
@@ -75,6 +76,6 @@ def estimate_statistics(
 
 def _eps(model: Model, run: Plan, row: Row, x: Tensor, options: dict[str, object]) -> Tensor:
     """eps at one row of the run for another state, with the run's guidance."""
-    here = Plan((replace(row, x=Line(x=1.0), base=None),), run.end, run.prediction)
+    here = Plan((replace(row, x=LinearUpdate(x=1.0), base=None),), run.end, run.prediction)
     step = next(iter_sample(model, here, x / here.init_scale, **options))
     return (x - row.alpha * step.x0) / row.sigma

@@ -13,10 +13,10 @@ from diffusers.schedulers.scheduling_tcd import TCDSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..plans.plan import Line, Row
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
 from ..plans.solvers.ancestral import ddim_row
-from ..plans.solvers.churn import lifted
+from ..plans.solvers.churn import renoised
 from ..plans.solvers.consistency import consistency
 from .fused import Fused
 from .points import VP
@@ -110,8 +110,8 @@ class TCDScheduler(Distilled, diffusers.TCDScheduler):
             after = run.times[i + 1] if i + 1 < len(run.times) else 0.0
             s, t, low = run.at(run.times[i]), run.at(after), run.at(math.floor((1 - key[0]) * after))
             row = ddim_row(s, low, self.config.prediction_type, 1)
-            down = Line(x=row.x.x, history=row.x.history)
+            down = LinearUpdate(x=row.x.x, history=row.x.history)
             if key[0] > 0 and i != run.num_inference_steps - 1:
-                row = lifted(row, low, t, 1, 1.0)
+                row = renoised(row, low, t, 1, 1.0)
             rows.append(replace(row, base=down))
         return rows, (float(low.alpha), float(low.sigma))

@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_edm_euler import EDMEulerSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from ..plans.plan import Row
+from ..plans.row import Row
 from ..plans.schedule import Points
 from ..plans.solvers.ancestral import ddim_row
 from .multistep import InLambda, dpm_rows
@@ -30,10 +30,8 @@ class Preconditioned(InNoiseLevel):
         config = self.config
         sign = {"epsilon": 1.0, "v_prediction": -1.0}.get(config.prediction_type)
         if sign is None:
-            raise ValueError(
-                f"prediction_type: expected epsilon or v_prediction, got {config['prediction_type']}"
-            )
-        data, total = config.sigma_data, row.sigma**2 + config.sigma_data ** 2
+            raise ValueError(f"prediction_type: expected epsilon or v_prediction, got {config['prediction_type']}")
+        data, total = config.sigma_data, row.sigma**2 + config.sigma_data**2
         return preconditioned(row, data**2 / total, sign * row.sigma * data / total**0.5)
 
     _own = ()
@@ -54,7 +52,7 @@ class Preconditioned(InNoiseLevel):
         return 0.25 * np.log(levels[:-1]), levels
 
     def _scales(self, run: RunState) -> list[float]:
-        return ((run.levels**2 + self.config.sigma_data ** 2) ** -0.5).tolist()
+        return ((run.levels**2 + self.config.sigma_data**2) ** -0.5).tolist()
 
 
 class EDMEulerScheduler(Preconditioned, diffusers.EDMEulerScheduler):

@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHe
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..plans.plan import Line, Row
+from ..plans.row import LinearUpdate, Row
 from ..plans.solvers.adams import adams
 from ..plans.solvers.consistency import consistency
 from ..plans.solvers.karras import heun
@@ -152,5 +152,5 @@ def _in_velocity(row: Row, before: float | None) -> Row:
     line = row.x
     d_0, d_1 = (*line.history, 0.0)[:2]
     history = (-d_0 * row.sigma, -d_1 * before) if d_1 else (-d_0 * row.sigma,)
-    line = Line(base=line.base + d_1, x=line.x + d_0, history=history)
+    line = LinearUpdate(base=line.base + d_1, x=line.x + d_0, history=history)
     return replace(row, form="flow", p_x=0.0, p_m=1.0, x=line)

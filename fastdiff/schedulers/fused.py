@@ -16,8 +16,8 @@ from torch.compiler import is_compiling
 
 from ..ops import checks, dynamic_threshold, registry, solver_step
 from ..ops.reference import compute_dtype, converted_output
-from ..ops.row import flat_row
-from ..plans.plan import Row
+from ..plans.row import Row
+from ..plans.table import flat_row
 from .state import OfRun, RunState, Threads, _threads
 from .table import Entry, Table, Threshold, make_table
 from .times import Times
@@ -249,7 +249,7 @@ class Fused(Times):
         if entry.keeps:
             del outputs[0]
             outputs.append(d)
-            for k in entry.forget:
+            for k in entry.drop_history:
                 del outputs[-1 - k]
                 outputs.insert(0, None)
         if known < len(outputs):
@@ -274,7 +274,7 @@ class Fused(Times):
         case = (x.shape, dtype, x.device)
         if run.case != case:
             self._check(m, x)
-            kernel_case = registry.Case(x.device.type, dtype, tuple(x.shape))
+            kernel_case = registry.CallSpec(x.device.type, dtype, tuple(x.shape))
             run.case, run.kernel = case, registry.choose("solver_step", kernel_case)
         result = dtype if m.dtype is dtype else self._result_dtype(m.dtype, dtype)
         if type(x) is not Tensor or type(m) is not Tensor or (is_grad_enabled() and _differentiable(x, m, history)):

@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..plans.plan import Line, Row
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points, Schedule
 from ..plans.solvers.deis import deis
 from ..plans.solvers.empty import around_empty_steps
@@ -53,7 +53,6 @@ class InLambda(FlowTimes, Fused):
 
     def _absent(self, timestep: object) -> int:
         return len(self.timesteps) - 1
-
 
     def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> Rows:
         points = self._points(run, begin)
@@ -165,7 +164,7 @@ def _noising(s: Points, t: Points, form: str, prediction: str) -> Row:
     variance = float(t.sigma**2 - (ratio * s.sigma) ** 2)
     if variance < 0:
         raise ValueError(f"sigmas: expected levels that rise, got sigma = {s.sigma:.5g} before {t.sigma:.5g}")
-    return Row.at(s, form, prediction, Line(x=ratio, noise=((1, math.sqrt(variance)),)))
+    return Row.at(s, form, prediction, LinearUpdate(x=ratio, noise=((1, math.sqrt(variance)),)))
 
 
 class UniPCMultistepScheduler(Stretched, InLambda, diffusers.UniPCMultistepScheduler):

@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteSchedulerOut
 from diffusers.utils import logging
 from torch import Tensor
 
-from ..plans.plan import Line, Row
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
 from ..plans.solvers.adams import adams
 from ..plans.solvers.ancestral import ddim_row
@@ -179,6 +179,9 @@ class LMSDiscreteScheduler(InNoiseLevel, diffusers.LMSDiscreteScheduler):
         def make(points: Points, places: list[int]) -> list[Row]:
             return adams(EDM, points, "sample", order=order, coordinate="sigma", lower_order_final=False)
 
-        x0 = {"noise": lambda row: Line(x=1.0, history=(-row.sigma,)), "data": lambda row: Line(history=(1.0,))}
+        x0 = {
+            "noise": lambda row: LinearUpdate(x=1.0, history=(-row.sigma,)),
+            "data": lambda row: LinearUpdate(history=(1.0,)),
+        }
         rows = around_empty_steps(points, "sample", make)
         return [replace(row, base=x0[row.form](row)) for row in rows]

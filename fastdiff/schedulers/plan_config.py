@@ -93,7 +93,7 @@ def _schedule(config: Mapping[str, object]) -> Schedule:
 def _check_levels(plan: Plan, schedule: Schedule) -> None:
     for t, alpha, sigma in plan.schedule or [(row.t, row.alpha, row.sigma) for row in plan.rows]:
         own = schedule.at(t)
-        inside = schedule.clean_time <= t <= schedule.t_max
+        inside = schedule.t_clean <= t <= schedule.t_max
         if not (inside and np.allclose((alpha, sigma), (own.alpha, own.sigma), rtol=0, atol=2e-3)):
             raise ValueError(
                 f"plan: for a schedule with alpha = {alpha:.5g}, sigma = {sigma:.5g} at t = {t:.5g}, the pipeline's"

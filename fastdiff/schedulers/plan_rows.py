@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..plans.plan import HERE, KEEP, Line, Plan, Row
+from ..plans.plan import Plan
 from ..plans.prediction import convert
+from ..plans.row import BASE_FROM_X, BASE_UNCHANGED, LinearUpdate, Row
 
 NOISE = 0.1  # alpha / sigma up to which x counts as pure noise
 
@@ -27,26 +28,26 @@ def rows_from(plan: Plan, begin: int) -> list[Row]:
         kept += 1
         if i == begin or not based:
             line = constant_step(row, plan.prediction, plan.point_after(i))
-            base = {"next": None, "keep": KEEP if based else None}.get(row.base_move, HERE)
+            base = {"next": None, "keep": BASE_UNCHANGED if based else None}.get(row.base_move, BASE_FROM_X)
         else:
             line, base = (None if part is None else _without(part, kept) for part in (row.x, row.base))
-        forget = tuple(k for k in row.forget if k < kept)
-        rows.append(replace(row, x=line, base=base, forget=forget))
-        kept -= len(forget)
+        drop_history = tuple(k for k in row.drop_history if k < kept)
+        rows.append(replace(row, x=line, base=base, drop_history=drop_history))
+        kept -= len(drop_history)
         based = based or row.accepts
     return rows
 
 
-def constant_step(row: Row, prediction: str, to: tuple[float, float]) -> Line:
+def constant_step(row: Row, prediction: str, to: tuple[float, float]) -> LinearUpdate:
     """From the row's point to (alpha, sigma), exact where x0 and eps stay as they are: alpha' x0 + sigma' eps."""
     q_x, q_m = convert(prediction, "data", row.alpha, row.sigma)
     x0_d = q_m / row.p_m  # x0 = (q_x - x0_d p_x) x + x0_d D
     share = to[1] / row.sigma
     weight = to[0] - row.alpha * share
-    return Line(x=share + weight * (q_x - x0_d * row.p_x), history=(weight * x0_d,))
+    return LinearUpdate(x=share + weight * (q_x - x0_d * row.p_x), history=(weight * x0_d,))
 
 
-def _without(line: Line, kept: int) -> Line:
+def _without(line: LinearUpdate, kept: int) -> LinearUpdate:
     history = line.history[:kept]
     if len(line.history) > kept:
         history = (*history[:-1], sum(line.history[kept - 1 :]))
@@ -64,9 +65,9 @@ def rescaled(rows: Sequence[Row], scales: Sequence[float]) -> list[Row]:
     return made
 
 
-def _rescaled(line: Line, base: float, x: float, to: float) -> Line:
+def _rescaled(line: LinearUpdate, base: float, x: float, to: float) -> LinearUpdate:
     history = tuple(to * weight for weight in line.history)
-    return Line(line.base * to / base, line.x * to / x, history, line.noise)
+    return LinearUpdate(line.base * to / base, line.x * to / x, history, line.noise)
 
 
 def reading_noise(row: Row, prediction: str) -> Row:

@@ -11,7 +11,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from ..plans.plan import KEEP, Line, Row
+from ..plans.row import BASE_UNCHANGED, LinearUpdate, Row
 from ..plans.schedule import Points
 from ..plans.solvers.adams import EQUAL_STEPS
 from ..plans.solvers.pndm import transfer
@@ -101,7 +101,7 @@ class PNDMScheduler(Pseudo, diffusers.PNDMScheduler):
         """The model evaluated at `time`; x goes from `first` to `to`."""
         prediction = self.config.prediction_type
         line = transfer(run.at(first), run.at(to), mixture, base=from_base)
-        return Row.at(run.at(time), "noise", prediction, line, KEEP if keeps else None)
+        return Row.at(run.at(time), "noise", prediction, line, BASE_UNCHANGED if keeps else None)
 
 
 def _forgetting(row: Row, places: tuple[int, ...]) -> Row:
@@ -138,7 +138,7 @@ class IPNDMScheduler(Pseudo, diffusers.IPNDMScheduler):
         for i in range(len(run.times) - begin):
             s, t = points.at(i), points.at(i + 1)
             # At alpha = 0 only v tells x0; diffusers takes 0 there.
-            blind = Line(history=(float(t.sigma),))
+            blind = LinearUpdate(history=(float(t.sigma),))
             line = transfer(s, t, EQUAL_STEPS[min(i, 3)]) if s.alpha else blind
             rows.append(Row.at(s, "noise", "v_prediction", line))
         return rows, (float(alphas[-1]), float(betas[-1]))

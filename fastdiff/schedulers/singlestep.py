@@ -10,7 +10,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from ..plans.plan import KEEP, Line, Row
+from ..plans.row import BASE_UNCHANGED, LinearUpdate, Row
 from ..plans.schedule import Points
 from ..plans.solvers.empty import around_empty_steps
 from ..plans.solvers.exponential import first_order, is_finite, stage_lines
@@ -65,12 +65,12 @@ class DPMSolverSinglestepScheduler(InLambda, diffusers.DPMSolverSinglestepSchedu
             lines = stage_lines(stages, t, form, size, config.solver_type, r1, r2, float(stochastic))
         else:
             x_weight, d_weight = (0.0, float(t.alpha)) if stochastic else first_order(stages[0], t, form)
-            lines = [Line(base=x_weight, history=(d_weight,))]
+            lines = [LinearUpdate(base=x_weight, history=(d_weight,))]
         rows = []
         for stage, end, line in zip(stages, (*stages[1:], t), lines, strict=True):
             if stochastic:
                 line = replace(line, noise=((1, _spread(stages[0], end)),))
-            rows.append(Row.at(stage, form, config.prediction_type, line, None if end is t else KEEP))
+            rows.append(Row.at(stage, form, config.prediction_type, line, None if end is t else BASE_UNCHANGED))
         return rows
 
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ops.row import MAX_HISTORY
-from ..plans.plan import Line, Plan, Row
+from ..plans.limits import x0_row
+from ..plans.plan import Plan
 from ..plans.prediction import convert
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
-from ..sampling.limits import of_x0
+from ..plans.table import MAX_HISTORY
 
 FAINT = 1e-20  # an alpha near 0 whose quotients are finite in float32
 OUTPUT = 0  # in place of a noise's index in a row: the model's output itself, as the row's first extra operand
@@ -23,8 +24,8 @@ class Entry(NamedTuple):
     """What row i needs besides x and m, and what it leaves.
 
     reads: how many outputs before this one. output: whether m is read again, next to them. draws: how many noises come
-    after that. move: where the next base comes from (`Row.base_move`). keeps: whether D joins the history. forget:
-    places in the history to drop, the furthest back first.
+    after that. move: where the next base comes from (`Row.base_move`). keeps: whether D joins the history.
+    drop_history: places in the history to drop, the furthest back first.
     """
 
     reads: int
@@ -32,7 +33,7 @@ class Entry(NamedTuple):
     draws: int
     move: str
     keeps: bool
-    forget: tuple[int, ...]
+    drop_history: tuple[int, ...]
 
 
 class Refused:
@@ -58,7 +59,7 @@ class Threshold(NamedTuple):
 class Table(NamedTuple):
     """The kernel's records and their entries. depth: outputs that are kept.
 
-    threshold, x0: how x0 is limited before the rows read it, and the records whose D is x0, see `of_x0`.
+    threshold, x0: how x0 is limited before the rows read it, and the records whose D is x0, see `x0_row`.
     """
 
     records: np.ndarray
@@ -68,7 +69,7 @@ class Table(NamedTuple):
     x0: np.ndarray | None = None
 
 
-UNUSED = Row(0.0, 1.0, 1.0, "data", 0.0, 1.0, Line(x=1.0))
+UNUSED = Row(0.0, 1.0, 1.0, "data", 0.0, 1.0, LinearUpdate(x=1.0))
 
 
 def attempt(make: Callable[[], Row]) -> Row | Refused:
@@ -99,7 +100,7 @@ def make_table(
         made = make_table([UNUSED if i in refused else row for i, row in enumerate(rows)], end, clamp, threshold, keeps)
         return made._replace(entries=tuple(refused.get(i, entry) for i, entry in enumerate(made.entries)))
     if threshold is not None:
-        x0 = make_table([of_x0(row, threshold.prediction) for row in rows], end).records
+        x0 = make_table([x0_row(row, threshold.prediction) for row in rows], end).records
         read = make_table([reading_x0(row) for row in rows], end, keeps=keeps)
         return read._replace(threshold=threshold, x0=x0)
     plan = Plan(tuple(rows), end, "sample")
@@ -108,7 +109,7 @@ def make_table(
     if clamp is not None:
         records["clamp"] = clamp
     for record, row in zip(records, plan.rows, strict=True):
-        lines = (row.x, row.base or Line())
+        lines = (row.x, row.base or LinearUpdate())
         reads = max(0, *(len(line.history) - 1 for line in lines))
         indices = sorted({j for line in lines for j, _ in line.noise})
         place, count = 1 + reads, len(indices)
@@ -118,8 +119,8 @@ def make_table(
             record[history][place : place + count] = record[xi][:count]
             record[xi] = 0.0
         output = OUTPUT in indices
-        forget = tuple(sorted(row.forget, reverse=True))
-        entries.append(Entry(reads, output, count - output, row.base_move, keeps, forget))
+        drop_history = tuple(sorted(row.drop_history, reverse=True))
+        entries.append(Entry(reads, output, count - output, row.base_move, keeps, drop_history))
     records.flags.writeable = False
     return Table(records, tuple(entries), plan.depth)
 
@@ -156,7 +157,7 @@ def of_both(s: Points, t: Points, prediction: str, share: float = 1.0, noise: fl
     q_x, q_m = (0.0, 0.0) if untold else convert(prediction, "noise", float(s.alpha), float(s.sigma))
     weight, spread = share * float(t.sigma), noise * float(t.sigma)
     extra = ((OUTPUT, weight * q_m), (1, spread)) if noise else ((OUTPUT, weight * q_m),)
-    return Row.at(s, "data", prediction, Line(x=weight * q_x, history=(float(t.alpha),), noise=extra))
+    return Row.at(s, "data", prediction, LinearUpdate(x=weight * q_x, history=(float(t.alpha),), noise=extra))
 
 
 def bounded_starts(points: Points) -> Points:

@@ -10,7 +10,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from ..ops.library import LIBRARY
+from ..ops.torch_library import LIBRARY
 
 SCHEDULERS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # by handle
 

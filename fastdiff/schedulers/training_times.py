@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_ddim_inverse import DDIMSchedulerOutput as 
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
-from ..plans.plan import Row
+from ..plans.row import Row
 from ..plans.schedule import Points
 from ..plans.solvers.ancestral import ddim_row, step_down
 from .fused import Fused

@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import KDPM2Ance
 from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteSchedulerOutput
 from torch import Tensor
 
-from ..plans.plan import Row
+from ..plans.row import Row
 from ..plans.schedule import Points
 from ..plans.solvers.karras import dpm_2, dpm_2_ancestral, heun
 from ..plans.solvers.sde import dpmpp_sde

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.ops.reference import run_solver_step
-from fastdiff.ops.row import MAX_HISTORY, ROW
+from fastdiff.plans.table import MAX_HISTORY, ROW
 
 from .buffers import Buffers, flat
 from .buffers import execute as run_calls

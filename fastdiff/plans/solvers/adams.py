@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..plan import Line, Row
+from ..row import LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .ancestral import ddim_row
 from .quadrature import lagrange
@@ -100,10 +100,10 @@ def scale_of(point: Points, form: str) -> float:
     return float(point.alpha + point.sigma if form == "flow" else point.alpha)
 
 
-def step_line(s: Points, t: Points, form: str, weights: np.ndarray) -> Line:
+def step_line(s: Points, t: Points, form: str, weights: np.ndarray) -> LinearUpdate:
     """x_t from x_s and the outputs, newest first."""
     k_s, k_t = scale_of(s, form), scale_of(t, form)
-    return Line(x=k_t / k_s, history=tuple(float(k_t * w) for w in weights))
+    return LinearUpdate(x=k_t / k_s, history=tuple(float(k_t * w) for w in weights))
 
 
 def adams_weights(levels: np.ndarray, end: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from ..plan import Line, Row
+from ..row import LinearUpdate, Row
 from ..schedule import Points, Schedule
 
 
@@ -33,18 +33,16 @@ def step_down(s: Points, t: Points, eta: float) -> tuple[float, float]:
 def ddim_row(s: Points, t: Points, prediction: str, noise_index: int, eta: float = 0.0, s_noise: float = 1.0) -> Row:
     """The step from s to t, data form; from sigma = 0, towards noise, noise form."""
     if float(s.sigma) == 0:
-        line = Line(x=float(t.alpha / s.alpha), history=(float(t.sigma),))
+        line = LinearUpdate(x=float(t.alpha / s.alpha), history=(float(t.sigma),))
         return Row.at(s, "noise", prediction, line)
     down, up = (float(t.sigma) * share for share in step_down(s, t, eta))
     x_weight = down / float(s.sigma)
     noise = ((noise_index, s_noise * up),) if up else ()
-    line = Line(x=x_weight, history=(float(t.alpha) - float(s.alpha) * x_weight,), noise=noise)
+    line = LinearUpdate(x=x_weight, history=(float(t.alpha) - float(s.alpha) * x_weight,), noise=noise)
     return Row.at(s, "data", prediction, line)
 
 
-def ddim(
-    schedule: Schedule, points: Points, prediction: str, *, eta: float = 0.0, s_noise: float = 1.0
-) -> list[Row]:
+def ddim(schedule: Schedule, points: Points, prediction: str, *, eta: float = 0.0, s_noise: float = 1.0) -> list[Row]:
     """One row a step."""
     steps = range(len(points.t) - 1)
     return [ddim_row(points.at(i), points.at(i + 1), prediction, i + 1, eta, s_noise) for i in steps]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..plan import Line, Row
+from ..row import LinearUpdate, Row
 from ..schedule import Points, Schedule
 
 MAX_CHURN = math.sqrt(2) - 1
@@ -55,7 +55,7 @@ def churned(schedule: Schedule, points: Points, step: Step, churn: Churn) -> lis
         s, t = points.at(i), points.at(i + 1)
         above = churn.above(schedule, s, steps)
         if rows and above is not s:
-            rows[-1] = lifted(rows[-1], s, above, i, churn.s_noise)
+            rows[-1] = renoised(rows[-1], s, above, i, churn.s_noise)
         rows += step(i, above, t)
     return rows
 
@@ -78,7 +78,7 @@ def restarted(
             stretch = _stretch(schedule, low, high, int(steps))
             for _ in range(int(repeats)):
                 index += 1
-                rows[-1] = lifted(rows[-1], low, stretch.at(0), index, s_noise)
+                rows[-1] = renoised(rows[-1], low, stretch.at(0), index, s_noise)
                 for j in range(int(steps)):
                     rows += step(i, stretch.at(j), stretch.at(j + 1))
     return rows
@@ -95,12 +95,12 @@ def with_level(schedule: Schedule, points: Points, level: float) -> Points:
     return Points(*(np.insert(v, place, new) for v, new in zip(points, schedule.at_log_snr(log_snr), strict=True)))
 
 
-def lifted(row: Row, low: Points, high: Points, index: int, s_noise: float) -> Row:
+def renoised(row: Row, low: Points, high: Points, index: int, s_noise: float) -> Row:
     """The row whose result at `low` goes on to `high`."""
     factor = float(high.alpha / low.alpha)
     kept = factor * float(low.sigma)
     spread = s_noise * math.sqrt(max(0.0, (float(high.sigma) - kept) * (float(high.sigma) + kept)))
-    return replace(row, x=Line(x=factor, noise=((index, spread),)).of(row.x))
+    return replace(row, x=LinearUpdate(x=factor, noise=((index, spread),)).substitute_x(row.x))
 
 
 def _stretch(schedule: Schedule, low: Points, high: float, steps: int) -> Points:

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from ..plan import Line, Row
+from ..row import LinearUpdate, Row
 from ..schedule import Points, Schedule
 
 
@@ -39,7 +39,7 @@ def consistency(
         c_skip, c_out = (0.0, 1.0) if timestep_scaling is None else _boundary(timestep_scaling * float(s.t))
         spread = s_noise * _rest(sigma, alpha * noise_left)
         noise = ((i + 1, spread),) if spread else ()
-        line = Line(x=alpha * c_skip, history=(alpha * c_out,), noise=noise)
+        line = LinearUpdate(x=alpha * c_skip, history=(alpha * c_out,), noise=noise)
         rows.append(Row.at(s, "data", prediction, line))
     return rows
 
@@ -60,7 +60,7 @@ def tcd(schedule: Schedule, points: Points, prediction: str, *, gamma: float = 0
         x_weight = scale * float(to.sigma / s.sigma)
         spread = s_noise * _rest(float(t.sigma), scale * float(to.sigma))
         noise = ((i + 1, spread),) if spread else ()
-        line = Line(x=x_weight, history=(float(t.alpha) - float(s.alpha) * x_weight,), noise=noise)
+        line = LinearUpdate(x=x_weight, history=(float(t.alpha) - float(s.alpha) * x_weight,), noise=noise)
         rows.append(Row.at(s, "data", prediction, line))
     return rows
 

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from ..plan import Line, Row
+from ..row import LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .adams import adams_weights, step_line
 from .exponential import finite_before, first_order, is_finite, step_orders
@@ -54,7 +54,7 @@ def deis(
         else:
             form = "data" if float(s.alpha) == 0 else "noise"
             x_weight, d_weight = first_order(s, t, form)
-            rows.append(Row.at(s, form, prediction, Line(x=x_weight, history=(d_weight,))))
+            rows.append(Row.at(s, form, prediction, LinearUpdate(x=x_weight, history=(d_weight,))))
     return rows
 
 

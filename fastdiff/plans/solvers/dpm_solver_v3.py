@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..plan import HERE, Line, Row
 from ..prediction import convert
+from ..row import BASE_FROM_X, LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .ancestral import ddim_row
 from .exponential import is_finite, usable_before
@@ -84,12 +84,12 @@ def dpm_solver_v3(
         used = min(order, usable_before(points, i, max_ratio) + 1, count - i if lower_order_final else order)
         line = _step(points, i, used, statistics)
         keeps = corrector and used > 1 and i + 1 < count
-        x = line if corrected is None else line.of(corrected)
-        rows.append(_row(s, prediction, statistics, x, (corrected or HERE) if keeps else None))
+        x = line if corrected is None else line.substitute_x(corrected)
+        rows.append(_row(s, prediction, statistics, x, (corrected or BASE_FROM_X) if keeps else None))
     return rows
 
 
-def _step(points: Points, i: int, order: int, statistics: Statistics, ahead: bool = False) -> Line:
+def _step(points: Points, i: int, order: int, statistics: Statistics, ahead: bool = False) -> LinearUpdate:
     """From point i to i + 1 with `order` outputs, of which the newest is at i + 1 where it lies ahead."""
     first, last = float(points.log_snr[i]), float(points.log_snr[i + 1])
     places = points.log_snr[(i + 1 if ahead else i) - np.arange(order)]
@@ -105,10 +105,10 @@ def _step(points: Points, i: int, order: int, statistics: Statistics, ahead: boo
     alpha = float(points.alpha[i + 1])
     ratio = alpha / float(points.alpha[i]) * float(np.exp(-rise(statistics.l, last, first))[0])
     history = tuple((-alpha * weights).tolist())
-    return Line(base=ratio, history=history) if ahead else Line(x=ratio, history=history)
+    return LinearUpdate(base=ratio, history=history) if ahead else LinearUpdate(x=ratio, history=history)
 
 
-def _row(s: Points, prediction: str, statistics: Statistics, x: Line, base: Line | None) -> Row:
+def _row(s: Points, prediction: str, statistics: Statistics, x: LinearUpdate, base: LinearUpdate | None) -> Row:
     """D = f = (sigma eps - l x) / alpha."""
     t, alpha, sigma = (float(v) for v in s)
     noise_x, noise_m = convert(prediction, "noise", alpha, sigma)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..plan import KEEP, Line, Row
+from ..row import BASE_UNCHANGED, LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .adams import form_of, scale_of
 from .exponential import stage_lines
@@ -55,10 +55,8 @@ def _exponential(
     else:
         to_end = stage_lines(stages[:2], t, form, 2, correction, places[0], places[0])[-1]
     low = replace(to_end, history=(0.0, *to_end.history))
-    bases = [KEEP] * (order - 1) + [low]
-    return [
-        Row.at(point, form, prediction, line, base) for point, line, base in zip(stages, lines, bases, strict=True)
-    ]
+    bases = [BASE_UNCHANGED] * (order - 1) + [low]
+    return [Row.at(point, form, prediction, line, base) for point, line, base in zip(stages, lines, bases, strict=True)]
 
 
 def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str) -> list[Row]:
@@ -68,10 +66,10 @@ def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str) -> l
     h = last - first
     points = [s, *(t if c == 1 else schedule.at_coordinate(first + c * h, coordinate) for c in _NODES[1:])]
 
-    def line(end: Points, weights: tuple[float, ...]) -> Line:
+    def line(end: Points, weights: tuple[float, ...]) -> LinearUpdate:
         k = scale_of(end, form)
-        return Line(base=k / scale_of(s, form), history=tuple(float(k * h * w) for w in np.flip(weights)))
+        return LinearUpdate(base=k / scale_of(s, form), history=tuple(float(k * h * w) for w in np.flip(weights)))
 
     lines = [*(line(p, weights) for p, weights in zip(points[1:], _STAGES, strict=True)), line(t, _HIGH)]
-    bases = [KEEP] * len(_STAGES) + [line(t, _LOW)]
+    bases = [BASE_UNCHANGED] * len(_STAGES) + [line(t, _LOW)]
     return [Row.at(p, form, prediction, x, base) for p, x, base in zip(points, lines, bases, strict=True)]

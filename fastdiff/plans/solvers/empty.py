@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..plan import KEEP, Line, Row
+from ..row import BASE_UNCHANGED, LinearUpdate, Row
 from ..schedule import Points
 
 
@@ -30,5 +30,7 @@ def around_empty_steps(
 
 def _empty(point: Points, prediction: str) -> Row:
     if float(point.alpha) == 0 and prediction in ("epsilon", "score"):  # tells no x0; nothing reads the output
-        return Row(*(float(v) for v in point), "noise", 0.0, 1.0, Line(x=1.0), KEEP, forget=(0,))
-    return Row.at(point, "data", prediction, Line(x=1.0), KEEP, forget=(0,))
+        return Row(
+            *(float(v) for v in point), "noise", 0.0, 1.0, LinearUpdate(x=1.0), BASE_UNCHANGED, drop_history=(0,)
+        )
+    return Row.at(point, "data", prediction, LinearUpdate(x=1.0), BASE_UNCHANGED, drop_history=(0,))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from ..plan import Row
+from ..row import Row
 from ..schedule import Points, Schedule
 from .adams import adams, gradient_estimation
 from .ancestral import ddim

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..plan import Line, Row
+from ..row import LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .exponential import is_finite, step_orders
 from .quadrature import gauss, unit_panels
@@ -51,7 +51,7 @@ def er_sde(
             r, history, spread = 0.0, [1.0], sigma_t / alpha_t
         noise = ((i + 1, s_noise * alpha_t * spread),) if s_noise * spread else ()
         x_weight = alpha_t / float(s.alpha) * r if r else 0.0
-        line = Line(x=x_weight, history=tuple(float(alpha_t * w) for w in history), noise=noise)
+        line = LinearUpdate(x=x_weight, history=tuple(float(alpha_t * w) for w in history), noise=noise)
         rows.append(Row.at(s, "data", prediction, line))
     return rows
 

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...ops.row import MAX_HISTORY
-from ..plan import KEEP, Line, Row
+from ..row import BASE_UNCHANGED, LinearUpdate, Row
 from ..schedule import Points, Schedule
+from ..table import MAX_HISTORY
 
 
 def phi(k: int, z: float) -> float:
@@ -164,7 +164,7 @@ def multistep(
                 spread = float(t.sigma) * math.sqrt(abs(math.expm1(-2 * step.h)))
         if eta and spread:
             noise = ((i + 1, s_noise * spread),)
-        rows.append(Row.at(s, here, prediction, Line(x=x_weight, history=history, noise=noise)))
+        rows.append(Row.at(s, here, prediction, LinearUpdate(x=x_weight, history=history, noise=noise)))
     return rows
 
 
@@ -212,36 +212,34 @@ def singlestep(
         if order == 1 or not is_finite(s, t):
             here = "data" if float(s.alpha) == 0 else form
             x_weight, d_weight = first_order(s, t, here)
-            rows.append(Row.at(s, here, prediction, Line(x=x_weight, history=(d_weight,))))
+            rows.append(Row.at(s, here, prediction, LinearUpdate(x=x_weight, history=(d_weight,))))
             continue
-        stages = [s] + [
-            schedule.at_log_snr(s.log_snr + r * (t.log_snr - s.log_snr)) for r in (r1, r2)[: order - 1]
-        ]
+        stages = [s] + [schedule.at_log_snr(s.log_snr + r * (t.log_snr - s.log_snr)) for r in (r1, r2)[: order - 1]]
         lines = stage_lines(stages, t, form, order, correction, r1, r2)
         for point, line in zip(stages, lines, strict=True):
-            rows.append(Row.at(point, form, prediction, line, None if line is lines[-1] else KEEP))
+            rows.append(Row.at(point, form, prediction, line, None if line is lines[-1] else BASE_UNCHANGED))
     return rows
 
 
 def stage_lines(
     stages: list[Points], t: Points, form: str, order: int, correction: str, r1: float, r2: float, eta: float = 0.0
-) -> list[Line]:
+) -> list[LinearUpdate]:
     """The updates of one step's stages, each from the base; of the SDE's mean with eta."""
     s = Side.of(stages[0], form)
     to = [Interval.between(s, Side.of(p, form), eta) for p in (*stages[1:], t)]
     if order == 1:
-        return [Line(base=to[0].ratio, history=(to[0].weight(1),))]
-    lines = [Line(base=to[0].ratio, history=(to[0].weight(1),))]
+        return [LinearUpdate(base=to[0].ratio, history=(to[0].weight(1),))]
+    lines = [LinearUpdate(base=to[0].ratio, history=(to[0].weight(1),))]
     if order == 2:
         c = (0.5 * to[1].weight(1) if correction == "midpoint" else to[1].weight(2)) / r1
-        return [*lines, Line(base=to[1].ratio, history=(c, to[1].weight(1) - c))]
+        return [*lines, LinearUpdate(base=to[1].ratio, history=(c, to[1].weight(1) - c))]
     c = r2 / r1 * to[1].weight(2)
-    lines.append(Line(base=to[1].ratio, history=(c, to[1].weight(1) - c)))
+    lines.append(LinearUpdate(base=to[1].ratio, history=(c, to[1].weight(1) - c)))
     first, second, third = (to[2].weight(k) for k in (1, 2, 3))
     if correction == "midpoint":
         c = second / r2
-        return [*lines, Line(base=to[2].ratio, history=(c, 0.0, first - c))]
+        return [*lines, LinearUpdate(base=to[2].ratio, history=(c, 0.0, first - c))]
     # Taylor form: D1 = (r2 d_1 - r1 d_2) / (r2 - r1), D2 = 2 (d_2 - d_1) / (r2 - r1), d_k = (D_k - D_0) / r_k
     d_2 = (third * 2 - second * r1) / (r2 - r1) / r2
     d_1 = (second * r2 - third * 2) / (r2 - r1) / r1
-    return [*lines, Line(base=to[2].ratio, history=(d_2, d_1, first - d_1 - d_2))]
+    return [*lines, LinearUpdate(base=to[2].ratio, history=(d_2, d_1, first - d_1 - d_2))]

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..plan import KEEP, Line, Row
+from ..row import BASE_UNCHANGED, LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .adams import form_of, scale_of
 from .ancestral import ddim_row, step_down
@@ -152,11 +152,11 @@ def dpm_2_ancestral(
         middle = max(math.sqrt(level_s * down), min(least, level_t))  # with eta > 1 it would lie below t
         point = schedule.at_log_snr(-math.log(middle))
         k_s, k_m, k_t = float(s.alpha), float(point.alpha), float(t.alpha)
-        first = Line(base=k_m / k_s * middle / level_s, history=(k_m * (1 - middle / level_s),))
+        first = LinearUpdate(base=k_m / k_s * middle / level_s, history=(k_m * (1 - middle / level_s),))
         slope = (down - level_s) / middle
         noise = ((i + 1, s_noise * up_share * float(t.sigma)),) if up_share else ()
-        second = Line(base=k_t / k_s, x=k_t / k_m * slope, history=(-k_t * slope,), noise=noise)
-        rows += [Row.at(s, "data", prediction, first, KEEP), Row.at(point, "data", prediction, second)]
+        second = LinearUpdate(base=k_t / k_s, x=k_t / k_m * slope, history=(-k_t * slope,), noise=noise)
+        rows += [Row.at(s, "data", prediction, first, BASE_UNCHANGED), Row.at(point, "data", prediction, second)]
     return rows
 
 
@@ -166,7 +166,7 @@ def _over(a: float, b: float) -> float:
 
 def finite_at_zero(schedule: Schedule, prediction: str) -> bool:
     """Whether the model can be asked at sigma = 0."""
-    return schedule.least_time(prediction) == schedule.clean_time
+    return schedule.least_time(prediction) == schedule.t_clean
 
 
 def two_stage(schedule: Schedule, prediction: str, rules: Rules, coordinate: str | None) -> Step:
@@ -191,22 +191,24 @@ def two_stage(schedule: Schedule, prediction: str, rules: Rules, coordinate: str
         zero = min(level_s, rule.middle) == 0
         lines = (slope_lines if zero else data_lines)(rule, level_s, level_t, scales)
         form = slope_form if zero else "data"
-        return [Row.at(s, form, prediction, lines[0], KEEP), Row.at(point, form, prediction, lines[1])]
+        return [Row.at(s, form, prediction, lines[0], BASE_UNCHANGED), Row.at(point, form, prediction, lines[1])]
 
     return step
 
 
-def slope_lines(rule: Rule, s: float, t: float, scales: tuple[float, float, float]) -> tuple[Line, Line]:
+def slope_lines(
+    rule: Rule, s: float, t: float, scales: tuple[float, float, float]
+) -> tuple[LinearUpdate, LinearUpdate]:
     """The rule's two updates from outputs that are the slopes dz/ds. scales: k of z = x / k at s, middle and t."""
     k_s, k_m, k_t = scales
-    first = Line(base=k_m / k_s, history=(k_m * (rule.middle - s),))
+    first = LinearUpdate(base=k_m / k_s, history=(k_m * (rule.middle - s),))
     later, now = k_t * (t - s) * rule.share, k_t * (t - s) * (1 - rule.share)
-    return first, Line(base=k_t / k_s, history=(later, now))
+    return first, LinearUpdate(base=k_t / k_s, history=(later, now))
 
 
-def data_lines(rule: Rule, s: float, t: float, scales: tuple[float, float, float]) -> tuple[Line, Line]:
+def data_lines(rule: Rule, s: float, t: float, scales: tuple[float, float, float]) -> tuple[LinearUpdate, LinearUpdate]:
     """The same from outputs D, of which the slopes are (z - D) / s."""
     k_s, k_m, k_t = scales
-    first = Line(base=k_m / k_s * (rule.middle / s), history=(k_m * (1 - rule.middle / s),))
+    first = LinearUpdate(base=k_m / k_s * (rule.middle / s), history=(k_m * (1 - rule.middle / s),))
     later, now = (t - s) * rule.share / rule.middle, (t - s) * (1 - rule.share) / s
-    return first, Line(base=k_t / k_s * (1 + now), x=k_t / k_m * later, history=(-k_t * later, -k_t * now))
+    return first, LinearUpdate(base=k_t / k_s * (1 + now), x=k_t / k_m * later, history=(-k_t * later, -k_t * now))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..plan import KEEP, Line, Row
+from ..row import BASE_UNCHANGED, LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .adams import EQUAL_STEPS
 from .ancestral import ddim_row
@@ -43,17 +43,17 @@ def pndm(schedule: Schedule, points: Points, prediction: str, *, runge_kutta: bo
     return rows
 
 
-def transfer(s: Points, t: Points, mixture: tuple[float, ...], base: bool = False) -> Line:
+def transfer(s: Points, t: Points, mixture: tuple[float, ...], base: bool = False) -> LinearUpdate:
     """x_t from x_s and eps = sum_k mixture_k H_k."""
     x_weight, d_weight = first_order(s, t, "noise")
     history = tuple(d_weight * share for share in mixture)
-    return Line(base=x_weight, history=history) if base else Line(x=x_weight, history=history)
+    return LinearUpdate(base=x_weight, history=history) if base else LinearUpdate(x=x_weight, history=history)
 
 
 def _improved_euler(schedule: Schedule, s: Points, t: Points, prediction: str) -> list[Row]:
     """To t with the slope at s, then again with the mean of both; the output at the first guess is forgotten."""
-    guess = Row.at(s, "noise", prediction, transfer(s, t, (1.0,)), KEEP)
-    mean = Row.at(t, "noise", prediction, transfer(s, t, (0.5, 0.5), base=True), forget=(0,))
+    guess = Row.at(s, "noise", prediction, transfer(s, t, (1.0,)), BASE_UNCHANGED)
+    mean = Row.at(t, "noise", prediction, transfer(s, t, (0.5, 0.5), base=True), drop_history=(0,))
     return [guess, mean]
 
 
@@ -61,8 +61,8 @@ def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str) -> l
     """Four evaluations, of which only the first is remembered."""
     middle = schedule.at(np.float64((s.t + t.t) / 2))
     return [
-        Row.at(s, "noise", prediction, transfer(s, middle, (1.0,)), KEEP),
-        Row.at(middle, "noise", prediction, transfer(s, middle, (1.0,), base=True), KEEP),
-        Row.at(middle, "noise", prediction, transfer(s, t, (1.0,), base=True), KEEP),
-        Row.at(t, "noise", prediction, transfer(s, t, (1 / 6, 1 / 3, 1 / 3, 1 / 6), base=True), forget=(0, 1, 2)),
+        Row.at(s, "noise", prediction, transfer(s, middle, (1.0,)), BASE_UNCHANGED),
+        Row.at(middle, "noise", prediction, transfer(s, middle, (1.0,), base=True), BASE_UNCHANGED),
+        Row.at(middle, "noise", prediction, transfer(s, t, (1.0,), base=True), BASE_UNCHANGED),
+        Row.at(t, "noise", prediction, transfer(s, t, (1 / 6, 1 / 3, 1 / 3, 1 / 6), base=True), drop_history=(0, 1, 2)),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..plan import Row
+from ..row import Row
 from ..schedule import Points, Schedule
 from .churn import restarted, with_level
 from .karras import heun_step

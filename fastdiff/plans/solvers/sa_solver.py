@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..plan import HERE, Line, Row
+from ..row import BASE_FROM_X, LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .ancestral import ddim_row
 from .exponential import is_finite, usable_before
@@ -76,9 +76,9 @@ def sa_solver(
             order = min(corrector_order, left + 2, usable_before(points, i - 1, max_ratio) + 2)
             step = _step(points, i - 1, order, before, simple, ahead=True)
             noise = ((i, s_noise * step.spread),) if s_noise * step.spread else ()
-            corrected = Line(base=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
+            corrected = LinearUpdate(base=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
         if pece and corrected is not None:
-            rows.append(Row.at(s, "data", prediction, corrected, forget=(0,)))
+            rows.append(Row.at(s, "data", prediction, corrected, drop_history=(0,)))
             corrected = None
         if not is_finite(s, t):
             before = None
@@ -88,10 +88,10 @@ def sa_solver(
         order = min(predictor_order, left, usable_before(points, i, max_ratio) + 1)
         step = _step(points, i, order, before, simple)
         noise = ((i + 1, s_noise * step.spread),) if s_noise * step.spread else ()
-        line = Line(x=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
+        line = LinearUpdate(x=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
         keeps = corrector_order and i + 1 < count
-        line = line if corrected is None else line.of(corrected)
-        rows.append(Row.at(s, "data", prediction, line, (corrected or HERE) if keeps else None))
+        line = line if corrected is None else line.substitute_x(corrected)
+        rows.append(Row.at(s, "data", prediction, line, (corrected or BASE_FROM_X) if keeps else None))
     return rows
 
 

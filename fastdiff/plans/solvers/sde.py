@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from ..plan import KEEP, Line, Row
+from ..row import BASE_UNCHANGED, LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .ancestral import ddim_row, step_down
 from .exponential import first_order, is_finite
@@ -38,11 +38,11 @@ def dpmpp_sde(
         share = (level_s - level_m) / (level_s - level_t)
         x_m, d_m, up_m = _ancestral(s, middle, eta, s_noise)
         x_t, d_t, up_t = _ancestral(s, t, eta, s_noise)
-        first = Line(base=x_m, history=(d_m,), noise=((index, up_m),) if up_m else ())
+        first = LinearUpdate(base=x_m, history=(d_m,), noise=((index, up_m),) if up_m else ())
         whole = ((index, up_t * math.sqrt(share)), (index + 1, up_t * math.sqrt(1 - share))) if up_t else ()
         late = 1 / (2 * r)
-        second = Line(base=x_t, history=(d_t * late, d_t * (1 - late)), noise=whole)
-        rows += [Row.at(s, "data", prediction, first, KEEP), Row.at(middle, "data", prediction, second)]
+        second = LinearUpdate(base=x_t, history=(d_t * late, d_t * (1 - late)), noise=whole)
+        rows += [Row.at(s, "data", prediction, first, BASE_UNCHANGED), Row.at(middle, "data", prediction, second)]
     return rows
 
 
@@ -63,8 +63,8 @@ def dpmpp_2s_ancestral(
         middle = schedule.at_log_snr(min((s.log_snr + down.log_snr) / 2, max(most, t.log_snr)))
         noise = ((i + 1, s_noise * up * float(t.sigma)),) if up else ()
         (x_m, d_m), (x_t, d_t) = (first_order(s, p, "data") for p in (middle, down))
-        first, second = Line(base=x_m, history=(d_m,)), Line(base=x_t, history=(d_t,), noise=noise)
-        rows += [Row.at(s, "data", prediction, first, KEEP), Row.at(middle, "data", prediction, second)]
+        first, second = LinearUpdate(base=x_m, history=(d_m,)), LinearUpdate(base=x_t, history=(d_t,), noise=noise)
+        rows += [Row.at(s, "data", prediction, first, BASE_UNCHANGED), Row.at(middle, "data", prediction, second)]
     return rows
 
 

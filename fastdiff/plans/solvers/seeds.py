@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from ..plan import KEEP, Line, Row
+from ..row import BASE_UNCHANGED, LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .ancestral import ddim_row
 from .exponential import is_finite, psi
@@ -56,8 +56,8 @@ def seeds(
             history = float(after.alpha) * weights[k + 1] - factor * float(now.alpha) * weights[k]
             spread = s_noise * float(after.sigma) * math.sqrt(-math.expm1(-2 * eta * step))
             noise = ((order * i + k + 1, spread),) if spread else ()
-            line = Line(x=factor, history=tuple(float(w) for w in history[k::-1]), noise=noise)
-            rows.append(Row.at(now, "data", prediction, line, KEEP if k + 1 < order else None))
+            line = LinearUpdate(x=factor, history=tuple(float(w) for w in history[k::-1]), noise=noise)
+            rows.append(Row.at(now, "data", prediction, line, BASE_UNCHANGED if k + 1 < order else None))
     return rows
 
 

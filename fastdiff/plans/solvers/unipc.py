@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..plan import HERE, Line, Row
+from ..row import BASE_FROM_X, LinearUpdate, Row
 from ..schedule import Points, Schedule
 from .exponential import Interval, Side, first_order, is_finite, psi, step_orders
 
@@ -53,19 +53,21 @@ def unipc(
         corrected = None
         if corrector and i > 0 and i - 1 not in uncorrected and is_finite(points.at(i - 1), s):
             corrected = corrected_line(points, i - 1, orders[i - 1], form, variant)
-        line = Line(x=ratio, history=weights)
+        line = LinearUpdate(x=ratio, history=weights)
         if corrected is not None:
-            line = line.of(corrected)
+            line = line.substitute_x(corrected)
         rows.append(Row.at(s, here, prediction, line, _base(corrected, i, orders, points, corrector)))
     return rows
 
 
-def _base(corrected: Line | None, i: int, orders: list[int], points: Points, corrector: bool) -> Line | None:
+def _base(
+    corrected: LinearUpdate | None, i: int, orders: list[int], points: Points, corrector: bool
+) -> LinearUpdate | None:
     """Base is the corrected state where the next row corrects from it; otherwise the next x serves as both."""
     last = i == len(orders) - 1
     if last or not corrector or not is_finite(points.at(i), points.at(i + 1)):
         return None
-    return corrected or HERE
+    return corrected or BASE_FROM_X
 
 
 def predictor(points: Points, i: int, order: int, form: str, variant: str) -> tuple[float, tuple[float, ...]]:
@@ -80,7 +82,7 @@ def predictor(points: Points, i: int, order: int, form: str, variant: str) -> tu
     return step.ratio, _weights(step, a / r, variant)
 
 
-def corrected_line(points: Points, i: int, order: int, form: str, variant: str) -> Line:
+def corrected_line(points: Points, i: int, order: int, form: str, variant: str) -> LinearUpdate:
     """UniC for the step i -> i + 1, read at the next row: H_0 is the output at the predicted point."""
     s, t = points.at(i), points.at(i + 1)
     step = Interval.between(Side.of(s, form), Side.of(t, form))
@@ -89,7 +91,7 @@ def corrected_line(points: Points, i: int, order: int, form: str, variant: str) 
     differences = a / r
     old = _weights(step, differences[:-1], variant)
     new = float(step.u * _b(step.h, variant) * differences[-1])
-    return Line(base=step.ratio, history=(new, old[0] - new, *old[1:]))
+    return LinearUpdate(base=step.ratio, history=(new, old[0] - new, *old[1:]))
 
 
 def _weights(step: Interval, differences: np.ndarray, variant: str) -> tuple[float, ...]:

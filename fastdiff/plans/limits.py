@@ -9,13 +9,14 @@ and the history stays in the row's own form. At sigma = 0 x itself is x0, whatev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from ..plans.plan import Line, Plan, Row
-from ..plans.prediction import convert
+from .prediction import convert
+from .row import LinearUpdate, Row, table_of
 
 
 def splits(row: Row) -> bool:
@@ -23,13 +24,13 @@ def splits(row: Row) -> bool:
     return row.form != "data" and row.sigma > 0
 
 
-def of_x0(row: Row, prediction: str) -> Row:
+def x0_row(row: Row, prediction: str) -> Row:
     """A row that only makes x0."""
     p_x, p_m = (row.p_x, row.p_m) if row.form == "data" else convert(prediction, "data", row.alpha, row.sigma)
-    return replace(row, form="data", p_x=p_x, p_m=p_m, x=Line(history=(1.0,)), base=None, forget=())
+    return replace(row, form="data", p_x=p_x, p_m=p_m, x=LinearUpdate(history=(1.0,)), base=None, drop_history=())
 
 
-def from_x0(row: Row, prediction: str) -> Row:
+def with_x0_input(row: Row, prediction: str) -> Row:
     """The row of a model of this prediction as one that is given x0 instead."""
     d_x, d_m = convert(prediction, "data", row.alpha, row.sigma)
     return replace(row, p_x=row.p_x - row.p_m * d_x / d_m, p_m=row.p_m / d_m)
@@ -47,11 +48,12 @@ class Limited(NamedTuple):
     making: np.ndarray
 
     @classmethod
-    def of(cls, plan: Plan) -> Limited:
-        parts = tuple(map(splits, plan.rows))
+    def of(cls, rows: Sequence[Row], prediction: str, table: np.ndarray) -> Limited:
+        """For the rows of a plan, whose own table is given."""
+        parts = tuple(map(splits, rows))
         if not any(parts):
-            return cls(parts, plan.table, plan.table)
-        pairs = list(zip(plan.rows, parts, strict=True))
-        reading = tuple(from_x0(row, plan.prediction) if part else row for row, part in pairs)
-        making = tuple(of_x0(row, plan.prediction) if part else row for row, part in pairs)
-        return cls(parts, replace(plan, rows=reading).table, replace(plan, rows=making).table)
+            return cls(parts, table, table)
+        pairs = list(zip(rows, parts, strict=True))
+        reading = [with_x0_input(row, prediction) if part else row for row, part in pairs]
+        making = [x0_row(row, prediction) if part else row for row, part in pairs]
+        return cls(parts, table_of(reading), table_of(making))

@@ -15,10 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .attention import MAX_HEAD_SIZE
-from .registry import Case, Implementation
-from .triton_attention_plan import plan_of
-from .triton_layout import on_device
+from ..definitions.attention import MAX_HEAD_SIZE
+from ..registry import CallSpec, Implementation
+from .attention_plan import plan_of
+from .layout import on_device
 
 LEAST, LARGEST = 2.0**-149, torch.finfo(torch.float32).max  # positive float32
 FARTHEST = 2**23  # elements from one row to the next, so that offsets within a tile fit 32 bits
@@ -240,7 +240,7 @@ def _readable(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 and t.stride(2) < FARTHEST else t.contiguous()
 
 
-def refuse(case: Case) -> str | None:
+def refuse(case: CallSpec) -> str | None:
     """Why Triton cannot serve the case."""
     if case.dtype == torch.float64:
         return "serves float32, float16 and bfloat16, not torch.float64"

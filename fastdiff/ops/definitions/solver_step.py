@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checks, reference, registry
-from .layout import empty_input
-from .library import register
-from .row import MAX_HISTORY, MAX_NOISE, ROW, WIDTH, empty_table, flat_row, reads_history, reads_noise
+from ...plans.table import MAX_HISTORY, MAX_NOISE, ROW, WIDTH, empty_table, flat_row, reads_history, reads_noise
+from .. import checks, reference, registry
+from ..layout import empty_input
+from ..torch_library import register
 
 __all__ = ["StepResult", "make_row", "solver_step"]
 
@@ -27,7 +27,7 @@ class StepResult(NamedTuple):
 
 
 def make_row(**fields: float | Sequence[float]) -> list[float]:
-    """One row from named fields of `fastdiff.ops.row.ROW`, flat; lists may be shorter than the field.
+    """One row from named fields of `fastdiff.plans.table.ROW`, flat; lists may be shorter than the field.
 
     >>> euler = make_row(p_x=1.0, p_m=-0.5, a_x=0.8, A=[0.2])
     """
@@ -57,7 +57,7 @@ def solver_step(
     input_dtype: torch.dtype | None = None,
     copies: int = 1,
 ) -> StepResult:
-    """Apply one coefficient row (the formula stands in `fastdiff.ops.row`).
+    """Apply one coefficient row (the formula stands in `fastdiff.plans.table`).
 
     x: [B, ...], the point where the model was evaluated; float32, float64, float16 or bfloat16, any strides.
     m: [B, ...], the model's output there (the conditional one under guidance), any of these dtypes.
@@ -140,7 +140,7 @@ def _run(
     out_x, out_base, out_d, out_input = outputs
     table = _table(row)
     _check_row(table[0], history, seeds)
-    run = registry.choose("solver_step", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
+    run = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
     run(
         table, 0, x, x if base is None else base, m, m_uncond, history, guidance, threshold, seeds,
         out_x, out_base if write_base else None, out_d, out_input if input_dtype is not None else None,

@@ -7,7 +7,7 @@ numbers in it, and another plan needs another capture.
 
 from __future__ import annotations
 
-from .captured import Captured
-from .record import CaptureError
+from .captured import Captured, capture
+from .cuda_graph import CaptureError
 
-__all__ = ["CaptureError", "Captured"]
+__all__ = ["CaptureError", "Captured", "capture"]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .triton_group_norm_plan import Device, device_of
+from .group_norm_plan import Device, device_of
 
 SMALLEST = 16  # rows, columns and keys of a matrix instruction
 PER_MULTIPROCESSOR = 3

@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layout import layout_of
-from .registry import Case, Implementation
-from .triton_group_norm_plan import MAX_COLUMNS, plan_of
-from .triton_layout import on_device
+from ..layout import layout_of
+from ..registry import CallSpec, Implementation
+from .group_norm_plan import MAX_COLUMNS, plan_of
+from .layout import on_device
 
 
 @triton.jit
@@ -283,7 +283,7 @@ def _dense(values: Tensor | None) -> Tensor | None:
     return values if values is None or values.stride(-1) == 1 or values.shape[-1] == 1 else values.contiguous()
 
 
-def refuse(case: Case) -> str | None:
+def refuse(case: CallSpec) -> str | None:
     """Why Triton cannot serve the case."""
     if case.dtype == torch.float64:
         return "serves float32, float16 and bfloat16, not torch.float64"

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from .registry import Case
+    from .registry import CallSpec
 
 
-def preferred(op: str, case: Case) -> tuple[str, ...]:
+def preferred(op: str, case: CallSpec) -> tuple[str, ...]:
     """Backends to try for the case, best first."""
     return _TABLE[op](case)
 
 
-def _solver_step(case: Case) -> tuple[str, ...]:
+def _solver_step(case: CallSpec) -> tuple[str, ...]:
     return {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(case.device, ())
 
 
-def _group_norm(case: Case) -> tuple[str, ...]:
+def _group_norm(case: CallSpec) -> tuple[str, ...]:
     return {"cpu": ("cpu",), "cuda": ("triton", "cuda")}.get(case.device, ())
 
 
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
     keys: range
     backends: tuple[str, ...]
 
-    def fits(self, case: Case) -> bool:
+    def fits(self, case: CallSpec) -> bool:
         *_, keys, head_size = case.shape
         if head_size not in self.head_sizes or keys not in self.keys or case.dtype not in _HALF:
             return False
@@ -47,13 +47,13 @@ _ATTENTION_ON_CUDA: tuple[Measured, ...] = ()
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def _attention(case: Case) -> tuple[str, ...]:
+def _attention(case: CallSpec) -> tuple[str, ...]:
     if case.device == "cuda":
         return next((measured.backends for measured in _ATTENTION_ON_CUDA if measured.fits(case)), ())
     return ("cpu",) if case.device == "cpu" and _is_faster_on_cpu(case) else ()
 
 
-def _is_faster_on_cpu(case: Case) -> bool:
+def _is_faster_on_cpu(case: CallSpec) -> bool:
     """Whether the compiled kernel is faster than PyTorch's op: a vector lane is a query, so a few leave most idle."""
     _, _, queries, keys, _ = case.shape
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):

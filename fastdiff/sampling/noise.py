@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .ops import make_row, solver_step
+from ..ops import make_row, solver_step
 
 
 def seed_tensor(seeds: Sequence[int] | Tensor, batch: int, device: torch.device | str | None = None) -> Tensor:

@@ -8,27 +8,37 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..guidance import Model, calls_of, check_guidance, copies_of, evaluator, is_guided
-from ..keywords import check_keywords, options_of
-from ..ops import registry
-from ..plans.plan import Plan
-from ..sampling.run import Run
-from ..sampling.sample import check_sample, iter_sample, sample, sample_seeds, start_state
-from .programs import FixedProgram, TableProgram
+from ...keywords import check_keywords, options_of
+from ...ops import registry
+from ...plans.plan import Plan
+from ..model import Model, check_guidance, evaluator, input_copies, is_guided, kwargs_per_call
+from ..run import Run
+from ..sample import check_sample, iter_sample, sample, sample_seeds, start_state
+from .replay import FixedProgram, TableProgram
+
+
+def capture(model: Model, plan: Plan, example: Tensor, **options: object) -> Captured:
+    """Capture the whole run as a CUDA graph: `run = fd.capture(model, plan, noise)`, then `x0 = run(noise)`.
+
+    example: noise of the shape, dtype and device that will come. options: guidance, uncond, guidance_mode, clamp,
+    threshold, threshold_limit, model_dtype and the model's keyword arguments, as for `fastdiff.sample`; whole=False
+    captures one step and replays it for every row. Raises fastdiff.CaptureError where the model cannot be captured.
+    """
+    return Captured(model, plan, example, **options)
 
 
 class Captured:
     """A captured run: `captured(noise)` draws samples, for other noise, seeds, guidance, arguments and plans.
 
-    Made by `Plan.capture`. Every replay reads the inputs given to it from buffers of its own; a weight changed in place
-    is seen, one that was replaced is not. Results equal those of `fastdiff.sample` bit for bit.
+    Made by `fastdiff.capture`. Every replay reads the inputs given to it from buffers of its own; a weight changed in
+    place is seen, one that was replaced is not. Results equal those of `fastdiff.sample` bit for bit.
     """
 
     @torch.no_grad()
     def __init__(
         self,
-        plan: Plan,
         model: Model,
+        plan: Plan,
         example: Tensor,
         *,
         guidance: float | Tensor | None = None,
@@ -50,18 +60,18 @@ class Captured:
         self._guided, self._mode, self._clamp = is_guided(guidance), guidance_mode, clamp
         self._model_dtype = model_dtype or example.dtype
         self._threshold_options = threshold, threshold_limit
-        copies = copies_of(guidance, guidance_mode)
+        copies = input_copies(guidance, guidance_mode)
         self._x = start_state(plan, example, None)
         batch, device = len(example), example.device
         self._input = torch.empty((copies * batch, *example.shape[1:]), dtype=self._model_dtype, device=device)
         self._seeds = torch.zeros(batch, dtype=torch.int64, device=device)
         self._guidance = torch.empty(batch, dtype=torch.float64, device=device) if self._guided else None
         self._calls = pytree.tree_map_only(
-            Tensor, torch.clone, calls_of(guidance, uncond, guidance_mode, kwargs, batch)
+            Tensor, torch.clone, kwargs_per_call(guidance, uncond, guidance_mode, kwargs, batch)
         )
         self._set_inputs(plan, example, guidance, [0] * batch, None)
         evaluate = evaluator(model, example, self._calls, copies)
-        case = registry.Case(device.type, self._x.dtype, tuple(self._x.shape))
+        case = registry.CallSpec(device.type, self._x.dtype, tuple(self._x.shape))
         by_table = registry.chosen("solver_step", case) == "cuda" and self.one_launch_a_row(plan)
         program = TableProgram if by_table else FixedProgram
         self._program = program(self, plan, evaluate, whole)
@@ -140,7 +150,7 @@ class Captured:
 
     def _set_arguments(self, guidance: object, uncond: dict | None, kwargs: dict, batch: int) -> None:
         guided = 2.0 if self._guided else None
-        fresh = calls_of(guided, uncond or {}, self._mode, kwargs, batch)
+        fresh = kwargs_per_call(guided, uncond or {}, self._mode, kwargs, batch)
         ours, layout = pytree.tree_flatten(self._calls)
         theirs, other = pytree.tree_flatten(fresh)
         if layout != other:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import checks, registry, torch_ops
-from .layout import layout_of
-from .library import register
+from .. import checks, registry, torch_ops
+from ..layout import layout_of
+from ..torch_library import register
 
 ACTIVATIONS = ("none", "silu")
 
@@ -72,7 +72,7 @@ def _check(
 
 
 def _run(x, groups, weight, bias, eps, add, scale, shift, act) -> Tensor:
-    run = registry.choose("group_norm", registry.Case(x.device.type, x.dtype, tuple(x.shape)))
+    run = registry.choose("group_norm", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
     if x.numel() == 0:  # whose strides mean nothing
         return _meta(x, groups, weight, bias, eps, add, scale, shift, act)
     return run(x, groups, weight, bias, eps, add, scale, shift, act).contiguous(memory_format=layout_of(x))

@@ -19,11 +19,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import compute_dtype
-from .registry import Case, Implementation
-from .row import MAX_HISTORY, MAX_NOISE, ROW, reads_history, reads_noise
-from .triton_layout import conform, joint_layout, on_device, same_layout, target
-from .triton_philox import normal
+from ...plans.table import MAX_HISTORY, MAX_NOISE, ROW, reads_history, reads_noise
+from ..reference import compute_dtype
+from ..registry import CallSpec, Implementation
+from .layout import conform, joint_layout, on_device, same_layout, target
+from .philox import normal
 
 BLOCK = 1024
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -249,7 +249,7 @@ def run(
             tensor.copy_(result)
 
 
-def refuse(case: Case) -> str | None:
+def refuse(case: CallSpec) -> str | None:
     """Why Triton cannot serve the case."""
     if case.device == "cuda" or INTERPRETED:
         return None

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..guidance import Model, is_guided
-from ..plans.plan import Plan
+from ...plans.plan import Plan
+from ..model import Model, is_guided
 from .captured import Captured
 
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -24,7 +24,7 @@ def sample_captured(model: Model, plan: Plan, noise: Tensor, options: dict[str, 
     key = _signature(model, noise, named, arguments)
     found = _kept.get(model) if _weak(model) else None
     if found is None or found[0] != key or not found[1].serves(plan):
-        found = key, Captured(plan, model, noise, **options)
+        found = key, Captured(model, plan, noise, **options)
         if _weak(model):
             _kept[model] = found
     changed = {name: named[name] for name in ("guidance", "uncond") if name in named}

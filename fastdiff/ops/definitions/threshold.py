@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import checks
+from .. import checks
 
 
 def dynamic_threshold(x0: Tensor, *, ratio: float = 0.995, limit: float = 1.0) -> Tensor:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..ops.step_table import StepTable, borrowed
-from ..plans.plan import Plan
-from .record import record
+from ...ops.step_table import StepTable, borrowed
+from ...plans.plan import Plan
+from .cuda_graph import record
 
 if TYPE_CHECKING:
     from .captured import Captured

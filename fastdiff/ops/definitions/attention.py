@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import checks, registry, torch_ops
-from .library import register
+from .. import checks, registry, torch_ops
+from ..torch_library import register
 
 MAX_HEAD_SIZE = 256
 
@@ -37,7 +37,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
 
 def _run(q, k, v, scale) -> Tensor:
     shape = (*q.shape[:3], k.shape[2], q.shape[3])
-    run = registry.choose("attention", registry.Case(q.device.type, q.dtype, shape))
+    run = registry.choose("attention", registry.CallSpec(q.device.type, q.dtype, shape))
     if q.numel() == 0:  # whose strides mean nothing
         return _meta(q, k, v, scale)
     out = run(q, k, v, scale)

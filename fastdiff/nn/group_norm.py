@@ -1,14 +1,11 @@
-"""torch.nn faces of the ops."""
+"""GroupNorm: a module on `fastdiff.ops.group_norm`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .cross_attention import CrossAttentionCache
-from .ops import group_norm
-
-__all__ = ["CrossAttentionCache", "GroupNorm"]
+from ..ops import group_norm
 
 
 class GroupNorm(torch.nn.GroupNorm):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .ops import checks
+from ..ops import checks
 
 Model = Callable[..., Tensor]
 
@@ -30,12 +30,12 @@ def check_guidance(guidance: float | Tensor | None, uncond: object, guidance_mod
         raise ValueError(f"guidance: expected a finite number, got {guidance}")
 
 
-def copies_of(guidance: float | Tensor | None, guidance_mode: str) -> int:
+def input_copies(guidance: float | Tensor | None, guidance_mode: str) -> int:
     """How many times over the model's input holds x."""
     return 2 if is_guided(guidance) and guidance_mode == "batch" else 1
 
 
-def calls_of(
+def kwargs_per_call(
     guidance: float | Tensor | None,
     uncond: dict[str, object] | None,
     guidance_mode: str,
@@ -59,7 +59,7 @@ def evaluator(
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
     """The function (model input, t) -> (m, m_uncond) of a run: m_uncond is None where there is no guidance.
 
-    calls: from `calls_of`. copies: how many times over the input holds x; 2 for guidance in one batch.
+    calls: from `kwargs_per_call`. copies: how many times over the input holds x; 2 for guidance in one batch.
     """
     shape, batch = tuple(noise.shape), len(noise)
 

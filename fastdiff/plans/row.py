@@ -1,0 +1,101 @@
+"""A row of a plan in readable form: one model evaluation and the linear update that follows it.
+
+`fastdiff.plans.table` has its formula, and the record that the kernels read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .prediction import convert
+from .schedule import Points
+from .table import empty_table
+
+
+@dataclass(frozen=True)
+class LinearUpdate:
+    """base * base + x * x + sum_k history[k] H_k + sum weight * xi_index over noise = ((index, weight), ...)."""
+
+    base: float = 0.0
+    x: float = 0.0
+    history: tuple[float, ...] = ()
+    noise: tuple[tuple[int, float], ...] = ()
+
+    def substitute_x(self, state: LinearUpdate) -> LinearUpdate:
+        """This line where x is not the register but another line's value, of the same row."""
+        depth = max(len(self.history), len(state.history))
+        mine, theirs = (np.pad(np.asarray(h, float), (0, depth - len(h))) for h in (self.history, state.history))
+        noise = {j: self.x * w for j, w in state.noise}
+        for j, w in self.noise:
+            noise[j] = noise.get(j, 0.0) + w
+        history = tuple((mine + self.x * theirs).tolist())
+        return LinearUpdate(self.base + self.x * state.base, self.x * state.x, history, tuple(noise.items()))
+
+
+BASE_UNCHANGED = LinearUpdate(base=1.0)  # base' = base: x' is a stage inside a step
+BASE_FROM_X = LinearUpdate(x=1.0)  # base' = x
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model evaluation at time t, where x = alpha x0 + sigma eps, and the update that follows it.
+
+    form: D is x0 ("data"), eps ("noise"), eps - x0 ("flow") or another mixture ("mixed"); D = p_x x + p_m m.
+    x: the next x. base: the next base; None where it is the next x, BASE_UNCHANGED where it stays.
+    drop_history: places in the history, 0 the newest, that are dropped after the update; later rows count without them.
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+    form: str
+    p_x: float
+    p_m: float
+    x: LinearUpdate
+    base: LinearUpdate | None = None
+    c_in: float = 1.0
+    drop_history: tuple[int, ...] = ()
+
+    @classmethod
+    def at(
+        cls,
+        point: Points,
+        form: str,
+        prediction: str,
+        x: LinearUpdate,
+        base: LinearUpdate | None = None,
+        drop_history: tuple[int, ...] = (),
+    ) -> Row:
+        """The row that evaluates the model at one point of a grid."""
+        t, alpha, sigma = (float(v) for v in point)
+        p_x, p_m = convert(prediction, form, alpha, sigma)
+        return cls(t, alpha, sigma, form, p_x, p_m, x, base, drop_history=drop_history)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the next x is a solution at its time, not a stage inside a step."""
+        return self.base != BASE_UNCHANGED
+
+    @property
+    def base_move(self) -> str:
+        """Where the next base comes from: "next" x, "keep", "here" (this x), or "write" (computed)."""
+        return {None: "next", BASE_UNCHANGED: "keep", BASE_FROM_X: "here"}.get(self.base, "write")
+
+
+def table_of(rows: Sequence[Row]) -> np.ndarray:
+    """The rows as the kernels read them: a read-only array of `fastdiff.plans.table.ROW`."""
+    table = empty_table(len(rows))
+    for record, row in zip(table, rows, strict=True):
+        record["p_x"], record["p_m"], record["c_in"] = row.p_x, row.p_m, row.c_in
+        indices = sorted({j for line in (row.x, row.base or LinearUpdate()) for j, _ in line.noise})
+        record["noise"][: len(indices)] = indices
+        for name, line in (("a", row.x), ("b", row.base or LinearUpdate())):
+            record[f"{name}_base"], record[f"{name}_x"] = line.base, line.x
+            record[name.upper()][: len(line.history)] = line.history
+            for j, weight in line.noise:
+                record[f"xi_{name}"][indices.index(j)] = weight
+    table.flags.writeable = False
+    return table
