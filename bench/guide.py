@@ -115,9 +115,8 @@ def main() -> None:
             inversion(),
         ),
     )
-    text = [
-        f"# What the guide to solvers says besides\n\n`python -m bench.guide`, torch {torch.__version__}, {processor()}."
-    ]
+    made = f"`python -m bench.guide`, torch {torch.__version__}, {processor()}."
+    text = [f"# What the guide to solvers says besides\n\n{made}"]
     for title, what, lines in sections:
         text.append(f"## {title}\n\n{what}\n\n" + "\n".join(lines))
     PATH.write_text("\n\n".join(text) + "\n")

@@ -16,9 +16,12 @@ from tiny_pipelines import STABLE_DIFFUSION, prompt_to_image
 from torch import Tensor, nn
 
 import fastdiff as fd
+from fastdiff.fitting import teacher
 
+BATCH = 4  # samples that the pages draw at once
 FITTED = 32  # noises of a fit
-SMALL = {"iterations": 1, "start_iterations": 1}
+RANK = 8  # of its head start, below the number of noises that it is fitted to
+EVALUATIONS = 2000  # enough for converged samples of these
 
 
 def names() -> dict[str, object]:
@@ -27,7 +30,7 @@ def names() -> dict[str, object]:
         "model": model,
         "denoiser": denoiser,
         "velocity": velocity,
-        "text": torch.ones(1, 3),
+        "text": torch.ones(BATCH, 3),
         "empty": torch.zeros(1, 3),
     }
 
@@ -39,7 +42,7 @@ def _spread(t: Tensor, x: Tensor) -> Tensor:
 def model(x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
     """The exact noise of unit Gaussian data on Stable Diffusion's schedule, and a little of the condition."""
     sigma = torch.from_numpy(fd.Schedule.scaled_linear().sigma(t.double().numpy())).to(x)
-    shift = 0.0 if context is None else _spread(context.mean(1).expand(len(x)), x)
+    shift = 0.0 if context is None else _spread(context.mean(1), x)
     return _spread(sigma, x) * (x + 0.01 * shift)
 
 
@@ -57,6 +60,7 @@ def velocity(x: Tensor, t: Tensor) -> Tensor:
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines from configurations, small fits, and a host under ComfyUI's names."""
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(_pipeline))
+    monkeypatch.setattr(teacher, "CONTESTANTS", teacher.CONTESTANTS[:1])
     monkeypatch.setattr(fd, "fit", _small(fd.fit))
     sampling, tables = hosts.new_host()
     comfy, package = types.ModuleType("comfy"), types.ModuleType("comfy.k_diffusion")
@@ -74,14 +78,15 @@ def patcher() -> ModelPatcher:
 
 
 def _pipeline(cls: type, name: str, **options: object) -> diffusers.DiffusionPipeline:
-    pipe, _ = prompt_to_image(diffusers.PNDMScheduler(skip_prk_steps=True, **STABLE_DIFFUSION))
+    config = {name: value for name, value in STABLE_DIFFUSION.items() if name != "clip_sample"}
+    pipe, _ = prompt_to_image(diffusers.PNDMScheduler(skip_prk_steps=True, **config))
     pipe.set_progress_bar_config(disable=True)
     assert isinstance(pipe, cls), f"the stand-in for {name} is a {type(pipe).__name__}"
     return pipe
 
 
 def _small(fit: Callable) -> Callable:
-    """The fit with its first noises, and few iterations."""
+    """The fit with its first noises, loosely converged, and a budget that ends soon after."""
 
     @functools.wraps(fit)
     def fit_to_few(model: object, schedule: fd.Schedule, steps: int, noise: Tensor, **options: object) -> fd.Plan:
@@ -91,6 +96,9 @@ def _small(fit: Callable) -> Callable:
             return value[:FITTED] if isinstance(value, Tensor) and value.shape[:1] == noise.shape[:1] else value
 
         small = {name: few(value) for name, value in options.items()}
-        return fit(model, schedule, steps, noise[:FITTED], **(small | SMALL))
+        small |= {"tolerance": 1.0, "evaluations": EVALUATIONS * (1 if options.get("guidance") is None else 2)}
+        if "head" in options:
+            small["head"] = RANK
+        return fit(model, schedule, steps, noise[:FITTED], **small)
 
     return fit_to_few
