@@ -2,11 +2,13 @@
 
 A docstring names arguments where it explains them, `name: text.` or `first, second: text.`, at the start of a line or
 after a sentence. Each such piece becomes an item of a list. Indented blocks stay as they are, `>>>` examples become
-code, and what Markdown would take for markup is escaped.
+code, and what Markdown would take for markup is escaped. A function that another one made, as in
+`name = make(..., "What it does.")`, has that sentence for its docstring.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 
@@ -18,6 +20,8 @@ class Docstrings(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **_: object) -> None:
         for thing in _everything(pkg):
+            if thing.is_attribute and thing.docstring is None and (sentence := _sentence(thing)):
+                thing.docstring = griffe.Docstring(sentence, parent=thing)
             if thing.docstring is not None:
                 thing.docstring.value = to_markdown(thing.docstring.value, _names(thing))
 
@@ -27,6 +31,15 @@ def _everything(thing: griffe.Object) -> Iterator[griffe.Object]:
     for member in thing.members.values():
         if not member.is_alias:
             yield from _everything(member)
+
+
+def _sentence(attribute: griffe.Attribute) -> str | None:
+    """The sentence among the arguments of the call that made the attribute."""
+    if not isinstance(attribute.value, griffe.ExprCall):
+        return None
+    call = ast.parse(str(attribute.value), mode="eval").body
+    texts = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    return next((text for text in texts if isinstance(text, str) and text.endswith(".")), None)
 
 
 def _names(thing: griffe.Object) -> set[str]:

