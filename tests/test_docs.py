@@ -29,7 +29,7 @@ PAGES = [*TOP, *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/
 LANGUAGES = {"python", "sh", "text"}
 EXAMPLES = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FASTER = {
-    "fit": ["--samples", "32", "--evaluations", "20000"],
+    "fit": ["--samples", "32", "--evaluations", "5000"],
     "bench": ["--seconds", "0.001"],
 }
 
@@ -150,10 +150,8 @@ def test_links_lead_somewhere(page):
             assert anchor in slugs, f"{page}: {target}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])  # which names former ones
 def test_files_that_a_page_names_exist(page):
-    if page == "CHANGELOG.md":
-        return
     prose = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
     roots = "bench|csrc|docs|fastdiff|tests"
     for name in re.findall(rf"`((?:{roots})/[\w./*-]+)`", prose):
