@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from .. import demo, fitting
+from ..arguments import finite, positive, whole
 from ..plans.plan import Plan
 from ..sampling.noise import randn
-from .numbers import finite, positive, whole
 from .output import Output, shows_bars
 from .sample import labels_of
 
