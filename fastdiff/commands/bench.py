@@ -11,7 +11,7 @@ from torch.utils.benchmark import Timer
 
 from .. import demo
 from ..arguments import positive
-from ..plans.catalogue import plan
+from ..plans.build import plan
 from ..plans.schedule import Schedule
 from ..sampling.run import Run
 from .compare import converged_plan, distances

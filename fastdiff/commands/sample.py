@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import demo
 from ..arguments import finite, whole
-from ..plans.catalogue import plan
+from ..plans.build import plan
 from ..plans.plan import Plan
 from ..sampling.noise import randn
 from ..sampling.sample import sample

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..plans.catalogue import plan
+from ..plans.build import plan
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
 from .budget import clock
