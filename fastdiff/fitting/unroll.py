@@ -51,7 +51,8 @@ def unroll(
         return line(i, "a", base, x, outputs), line(i, "b", base, x, outputs) if writes_base else None, d
 
     registers = Registers(x, x)
-    for i, moves in enumerate(moves_of(plan.rows)):
+    for i, moves in enumerate(moves_of(plan.rows, keeps=MAX_HISTORY)):
+        moves = moves._replace(reads=MAX_HISTORY)  # the table may read outputs that the plan's rows do not
         given, t = number(i, OFFSET["c_in"]) * registers.x, table[:, i, -1].to(x.dtype)
         if copies > 1:
             given, t = torch.cat([given] * copies), torch.cat([t] * copies)
