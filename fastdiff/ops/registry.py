@@ -8,6 +8,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 from .auto_choice import preferred
 from .call_spec import CallSpec, Implementation
@@ -62,7 +63,7 @@ def refusal(op: str, name: str, case: CallSpec) -> str | None:
     return found if isinstance(found, str) else found.refuse(case)
 
 
-def choose(op: str, case: CallSpec) -> Callable:
+def choose(op: str, case: CallSpec) -> Callable[..., Any]:
     """The function that serves the case. Raises RuntimeError if a forced backend cannot."""
     return _choose(op, case, forced_backend())
 
@@ -73,8 +74,10 @@ def chosen(op: str, case: CallSpec) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _choose(op: str, case: CallSpec, forced: str | None) -> Callable:
-    return _load(op, _chosen(op, case, forced)).run
+def _choose(op: str, case: CallSpec, forced: str | None) -> Callable[..., Any]:
+    found = _load(op, _chosen(op, case, forced))
+    assert isinstance(found, Implementation)  # what `_chosen` names refuses nothing
+    return found.run
 
 
 def _chosen(op: str, case: CallSpec, forced: str | None) -> str:

@@ -20,8 +20,8 @@ from ..definitions.attention import MAX_HEAD_SIZE
 from .attention_plan import plan_of
 from .layout import on_device
 
-LEAST, LARGEST = 2.0**-149, torch.finfo(torch.float32).max  # positive float32
-FARTHEST = 2**23  # elements from one row to the next, so that offsets within a tile fit 32 bits
+MIN_FACTOR, MAX_FACTOR = 2.0**-149, torch.finfo(torch.float32).max  # positive float32
+MAX_STRIDE = 2**23  # elements from one row to the next, so that offsets within a tile fit 32 bits
 
 
 @triton.jit
@@ -227,7 +227,7 @@ def run(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     strides = [t.stride()[:3] for t in (q, k, v, y)]
     unit = math.gcd(*(step for steps in strides for step in steps), 8)
     steps = [step // unit for steps in strides for step in steps]
-    factor = min(max(scale * math.log2(math.e), LEAST), LARGEST)
+    factor = min(max(scale * math.log2(math.e), MIN_FACTOR), MAX_FACTOR)
     with on_device(q):
         KERNELS["attention"][(plan.programs,)](
             q, k, v, y, *steps, factor, q.shape[1], q.shape[2], k.shape[2], plan.walks, plan.share,
@@ -237,7 +237,7 @@ def run(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _readable(t: Tensor) -> Tensor:
-    return t if t.stride(-1) == 1 and t.stride(2) < FARTHEST else t.contiguous()
+    return t if t.stride(-1) == 1 and t.stride(2) < MAX_STRIDE else t.contiguous()
 
 
 def refuse(case: CallSpec) -> str | None:

@@ -235,17 +235,17 @@ def run(
     ]
     outputs = [(out_x, state), (out_base, state), (out_d, state), (out_input, model_input)]
     written = [target(tensor, strides) for tensor, strides in outputs]
-    blocks = -(-layout.count // BLOCK)
+    blocks = -(-layout.elements // BLOCK)
     with on_device(x):
         KERNELS[dtype][(layout.batch * blocks,)](
             *inputs, *written, *row.weights, *row.noises,
-            blocks, layout.count // layout.unit, *layout.inner, *layout.strides, layout.copy,
+            blocks, layout.elements // layout.unit, *layout.inner, *layout.strides, layout.copy,
             COPIES=1 if out_input is None else len(out_input) // len(x), CLAMP=row.clamps,
             DIMS=layout.dims, UNIT=layout.unit, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
             num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     for (tensor, _), result in zip(outputs, written, strict=True):
-        if tensor is not result:
+        if tensor is not None and result is not None and tensor is not result:
             tensor.copy_(result)
 
 

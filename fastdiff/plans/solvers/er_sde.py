@@ -48,7 +48,7 @@ def er_sde(
             rho = points.sigma[i + 1 - p : i + 2][::-1] / points.alpha[i + 1 - p : i + 2][::-1]
             r, history, spread = _step(rho, noise_scaler)
         else:
-            r, history, spread = 0.0, [1.0], sigma_t / alpha_t
+            r, history, spread = 0.0, np.ones(1), sigma_t / alpha_t
         noise = ((i + 1, s_noise * alpha_t * spread),) if s_noise * spread else ()
         x_weight = alpha_t / float(s.alpha) * r if r else 0.0
         line = LinearUpdate(x=x_weight, history=tuple(float(alpha_t * w) for w in history), noise=noise)

@@ -187,7 +187,7 @@ def two_stage(schedule: Schedule, prediction: str, rules: Rules, coordinate: str
         if min(level_s, level_t) == 0 < rule.middle and float(point.log_snr) > most_log_snr:
             return [ddim_row(s, t, prediction, i + 1)]
         slope_form = form_of(schedule, coordinate)
-        scales = tuple(scale_of(p, slope_form) for p in (s, point, t))
+        scales = scale_of(s, slope_form), scale_of(point, slope_form), scale_of(t, slope_form)
         zero = min(level_s, rule.middle) == 0
         lines = (slope_lines if zero else data_lines)(rule, level_s, level_t, scales)
         form = slope_form if zero else "data"
