@@ -25,8 +25,8 @@ def each_on_device(
     values: Sequence[float] | np.ndarray, count: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
     """[count] of each value, copied to the device at once."""
-    numbers = torch.from_numpy(np.asarray(values, dtype=np.float64)).to(dtype).to(device, non_blocking=True)
-    return numbers[:, None].expand(-1, count).contiguous().unbind(0)
+    column = torch.from_numpy(np.array(values, dtype=np.float64)[:, None])
+    return column.to(dtype).to(device, non_blocking=True).expand(-1, count).contiguous().unbind(0)
 
 
 class Run:
