@@ -1,5 +1,6 @@
 """Misspelt options are errors with the name that was meant; what the model itself names is the model's."""
 
+import inspect
 from functools import partial
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 
 import fastdiff as fd
 from fastdiff.keywords import meant
+from fastdiff.plans.options import MEANINGS
 
 VP = fd.Schedule.vp()
 PLAN = fd.plan("ddim", VP, 2)
@@ -159,6 +161,28 @@ def test_the_catalogue_prints_as_a_table_of_one_line_a_solver():
     assert [line.split()[0] for line in lines] == ["name", *(solver.name for solver in fd.solvers())]
     assert "DPM++ 2M" in next(line for line in lines if line.startswith("dpmpp_2m "))
     assert repr(fd.solvers()) == str(fd.solvers())
+
+
+@pytest.mark.parametrize("entry", fd.solvers(), ids=lambda entry: entry.name)
+def test_a_solver_shows_its_options_with_what_plan_takes_where_they_are_not_given(entry):
+    summary, *lines = str(entry).splitlines()
+    assert repr(entry) == f"<Solver {summary}>"
+    assert len(repr(entry)) <= 120
+    table = lines[lines.index(next(line for line in lines if line.split()[0] == "option")) + 1 :]
+    assert [line.split()[0] for line in table] == list(entry.options)
+    given = {name: value for name, value in entry.options.items() if value is not None}
+    assert fd.plan(entry.name, VP, 4, **given) == fd.plan(entry.name, VP, 4)
+
+
+def test_plan_lists_all_options_of_all_solvers_in_its_signature():
+    listed = {p.name for p in inspect.signature(fd.plan).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert {name for entry in fd.solvers() for name in entry.options} == set(MEANINGS) < listed
+
+
+def test_a_solver_is_found_by_its_aliases_too():
+    assert fd.solver("DPM++ 2M Karras") == fd.solver("dpmpp_2m")
+    with pytest.raises(ValueError, match="'unipx' is not known; did you mean unipc"):
+        fd.solver("unipx")
 
 
 def test_schedules_print_in_one_line_with_their_range():

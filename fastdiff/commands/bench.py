@@ -10,11 +10,11 @@ import torch
 from torch.utils.benchmark import Timer
 
 from .. import demo
-from ..plans.catalogue import plan
+from ..arguments import positive
+from ..plans.build import plan
 from ..plans.schedule import Schedule
 from ..sampling.run import Run
 from .compare import converged_plan, distances
-from .numbers import positive
 from .sample import draw, labels_of
 
 SHAPES = ((1, 4, 64, 64), (8, 4, 128, 128))

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from .. import demo
-from ..plans.catalogue import plan
+from ..plans.build import plan
 from ..plans.plan import Plan
 from . import pictures
 from .output import Output, shows_bars

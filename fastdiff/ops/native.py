@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from . import _C
+from .call_spec import CallSpec, Implementation
 from .definitions.attention import MAX_HEAD_SIZE
 from .layout import layout_of
-from .registry import CallSpec, Implementation
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3, torch.int64: 4}
 _FLOATING = tuple(dtype for dtype in _KINDS if dtype.is_floating_point)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..plans.table import MAX_NOISE, reads_noise
+from .call_spec import Implementation
 from .philox import normal
-from .registry import Implementation
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

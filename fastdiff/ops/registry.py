@@ -8,32 +8,12 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
 
 from .auto_choice import preferred
+from .call_spec import CallSpec, Implementation
 
 BACKENDS = ("reference", "cpu", "triton", "cuda", "torch")
 OPS = ("solver_step", "group_norm", "attention")
-
-
-class CallSpec(NamedTuple):
-    """What the choice depends on. shape: x's for solver_step and group_norm, (B, H, N, keys, D) for attention."""
-
-    device: str
-    dtype: torch.dtype
-    shape: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Implementation:
-    """One backend's version of an op. `refuse` says in words why it cannot serve a case, or None if it can."""
-
-    run: Callable
-    refuse: Callable[[CallSpec], str | None] = lambda case: None
-
 
 _forced: ContextVar[str | None] = ContextVar("fastdiff_backend", default=None)
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from .call_spec import Implementation
 from .layout import layout_of
 from .reference import from_first
-from .registry import Implementation
 
 
 def group_norm(

@@ -38,6 +38,8 @@ ROW = np.dtype(
     ]
 )
 WIDTH = ROW.itemsize // 8
+FIELDS: tuple[str, ...] = ROW.names or ()
+OFFSET = {name: int((ROW.fields or {})[name][1]) // 8 for name in FIELDS}  # of a field in the flat row
 
 
 def empty_table(rows: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..keywords import check_keywords, options_of
 from ..ops import checks
-from ..plans.catalogue import plan as make_plan
+from ..plans.build import plan as make_plan
 from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Schedule

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..call_spec import CallSpec, Implementation
 from ..definitions.attention import MAX_HEAD_SIZE
-from ..registry import CallSpec, Implementation
 from .attention_plan import plan_of
 from .layout import on_device
 

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..call_spec import CallSpec, Implementation
 from ..layout import layout_of
-from ..registry import CallSpec, Implementation
 from .group_norm_plan import MAX_COLUMNS, plan_of
 from .layout import on_device
 

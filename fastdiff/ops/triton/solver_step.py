@@ -20,8 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...plans.table import MAX_HISTORY, MAX_NOISE, ROW, reads_history, reads_noise
+from ..call_spec import CallSpec, Implementation
 from ..reference import compute_dtype
-from ..registry import CallSpec, Implementation
 from .layout import conform, joint_layout, on_device, same_layout, target
 from .philox import normal
 

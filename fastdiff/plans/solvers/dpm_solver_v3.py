@@ -44,6 +44,9 @@ class Statistics:
         if len(arrays[0]) == 0 or not np.all(np.diff(arrays[0]) > 0):
             raise ValueError("statistics: expected log_snr to rise")
 
+    def __repr__(self) -> str:
+        return f"<Statistics at {len(self.log_snr)} values of log_snr>"
+
     def integral(self, values: np.ndarray, at: np.ndarray) -> np.ndarray:
         """The integral of l or s from the first log_snr to each of the places."""
         knots = self.log_snr

@@ -1,19 +1,15 @@
-"""The entries of the catalogue: what each solver is, claims, and is called elsewhere."""
+"""The catalogue's entries: every solver with its order, its cost, its source and its other names."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
-from ..row import Row
-from ..schedule import Points, Schedule
 from .adams import adams, gradient_estimation
 from .ancestral import ddim
 from .consistency import consistency, tcd
 from .deis import deis
 from .dpm_solver_v3 import dpm_solver_v3
+from .entry import Solver
 from .er_sde import er_sde
 from .exponential import multistep, singlestep
 from .karras import dpm_2, dpm_2_ancestral, euler, heun, midpoint
@@ -23,39 +19,6 @@ from .sa_solver import sa_solver
 from .sde import dpmpp_2s_ancestral, dpmpp_sde
 from .seeds import seeds
 from .unipc import unipc
-
-LONG = 2.5  # times as long in lambda as the step before: too long for a second order; from 2 to 3 measured the same
-
-
-@dataclass(frozen=True)
-class Solver:
-    """One entry of the catalogue.
-
-    order: of convergence on the ODE; for stochastic solvers, of the mean and variance (weak order), at most 2 because
-    differences of outputs carry the noise of earlier steps; 0 for models that map noise to data and follow no ODE.
-    nfe: model evaluations a step. extra_nfe: evaluations besides those, in a long enough run. max_order: the highest
-    that the option `order` takes. aliases: names it goes by elsewhere. from_clean: whether it may begin at sigma = 0
-    where the velocity is finite there.
-    build: (schedule, points, prediction, options) -> rows, as published.
-    """
-
-    name: str
-    build: Callable[..., list[Row]] = field(repr=False)
-    order: int
-    nfe: int
-    paper: str
-    aliases: tuple[str, ...] = ()
-    stochastic: bool = False
-    extra_nfe: int = 0
-    max_order: int = 3
-    from_clean: bool = False
-
-    def rows(self, schedule: Schedule, points: Points, prediction: str, **options: object) -> list[Row]:
-        """What `fastdiff.plan` makes of it: as published, but of first order on steps too long to extrapolate over."""
-        if "max_ratio" in inspect.signature(self.build).parameters:
-            options = {"max_ratio": LONG, **options}
-        return self.build(schedule, points, prediction, **options)
-
 
 _DDIM = "Song et al. 2021, arXiv 2010.02502"
 _DDPM = "Ho et al. 2020, arXiv 2006.11239"
