@@ -63,9 +63,12 @@ class Run:
         if step is None:
             step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
         self._step, self._seeds = step, seeds
-        scales = isinstance(guidance, Tensor)
-        self._guidance = guidance.to(x.device, torch.float64, non_blocking=True) if scales else None
-        scale = None if scales else guidance
+        self._guidance: Tensor | None = None  # [B]; one scale for all samples goes into the table
+        scale: float | None = None
+        if isinstance(guidance, Tensor):
+            self._guidance = guidance.to(x.device, torch.float64, non_blocking=True)
+        else:
+            scale = guidance
         self._bounds: Bounds | None = None
         if clamp is not None or threshold is not None:
             self._bounds = Bounds(plan, x, clamp, threshold, scale, step)
