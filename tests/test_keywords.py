@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import fastdiff as fd
-from fastdiff.keywords import meant
+from fastdiff.keywords import meant, options_of
 from fastdiff.plans.options import MEANINGS
+from fastdiff.sampling.start import OPTIONS
 
 VP = fd.Schedule.vp()
 PLAN = fd.plan("ddim", VP, 2)
@@ -63,6 +64,37 @@ def test_the_nearest_of_samples_own_options_is_named(name, option):
     for call in (CALLS["sample"], CALLS["iter_sample"]):
         with pytest.raises(TypeError, match=f"did you mean {option}"):
             call(anything, **{name: 1})
+
+
+@pytest.mark.parametrize("call", REFUSING.values(), ids=REFUSING)
+def test_a_keyword_that_neither_we_nor_the_model_take_is_refused_before_anything_runs(call):
+    def counting(x, t, context=None):
+        raise AssertionError("the model was called")
+
+    for model in (counting, partial(counting, context=1)):
+        with pytest.raises(TypeError, match=r"foo: neither an option here nor an argument .* takes x, t, context"):
+            call(model, foo=1)
+        with pytest.raises(TypeError, match=r"contxt: neither .*; did you mean context\?"):
+            call(model, contxt=1)
+
+
+def test_a_hook_of_the_model_may_take_keywords_that_its_forward_does_not():
+    class Plain(torch.nn.Module):
+        def forward(self, x, t):
+            return x
+
+    model, seen = Plain(), []
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs) or (args, {}), with_kwargs=True)
+    fd.sample(model, PLAN, NOISE, foo=1)
+    assert seen == [{"foo": 1}] * PLAN.nfe
+
+
+def test_the_signatures_list_every_option():
+    named = [set(options_of(f)) for f in (fd.sample, fd.iter_sample)]
+    assert named[0] == set(OPTIONS)
+    assert named[0] - named[1] == {"callback", "progress", "return_trajectory", "graph"}
+    assert named[1] < named[0]
+    assert set(options_of(fd.capture)) - {"whole"} == named[1] - {"seeds", "image", "mask"}
 
 
 def test_options_of_sample_alone_are_not_handed_to_the_model_either():

@@ -25,8 +25,8 @@ def each_on_device(
     values: Sequence[float] | np.ndarray, count: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
     """[count] of each value, copied to the device at once."""
-    numbers = torch.from_numpy(np.asarray(values, dtype=np.float64)).to(dtype).to(device, non_blocking=True)
-    return numbers[:, None].expand(-1, count).contiguous().unbind(0)
+    column = torch.from_numpy(np.array(values, dtype=np.float64)[:, None])
+    return column.to(dtype).to(device, non_blocking=True).expand(-1, count).contiguous().unbind(0)
 
 
 class Run:
@@ -63,9 +63,12 @@ class Run:
         if step is None:
             step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
         self._step, self._seeds = step, seeds
-        scales = isinstance(guidance, Tensor)
-        self._guidance = guidance.to(x.device, torch.float64, non_blocking=True) if scales else None
-        scale = None if scales else guidance
+        self._guidance: Tensor | None = None  # [B]; one scale for all samples goes into the table
+        scale: float | None = None
+        if isinstance(guidance, Tensor):
+            self._guidance = guidance.to(x.device, torch.float64, non_blocking=True)
+        else:
+            scale = guidance
         self._bounds: Bounds | None = None
         if clamp is not None or threshold is not None:
             self._bounds = Bounds(plan, x, clamp, threshold, scale, step)

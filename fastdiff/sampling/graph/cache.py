@@ -54,7 +54,7 @@ def _signature(model: Model, noise: Tensor, named: dict, arguments: dict) -> tup
     fixed = tuple(repr(named.get(name)) for name in _STRUCTURE[2:])
     leaves, layout = pytree.tree_flatten((arguments, named.get("uncond")))
     described = tuple((tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else repr(v) for v in leaves)
-    weights = ()
+    weights: tuple[int, ...] = ()
     if isinstance(model, torch.nn.Module):
         weights = tuple(w.data_ptr() for w in [*model.parameters(), *model.buffers()])
     like = tuple(noise.shape), noise.dtype, noise.device

@@ -51,7 +51,7 @@ class TableProgram:
         self._write(plan)
         count = plan.nfe if whole else 1
 
-        def run() -> list:
+        def run() -> list[tuple[Tensor, Tensor | None]]:
             outputs = []
             for _ in range(count):
                 m, m_uncond = evaluate(buffers.model_input, self._t)
