@@ -64,10 +64,9 @@ def imported_names(module: str, source: str) -> Iterator[str]:
             origin = ".".join([*above, *([node.module] if node.module else [])])
             yield from (f"{origin}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
-            # A name that is computed is that of a backend, in `ops.registry`, on its own floor.
-            if isinstance(node.args[0], ast.Constant):
-                name = node.args[0].value
-                yield package + name if name.startswith(".") else name
+            # Of names that are computed there is one: a backend's, in `ops.registry`, on its own floor.
+            name = node.args[0].value if isinstance(node.args[0], ast.Constant) else "importlib"
+            yield package + name if name.startswith(".") else name
 
 
 def imports(module: str) -> set[str]:
