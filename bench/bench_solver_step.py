@@ -53,12 +53,11 @@ def fastdiff_step(
     noise, m = (torch.randn(shape, device=device) for _ in range(2))
     with fd.backend(backend):
         run = Run(make_plan(name), noise, model_dtype=torch.float32, seeds=torch.arange(shape[0], device=device))
-    for _ in range(ROW):
-        run.advance(torch.randn(shape, device=device))
+    for i in range(ROW):
+        run.apply(i, torch.randn(shape, device=device))
 
     def step() -> None:
-        run.i = ROW
-        run.advance(m)
+        run.apply(ROW, m)
 
     return step, run, m
 
