@@ -63,7 +63,7 @@ class WrappedModel:
         return _noise(x, output, self.prediction, *point[1:])
 
     def evaluate(self, x: Tensor, t_input: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor | None]:
-        """(output, unconditional output or None) of the network at x [B, ...]; t_input [B] is in the network's units."""
+        """(output, unconditional output or None) of the network at x [B, ...] and t_input [B], in its own units."""
         if self.guidance_type == "classifier":
             noise = _noise(x, self.model(x, t_input, **self.model_kwargs), PREDICTIONS[self.model_type], alpha, sigma)
             return noise - self.guidance_scale * sigma * self._classifier_gradient(x, t_input), None

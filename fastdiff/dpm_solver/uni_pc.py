@@ -67,9 +67,10 @@ class UniPC(Sampler):
         rtol: float = 0.05,
         return_intermediate: bool = False,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Take x [B, ...] from t_start (default T) to t_end (default 1 / total_N), as `DPM_Solver.sample`; multistep only.
+        """Take x [B, ...] from t_start (default T) to t_end (default 1 / total_N), as `DPM_Solver.sample` does.
 
-        lower_order_final: lowers the order of the last steps, however many there are. atol, rtol: ignored.
+        method: "multistep" only. lower_order_final: lowers the order of the last steps, however many there are.
+        atol, rtol: ignored.
         Raises ValueError naming the argument.
         """
         start, end = self._interval(t_start, t_end)

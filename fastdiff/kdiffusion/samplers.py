@@ -135,7 +135,7 @@ sample_dpmpp_2m = _plain(
 )
 sample_uni_pc = _plain(
     "unipc_bh1", "sample_uni_pc",
-    "UniPC with B(h) = h (Zhao et al. 2023), order 3. Differences of outputs have weight h / 2, which has no bound, with"
+    "UniPC with B(h) = h (Zhao et al. 2023), order 3. Differences of outputs have the weight h / 2, without bound, with"
     " h = log(sigma / sigma_next); for h > 1 use sample_uni_pc_bh2, where it stays below 1.",
     order=3,
 )  # fmt: skip

@@ -190,7 +190,7 @@ ON_SIGMA_RANGE = {"sample_dpm_fast": sample_dpm_fast, "sample_dpm_adaptive": sam
 
 
 def on_sigmas(name: str) -> Callable[..., Tensor]:
-    """One of ON_SIGMA_RANGE with the other samplers' arguments: fn(model, x, sigmas, extra_args, callback, disable, ...).
+    """One of ON_SIGMA_RANGE as the other samplers are called: fn(model, x, sigmas, extra_args, callback, disable, ...).
 
     It goes from sigmas[0] to the last sigma above 0. sample_dpm_fast makes as many evaluations as there are steps.
     """
