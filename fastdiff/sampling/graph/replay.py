@@ -40,7 +40,7 @@ class FixedProgram:
 
 
 class TableProgram:
-    """Steps read a table on the device. whole: capture all of them; otherwise capture one and replay it once per row."""
+    """Steps read a table on the device. whole: capture all of them; otherwise capture one, replayed once per row."""
 
     def __init__(self, buffers: Buffers, plan: Plan, whole: bool) -> None:
         self._buffers, self._plan, self._whole = buffers, plan, whole
