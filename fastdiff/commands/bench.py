@@ -23,6 +23,7 @@ ROW, COUNT = 10, 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `fastdiff bench`."""
     parser.add_argument("--seconds", type=positive, default=0.5, help="for each measurement (default: %(default)s)")
 
 

@@ -18,6 +18,7 @@ FIRST_SEED = 10**6  # far from the seeds that anybody samples, so that a fit is 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `fastdiff fit`."""
     parser.add_argument("--model", choices=("demo",), default="demo", help="(default: %(default)s)")
     parser.add_argument("--steps", type=whole(1), required=True, help="model evaluations of the plan")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write, - for standard output")

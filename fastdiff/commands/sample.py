@@ -24,6 +24,7 @@ MOST_SEEDS = 10**6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `fastdiff sample`."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--solver",
@@ -66,6 +67,7 @@ def seed_list(text: str) -> list[int]:
 
 
 def digit(text: str) -> int:
+    """A whole number from 0 to 9."""
     if text not in [str(d) for d in range(demo.NUM_CLASSES)]:
         raise argparse.ArgumentTypeError(f"expected a digit 0 to 9, got {text!r}")
     return int(text)
