@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def fit(
     *,
     prediction: str | None = None,
     guidance: float | Tensor | None = None,
-    uncond: dict[str, object] | None = None,
+    uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     model_dtype: torch.dtype | None = None,
     head: GaussianStart | int | None = None,
