@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 from torch import nn
 
@@ -17,7 +18,7 @@ from .norms import FastGroupNormSiLU, FastSequential, SiLUDone, fast_norm, is_no
 
 
 def accelerate(
-    model: object,
+    model: Any,
     *,
     attention: bool = True,
     group_norm: bool = True,
@@ -81,7 +82,7 @@ def _modules(model: object) -> list[nn.Module]:
     return list(dict.fromkeys(m for part in parts.values() if isinstance(part, nn.Module) for m in part.modules()))
 
 
-def _diffusers_blocks() -> object | None:
+def _diffusers_blocks() -> Any:
     """Our versions of diffusers' blocks, where the program uses diffusers' models."""
     return importlib.import_module("fastdiff.patch.diffusers_blocks") if "diffusers.models" in sys.modules else None
 
@@ -118,9 +119,9 @@ def _attend(module: nn.Module, handle: Handle, cache: CrossAttentionCache | None
         handle.set_class(module, FastMultiheadAttention, "MultiheadAttention")
 
 
-def _swap_scheduler(pipe: object, handle: Handle) -> None:
+def _swap_scheduler(pipe: Any, handle: Handle) -> None:
     """The pipeline's scheduler as fastdiff's class of the same name."""
-    before = getattr(pipe, "scheduler", None)
+    before: Any = getattr(pipe, "scheduler", None)
     if not type(before).__module__.startswith("diffusers."):
         return
     ours = getattr(importlib.import_module("fastdiff.schedulers"), type(before).__name__, None)
