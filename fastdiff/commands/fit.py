@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from .. import demo, fitting
+from ..arguments import finite, positive, whole
 from ..plans.plan import Plan
 from ..sampling.noise import randn
-from .numbers import finite, positive, whole
 from .output import Output, shows_bars
 from .sample import labels_of
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=whole(1), required=True, help="model evaluations of the plan")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write, - for standard output")
     for option, minimum, default, text in (
-        ("--samples", fitting.FEWEST, 640, "noises to fit to and judge by"),
+        ("--samples", fitting.MIN_SAMPLES, 640, "noises to fit to and judge by"),
         ("--iterations", 1, 100, "of the last stage"),
         ("--start-iterations", 1, 20, "of each solver tried"),
         ("--seed", 0, 0, "another seed fits to other noise"),

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import demo
-from ..plans.catalogue import plan
+from ..arguments import finite, whole
+from ..plans.build import plan
 from ..plans.plan import Plan
 from ..sampling.noise import randn
 from ..sampling.sample import sample
 from . import pictures
-from .numbers import finite, whole
 from .output import Output, differ, shows_bars
 
 BATCH = 256

@@ -22,7 +22,7 @@ from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ..commands.numbers import positive, whole
+from ..arguments import positive, whole
 from ..files import write
 from ..plans.schedule import Schedule
 from . import NUM_CLASSES, schedule

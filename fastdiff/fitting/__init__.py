@@ -16,17 +16,18 @@ from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import Model
+from .budget import Budget, Exhausted
 from .files import write
 from .gaussian import GaussianStart
 from .journal import HEADER, Journal, Trial, claim
+from .references import ReferenceSampler, check_model
 from .search import first_plan
 from .stages import Fit, run
-from .subject import Budget, Exhausted, Subject
-from .teacher import Teacher, check_model
+from .target import FitTarget
 
 __all__ = ["HEADER", "GaussianStart", "Trial", "fit"]
 
-FEWEST = 32
+MIN_SAMPLES = 32
 
 
 def fit(
@@ -94,28 +95,31 @@ def fit(
     check_keywords(model, conditions, options_of(fit))
     prediction = schedule.default_prediction if prediction is None else prediction
     budget = Budget(seconds, evaluations)
-    subject = Subject(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, conditions)
-    place = None if folder is None else Path(folder)
-    journal = Journal(None if place is None else place / f"{steps}", report)
-    held = max(1, round(held_out * len(noise)))
+    target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, conditions)
+    root = None if folder is None else Path(folder)
+    journal = Journal(None if root is None else root / f"{steps}", report)
+    held_out_count = max(1, round(held_out * len(noise)))
     converges = False
     try:
-        sizes = check_model(subject, schedule, prediction)
+        fingerprint = check_model(target, schedule, prediction)
         shared = ""
-        if place is not None:
-            shared = claim(place, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=sizes)
+        if root is not None and journal.folder is not None:
+            shared = claim(
+                root, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint
+            )
             head_name = _digest(head.mean) if isinstance(head, GaussianStart) else head
-            own = {"steps": steps, "held_out": held, "batch": batch, "seed": seed, "head": head_name}
-            journal.fit = claim(journal.folder, shared=shared, **own)
-        teacher = Teacher(subject, place, shared)
-        table = teacher.plan(schedule, prediction, tolerance)
+            journal.fit = claim(
+                journal.folder,
+                shared=shared, steps=steps, held_out=held_out_count, batch=batch, seed=seed, head=head_name,
+            )  # fmt: skip
+        sampler = ReferenceSampler(target, root, shared)
+        converged = sampler.find_plan(schedule, prediction, tolerance)
         converges = True
-        exact = teacher.samples(table, progress)
+        references = sampler.draw_references(converged, progress)
         if isinstance(head, int):
-            head = GaussianStart.estimate(exact[:-held], schedule, head)
-            write(journal.folder / "head.safetensors", head.save)
-        task = Fit(subject, schedule, exact, held, journal, seed, head, save_memory, progress)
-        run(task, table, steps, iterations, start_iterations)
+            head = _estimate_head(references[:-held_out_count], schedule, head, journal)
+        task = Fit(target, schedule, references, held_out_count, journal, seed, head, save_memory, progress)
+        run(task, converged, steps, iterations, start_iterations)
     except Exhausted:
         journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
     if journal.best is None and not converges:
@@ -127,15 +131,24 @@ def fit(
     return replace(best, schedule=schedule.knots())
 
 
+def _estimate_head(references: Tensor, schedule: Schedule, rank: int, journal: Journal) -> GaussianStart:
+    """A head start from the samples that are fitted to, kept in the fit's folder."""
+    assert journal.folder is not None  # as `fit` checks first
+    head = GaussianStart.estimate(references, schedule, rank)
+    write(journal.folder / "head.safetensors", head.save)
+    return head
+
+
 def _check(noise: Tensor, held_out: float, **counts: int) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
     checks.require_float("noise", noise)
-    if noise.ndim < 2 or len(noise) < FEWEST:
-        raise ValueError(f"noise: expected [N, ...] with at least {FEWEST} samples, got shape {tuple(noise.shape)}")
-    if not 0 < held_out < 1 or len(noise) * (1 - held_out) < FEWEST / 2:
-        raise ValueError(f"held_out: expected a share in (0, 1) that leaves {FEWEST // 2} samples, got {held_out}")
+    shape = tuple(noise.shape)
+    if noise.ndim < 2 or len(noise) < MIN_SAMPLES:
+        raise ValueError(f"noise: expected [N, ...] with at least {MIN_SAMPLES} samples, got shape {shape}")
+    if not 0 < held_out < 1 or len(noise) * (1 - held_out) < MIN_SAMPLES / 2:
+        raise ValueError(f"held_out: expected a share in (0, 1) that leaves {MIN_SAMPLES // 2} samples, got {held_out}")
 
 
 def _digest(x: Tensor) -> str:

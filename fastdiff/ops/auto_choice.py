@@ -5,12 +5,11 @@ A backend that refuses the case is passed over; PyTorch's own op and the referen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-if TYPE_CHECKING:
-    from .registry import CallSpec
+from .call_spec import CallSpec
 
 
 def preferred(op: str, case: CallSpec) -> tuple[str, ...]:

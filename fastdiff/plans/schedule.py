@@ -30,8 +30,8 @@ class Points(NamedTuple):
         with np.errstate(divide="ignore"):
             return np.log(self.alpha) - np.log(self.sigma)
 
-    def at(self, i: int | slice) -> Points:
-        """The i-th point (or a slice of them)."""
+    def at(self, i: int | slice | np.ndarray) -> Points:
+        """The i-th point, or those of a slice or of an array of places."""
         return Points(self.t[i], self.alpha[i], self.sigma[i])
 
 

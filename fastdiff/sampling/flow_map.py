@@ -34,5 +34,5 @@ def flow_map(model: Callable[..., Tensor], plan: Plan) -> Callable[..., Tensor]:
         row = (t.double()[:, None] - known[:-1]).abs().argmin(1)  # found where t lies: the host waits for nothing
         return model(x, t, known[row + 1].to(t.dtype), **kwargs)
 
-    told.__wrapped__ = getattr(model, "forward", model)  # where its keywords are named
+    vars(told)["__wrapped__"] = getattr(model, "forward", model)  # where its keywords are named
     return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..keywords import check_keywords, options_of
 from ..ops import checks
-from ..plans.catalogue import plan as make_plan
+from ..plans.build import plan as make_plan
 from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Schedule
@@ -32,7 +33,7 @@ def estimate_statistics(
     *,
     steps: int = 60,
     prediction: str | None = None,
-    **options: object,
+    **options: Any,
 ) -> Statistics:
     """The l and s of Zheng et al. 2023 (arXiv 2310.13268, eq. 7 and 11) along `steps` steps of DPM-Solver++(2M).
 
@@ -74,7 +75,7 @@ def estimate_statistics(
     return Statistics(at, l, s)
 
 
-def _eps(model: Model, run: Plan, row: Row, x: Tensor, options: dict[str, object]) -> Tensor:
+def _eps(model: Model, run: Plan, row: Row, x: Tensor, options: dict[str, Any]) -> Tensor:
     """eps at one row of the run for another state, with the run's guidance."""
     here = Plan((replace(row, x=LinearUpdate(x=1.0), base=None),), run.end, run.prediction)
     step = next(iter_sample(model, here, x / here.init_scale, **options))

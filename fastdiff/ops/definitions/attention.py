@@ -35,7 +35,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
     return _call(q, k, v, max(size, 1) ** -0.5 if scale is None else float(scale))
 
 
-def _run(q, k, v, scale) -> Tensor:
+def _run(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     shape = (*q.shape[:3], k.shape[2], q.shape[3])
     run = registry.choose("attention", registry.CallSpec(q.device.type, q.dtype, shape))
     if q.numel() == 0:  # whose strides mean nothing
@@ -49,7 +49,7 @@ def _laid_out_like(q: Tensor, out: Tensor) -> Tensor:
     return out if out.stride() == target.stride() else target.copy_(out)
 
 
-def _meta(q, k, v, scale) -> Tensor:
+def _meta(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return torch.empty_like(q)
 
 

@@ -71,14 +71,34 @@ def _check(
             checks.require_device(name, tensor, x)
 
 
-def _run(x, groups, weight, bias, eps, add, scale, shift, act) -> Tensor:
+def _run(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    add: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    act: str,
+) -> Tensor:
     run = registry.choose("group_norm", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
     if x.numel() == 0:  # whose strides mean nothing
         return _meta(x, groups, weight, bias, eps, add, scale, shift, act)
     return run(x, groups, weight, bias, eps, add, scale, shift, act).contiguous(memory_format=layout_of(x))
 
 
-def _meta(x, groups, weight, bias, eps, add, scale, shift, act) -> Tensor:
+def _meta(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    add: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    act: str,
+) -> Tensor:
     return torch.empty_like(x, memory_format=layout_of(x))
 
 
