@@ -48,13 +48,12 @@ def fastdiff_step(name: str, shape: tuple[int, ...]) -> tuple[Callable[[], objec
     """A call that applies row ROW again and again, the run it works on, and the model's output."""
     plan = make_plan(name)
     run = Run(plan, torch.randn(shape), model_dtype=torch.float32, seeds=torch.arange(shape[0]))
-    for _ in range(ROW):
-        run.advance(torch.randn(shape))
+    for i in range(ROW):
+        run.apply(i, torch.randn(shape))
     m = torch.randn(shape)
 
     def step() -> None:
-        run.i = ROW
-        run.advance(m)
+        run.apply(ROW, m)
 
     return step, run, m
 

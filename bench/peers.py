@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.plans.grid import LOG_SNR_CUT
-from fastdiff.sampling.model import evaluator, input_copies, kwargs_per_call
+from fastdiff.sampling.model import ModelCalls
 
 from .problems import Problem
 
@@ -77,9 +77,8 @@ def _model(problem: Problem, seeds: list[int], spent: list[int]) -> Callable[[Te
     """model(x, t), guided where the problem is; t a number or [B]."""
     conditions = problem.conditions(seeds)
     guidance, uncond = conditions.pop("guidance", None), conditions.pop("uncond", None)
-    calls = kwargs_per_call(guidance, uncond, "batch", conditions, len(seeds))
-    copies = input_copies(guidance, "batch")
-    run = evaluator(problem.model, problem.noise(seeds), calls, copies)
+    calls = ModelCalls(problem.model, problem.noise(seeds).shape, guidance, uncond, "batch", conditions)
+    run, copies = calls.evaluator(), calls.copies
 
     @torch.no_grad()
     def model(x: Tensor, t: Tensor) -> Tensor:

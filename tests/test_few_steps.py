@@ -96,7 +96,7 @@ def test_uniform_times_down_to_the_least_noise_gain_from_more_steps_and_from_a_s
     """The last of these steps is many times as long in lambda as the one before."""
 
     def of(solver: str, steps: int, **options: object) -> float:
-        times = UNEVEN[schedule].warp(np.linspace(1.0, 1e-3, steps))
+        times = UNEVEN[schedule].shift_time(np.linspace(1.0, 1e-3, steps))
         return error(solver, UNEVEN[schedule], times, final_sigma, **options)
 
     counts = (5, 7, 10, 14, 20, 28, 40)

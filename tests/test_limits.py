@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from peers import indexed
 
 import fastdiff as fd
+from fastdiff.ops import registry
 from fastdiff.plans.prediction import convert
 from fastdiff.sampling.run import Run
 
@@ -85,15 +86,14 @@ def test_a_clamp_that_binds_nowhere_changes_nothing():
 @pytest.mark.parametrize(("solver", "launches"), [("dpmpp_2m", 1), ("dpm_solver_2m", 2)])
 def test_only_rows_of_another_form_take_a_second_launch(solver, launches):
     plan, count = fd.plan(solver, VP, 5, grid="logsnr", final_sigma="sigma_min"), 0
-    run = Run(plan, torch.randn(2, 6), model_dtype=torch.float32, clamp=0.5)
-    kernel = run.step
+    kernel = registry.choose("solver_step", registry.CallSpec("cpu", torch.float32, (2, 6)))
 
     def counted(*call):
         nonlocal count
         count += 1
         kernel(*call)
 
-    run.step = counted
-    for _ in plan.rows:
-        run.advance(torch.randn(2, 6))
+    run = Run(plan, torch.randn(2, 6), model_dtype=torch.float32, clamp=0.5, step=counted)
+    for i in range(plan.nfe):
+        run.apply(i, torch.randn(2, 6))
     assert count == launches * plan.nfe

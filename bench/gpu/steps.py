@@ -49,12 +49,11 @@ def _ours(session: Session, solver: str, options: dict, shape: tuple[int, ...], 
         seeds = torch.arange(shape[0], device=session.device)
         with backend(name):
             run = Run(plan, noise, model_dtype=torch.float32, seeds=seeds)
-        for _ in range(AT):
-            run.advance(m)
+        for i in range(AT):
+            run.apply(i, m)
 
         def step() -> None:
-            run.i = AT
-            run.advance(m)
+            run.apply(AT, m)
 
         return step
 

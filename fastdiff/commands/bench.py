@@ -55,14 +55,13 @@ def measure(call: Callable[[], object], seconds: float) -> float:
 def _steps(shape: tuple[int, ...]) -> list[Callable[[], object]]:
     """One update without the model: ours, the fewest eager ops, and diffusers' where it is installed."""
     table = plan("dpmpp_2m", Schedule.scaled_linear(), 2 * ROW, grid="leading")
-    state = Run(table, torch.randn(shape), model_dtype=torch.float32)
-    for _ in range(ROW):
-        state.advance(torch.randn(shape))
+    run = Run(table, torch.randn(shape), model_dtype=torch.float32)
+    for i in range(ROW):
+        run.apply(i, torch.randn(shape))
     x, m, old = (torch.randn(shape) for _ in range(3))
 
     def ours() -> None:
-        state.i = ROW
-        state.advance(m)
+        run.apply(ROW, m)
 
     def eager() -> None:
         (x * 0.9).add_(m, alpha=0.2).add_(old, alpha=-0.1)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..plans.solvers.embedded import embedded_step
-
-if TYPE_CHECKING:
-    from .solver import DPM_Solver
+from .sampler import Sampler
 
 SAFETY = 0.9
 TIME_ERROR = 1e-5
@@ -20,7 +17,7 @@ H_INIT = 0.05
 
 
 def follow(
-    solver: DPM_Solver, x: Tensor, start: float, end: float, order: int, correction: str, atol: float, rtol: float
+    solver: Sampler, x: Tensor, start: float, end: float, order: int, correction: str, atol: float, rtol: float
 ) -> Tensor:
     """x [B, ...] at time `end`, by steps whose root mean square error in every sample is at most 1.
 

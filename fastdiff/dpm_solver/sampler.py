@@ -17,7 +17,7 @@ from ..plans.prediction import convert
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
 from ..plans.table import empty_table
-from ..sampling.run import Run
+from ..sampling.run import Evaluate, Run, Times, each_on_device
 from .model import WrappedModel
 from .noise_schedule import NoiseScheduleVP
 
@@ -107,15 +107,26 @@ class Sampler:
     def _corrected(self, x0: Tensor, t: Tensor) -> Tensor:
         return x0 if self.correcting_x0_fn is None else self.correcting_x0_fn(x0, t)
 
-    def _evaluator(self, rows: Sequence[Row], x: Tensor) -> Callable[[Tensor, int], tuple[Tensor, Tensor | None]]:
-        """(model input [B, ...], i) -> (output, unconditional output or None) at row i; times go to the device once."""
-        seen = self._sees_through
-        times = [self.noise_schedule.model_time(row.t) if seen else row.t for row in rows]
-        on_device = torch.tensor(times, dtype=x.dtype).to(x.device, non_blocking=True)
-        on_device = on_device[:, None].expand(-1, len(x)).contiguous().unbind(0)
-        if seen:
-            return lambda x, i: self.model.evaluate(x, on_device[i], rows[i].alpha, rows[i].sigma)
-        return lambda x, i: (self.model(x, on_device[i]), None)
+    def _outputs(self, row: Row, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(output, unconditional output or None) of the model at the row's input x [B, ...] and time [B]."""
+        if self._sees_through:
+            return self.model.evaluate(x, t, row.alpha, row.sigma)
+        return self.model(x, t), None
+
+    def _model_times(self, rows: Sequence[Row], x: Tensor) -> Times:
+        """What the model is told at each row, [B] like x."""
+        told = self.noise_schedule.model_time if self._sees_through else float
+        return each_on_device([told(row.t) for row in rows], len(x), x.dtype, x.device)
+
+    def _evaluator(self, run: Run, rows: Sequence[Row]) -> Evaluate:
+        """What a run of the rows reads: the model's outputs, or D where the run takes it as `converted` makes it."""
+
+        def evaluate(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+            row = rows[run.i]
+            outputs = self._outputs(row, x, t)
+            return outputs if run.plan.rows[run.i] is row else (self.converted(row, run.x, outputs), None)
+
+        return evaluate
 
     @property
     def _guidance(self) -> float | None:
@@ -136,7 +147,7 @@ class Sampler:
         corrects_first: correcting_xt_fn sees the start too, after the model has been evaluated there. first_step: the
         number that it is told with the first state.
         """
-        evaluate, run = self._evaluator(rows, x), self._start(x, rows, times[-1])
+        run = self._start(x, rows, times[-1])
         marks = torch.tensor(np.asarray(times), dtype=x.dtype).to(x.device, non_blocking=True).unbind(0)
         marks = iter(marks if corrects_first else marks[1:])
         numbers, states = itertools.count(first_step), []
@@ -149,23 +160,24 @@ class Sampler:
             if keep:
                 states.append(run.x.to(x.dtype, copy=True))
 
-        for i, row in enumerate(rows):
-            outputs = evaluate(run.model_input, i)
-            if run.plan.rows[i] is not row:
-                outputs = (self.converted(row, run.x, outputs),)
-            if i == 0 and corrects_first:
+        outputs_of = self._evaluator(run, rows)
+
+        def evaluate(given: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+            outputs = outputs_of(given, t)
+            if run.i == 0 and corrects_first:
                 arrive()
-            run.advance(*outputs)
-            if row.accepts:
+            return outputs
+
+        for i in run.steps(evaluate, self._model_times(rows, x)):
+            if rows[i].accepts:
                 arrive()
         return run.x.to(x.dtype), states
 
     def attempt(self, x: Tensor, rows: Sequence[Row], end: float) -> tuple[Tensor, Tensor]:
         """Both registers after the rows of one step."""
-        evaluate, run = self._evaluator(rows, x), self._start(x, rows, end)
-        for i, row in enumerate(rows):
-            outputs = evaluate(run.model_input, i)
-            run.advance(*(outputs if run.plan.rows[i] is row else (self.converted(row, run.x, outputs),)))
+        run = self._start(x, rows, end)
+        for _ in run.steps(self._evaluator(run, rows), self._model_times(rows, x)):
+            pass
         return run.x.to(x.dtype), run.base.to(x.dtype)
 
     def _start(self, x: Tensor, rows: Sequence[Row], end: float) -> Run:

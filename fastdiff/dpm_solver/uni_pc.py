@@ -100,12 +100,12 @@ class UniPC(Sampler):
         points, vp = self._points(times), self.noise_schedule.vp
         orders = step_orders(points, order, lower_order_final, math.inf)
         asked = unipc(vp, points, self.prediction, order=order, form=self.form, corrector=False)
-        evaluate = self._evaluator(asked, x)
+        told = self._model_times(asked, x)
         marks = torch.tensor(times, dtype=x.dtype).to(x.device, non_blocking=True).unbind(0)
         dtype, base = x.dtype, x.to(compute_dtype(x.dtype))
         now, history, states = base, [], []
         for i, p in enumerate(orders):
-            d = self.converted(asked[i], now, evaluate(now.to(dtype), i))
+            d = self.converted(asked[i], now, self._outputs(asked[i], now.to(dtype), told[i]))
             history = [d, *history[:3]]
             now = base
             if i:

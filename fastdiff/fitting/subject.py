@@ -12,8 +12,9 @@ from torch import Tensor
 from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Points
-from ..sampling.model import Model, check_guidance, evaluator, input_copies, is_guided, kwargs_per_call
-from ..sampling.sample import iter_sample, sample, start_state
+from ..sampling.model import Model, ModelCalls, check_guidance, is_guided
+from ..sampling.sample import iter_sample, sample
+from ..sampling.start import start_state
 
 
 def clock() -> float:
@@ -120,10 +121,9 @@ class Subject:
         """The function (model input, t) -> (m, m_uncond) for these samples, and how many times over it reads x."""
         options = self._options(part)
         guidance, uncond, mode = (options.pop(name) for name in ("guidance", "uncond", "guidance_mode"))
-        copies = input_copies(guidance, mode)
-        calls = kwargs_per_call(guidance, uncond, mode, options, len(part))
-        run = evaluator(self.model, self.noise[part], calls, copies)
-        return (lambda x, t: run(x.to(self.model_dtype), t)), copies
+        calls = ModelCalls(self.model, self.noise[part].shape, guidance, uncond, mode, options)
+        run = calls.evaluator()
+        return (lambda x, t: run(x.to(self.model_dtype), t)), calls.copies
 
     def scale(self, part: Tensor) -> float | Tensor | None:
         """The guidance scale of these samples."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..plans.plan import Plan
 from ..plans.table import MAX_HISTORY
+from ..sampling.registers import Registers, advance, moves_of
 from .space import OFFSET
 
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, "Tensor | None"]]
@@ -36,26 +38,27 @@ def unroll(
     def number(i: int, place: int) -> Tensor:
         return table[:, i, place].to(x.dtype).view(shape)
 
-    def line(i: int, name: str, base: Tensor, x: Tensor, history: list[Tensor]) -> Tensor:
+    def line(i: int, name: str, base: Tensor, x: Tensor, history: tuple[Tensor, ...]) -> Tensor:
         terms = [(OFFSET[f"{name}_base"], base), (OFFSET[f"{name}_x"], x)]
         terms += [(OFFSET[name.upper()] + k, h) for k, h in enumerate(history[:MAX_HISTORY])]
         return sum(number(i, place) * value for place, value in terms if active[i, place])
 
-    base, history = x, []
-    for i, row in enumerate(plan.rows):
-        given, t = number(i, OFFSET["c_in"]) * x, table[:, i, -1].to(x.dtype)
+    def step(
+        i: int, writes_base: bool, m: Tensor, x: Tensor, base: Tensor, history: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        d = number(i, OFFSET["p_x"]) * x + number(i, OFFSET["p_m"]) * m.to(x.dtype)
+        outputs = (d, *history)
+        return line(i, "a", base, x, outputs), line(i, "b", base, x, outputs) if writes_base else None, d
+
+    registers = Registers(x, x)
+    for i, moves in enumerate(moves_of(plan.rows, keeps=MAX_HISTORY)):
+        moves = moves._replace(reads=MAX_HISTORY)  # the table may read outputs that the plan's rows do not
+        given, t = number(i, OFFSET["c_in"]) * registers.x, table[:, i, -1].to(x.dtype)
         if copies > 1:
             given, t = torch.cat([given] * copies), torch.cat([t] * copies)
         m, m_uncond = checkpoint(evaluate, given, t, use_reentrant=False) if save_memory else evaluate(given, t)
         if m_uncond is not None:
             scale = guidance.to(x).view(shape) if isinstance(guidance, Tensor) else guidance
             m = m_uncond + scale * (m - m_uncond)
-        history = [number(i, OFFSET["p_x"]) * x + number(i, OFFSET["p_m"]) * m.to(x.dtype), *history]
-        after, move = line(i, "a", base, x, history), row.base_move
-        if move == "write":
-            base = line(i, "b", base, x, history)
-        elif move != "keep":
-            base = x if move == "here" else after
-        x = after
-        history = [h for k, h in enumerate(history) if k not in row.drop_history]
-    return x
+        registers = advance(registers, moves, partial(step, i, moves.base == "write", m))
+    return registers.x

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ..plans.plan import Plan
 from .levels import read_levels
-from .loop import Denoiser, evaluator, show, start
+from .loop import Denoiser, show, start
 
 
 def plan_sampler(plan: Plan) -> Callable[..., Tensor]:
@@ -46,13 +46,17 @@ def plan_sampler(plan: Plan) -> Callable[..., Tensor]:
             raise ValueError(
                 f"sigmas: the plan runs from {ends[0]:.6g} to {ends[1]:.6g}, got {levels[0]:.6g} to {levels[-1]:.6g}"
             )
-        run, told = start(plan.rows, plan.end, x), [row.t for row in plan.rows]
-        evaluate = evaluator(model, told, x, extra_args)
-        for i in tqdm(range(plan.nfe), disable=disable):
-            denoised = evaluate(run.model_input, i)
+        run, kwargs = start(plan.rows, plan.end, x), extra_args or {}
+
+        def evaluate(given: Tensor, sigma: Tensor) -> tuple[Tensor]:
+            denoised = model(given, sigma, **kwargs)
             if callback is not None:
-                show(callback, run, x.dtype, i=i, sigma=told[i], sigma_hat=told[i], denoised=denoised)
-            run.advance(denoised)
+                t = plan.rows[run.i].t
+                show(callback, run, x.dtype, i=run.i, sigma=t, sigma_hat=t, denoised=denoised)
+            return (denoised,)
+
+        for _ in tqdm(run.steps(evaluate, run.times(dtype=x.dtype)), total=plan.nfe, disable=disable):
+            pass
         return run.x.to(x.dtype)
 
     return sample

@@ -21,6 +21,7 @@ from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points, Schedule
 from ..plans.solvers.ancestral import ddim_row
+from ..sampling.registers import moves_of
 from ..sampling.run import Run
 from .flow import FLOW, finite_log_snr, flow_sampling
 from .guidance import Unconditional, plus_guidance
@@ -76,27 +77,32 @@ def solve(
     run = start(rows, (float(points.alpha[-1]), float(levels[-1])), x)
     if rows[0].sigma > levels[0]:
         _churn_first(run, points.at(0), draw, options["s_noise"])
-    evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)
-    steps = iter(np.concatenate([part[:-1] for part in parts]).tolist())
+    kwargs, moves = extra_args or {}, moves_of(rows)
+    begun = iter(np.concatenate([part[:-1] for part in parts]).tolist())
     since, begins = 0.0, True
+
+    def evaluate(given: Tensor, sigma: Tensor) -> tuple[Tensor, None, list[Tensor]]:
+        nonlocal since
+        i, row, dtype = run.i, rows[run.i], run.x.dtype
+        denoised = model(given, sigma, **kwargs)
+        if begins:
+            step, since = next(begun), row.sigma
+            if callback is not None:
+                hat = sigmas[step] * (row.sigma / levels[step])
+                show(callback, run, x.dtype, i=step, sigma=sigmas[step], sigma_hat=hat, denoised=denoised)
+        end = rows[i + 1].sigma if i + 1 < len(rows) else levels[-1]
+        output, noises = denoised, []
+        if uncond is not None:
+            output = uncond.take()
+            noises.append((denoised - output).to(dtype))
+        for _ in range(moves[i].noises - len(noises)):
+            noises.append(draw(since, end).to(dtype))
+            since = since if whole else end
+        return output, None, noises
+
     with tqdm(total=len(levels) - 1, disable=disable) as progress:
-        for i, row in enumerate(rows):
-            denoised = evaluate(run.model_input, i)
-            if begins:
-                step, since = next(steps), row.sigma
-                if callback is not None:
-                    hat = sigmas[step] * (row.sigma / levels[step])
-                    show(callback, run, x.dtype, i=step, sigma=sigmas[step], sigma_hat=hat, denoised=denoised)
-            end = rows[i + 1].sigma if i + 1 < len(rows) else levels[-1]
-            output, noises = denoised, []
-            if uncond is not None:
-                output = uncond.take()
-                noises.append((denoised - output).to(run.x.dtype))
-            for _ in _indices(row)[len(noises) :]:
-                noises.append(draw(since, end).to(run.x.dtype))
-                since = since if whole else end
-            run.advance(output, noises=noises)
-            begins = row.accepts
+        for i in run.steps(evaluate, run.times([row.sigma for row in rows], x.dtype)):
+            begins = rows[i].accepts
             progress.update(int(begins))
     return run.x.to(x.dtype)
 
@@ -113,17 +119,8 @@ def _stretch(solver: str | Build, schedule: Schedule, points: Points, rise: floa
 def start(rows: Sequence[Row], end: tuple[float, float], x: Tensor) -> Run:
     """A run of the rows from x, which is not written to. end: (alpha, sigma) of the result."""
     plan = Plan(tuple(rows), end, "sample")
-    return Run(plan, x.to(compute_dtype(x.dtype), copy=True), model_dtype=x.dtype)
-
-
-def evaluator(
-    model: Denoiser, sigmas: Sequence[float], x: Tensor, extra_args: Extra
-) -> Callable[[Tensor, int], Tensor]:
-    """(model input, i) -> the denoised output at level i; the levels go to the device once."""
-    levels = torch.tensor(sigmas, dtype=x.dtype).to(x.device, non_blocking=True)
-    levels = levels[:, None].expand(-1, len(x)).contiguous().unbind(0)
-    kwargs = extra_args or {}
-    return lambda x, i: model(x, levels[i], **kwargs)
+    state = x.to(compute_dtype(x.dtype), copy=True)
+    return Run(plan, state, model_dtype=x.dtype, given_noise=True, watched=False)
 
 
 def show(callback: Callable[[dict], object], run: Run, dtype: torch.dtype, **values: object) -> None:
@@ -139,10 +136,6 @@ def _churn_first(run: Run, begin: Points, draw: Draw, s_noise: float) -> None:
     noise = draw(float(begin.sigma), row.sigma)
     run.x.mul_(kept).add_(noise, alpha=s_noise * math.sqrt((row.sigma - low) * (row.sigma + low)))
     run.refresh_input()
-
-
-def _indices(row: Row) -> list[int]:
-    return sorted({j for line in (row.x, row.base) if line is not None for j, _ in line.noise})
 
 
 def _one_noise(row: Row) -> Row:

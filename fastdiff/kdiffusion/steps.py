@@ -19,7 +19,7 @@ from ..plans.solvers.exponential import singlestep
 from ..sampling.adaptive import Controller, scaled_error
 from .flow import FLOW, flow_sampling, sigma_down
 from .levels import read_levels
-from .loop import EDM, Denoiser, evaluator, show, start
+from .loop import EDM, Denoiser, show, start
 from .noise import Draw, Extra, NoiseSampler, independent
 
 Callback = Callable[[dict], object] | None
@@ -59,22 +59,22 @@ def sample_dpm_fast(
         if down != levels[i + 1]:
             step[-1] = renoised(step[-1], process.at(down), process.at(levels[i + 1]), i + 1, s_noise)
         rows += step
-    run = start(rows, (1.0, sigma_min), x)
-    evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)
+    run, kwargs = start(rows, (1.0, sigma_min), x), extra_args or {}
+    step, begins = 0, True
+
+    def evaluate(given: Tensor, sigma: Tensor) -> tuple[Tensor, None, list[Tensor]]:
+        denoised = model(given, sigma, **kwargs)
+        progress.update()
+        if begins and callback is not None:
+            time = torch.tensor(times[step], dtype=x.dtype)
+            at = time.neg().exp()
+            show(callback, run, x.dtype, i=step, sigma=at, sigma_hat=at, t=time, t_up=time, denoised=denoised)
+        ends = levels[step : step + 2].tolist()
+        return denoised, None, [draw(*ends).to(run.x.dtype)] if rows[run.i].x.noise else []
+
     with tqdm(total=n, disable=disable) as progress:
-        step, begins = 0, True
-        for i, row in enumerate(rows):
-            denoised = evaluate(run.model_input, i)
-            progress.update()
-            if begins and callback is not None:
-                time = torch.tensor(times[step], dtype=x.dtype)
-                sigma = time.neg().exp()
-                show(
-                    callback, run, x.dtype, i=step, sigma=sigma, sigma_hat=sigma, t=time, t_up=time, denoised=denoised
-                )  # fmt: skip
-            ends = levels[step : step + 2].tolist()
-            run.advance(denoised, noises=[draw(*ends).to(run.x.dtype)] if row.x.noise else [])
-            begins = row.accepts
+        for i in run.steps(evaluate, run.times([row.sigma for row in rows], x.dtype)):
+            begins = rows[i].accepts
             step += begins
     return run.x.to(x.dtype)
 
@@ -124,14 +124,14 @@ def sample_dpm_adaptive(
             s, t = math.exp(-time), math.exp(-target)
             down = _down(process, s, t, eta, sigma_min)
             rows = embedded_step(EDM, EDM.at(s), EDM.at(down), "sample", f"dpm_{order - 1}{order}")
-            run = start(rows, (1.0, down), now)
-            evaluate = evaluator(model, [row.sigma for row in rows], x, extra_args)
-            first = None
-            for i in range(order):
-                denoised = evaluate(run.model_input, i)
-                first = denoised if first is None else first
-                run.advance(denoised)
+            run, outputs = start(rows, (1.0, down), now), []
+
+            def evaluate(given: Tensor, sigma: Tensor, seen: list[Tensor] = outputs) -> tuple[Tensor, None]:
+                seen.append(model(given, sigma, **(extra_args or {})))
                 progress.update()
+                return seen[-1], None
+
+            run.drive(evaluate, run.times([row.sigma for row in rows], x.dtype))
             error = scaled_error(run.x, run.base, before, rtol, atol)
             if controller.propose(error):
                 before, now, time = run.base, _noised(run.x, process, (s, down, t), s_noise, draw), target
@@ -143,7 +143,7 @@ def sample_dpm_adaptive(
             if callback is not None:
                 at = torch.tensor(time, dtype=x.dtype)
                 values = {"t": at, "t_up": at, "sigma": at.neg().exp(), "sigma_hat": at.neg().exp(), "h": controller.h}
-                values |= {"i": info["steps"] - 1, "denoised": first, "error": torch.tensor(error), **info}
+                values |= {"i": info["steps"] - 1, "denoised": outputs[0], "error": torch.tensor(error), **info}
                 callback({"x": now.to(x.dtype, copy=True), **values})
     result = now.to(x.dtype)
     return (result, info) if return_info else result

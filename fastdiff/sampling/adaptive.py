@@ -17,7 +17,7 @@ from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points, Schedule, require_schedule
 from ..plans.solvers.embedded import ORDERS, embedded_step
 from ..plans.solvers.exponential import first_order
-from .model import Model, check_guidance, evaluator, input_copies, is_guided, kwargs_per_call
+from .model import Model, ModelCalls
 from .run import Run
 
 
@@ -84,29 +84,24 @@ def sample_adaptive(
     """
     require_schedule(schedule)
     _check(noise, pair, rtol, atol, h_init, final_sigma, max_nfe)
-    check_guidance(guidance, uncond, guidance_mode, len(noise))
     check_keywords(model, kwargs, options_of(sample_adaptive))
     prediction = schedule.default_prediction if prediction is None else prediction
-    copies = input_copies(guidance, guidance_mode)
-    evaluate = evaluator(model, noise, kwargs_per_call(guidance, uncond, guidance_mode, kwargs, len(noise)), copies)
+    calls = ModelCalls(model, noise.shape, guidance, uncond, guidance_mode, kwargs)
+    evaluate = calls.evaluator()
     dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
-    options = {
-        "model_dtype": model_dtype or noise.dtype,
-        "copies": copies,
-        "guidance": guidance if is_guided(guidance) else None,
-    }
     done: list[Row] = []
-    calls = 0
+    spent = 0
 
     def attempt(rows: list[Row], end: Points, x: Tensor) -> Run:
-        nonlocal calls
-        calls += len(rows)
-        if calls > max_nfe:
+        nonlocal spent
+        spent += len(rows)
+        if spent > max_nfe:
             raise RuntimeError(f"max_nfe: {max_nfe} evaluations did not suffice for rtol={rtol}, atol={atol}")
-        run = Run(Plan(tuple(rows), (float(end.alpha), float(end.sigma)), prediction), x, **options)
-        for row in rows:
-            t = torch.full((len(run.model_input),), row.t, dtype=dtype, device=x.device)
-            run.advance(*evaluate(run.model_input, t))
+        run = Run(
+            Plan(tuple(rows), (float(end.alpha), float(end.sigma)), prediction), x,
+            model_dtype=model_dtype or noise.dtype, copies=calls.copies, guidance=calls.guidance, watched=False,
+        )  # fmt: skip
+        run.drive(evaluate, run.times())
         return run
 
     s, last = schedule.at(schedule.t_max), schedule.at(schedule.t_min)

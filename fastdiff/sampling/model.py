@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,54 +30,59 @@ def check_guidance(guidance: float | Tensor | None, uncond: object, guidance_mod
         raise ValueError(f"guidance: expected a finite number, got {guidance}")
 
 
-def input_copies(guidance: float | Tensor | None, guidance_mode: str) -> int:
-    """How many times over the model's input holds x."""
-    return 2 if is_guided(guidance) and guidance_mode == "batch" else 1
+class ModelCalls:
+    """How one evaluation calls the model: `evaluator()` is the function for it.
 
-
-def kwargs_per_call(
-    guidance: float | Tensor | None,
-    uncond: dict[str, object] | None,
-    guidance_mode: str,
-    kwargs: dict[str, object],
-    batch: int,
-) -> tuple[dict[str, object], ...]:
-    """The keyword arguments of each call of the model in one evaluation, the unconditional one first.
-
-    One call without guidance; with it, one on [unconditional; conditional] inputs ("batch"), or two ("calls").
+    With guidance the model is called once on [unconditional; conditional] inputs ("batch"), or twice ("calls").
+    guidance: the scale, None where it is not used. copies: how many times over the model's input holds x. arguments:
+    the keyword arguments of each call, the unconditional one first. uncond: those that differ there.
     """
-    if not is_guided(guidance):
-        return (kwargs,)
-    other = {**kwargs, **uncond}
-    if guidance_mode == "calls":
-        return other, kwargs
-    return ({name: _double(name, kwargs.get(name), other[name], batch) for name in other},)
 
+    def __init__(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        guidance: float | Tensor | None = None,
+        uncond: dict[str, object] | None = None,
+        guidance_mode: str = "batch",
+        kwargs: dict[str, object] | None = None,
+    ) -> None:
+        check_guidance(guidance, uncond, guidance_mode, shape[0])
+        self._model, self._shape = model, tuple(shape)
+        self.guidance = guidance if is_guided(guidance) else None
+        self.mode = "plain" if self.guidance is None else guidance_mode
+        self.copies = 2 if self.mode == "batch" else 1
+        self.arguments = self.new_arguments(uncond or {}, kwargs or {})
 
-def evaluator(
-    model: Model, noise: Tensor, calls: tuple[dict[str, object], ...], copies: int
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
-    """The function (model input, t) -> (m, m_uncond) of a run: m_uncond is None where there is no guidance.
+    def new_arguments(self, uncond: dict[str, object], kwargs: dict[str, object]) -> tuple[dict[str, object], ...]:
+        """`arguments` for other keyword arguments. Raises ValueError naming one that cannot be told twice at once."""
+        other = {**kwargs, **uncond}
+        if self.mode == "plain":
+            return (kwargs,)
+        if self.mode == "calls":
+            return other, kwargs
+        return ({name: _double(name, kwargs.get(name), other[name], self._shape[0]) for name in other},)
 
-    calls: from `kwargs_per_call`. copies: how many times over the input holds x; 2 for guidance in one batch.
-    """
-    shape, batch = tuple(noise.shape), len(noise)
+    def evaluator(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
+        """The function (model_input, t) -> (m, m_uncond) [B, ...]. It checks what the model returns."""
+        model, shape, first, last = self._model, self._shape, self.arguments[0], self.arguments[-1]
+        batch = shape[0]
+        doubled = (2 * batch, *shape[1:])
 
-    def plain(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
-        return _output(model(x, t, **calls[0]), shape), None
+        def plain(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
+            m = model(x, t, **first)
+            return (m if type(m) is Tensor and m.shape == shape else _output(m, shape)), None
 
-    def twice(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        # The unconditional output is kept while the model runs again: a model may reuse its output buffer.
-        m_uncond = _output(model(x, t, **calls[0]), shape).clone()
-        return _output(model(x, t, **calls[1]), shape), m_uncond
+        def twice(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            # The unconditional output is kept while the model runs again: a model may reuse its output buffer.
+            m_uncond = _output(model(x, t, **first), shape).clone()
+            return _output(model(x, t, **last), shape), m_uncond
 
-    def together(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        both = _output(model(x, t, **calls[0]), (2 * batch, *shape[1:]))
-        return both[batch:], both[:batch]
+        def together(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            both = _output(model(x, t, **first), doubled)
+            return both[batch:], both[:batch]
 
-    if len(calls) == 2:
-        return twice
-    return together if copies == 2 else plain
+        return {"plain": plain, "calls": twice, "batch": together}[self.mode]
 
 
 def _double(name: str, cond: object, uncond: object, batch: int) -> object:

@@ -1,26 +1,45 @@
-"""The state of one run: two registers, the history, and the next row. A value: two runs share nothing."""
+"""One run of a plan: its buffers, and the two loops over its rows, one that is watched and one that is not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import dynamic_threshold, registry
+from ..ops import registry
 from ..ops.layout import empty_input
-from ..ops.reference import converted_output
 from ..plans.plan import Plan
 from ..plans.prediction import convert
+from .bounds import Bounds
+from .program import Slots, program_of, with_guidance
+from .registers import noise_as_history
+
+Times = Sequence[Tensor]  # [copies * B] for each row
+Evaluate = Callable[[Tensor, Tensor], tuple]  # (model input, t) -> (m, m_uncond), and (m, m_uncond, noises) of `steps`
+Bound = tuple[Tensor, Tensor, list[Tensor], Tensor, "Tensor | None", "Tensor | None"]  # `Slots` with their tensors
+
+
+def each_on_device(
+    values: Sequence[float] | np.ndarray, count: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, ...]:
+    """[count] of each value, copied to the device at once."""
+    numbers = torch.from_numpy(np.asarray(values, dtype=np.float64)).to(dtype).to(device, non_blocking=True)
+    return numbers[:, None].expand(-1, count).contiguous().unbind(0)
 
 
 class Run:
-    """Applies the rows of a plan, one a call, to its own buffers; after the first steps it allocates nothing.
+    """A plan from one x [B, ...], in buffers of its own: after the first steps it allocates nothing.
 
-    x: [B, ...], the point where the model is evaluated next. base: the last accepted state, often x itself.
-    history: H_0, H_1, ... newest first. model_input: c_in x in the model's dtype, twice over under batched guidance; in
-    the tensor given for it, or x itself where that is the same. step: the backend that runs a row.
+    x: the start, float32 or float64; it is the run's first buffer and is written to. model_dtype: of the model's input.
+    copies: how many times over the input holds x (2 for guidance in one batch). guidance: a number or [B]; used where
+    there is an unconditional output. seeds: [B] int64 for the noise; with given_noise the caller makes the noise.
+    clamp, threshold (ratio, limit): bounds on x0. model_input: where the input is written; a new tensor, or x itself
+    where that is the same, if None. watched: whether D is wanted where no row reads it. step: what runs a row, in place
+    of the backend that serves x.
+
+    A run is at row i: `x`, `base` and `model_input` are those before it. It is a value: two runs share nothing.
     """
 
     def __init__(
@@ -35,121 +54,134 @@ class Run:
         clamp: float | None = None,
         threshold: tuple[float, float] | None = None,
         model_input: Tensor | None = None,
+        given_noise: bool = False,
+        watched: bool = True,
+        step: Callable | None = None,
     ) -> None:
-        self.plan = plan
-        bounded = clamp is not None or threshold is not None
-        self.table = _with_options(plan.limited.reading if bounded else plan.table, guidance)
-        self._splits = plan.limited.splits if bounded else (False,) * plan.nfe
-        self._making = _with_options(plan.limited.making, guidance) if bounded else None
-        if clamp is not None:
-            self.table["clamp"] = [clamp if row.form == "data" else np.inf for row in plan.rows]
-            self._making["clamp"] = clamp
-        self.x = self.base = x
-        self.history: list[Tensor] = []
-        self.i = 0
-        self._seeds, self._threshold = seeds, threshold
+        self.plan, self.i = plan, 0
+        self._program = program = program_of(plan)
+        if step is None:
+            step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
+        self._step, self._seeds = step, seeds
         scales = isinstance(guidance, Tensor)
         self._guidance = guidance.to(x.device, torch.float64, non_blocking=True) if scales else None
-        self._slots = [x]
-        self._x0 = torch.empty_like(x) if any(self._splits) else None
-        self._spare = [torch.empty_like(x) for _ in range(plan.depth)]  # buffers for the history
-        self._moves = [row.base_move for row in plan.rows]
+        scale = None if scales else guidance
+        self._bounds: Bounds | None = None
+        if clamp is not None or threshold is not None:
+            self._bounds = Bounds(plan, x, clamp, threshold, scale, step)
+        self.table = program.table if self._bounds is None else self._bounds.table
+        if scale is not None and self._bounds is None:
+            self.table = with_guidance(self.table, scale)
+        if given_noise:
+            self.table = noise_as_history(self.table, program.moves)
+        if model_input is None and (copies > 1 or model_dtype != x.dtype or program.scales):
+            model_input = empty_input(x, copies, model_dtype)
         self._input = model_input
-        if model_input is None and (copies > 1 or model_dtype != x.dtype or any(row.c_in != 1 for row in plan.rows)):
-            self._input = empty_input(x, copies, model_dtype)
+        self._buffers = {0: x}
+        bound = [self._bind(call, watched or program.keeps_outputs) for call in program.calls]
+        self._calls = [bound[k] for k in program.order]
         self.refresh_input()
-        self.step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
+
+    def _bind(self, call: Slots, stores: bool) -> Bound:
+        """The call's buffers, made where there are none yet. stores: whether D has one."""
+
+        def buffer(number: int) -> Tensor:
+            found = self._buffers.get(number)
+            if found is None:
+                found = self._buffers[number] = torch.empty_like(self._buffers[0])
+            return found
+
+        history = [buffer(number) for number in call.history]
+        base_out = None if call.base_out is None else buffer(call.base_out)
+        d_out = buffer(call.d_out) if stores else None
+        return buffer(call.x), buffer(call.base), history, buffer(call.x_out), base_out, d_out
+
+    @property
+    def x(self) -> Tensor:
+        """[B, ...] where the model is evaluated next, or the result."""
+        return self._buffers[self._program.states[self.i].x]
+
+    @property
+    def base(self) -> Tensor:
+        """[B, ...] the last accepted state, often x itself."""
+        return self._buffers[self._program.states[self.i].base]
+
+    @property
+    def history(self) -> list[Tensor]:
+        """The outputs that rows from here on read, newest first."""
+        return [self._buffers[number] for number in self._program.states[self.i].history]
 
     @property
     def model_input(self) -> Tensor:
-        """What the model reads next: [copies * B, ...]."""
+        """[copies * B, ...] what the model reads next: c_in x in its dtype."""
         return self.x if self._input is None else self._input
 
     def refresh_input(self) -> None:
         """Make model_input anew from x, after x was changed from outside."""
         if self._input is not None:
             scaled = self.x * self.plan.rows[min(self.i, self.plan.nfe - 1)].c_in
-            for copy in self._input.split(max(len(self.x), 1)):
+            for copy in self._input.split(max(len(scaled), 1)):
                 copy.copy_(scaled)
 
-    def advance(self, m: Tensor, m_uncond: Tensor | None = None, noises: Sequence[Tensor] = ()) -> None:
-        """Apply row i to the model's output there, [B, ...]; i grows by one.
+    def times(self, values: Sequence[float] | np.ndarray | None = None, dtype: torch.dtype | None = None) -> Times:
+        """What the model is told at each row, [copies * B] each, copied to the device at once.
 
-        noises: the row's noises in the order of their indices, each [B, ...]; drawn from the seeds where not given.
+        values: one a row, the plan's t if None; dtype: theirs, x's if None.
         """
-        move, x, base = self._moves[self.i], self.x, self.base
-        out_x = self._free_slot(x, base)
-        out_base = self._free_slot(x, base, out_x) if move == "write" else None
-        out_d = self._spare.pop() if self._spare else self.history.pop()
-        history = self.history
-        limit = None if self._threshold is None else self._limit(m, m_uncond)
-        if self._splits[self.i]:
-            m, m_uncond, limit = self._limited(m, m_uncond, limit), None, None
-        if noises:
-            _take_as_history(self.table[self.i], 1 + len(history), len(noises))
-            history = [*history, *noises]
-        self.step(
-            self.table, self.i, x, base, m, m_uncond, history, self._guidance if m_uncond is not None else None,
-            limit, self._seeds, out_x, out_base, out_d, self._input,
-        )  # fmt: skip
-        self.history.insert(0, out_d)
-        self._newest = out_d
-        for k in sorted(self.plan.rows[self.i].drop_history, reverse=True):
-            self._spare.append(self.history.pop(k))
-        self.x = out_x
-        if move == "next":
-            self.base = out_x
-        elif move == "here":
-            self.base = x
-        elif move == "write":
-            self.base = out_base
-        self.i += 1
+        x = self._buffers[0]
+        values = self._program.times if values is None else values
+        return each_on_device(values, len(self.model_input), dtype or x.dtype, x.device)
 
-    def data_prediction(self, x_before: Tensor) -> Tensor:
-        """x0 as row i - 1 saw it: the newest output, converted to data form where need be."""
-        row, d = self.plan.rows[self.i - 1], self._newest
+    def apply(self, i: int, m: Tensor, m_uncond: Tensor | None = None, noises: Sequence[Tensor] = ()) -> None:
+        """Run row i on the model's output there, [B, ...]. It may be run again, until a later row has been.
+
+        m_uncond: the unconditional output, under guidance. noises: the row's, each [B, ...], in the order of their
+        indices, where the caller makes them (`given_noise`).
+        """
+        x, base, history, x_out, base_out, d_out = self._calls[i]
+        limit = None
+        if self._bounds is not None:
+            m, m_uncond, limit = self._bounds.apply(i, x, m, m_uncond, self._guidance)
+        guidance = None if m_uncond is None else self._guidance
+        self._step(
+            self.table, i, x, base, m, m_uncond, [*history, *noises] if noises else history, guidance, limit,
+            self._seeds, x_out, base_out, d_out, self._input,
+        )  # fmt: skip
+        self.i = i + 1
+
+    def steps(self, evaluate: Evaluate, times: Times) -> Iterator[int]:
+        """Evaluate the model and run the row, one row at a time; yields i after row i.
+
+        evaluate: (model_input, t) -> the arguments of `apply` after i.
+        """
+        for i, t in enumerate(times):
+            with torch.no_grad():
+                self.apply(i, *evaluate(self.model_input, t))
+            yield i
+
+    def drive(self, evaluate: Evaluate, times: Times) -> Tensor:
+        """The x after all rows, each evaluated and run while nobody looks: `steps`, at the least cost to the host."""
+        if self._bounds is not None:
+            for _ in self.steps(evaluate, times):
+                pass
+            return self.x
+        step, table, guidance, seeds, given = self._step, self.table, self._guidance, self._seeds, self._input
+        with torch.no_grad():
+            for i, ((x, base, history, x_out, base_out, d_out), t) in enumerate(zip(self._calls, times, strict=True)):
+                m, m_uncond = evaluate(x if given is None else given, t)
+                step(
+                    table, i, x, base, m, m_uncond, history, guidance, None, seeds, x_out, base_out, d_out, given
+                )  # fmt: skip
+        self.i = len(self._calls)
+        return self.x
+
+    def data_prediction(self, i: int, x_before: Tensor) -> Tensor:
+        """[B, ...] x0 as row i saw it: its D, converted to data form where need be. x_before: the x it began with."""
+        row, d = self.plan.rows[i], self._calls[i][-1]
+        assert d is not None, "an unwatched run does not keep what nobody reads"
         if row.form == "data":
             return d
         if row.p_m == 0:
-            raise ValueError(f"x0: row {self.i - 1} of the plan does not read the model, so nothing says what x0 is")
+            raise ValueError(f"x0: row {i} of the plan does not read the model, so nothing says what x0 is")
         p_x, p_m = convert(self.plan.prediction, "data", row.alpha, row.sigma)
         return p_x * x_before + p_m / row.p_m * (d - row.p_x * x_before)
-
-    def _free_slot(self, *taken: Tensor | None) -> Tensor:
-        for slot in self._slots:
-            if all(slot is not other for other in taken):
-                return slot
-        self._slots.append(torch.empty_like(self.x))
-        return self._slots[-1]
-
-    def _limit(self, m: Tensor, m_uncond: Tensor | None) -> Tensor | None:
-        """[B] the dynamic threshold of this row's x0; None where the row bounds none."""
-        if not self._splits[self.i] and self.plan.rows[self.i].form != "data":
-            return None
-        ratio, limit = self._threshold
-        prediction = converted_output(self._making[self.i], self.x, m, m_uncond, self._guidance)
-        return dynamic_threshold(prediction, ratio=ratio, limit=limit)
-
-    def _limited(self, m: Tensor, m_uncond: Tensor | None, limit: Tensor | None) -> Tensor:
-        """[B, ...] this row's x0 within its bounds."""
-        guidance = self._guidance if m_uncond is not None else None
-        self.step(
-            self._making, self.i, self.x, self.x, m, m_uncond, [], guidance, limit, None, self._x0, None, None, None
-        )
-        return self._x0
-
-
-def _take_as_history(record: np.void, place: int, count: int) -> None:
-    """Have the row read its noises as the outputs H_place, H_place + 1, ..."""
-    for line, xi in (("A", "xi_a"), ("B", "xi_b")):
-        record[line][place : place + count] = record[xi][:count]
-        record[xi] = 0.0
-
-
-def _with_options(table: np.ndarray, guidance: float | Tensor | None) -> np.ndarray:
-    table = table.copy()
-    if isinstance(guidance, (int, float)):
-        table["guidance"] = guidance
-    # The input written after row i is read at row i + 1.
-    table["c_in"] = np.append(table["c_in"][1:], 1.0)
-    return table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +17,19 @@ from .captured import Captured
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def sample_captured(model: Model, plan: Plan, noise: Tensor, options: dict[str, object]) -> Tensor:
-    """`sample(..., graph=True)`: the model's last graph if it fits the call, a new one otherwise."""
-    inputs = {name: options[name] for name in ("seeds", "image") if name in options}
-    options = {name: value for name, value in options.items() if name not in (*inputs, "mask")}
-    named = {name: options[name] for name in _STRUCTURE if name in options}
+def sample_captured(
+    model: Model,
+    plan: Plan,
+    noise: Tensor,
+    seeds: Sequence[int] | Tensor | None,
+    image: Tensor | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """`sample(..., graph=True)`: the model's last graph if it fits the call, a new one otherwise.
+
+    options: those of `Captured` and the model's keyword arguments.
+    """
+    named = {name: options[name] for name in _STRUCTURE}
     arguments = {name: value for name, value in options.items() if name not in named}
     key = _signature(model, noise, named, arguments)
     found = _kept.get(model) if _weak(model) else None
@@ -27,8 +37,8 @@ def sample_captured(model: Model, plan: Plan, noise: Tensor, options: dict[str, 
         found = key, Captured(model, plan, noise, **options)
         if _weak(model):
             _kept[model] = found
-    changed = {name: named[name] for name in ("guidance", "uncond") if name in named}
-    return found[1](noise, plan=plan, **inputs, **changed, **arguments)
+    changed = {name: named[name] for name in ("guidance", "uncond")}
+    return found[1](noise, plan=plan, seeds=seeds, image=image, **changed, **arguments)
 
 
 _STRUCTURE = ("guidance", "uncond", "guidance_mode", "clamp", "threshold", "threshold_limit", "model_dtype")

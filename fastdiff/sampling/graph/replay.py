@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ...ops.step_table import StepTable, borrowed
 from ...plans.plan import Plan
+from .buffers import Buffers
 from .cuda_graph import record
-
-if TYPE_CHECKING:
-    from .captured import Captured
 
 
 class FixedProgram:
     """Every step captured with its own numbers."""
 
-    def __init__(self, owner: Captured, plan: Plan, evaluate: Callable, whole: bool) -> None:
+    def __init__(self, buffers: Buffers, plan: Plan, whole: bool) -> None:
         if not whole:
             raise ValueError("whole: one captured step serves every row only where the CUDA kernel reads a table")
-        self._plan = plan
-        t = owner.new_t()
-        self._times = [torch.full_like(t, row.t) for row in plan.rows]
+        self._plan, evaluate = plan, buffers.evaluator()
+        t = buffers.new_t()
+        times = [torch.full_like(t, row.t) for row in plan.rows]
 
         def run() -> Tensor:
-            run = owner.start_run(plan)
-            for t in self._times:
-                run.advance(*evaluate(owner.model_input, t))
-            return run.x
+            return buffers.start_run(plan).drive(evaluate, times)
 
-        self._replay = record(run, lambda: evaluate(owner.model_input, self._times[0]))
+        self._replay = record(run, lambda: evaluate(buffers.model_input, times[0]))
+        self._times = times  # the graph reads them
 
     def serves(self, plan: Plan) -> bool:
         return plan == self._plan
@@ -49,24 +42,25 @@ class FixedProgram:
 class TableProgram:
     """Steps read from a table on the device; `whole` captures all of them, otherwise one is replayed for each row."""
 
-    def __init__(self, owner: Captured, plan: Plan, evaluate: Callable, whole: bool) -> None:
-        self._owner, self._plan, self._whole = owner, plan, whole
-        self._t = owner.new_t()
+    def __init__(self, buffers: Buffers, plan: Plan, whole: bool) -> None:
+        self._buffers, self._plan, self._whole = buffers, plan, whole
+        self._t = buffers.new_t()
         self._table = StepTable(plan.nfe, self._t)
-        self._outputs: list[tuple[Tensor, Tensor | None]] = [evaluate(owner.model_input, self._t)] * plan.nfe
+        evaluate = buffers.evaluator()
+        self._outputs: list[tuple[Tensor, Tensor | None]] = [evaluate(buffers.model_input, self._t)] * plan.nfe
         self._write(plan)
         count = plan.nfe if whole else 1
 
         def run() -> list:
             outputs = []
             for _ in range(count):
-                m, m_uncond = evaluate(owner.model_input, self._t)
+                m, m_uncond = evaluate(buffers.model_input, self._t)
                 outputs.append((borrowed(m), None if m_uncond is None else borrowed(m_uncond)))
                 self._table.launch()
             return outputs
 
         def warm_up() -> None:
-            evaluate(owner.model_input, self._t)
+            evaluate(buffers.model_input, self._t)
             self._table.rewind()
             self._table.launch()
 
@@ -75,7 +69,7 @@ class TableProgram:
         self._write(plan)
 
     def serves(self, plan: Plan) -> bool:
-        return plan.nfe == self._table.rows and self._owner.one_launch_a_row(plan)
+        return plan.nfe == self._table.rows and self._buffers.one_launch_a_row(plan)
 
     def use(self, plan: Plan | None) -> Plan:
         if plan is not None and plan != self._plan:
@@ -95,11 +89,14 @@ class TableProgram:
 
     def _write(self, plan: Plan) -> None:
         """The plan's steps as they would be run, with the buffers of a run of its own."""
-        run = self._owner.start_run(plan)
         calls: list[tuple] = []
-        run.step = lambda *call: calls.append(tuple(list(v) if isinstance(v, list) else v for v in call))
-        for m, m_uncond in self._outputs:
-            run.advance(m, m_uncond)
+
+        def keep(*call: object) -> None:
+            calls.append(call)
+
+        run = self._buffers.start_run(plan, keep)
+        for i, (m, m_uncond) in enumerate(self._outputs):
+            run.apply(i, m, m_uncond)
         self._result = run.x
         self._calls = calls  # keeps the buffers that the table points at
         self._table.write(calls, torch.tensor([row.t for row in plan.rows], dtype=torch.float64))

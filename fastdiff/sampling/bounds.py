@@ -1,0 +1,60 @@
+"""Bounds on x0 in a run: a clamp or a dynamic threshold, in one launch with the row or in one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ops import dynamic_threshold
+from ..ops.reference import converted_output
+from ..plans.plan import Plan
+from .program import next_c_in
+
+
+class Bounds:
+    """Bounds the x0 that each row of a plan sees. At least one of clamp and threshold is given.
+
+    clamp: the bound on |x0|. threshold: (ratio, limit) of dynamic thresholding (Saharia et al. 2022, section 2.3).
+    guidance: one scale for all samples. step: the backend.
+    table: the plan's rows, of which some read the bounded x0 instead of the model's output (`fastdiff.plans.limits`).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        x: Tensor,
+        clamp: float | None,
+        threshold: tuple[float, float] | None,
+        guidance: float | None,
+        step: Callable,
+    ) -> None:
+        data_form = np.array([row.form == "data" for row in plan.rows])
+        self.table, self._to_x0 = next_c_in(plan.limited.reading), plan.limited.making.copy()
+        if clamp is not None:
+            self.table["clamp"][data_form] = clamp
+            self._to_x0["clamp"] = clamp
+        if guidance is not None:
+            self.table["guidance"] = self._to_x0["guidance"] = guidance
+        self._splits = plan.limited.splits
+        self._bounded = (data_form | np.array(self._splits)).tolist()
+        self._threshold, self._step = threshold, step
+        self._x0 = torch.empty_like(x) if any(self._splits) else None
+
+    def apply(
+        self, i: int, x: Tensor, m: Tensor, m_uncond: Tensor | None, guidance: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What row i reads: (m, m_uncond, threshold [B]), or the bounded x0 [B, ...] alone in place of m."""
+        limit = None
+        if self._threshold is not None and self._bounded[i]:
+            ratio, most = self._threshold
+            prediction = converted_output(self._to_x0[i], x, m, m_uncond, guidance)
+            limit = dynamic_threshold(prediction, ratio=ratio, limit=most)
+        if not self._splits[i]:
+            return m, m_uncond, limit
+        assert self._x0 is not None
+        scale = None if m_uncond is None else guidance
+        self._step(self._to_x0, i, x, x, m, m_uncond, [], scale, limit, None, self._x0, None, None, None)
+        return self._x0, None, None

@@ -1,0 +1,101 @@
+"""A plan compiled for the loop: which of a run's buffers every row reads and writes, and all else known beforehand."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import NamedTuple
+
+import numpy as np
+
+from ..plans.plan import Plan
+from .registers import Moves, Registers, advance, moves_of
+
+
+class Slots(NamedTuple):
+    """The buffers of one row, by number. history: H_1, H_2, ..., newest first. base_out: None where none is written."""
+
+    x: int
+    base: int
+    history: tuple[int, ...]
+    x_out: int
+    base_out: int | None
+    d_out: int
+
+
+class Program(NamedTuple):
+    """calls: the buffers of the rows, each combination once; order: which of them each row has.
+
+    states: the registers before each row and after the last one, as numbers of buffers.
+    table: the plan's rows; c_in is the next row's, since a row writes what the model reads next. times: [rows] float64.
+    scales: whether any row's c_in is not 1. keeps_outputs: whether any row reads an earlier one's D. stochastic: as the
+    plan is.
+    """
+
+    moves: tuple[Moves, ...]
+    calls: tuple[Slots, ...]
+    order: tuple[int, ...]
+    states: tuple[Registers[int], ...]
+    table: np.ndarray
+    times: np.ndarray
+    scales: bool
+    keeps_outputs: bool
+    stochastic: bool
+
+
+_programs: dict[int, tuple[weakref.ref[Plan], Program]] = {}
+
+
+def program_of(plan: Plan) -> Program:
+    """The plan's program, compiled once and kept as long as the plan: hashing a plan takes longer than running it."""
+    found = _programs.get(id(plan))
+    if found is not None and found[0]() is plan:
+        return found[1]
+    program, name = _compile(plan), id(plan)
+    _programs[name] = weakref.ref(plan, lambda _: _programs.pop(name, None)), program
+    return program
+
+
+def next_c_in(table: np.ndarray) -> np.ndarray:
+    """The table with every c_in one row earlier: the model's input that row i + 1 reads is written after row i."""
+    table = table.copy()
+    table["c_in"] = np.append(table["c_in"][1:], 1.0)
+    return table
+
+
+def with_guidance(table: np.ndarray, scale: float) -> np.ndarray:
+    """The table with one guidance scale for all samples."""
+    table = table.copy()
+    table["guidance"] = scale
+    return table
+
+
+def _compile(plan: Plan) -> Program:
+    """Run the rows on numbers of buffers. The first x is number 0; a row writes to the lowest ones that are free."""
+    moves = moves_of(plan.rows)
+    states, calls = [Registers(0, 0)], []
+    for move in moves:
+
+        def step(x: int, base: int, history: tuple[int, ...], move: Moves = move) -> tuple[int, int | None, int]:
+            live = {x, base, *states[-1].history}
+            free = (number for number in itertools.count() if number not in live)
+            outputs = next(free), next(free) if move.base == "write" else None, next(free)
+            calls.append(Slots(x, base, history, *outputs))
+            return outputs
+
+        states.append(advance(states[-1], move, step))
+    distinct = tuple(dict.fromkeys(calls))
+    places = {call: place for place, call in enumerate(distinct)}
+    table = next_c_in(plan.table)
+    table.flags.writeable = False
+    return Program(
+        moves,
+        distinct,
+        tuple(places[call] for call in calls),
+        tuple(states),
+        table,
+        np.array([row.t for row in plan.rows]),
+        any(row.c_in != 1 for row in plan.rows),
+        plan.depth > 1,
+        plan.stochastic,
+    )

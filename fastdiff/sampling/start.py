@@ -1,0 +1,75 @@
+"""How a run begins: its arguments checked, its first state, its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..ops import checks
+from ..plans.plan import Plan
+from .noise import seed_tensor
+from .program import program_of
+
+# The options of `fastdiff.sample`: what a model's keyword may be a misspelling of, wherever a model is called.
+OPTIONS = (
+    "guidance", "uncond", "guidance_mode", "seeds", "image", "mask", "clamp", "threshold", "threshold_limit",
+    "model_dtype", "callback", "progress", "return_trajectory", "graph",
+)  # fmt: skip
+
+
+@torch.no_grad()
+def start_state(plan: Plan, noise: Tensor, image: Tensor | None) -> Tensor:
+    """The first x [B, ...], float32 or float64: the plan's scale times noise, or the image at its noise level."""
+    dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
+    alpha, sigma = plan.start
+    state = noise.to(dtype) * (plan.init_scale if image is None else sigma)
+    return state if image is None else state + alpha * image.to(dtype)
+
+
+def sample_seeds(plan: Plan, noise: Tensor, seeds: Sequence[int] | Tensor | None) -> Tensor | None:
+    """[B] int64 on noise's device: the seeds given, or drawn where the plan needs some."""
+    if seeds is None and not program_of(plan).stochastic:
+        return None
+    drawn = torch.randint(2**62, (len(noise),)) if seeds is None else seeds
+    return seed_tensor(drawn, len(noise), noise.device)
+
+
+def check_sample(
+    plan: Plan,
+    noise: Tensor,
+    image: Tensor | None,
+    mask: Tensor | None,
+    clamp: float | None,
+    threshold: float | None,
+    threshold_limit: float,
+    model_dtype: torch.dtype | None,
+) -> None:
+    """Raises TypeError or ValueError naming the argument of `fastdiff.sample` that does not fit."""
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan: expected a fastdiff.Plan, got {type(plan).__name__}")
+    checks.require_float("noise", noise)
+    if noise.ndim == 0:
+        raise ValueError("noise: expected [B, ...], got a scalar")
+    if model_dtype is not None and model_dtype not in checks.FLOATS:
+        raise ValueError(f"model_dtype: expected a floating-point dtype, got {model_dtype}")
+    if image is not None:
+        checks.require_float("image", image)
+        checks.require_shape("image", image, tuple(noise.shape))
+        checks.require_device("image", image, noise)
+    if mask is not None and image is None:
+        raise ValueError("mask: expected the image beside it, got None")
+    if mask is not None:
+        checks.require_tensor("mask", mask)
+        checks.require_device("mask", mask, noise)
+        sizes = zip(reversed(mask.shape), reversed(noise.shape), strict=False)
+        if mask.ndim > noise.ndim or any(m not in (1, n) for m, n in sizes):
+            raise ValueError(f"mask: expected a shape that broadcasts to {tuple(noise.shape)}, got {tuple(mask.shape)}")
+    for name, value in (("clamp", clamp), ("threshold", threshold)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: expected a number > 0, got {value}")
+    if threshold is not None and threshold > 1:
+        raise ValueError(f"threshold: expected a ratio in (0, 1], got {threshold}")
+    if not threshold_limit >= 1:
+        raise ValueError(f"threshold_limit: expected a number >= 1, got {threshold_limit}")
