@@ -17,6 +17,7 @@ def bench_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])
 
 
+@pytest.mark.slow
 def test_every_section_is_measured_and_written_down(tmp_path: Path) -> None:
     from bench.gpu.__main__ import main
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compile_cache import compiled
 from cuda_twin.attention import Case, execute
 from cuda_twin.buffers import flat
-from machine_code import ARCHES, MachineCode, run, tool
+from machine_code import ARCHES, MachineCode, tool
 from test_attention import TOLERANCE, deviation, error, formula
 from torch import Tensor
 
@@ -149,14 +150,12 @@ def test_warpgroups_on_hopper_have_roles(built: Built) -> None:
 
 
 @pytest.fixture(scope="session")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("twin") / "twin"
+def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sanitizers += ["-fno-sanitize=null,object-size,pointer-overflow"]  # ASan finds these, and they take long to compile
     sources = [TWIN / name for name in ("attention_twin.cpp", "block.cpp", "warpgroup.cpp")]
-    run(tool("g++"), "-std=c++17", "-O1", *checks, *sanitizers, *sources, "-o", program)
-    return program
+    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, *sources, output="twin") / "twin"
 
 
 Shape = tuple[int, int, int, int, int]  # batch, heads, queries, keys, head size

@@ -9,13 +9,12 @@ import math
 import multiprocessing
 import platform
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import solver_step_cases as cases
 import torch
-from instruction_sets import ISAS, passes_under_sanitizers
+from instruction_sets import SANITIZED, passes_under_sanitizers
 from solver_step_cases import TOLERANCE, Case, make_call, run
 
 from fastdiff.ops.philox import normal
@@ -237,6 +236,7 @@ def test_an_unknown_instruction_set_is_refused() -> None:
         _C.set_isa("sse9")
 
 
-@pytest.mark.parametrize("isa_name", ISAS)
-def test_sanitizers_find_nothing(isa_name: str, tmp_path: Path) -> None:
-    passes_under_sanitizers("native_driver.cpp", isa_name, tmp_path, "-O1")
+@pytest.mark.compiles
+@pytest.mark.parametrize("isa_name", SANITIZED)
+def test_sanitizers_find_nothing(isa_name: str) -> None:
+    passes_under_sanitizers("native_driver.cpp", isa_name, "-O1")
