@@ -12,13 +12,8 @@ from compile_cache import compiled
 _C = pytest.importorskip("fastdiff.ops.native")._C
 
 ISAS = _C.usable_isas()
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"]
-FLAGS = {
-    "portable": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": AVX512,
-    "avx512_bf16": [*AVX512, "-mavx512bf16"],
-}
+_LINES = (Path(__file__).parents[1] / "csrc" / "cpu" / "isa_flags.txt").read_text().splitlines()
+FLAGS = {name: flags for name, *flags in (line.split() for line in _LINES if not line.startswith("#"))}
 
 
 SANITIZED = sorted({ISAS[0], ISAS[-1]}, key=ISAS.index)  # the plainest code, and what runs here

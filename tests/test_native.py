@@ -9,12 +9,15 @@ import math
 import multiprocessing
 import platform
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import solver_step_cases as cases
 import torch
 from instruction_sets import SANITIZED, passes_under_sanitizers
+from machine_code import run as run_tool
+from machine_code import tool
 from solver_step_cases import TOLERANCE, Case, make_call, run
 
 from fastdiff.ops.philox import normal
@@ -234,6 +237,15 @@ def test_a_table_may_be_a_view() -> None:
 def test_an_unknown_instruction_set_is_refused() -> None:
     with pytest.raises(ValueError, match="no 'sse9'"):
         _C.set_isa("sse9")
+
+
+def test_the_layout_of_dlpack_is_that_of_torchs_header() -> None:
+    include = Path(torch.__file__).parent / "include"
+    header = include / "ATen" / "dlpack.h"
+    if not header.exists() or "DLPackExchangeAPI" not in header.read_text():
+        pytest.skip("this torch has no exchange interface")
+    source = Path(__file__).with_name("dlpack_layout.cpp")
+    run_tool(tool("g++"), "-std=c++17", "-fsyntax-only", f"-I{include}", source)
 
 
 @pytest.mark.compiles
