@@ -16,7 +16,7 @@ from tiny_pipelines import STABLE_DIFFUSION, prompt_to_image
 from torch import Tensor, nn
 
 import fastdiff as fd
-from fastdiff.fitting import teacher
+from fastdiff.fitting import references
 
 BATCH = 4  # samples that the pages draw at once
 FITTED = 32  # noises of a fit
@@ -60,7 +60,7 @@ def velocity(x: Tensor, t: Tensor) -> Tensor:
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines from configurations, small fits, and a host under ComfyUI's names."""
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(_pipeline))
-    monkeypatch.setattr(teacher, "CONTESTANTS", teacher.CONTESTANTS[:1])
+    monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
     monkeypatch.setattr(fd, "fit", _small(fd.fit))
     sampling, tables = hosts.new_host()
     comfy, package = types.ModuleType("comfy"), types.ModuleType("comfy.k_diffusion")
