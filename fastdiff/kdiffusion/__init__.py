@@ -1,10 +1,10 @@
 """k-diffusion's functions on fastdiff's plans: `from fastdiff import kdiffusion as sampling` in a k-diffusion script.
 
-The functions are those of crowsonkb/k-diffusion (`sampling.py`) and of ComfyUI's copy of it; `samplers` has their
-contract. `register(module)` puts them into a host's tables, where they draw the host's noise (`host`) and know its
+The functions are those of crowsonkb/k-diffusion (`sampling.py`) and of ComfyUI's copy of it; `samplers` describes their
+arguments. `register(module)` installs them in a host, where they draw the host's noise (`host`) and recognise its
 rectified-flow models (`flow`).
 
-With equal noise the samples agree to rounding, except for what docs/deviations.md lists: bugs of the peers, rectified
+Given the same noise, samples agree to rounding, except for what docs/deviations.md lists: bugs of the peers, rectified
 flows, rising and repeated sigmas, half precision.
 """
 

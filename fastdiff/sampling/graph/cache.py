@@ -1,4 +1,4 @@
-"""The last graph of each module, for `sample(..., graph=True)`."""
+"""The last graph captured for each module, for `sample(..., graph=True)`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _weak(model: Model) -> bool:
 
 
 def _signature(model: Model, noise: Tensor, named: dict, arguments: dict) -> tuple:
-    """What a graph holds and cannot change: shapes, places of weights, options and plain arguments."""
+    """What a graph has captured and cannot change: shapes, addresses of weights, options and plain arguments."""
     guided = is_guided(named.get("guidance"))
     fixed = tuple(repr(named.get(name)) for name in _STRUCTURE[2:])
     leaves, layout = pytree.tree_flatten((arguments, named.get("uncond")))

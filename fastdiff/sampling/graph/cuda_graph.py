@@ -1,4 +1,4 @@
-"""Capturing a program as a CUDA graph, and saying which op stood in the way."""
+"""Capture a program as a CUDA graph, and find the op that prevents it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class CaptureError(RuntimeError):
-    """The model does something that a CUDA graph cannot hold."""
+    """The model does something that a CUDA graph cannot capture."""
 
 
 T = TypeVar("T")
 
 
 class Recorded(Generic[T]):
-    """A captured program: calling it replays. result: what it returned when it was captured."""
+    """A captured program; calling it replays the graph. result: what the program returned during capture."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph, result: T) -> None:
         self.graph, self.result = graph, result
