@@ -95,7 +95,7 @@ class Sampler:
             raise ValueError(f"t_start, t_end: expected two different times > 0, got {start} and {end}")
         return start, end
 
-    def _points(self, times: Sequence[float] | np.ndarray) -> Points:
+    def _points(self, times: float | Sequence[float] | np.ndarray) -> Points:
         return self.noise_schedule.vp.at(np.asarray(times, dtype=np.float64))
 
     def _denoising_row(self, end: float) -> Row:
@@ -136,7 +136,7 @@ class Sampler:
         self,
         x: Tensor,
         rows: Sequence[Row],
-        times: Sequence[float],
+        times: Sequence[float] | np.ndarray,
         *,
         corrects_first: bool = False,
         first_step: int = 0,
@@ -149,11 +149,12 @@ class Sampler:
         """
         run = self._start(x, rows, times[-1])
         marks = torch.tensor(np.asarray(times), dtype=x.dtype).to(x.device, non_blocking=True).unbind(0)
-        marks = iter(marks if corrects_first else marks[1:])
-        numbers, states = itertools.count(first_step), []
+        ends = iter(marks if corrects_first else marks[1:])
+        numbers = itertools.count(first_step)
+        states: list[Tensor] = []
 
         def arrive() -> None:
-            t, step = next(marks), next(numbers)
+            t, step = next(ends), next(numbers)
             if self.correcting_xt_fn is not None:
                 run.x.copy_(self.correcting_xt_fn(run.x, t, step))
                 run.refresh_input()

@@ -88,7 +88,7 @@ class DPM_Solver(Sampler):
         else:
             times, rows = self._singlestep(steps, order, skip_type, start, end, method, CORRECTIONS[solver_type])
         if denoise_to_zero:
-            rows, times = [*rows, self._denoising_row(end)], [*times, end]
+            rows, times = [*rows, self._denoising_row(end)], np.append(times, end)
         x, states = self._run(x, rows, times, corrects_first=method == "multistep", keep=return_intermediate)
         return (x, states) if return_intermediate else x
 

@@ -105,7 +105,9 @@ class UniPC(Sampler):
         told = self._model_times(asked, x)
         marks = torch.tensor(times, dtype=x.dtype).to(x.device, non_blocking=True).unbind(0)
         dtype, base = x.dtype, x.to(compute_dtype(x.dtype))
-        now, history, states = base, [], []
+        now = base
+        history: list[Tensor] = []
+        states: list[Tensor] = []
         for i, p in enumerate(orders):
             d = self.converted(asked[i], now, self._outputs(asked[i], now.to(dtype), told[i]))
             history = [d, *history[:3]]

@@ -7,6 +7,7 @@ A solver that adds noise, or works in log SNR, must know that alpha = 1 - sigma.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -20,14 +21,14 @@ FLOW = Schedule.flow(t_min=1e-12)
 FIRST_SHARE = 1e-4  # of the run: a solver in log SNR starts this far in, since log SNR is -inf at sigma = 1
 
 
-def flow_sampling(model: object) -> object | None:
+def flow_sampling(model: object) -> Any:
     """The host's object that marks its model as a rectified flow; None for any other model.
 
     In ComfyUI that is the model_sampling, a CONST; in Forge it is the predictor, with prediction_type "const".
     """
     guider = getattr(model, "inner_model", None)
     sampling = getattr(getattr(guider, "inner_model", None), "model_sampling", None)
-    if sampling is None and hasattr(guider, "model_patcher"):
+    if sampling is None and guider is not None and hasattr(guider, "model_patcher"):
         sampling = guider.model_patcher.get_model_object("model_sampling")
     if sampling is None:
         sampling = getattr(guider, "predictor", None)
@@ -39,7 +40,7 @@ def _is_flow(sampling: object) -> bool:
     return constant or getattr(sampling, "prediction_type", None) == "const"
 
 
-def finite_log_snr(sigmas: Tensor, sampling: object) -> Tensor:
+def finite_log_snr(sigmas: Tensor, sampling: Any) -> Tensor:
     """The sigmas, with a first one of 1 moved to the host's sigma at FIRST_SHARE, where log SNR is finite."""
     if sigmas[0] >= 1:
         sigmas = sigmas.clone()

@@ -7,6 +7,7 @@ step on U, plus D - U: the solver's rows run on U and read D - U as a noise of w
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from ..plans.row import Row
 class Unconditional:
     """Catches the unconditional output of a host's guider at every call, with its hook that runs after guidance."""
 
-    def __init__(self, extra_args: dict[str, object] | None) -> None:
+    def __init__(self, extra_args: dict[str, Any] | None) -> None:
         options = dict((extra_args or {}).get("model_options", {}))
         options["sampler_post_cfg_function"] = [*options.get("sampler_post_cfg_function", []), self._hook]
         options["disable_cfg1_optimization"] = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def solve(
     one_step: bool = False,
     rise: float = 0.0,
     uncond: Unconditional | None = None,
-    **options: object,
+    **options: Any,
 ) -> Tensor:
     """Take x [B, ...] from sigmas[0] to sigmas[-1] with a solver of the catalogue or a builder of rows.
 

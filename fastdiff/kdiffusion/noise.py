@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from .brownian import BrownianPath, BrownianTreeNoiseSampler, batch_seeds
 
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 Draw = Callable[[float, float], Tensor]
-Extra = dict[str, object] | None
+Extra = dict[str, Any] | None
 
 _NEXT_PATH = 0x9E3779B97F4A7C15 - 2**64  # an odd number of no pattern: consecutive seeds stay apart
 
@@ -58,7 +59,8 @@ class _Paths:
     """
 
     def __init__(self, x: Tensor, seeds: object) -> None:
-        self.path, self.like, self.rising = BrownianPath(x, seeds), x, None
+        self.path, self.like = BrownianPath(x, seeds), x
+        self.rising: bool | None = None
 
     def __call__(self, start: float, end: float) -> Tensor:
         if self.rising is not None and self.rising != (end > start):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def _ancestral(solver: str, flow_solver: Build, name: str, doc: str) -> Callable
     return _named(sample, name, doc + " On rectified flows as described at `flow.ancestral`.")
 
 
-def _plain(solver: str, name: str, doc: str, **options: object) -> Callable[..., Tensor]:
+def _plain(solver: str, name: str, doc: str, **options: Any) -> Callable[..., Tensor]:
     @torch.no_grad()
     def sample(
         model: Denoiser,
@@ -391,7 +392,7 @@ def sample_er_sde(
 
     noise_scaler: phi(sigma / alpha), on float64 tensors; it sets how much noise is drawn.
     """
-    scaler = {} if noise_scaler is None else {"noise_scaler": _on_arrays(noise_scaler)}
+    scaler: dict[str, Any] = {} if noise_scaler is None else {"noise_scaler": _on_arrays(noise_scaler)}
     return solve(
         model, x, sigmas, "er_sde", extra_args=extra_args, callback=callback, disable=disable,
         draw=independent(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=float(s_noise > 0),

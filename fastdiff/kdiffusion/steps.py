@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..ops import make_row, solver_step
+from ..plans.row import Row
 from ..plans.schedule import Schedule
 from ..plans.solvers.ancestral import step_down
 from ..plans.solvers.churn import renoised
@@ -53,13 +54,13 @@ def sample_dpm_fast(
     sigmas = np.exp(-times)
     draw = independent(x, extra_args, noise_sampler, x) if eta else None
     process = _process(model)
-    rows = []
+    rows: list[Row] = []
     for i, order in enumerate(orders):
         down = _down(process, sigmas[i], sigmas[i + 1], eta, sigma_min)
-        step = singlestep(EDM, EDM.at(np.array([sigmas[i], down])), "sample", order=order, form="noise")
+        part = singlestep(EDM, EDM.at(np.array([sigmas[i], down])), "sample", order=order, form="noise")
         if down != sigmas[i + 1]:
-            step[-1] = renoised(step[-1], process.at(down), process.at(sigmas[i + 1]), i + 1, s_noise)
-        rows += step
+            part[-1] = renoised(part[-1], process.at(down), process.at(sigmas[i + 1]), i + 1, s_noise)
+        rows += part
     run, kwargs = start(rows, (1.0, sigma_min), x), extra_args or {}
     step, begins = 0, True
 
@@ -125,7 +126,8 @@ def sample_dpm_adaptive(
             s, t = math.exp(-time), math.exp(-target)
             down = _down(process, s, t, eta, sigma_min)
             rows = embedded_step(EDM, EDM.at(s), EDM.at(down), "sample", f"dpm_{order - 1}{order}")
-            run, outputs = start(rows, (1.0, down), now), []
+            run = start(rows, (1.0, down), now)
+            outputs: list[Tensor] = []
 
             def evaluate(given: Tensor, t: Tensor, seen: list[Tensor] = outputs) -> tuple[Tensor, None]:
                 seen.append(model(given, t, **(extra_args or {})))
