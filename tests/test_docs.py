@@ -26,7 +26,7 @@ from fastdiff.__main__ import main
 ROOT = Path(__file__).parents[1]
 TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PAGES = [*TOP, *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md")))]
-LANGUAGES = {"python", "sh", "text"}
+LANGUAGES = {"python", "pycon", "sh", "text"}
 EXAMPLES = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FASTER = {
     "fit": ["--samples", "32", "--evaluations", "5000"],
@@ -53,8 +53,8 @@ def blocks_of(page: str) -> list[Block]:
     return [Block(m[2], m[3], text.count("\n", 0, m.start(3)), m[1] or "") for m in found]
 
 
-def pages_with(language: str) -> list[str]:
-    return [page for page in PAGES if any(block.language == language for block in blocks_of(page))]
+def pages_with(*languages: str) -> list[str]:
+    return [page for page in PAGES if any(block.language in languages for block in blocks_of(page))]
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +72,24 @@ def run(block: Block, page: str, names: dict[str, object]) -> None:
         exec(code, names)
 
 
-@pytest.mark.parametrize("page", pages_with("python"))
+@pytest.mark.parametrize("page", pages_with("python", "pycon"))
 def test_the_code_of_a_page_runs_from_top_to_bottom(page):
     names = doc_stand_ins.names()
     for block in blocks_of(page):
         if block.language == "python":
             with contextlib.redirect_stdout(io.StringIO()):
                 run(block, page, names)
+        elif block.language == "pycon":
+            check(block, page, names)
+
+
+def check(block: Block, page: str, names: dict[str, object]) -> None:
+    """Its examples print what the page says."""
+    test = doctest.DocTestParser().get_doctest(block.code, names, page, page, block.line)
+    report = io.StringIO()
+    failed, _ = doctest.DocTestRunner(optionflags=EXAMPLES).run(test, out=report.write, clear_globs=False)
+    names.update(test.globs)  # a copy
+    assert not failed, report.getvalue()
 
 
 @pytest.mark.parametrize("page", pages_with("sh"))
@@ -106,7 +117,7 @@ def test_the_node_for_comfyui_accelerates_a_model():
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_say_what_they_are(page):
     assert {block.language for block in blocks_of(page)} <= LANGUAGES
-    assert text_of(page).count("\n```") == 2 * len(blocks_of(page))
+    assert len(re.findall(r"^ *```", text_of(page), re.MULTILINE)) == 2 * len(blocks_of(page))
 
 
 def test_the_readme_is_short_and_begins_with_two_installations():

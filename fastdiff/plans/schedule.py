@@ -44,6 +44,11 @@ class Schedule(ABC):
     num_train_timesteps: number of training indices of a discrete schedule, else None.
     default_prediction: what models of this kind usually predict.
     All methods take floats or arrays and compute in float64.
+
+    >>> Schedule.scaled_linear()
+    <Schedule vp, 1000 training steps: t 0 to 999, sigma/alpha 0.02917 to 14.61>
+    >>> float(Schedule.flow(shift=3.0).alpha(0.25))
+    0.75
     """
 
     kind: str

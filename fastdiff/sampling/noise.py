@@ -39,6 +39,9 @@ def randn(
     shape: [B, ...]. seeds: B whole numbers. index: which noise of the run, in [0, 2^32); 0 is the initial noise,
     solvers draw from 1 upwards. The numbers are the same on every device and backend, to the rounding of log and cos.
     Raises TypeError or ValueError naming the argument.
+
+    >>> torch.equal(randn((2, 3), seeds=[5, 7])[1:], randn((1, 3), seeds=[7]))
+    True
     """
     if not 0 <= index < 2**32:
         raise ValueError(f"index: expected a whole number in [0, 2^32), got {index}")

@@ -114,6 +114,11 @@ def sample(
         model cannot be captured or the noise is not on a CUDA device. Not with callback, progress, return_trajectory or
         mask.
     No gradients are recorded. Raises TypeError or ValueError naming the argument.
+
+    >>> plan = fd.plan("unipc", fd.Schedule.flow(), steps=8)
+    >>> velocity = lambda x, t: (2 * t - 1).view(-1, 1) * x / ((1 - t) ** 2 + t**2).view(-1, 1)  # of unit Gaussian data
+    >>> sample(velocity, plan, torch.randn(16, 3)).shape
+    torch.Size([16, 3])
     """
     watched = callback is not None or progress or return_trajectory or mask is not None
     if graph:

@@ -11,7 +11,7 @@ set_timesteps made; any other belongs to the run whose latest result it is given
 is given an element of. So interleaved runs are kept apart if each has called set_timesteps or hands on the very tensor
 that step returned; the latest eight runs of a thread are kept.
 
-set_timesteps takes `timesteps`, `sigmas` and `mu` in every class (`fastdiff.schedulers.times`).
+set_timesteps takes `timesteps`, `sigmas` and `mu` in every class (`fastdiff.schedulers.spaces`).
 
 What a host changes after set_timesteps counts from the next step on, as in diffusers: attributes of `scheduler.config`,
 `sigmas` and `timesteps` edited in place or replaced, `alphas_cumprod`. (The exception: tensors made in inference mode
@@ -36,26 +36,24 @@ except ImportError as error:
 
 from diffusers import SchedulerMixin  # diffusers looks for it in the module that a saved pipeline names
 
-from .distilled import LCMScheduler, TCDScheduler
+from .ddim import DDIMInverseScheduler, DDIMScheduler
+from .ddpm import DDPMScheduler
+from .deis import DEISMultistepScheduler
+from .dpm_solver_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
+from .dpm_solver_sde import DPMSolverSDEScheduler
+from .dpm_solver_singlestep import DPMSolverSinglestepScheduler
 from .edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
-from .fitted import PlanScheduler
-from .flow import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
-from .multistep import (
-    DEISMultistepScheduler,
-    DPMSolverMultistepInverseScheduler,
-    DPMSolverMultistepScheduler,
-    UniPCMultistepScheduler,
-)
-from .noise_level import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, LMSDiscreteScheduler
-from .pseudo import IPNDMScheduler, PNDMScheduler
-from .singlestep import DPMSolverSinglestepScheduler
-from .training_times import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
-from .two_stage import (
-    DPMSolverSDEScheduler,
-    HeunDiscreteScheduler,
-    KDPM2AncestralDiscreteScheduler,
-    KDPM2DiscreteScheduler,
-)
+from .euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from .flow_match import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+from .heun import HeunDiscreteScheduler
+from .ipndm import IPNDMScheduler
+from .kdpm2 import KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
+from .lcm import LCMScheduler
+from .lms import LMSDiscreteScheduler
+from .plan import PlanScheduler
+from .pndm import PNDMScheduler
+from .tcd import TCDScheduler
+from .unipc import UniPCMultistepScheduler
 
 _CLASSES = (
     DDIMInverseScheduler,

@@ -2,115 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import diffusers
-import numpy as np
-import torch
 from diffusers.schedulers.scheduling_edm_euler import EDMEulerSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
-from torch import Tensor
 
 from ..plans.row import Row
 from ..plans.schedule import Points
-from ..plans.solvers.ancestral import ddim_row
-from .multistep import InLambda, dpm_rows
-from .noise_level import InNoiseLevel
-from .points import EDM
-from .state import RunState
-from .table import preconditioned, reading_x0
-
-Generators = torch.Generator | list[torch.Generator] | None
-
-
-class Preconditioned(InNoiseLevel):
-    """x0 = c_skip x + c_out m, and the model reads c_in x."""
-
-    def _precondition(self, row: Row) -> Row:
-        config = self.config
-        sign = {"epsilon": 1.0, "v_prediction": -1.0}.get(config.prediction_type)
-        if sign is None:
-            raise ValueError(f"prediction_type: expected epsilon or v_prediction, got {config['prediction_type']}")
-        data, total = config.sigma_data, row.sigma**2 + config.sigma_data**2
-        return preconditioned(row, data**2 / total, sign * row.sigma * data / total**0.5)
-
-    _own = ()
-
-    def _placed(
-        self,
-        run: RunState,
-        count: int,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        mu: float | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        levels = run.sigmas.double().cpu().numpy()
-        if timesteps is not None:
-            levels = np.append(np.exp(4 * np.asarray(timesteps, dtype=np.float64)), levels[-1])
-        elif sigmas is not None:
-            levels = np.asarray(sigmas, dtype=np.float64)
-        return 0.25 * np.log(levels[:-1]), levels
-
-    def _scales(self, run: RunState) -> list[float]:
-        return ((run.levels**2 + self.config.sigma_data**2) ** -0.5).tolist()
+from ..plans.solvers.empty import around_empty_steps
+from .base import FusedScheduler
+from .dpm_solver_multistep import configured_rows
+from .euler import check_input, churns, euler_rows
+from .noise import output_noise
+from .protocol import Key, Scheduler
+from .recipe import Recipe, Rows
+from .run_state import RunState
+from .spaces import EDM, VE_SCHEDULE
+from .step import fused_step, scale_model_input
 
 
-class EDMEulerScheduler(Preconditioned, diffusers.EDMEulerScheduler):
+class EDMEulerScheduler(FusedScheduler, diffusers.EDMEulerScheduler):
     """Euler's method; with s_churn, diffusers' own step."""
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: float | Tensor,
-        sample: Tensor,
-        s_churn: float = 0.0,
-        s_tmin: float = 0.0,
-        s_tmax: float = float("inf"),
-        s_noise: float = 1.0,
-        generator: Generators = None,
-        return_dict: bool = True,
-        pred_original_sample: Tensor | None = None,
-    ) -> EDMEulerSchedulerOutput | tuple[Tensor, Tensor]:
-        """(the sample at the next noise level in model_output's dtype, x0), each [B, ...]."""
-        if s_churn > 0:
-            return super().step(
-                model_output, timestep, sample, s_churn, s_tmin, s_tmax, s_noise, generator, return_dict,
-                pred_original_sample,
-            )  # fmt: skip
-        self._check_call(timestep)
-        given = pred_original_sample is not None
-        m = pred_original_sample if given else model_output
-        new, x0 = self._advance(m, timestep, sample, key=(1.0,) if given else ())
-        return EDMEulerSchedulerOutput(prev_sample=new, pred_original_sample=x0) if return_dict else (new, x0)
+    recipe = Recipe(
+        euler_rows, EDM, output_dtype="output", extra="converted", extra_in_float32=True, native_args=(),
+        needs_set_timesteps=False,
+    )  # fmt: skip
+    step = fused_step(
+        diffusers.EDMEulerScheduler.step, EDMEulerSchedulerOutput, x0="pred_original_sample", native=churns,
+        check=check_input,
+    )  # fmt: skip
+    scale_model_input = scale_model_input
 
-    def _rows(self, run: RunState, begin: int, key: tuple[float, ...]) -> tuple[list[Row], tuple[float, float]]:
-        points = self._points(run, begin)
-        steps = range(len(points.t) - 1)
-        rows = [ddim_row(points.at(i), points.at(i + 1), "sample", 1) for i in steps]
-        rows = [reading_x0(row) if key else self._precondition(row) for row in rows]
-        return rows, (1.0, float(points.sigma[-1]))
+    def _rows(self, run: RunState, key: Key) -> Rows:
+        """With a key, for x0 itself in place of the model's output."""
+        return euler_rows(self, run, EDM.points(self, run, run.begin), key) if key else super()._rows(run, key)
 
 
-class EDMDPMSolverMultistepScheduler(Preconditioned, InLambda, diffusers.EDMDPMSolverMultistepScheduler):
+def edm_dpm_solver_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> list[Row]:
+    """For a model that predicts x0."""
+
+    def make(points: Points, places: list[int]) -> list[Row]:
+        return configured_rows(scheduler, points, len(run.times), VE_SCHEDULE, "sample")
+
+    return around_empty_steps(points, "sample", make)
+
+
+class EDMDPMSolverMultistepScheduler(FusedScheduler, diffusers.EDMDPMSolverMultistepScheduler):
     """DPM-Solver++ of order 1 to 3, ODE and SDE (Lu et al. 2022, arXiv 2211.01095)."""
 
-    _result = "both"
-    _second = None
-    _needs_steps = True
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: float | Tensor,
-        sample: Tensor,
-        generator: Generators = None,
-        return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
-        """The sample [B, ...] at the next noise level."""
-        new, _ = self._advance(model_output, timestep, sample, generator=generator)
-        return SchedulerOutput(prev_sample=new) if return_dict else (new,)
-
-    _rows = InLambda._rows
-
-    def _solver_rows(self, run: RunState, points: Points, steps: list[int]) -> list[Row]:
-        return [self._precondition(row) for row in dpm_rows(self, points, len(run.times), EDM, "sample")]
+    recipe = Recipe(edm_dpm_solver_rows, EDM, noise=output_noise, native_args=(), absent_is_last=True)
+    step = fused_step(diffusers.EDMDPMSolverMultistepScheduler.step, SchedulerOutput)
+    scale_model_input = scale_model_input

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .fused import Fused
-    from .state import RunState
+from .protocol import Scheduler
 
 
 class Watch:
@@ -20,15 +18,15 @@ class Watch:
 
     __slots__ = ("blind", "config", "named", "versions")
 
-    def __init__(self, scheduler: Fused, run: RunState) -> None:
+    def __init__(self, scheduler: Scheduler, run: Any) -> None:
         self.config = dict(vars(scheduler.config))
-        self.named = {name: _kept(getattr(scheduler, name)) for name in scheduler._read_by_step}
-        values = [*(getattr(run, name, None) for name in scheduler._read_of_run), *self.named.values()]
+        self.named = {name: _kept(getattr(scheduler, name)) for name in scheduler.recipe.reads}
+        values = [*(getattr(run, name, None) for name in scheduler.recipe.space.run_tensors), *self.named.values()]
         tensors = [value for value in values if isinstance(value, Tensor)]
         self.versions = [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
         self.blind = len(self.versions) < len(tensors)
 
-    def is_stale(self, scheduler: Fused) -> bool:
+    def is_stale(self, scheduler: Scheduler) -> bool:
         """Whether any of it is another now. Every step asks; no tensor's value is read."""
         for tensor, version in self.versions:
             if tensor._version != version:
@@ -39,11 +37,11 @@ class Watch:
                 return True
         return differ(scheduler._internal_dict.__dict__, self.config)
 
-    def settings(self, run: RunState) -> tuple[object, ...]:
+    def settings(self, run: Any) -> tuple[object, ...]:
         """By value, what the rows of every run of a scheduler are made from."""
         named = {name: value for name, value in self.named.items() if not isinstance(value, Tensor)}
-        levels = None if run.alphas_cumprod is None else run.alphas_cumprod.tobytes()
-        return self.config, named, levels, run.final_alpha_cumprod
+        alphas = None if run.alphas_cumprod is None else run.alphas_cumprod.tobytes()
+        return self.config, named, alphas, run.final_alpha_cumprod
 
 
 def differ(a: object, b: object) -> bool:

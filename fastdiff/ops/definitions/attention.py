@@ -20,6 +20,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
     Returns [B, H, N, D] laid out like q. Softmax in float32 (float64 for float64). Differentiable in q, k, v. In
     bfloat16 results below 2^-126 may be rounded to 0.
     Raises TypeError or ValueError naming the argument.
+
+    >>> q, text = torch.randn(2, 4096, 8, 40), torch.randn(2, 77, 8, 40)
+    >>> attention(q.transpose(1, 2), text.transpose(1, 2), text.transpose(1, 2)).shape
+    torch.Size([2, 8, 4096, 40])
     """
     checks.require_float("q", q)
     if q.ndim != 4:

@@ -32,6 +32,10 @@ def group_norm(
     act: "none" or "silu". Statistics in float32 (float64 for float64 x). Differentiable in all tensors. In bfloat16
     results below 2^-126 may be rounded to 0.
     Raises TypeError or ValueError naming the argument.
+
+    >>> x, embedding = torch.randn(2, 64, 16, 16), torch.randn(2, 64)
+    >>> group_norm(x, 32, add=embedding, act="silu").shape
+    torch.Size([2, 64, 16, 16])
     """
     _check(x, groups, weight, bias, eps, add, scale, shift, act)
     return _call(x, groups, weight, bias, eps, add, scale, shift, act)

@@ -1,7 +1,7 @@
 """What belongs to one run: the times that set_timesteps made, and how far the run has come.
 
 diffusers keeps these on the scheduler, where a second run overwrites them. Here the scheduler has the same attributes,
-but they lead to the current run of the calling thread.
+but they lead to the current run of the calling thread. `fastdiff.schedulers.runs` says which run a step belongs to.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from ..plans.schedule import Points
-from .points import cumulative_points
-from .table import Table
+from .rows import Table
 from .watch import Watch
 
-KEPT_RUNS = 8  # of one thread at a time; the oldest is forgotten first
+MAX_RUNS = 8  # kept of one thread at a time; the oldest is forgotten first
 
 
 class RunState:
@@ -27,8 +26,8 @@ class RunState:
 
     timesteps: what the pipeline iterates over. begin: the index of the run's first step. model_outputs: converted
     outputs, the newest last, None where there is none yet. last_sample: the base register. last: the x that the latest
-    step returned. table, key: the rows in use, and the step options they were built for. times, levels: timesteps and
-    sigmas on the host. scales: c_in at each step. watch: what they were read from.
+    step returned. table, key: the rows in use, and the step options they were built for. times, host_sigmas: timesteps
+    and sigmas on the host. scales: c_in at each step. watch: what they were read from.
     noise_sampler, noise_seed: of Brownian noise. span: timesteps, and the address, bytes and element's bytes of them.
     """
 
@@ -45,7 +44,7 @@ class RunState:
     kernel: object = None
     case: object = None
     times: np.ndarray | None = None
-    levels: np.ndarray | None = None
+    host_sigmas: np.ndarray | None = None
     scales: tuple[Tensor, ...] | None = None
     alphas_cumprod: np.ndarray | None = None
     final_alpha_cumprod: float = 1.0
@@ -84,6 +83,10 @@ class RunState:
         """Whether it has taken all of its steps."""
         return self._step_index is not None and self._step_index >= len(self.timesteps)
 
+    def waits_for(self, time: float) -> bool:
+        """Whether its next step is at this time."""
+        return self._step_index is not None and not self.over and self.times[self._step_index] == time
+
     def release(self) -> None:
         """Let go of the tensors of a run that is over."""
         if self.over:
@@ -91,10 +94,10 @@ class RunState:
             self.last_sample = None
 
     def at(self, times: np.ndarray | float) -> Points:
-        """The points of whole training times; before the first one, of the schedule's end."""
+        """The points of whole training times, from alpha^2; before the first one, of the schedule's end."""
         table = np.append(self.alphas_cumprod, self.final_alpha_cumprod)
-        place = np.where(np.asarray(times) < 0, len(table) - 1, times).astype(int)
-        return cumulative_points(np.asarray(times, dtype=np.float64), table[place])
+        alpha2 = table[np.where(np.asarray(times) < 0, len(table) - 1, times).astype(int)]
+        return Points(np.asarray(times, dtype=np.float64), np.sqrt(alpha2), np.sqrt(1 - alpha2))
 
     def __getstate__(self) -> dict[str, object]:
         left = {"last", "kernel", "case", "table", "key", "span", "watch"}
@@ -109,7 +112,7 @@ _PROGRESS = (
 )  # fmt: skip
 
 
-class Threads(threading.local):
+class ThreadLocalRuns(threading.local):
     """The runs of each thread, the latest first. A thread that has made none sees the latest of all."""
 
     def __init__(self, shared: SimpleNamespace) -> None:
@@ -117,27 +120,36 @@ class Threads(threading.local):
         self.run: RunState = shared.latest
         self.runs: list[RunState] = [self.run]
 
+    @classmethod
+    def of(cls, run: RunState) -> ThreadLocalRuns:
+        """Whose latest is this run."""
+        return cls(SimpleNamespace(latest=run))
+
     def use(self, run: RunState) -> RunState:
         """Make it the current run."""
         others = [other for other in self.runs if other is not run]
         for other in others:
             other.release()
-        self.runs = [run, *others][:KEPT_RUNS]
+        self.runs = [run, *others][:MAX_RUNS]
         self.run = self.shared.latest = run
         return run
 
+    def with_element(self, timestep: object) -> tuple[RunState, int | None]:
+        """The latest run whose own `timesteps` this is an element of, and which; (the current run, None) if none is."""
+        for run in self.runs:
+            place = run.place(timestep)
+            if place is not None:
+                return run, place
+        return self.run, None
+
     def __reduce__(self) -> tuple:
-        return _threads, (self.run,)
+        return ThreadLocalRuns.of, (self.run,)
 
-    def __deepcopy__(self, memo: dict) -> Threads:
-        return _threads(copy.deepcopy(self.run, memo))
-
-
-def _threads(run: RunState) -> Threads:
-    return Threads(SimpleNamespace(latest=run))
+    def __deepcopy__(self, memo: dict) -> ThreadLocalRuns:
+        return ThreadLocalRuns.of(copy.deepcopy(self.run, memo))
 
 
-class OfRun:
+class RunAttribute:
     """An attribute of the current run of the calling thread."""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -150,4 +162,4 @@ class OfRun:
         run = scheduler._threads.run
         setattr(run, self.name, value)
         if self.name in ("timesteps", "sigmas"):
-            run.times = run.levels = run.scales = run.table = None
+            run.times = run.host_sigmas = run.scales = run.table = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ops.torch_library import LIBRARY
+from .protocol import Scheduler
 
 SCHEDULERS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # by handle
 
@@ -20,20 +21,20 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     scheduler = SCHEDULERS[handle]
     with torch.no_grad():
-        new, second = scheduler._advance(m, time if timestep is None else timestep, x, noise=noise, key=tuple(key))
+        new, extra = scheduler._advance(m, time if timestep is None else timestep, x, noise=noise, key=tuple(key))
     run = scheduler._threads.run
     if run.last_sample is x:
         run.last_sample = x.clone()  # the graph may use the memory again
-    return new, x.new_empty(0) if second is None else second.clone()
+    return new, x.new_empty(0) if extra is None else extra.clone()
 
 
 def _shapes(
     m: Tensor, timestep: Tensor | None, time: float, x: Tensor, noise: Tensor | None, key: list[float], handle: int
 ) -> tuple[Tensor, Tensor]:
     scheduler = SCHEDULERS[handle]
-    new = torch.empty_like(x, dtype=scheduler._result_dtype(m.dtype, x.dtype))
+    new = torch.empty_like(x, dtype=scheduler._output_dtype(m.dtype, x.dtype))
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return new, x.new_empty(0) if scheduler._second is None else torch.empty_like(x, dtype=exact)
+    return new, x.new_empty(0) if scheduler.recipe.extra is None else torch.empty_like(x, dtype=exact)
 
 
 def _scale(x: Tensor, timestep: Tensor | None, time: float, handle: int) -> Tensor:
@@ -64,16 +65,16 @@ _register(
 _register("scheduler_scale(Tensor x, Tensor? timestep, float time, int handle) -> Tensor", _scale, _scaled_shape)
 
 
-def traced_step(
-    scheduler: object, m: Tensor, timestep: Tensor | float, x: Tensor, noise: Tensor | None, key: tuple[float, ...]
+def compiled_step(
+    scheduler: Scheduler, m: Tensor, timestep: Tensor | float, x: Tensor, noise: Tensor | None, key: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
-    """`Fused._advance` as a node of the graph that is being traced."""
+    """`step.advance` as a node of the graph that is being traced."""
     tensor = timestep if isinstance(timestep, Tensor) else None
     time = 0.0 if tensor is not None else float(timestep)
-    return torch.ops.fastdiff.scheduler_step(m, tensor, time, x, noise, [float(v) for v in key], scheduler._handle)
+    return torch.ops.fastdiff.scheduler_step(m, tensor, time, x, noise, [float(v or 0) for v in key], scheduler._handle)
 
 
-def traced_scale(scheduler: object, x: Tensor, timestep: Tensor | float) -> Tensor:
+def compiled_scale(scheduler: Scheduler, x: Tensor, timestep: Tensor | float) -> Tensor:
     """`scale_model_input` as a node of the graph that is being traced."""
     tensor = timestep if isinstance(timestep, Tensor) else None
     time = 0.0 if tensor is not None else float(timestep)

@@ -1,4 +1,4 @@
-"""Rows of a plan as a scheduler's `step` runs them: one record of the kernel's table, one entry of what it is given."""
+"""Rows of a plan as a scheduler's `step` runs them: the kernel's records, and what each of them reads besides x and m."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..plans.limits import x0_row
+from ..plans.limits import with_x0_input, x0_row
 from ..plans.plan import Plan
 from ..plans.prediction import convert
 from ..plans.row import LinearUpdate, Row
@@ -20,8 +20,8 @@ FAINT = 1e-20  # an alpha near 0 whose quotients are finite in float32
 OUTPUT = 0  # in place of a noise's index in a row: the model's output itself, as the row's first extra operand
 
 
-class Entry(NamedTuple):
-    """What row i needs besides x and m, and what it leaves.
+class RowReads(NamedTuple):
+    """What a row needs besides x and m, and what it leaves.
 
     reads: how many outputs before this one. output: whether m is read again, next to them. draws: how many noises come
     after that. move: where the next base comes from (`Row.base_move`). keeps: whether D joins the history.
@@ -37,14 +37,14 @@ class Entry(NamedTuple):
 
 
 class Refused:
-    """In place of an Entry: a row that cannot be made. Only the step that would take it fails."""
+    """In place of RowReads: a row that cannot be made. Only the step that would take it fails."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
     @property
     def reads(self) -> int:
-        """What a step asks of its entry first."""
+        """What a step asks of its row first."""
         raise ValueError(self.reason)
 
 
@@ -57,13 +57,13 @@ class Threshold(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The kernel's records and their entries. depth: outputs that are kept.
+    """The kernel's records and what they read. depth: outputs that are kept.
 
     threshold, x0: how x0 is limited before the rows read it, and the records whose D is x0, see `x0_row`.
     """
 
     records: np.ndarray
-    entries: tuple[Entry | Refused, ...]
+    rows: tuple[RowReads | Refused, ...]
     depth: int
     threshold: Threshold | None = None
     x0: np.ndarray | None = None
@@ -86,7 +86,6 @@ def attempt(make: Callable[[], Row]) -> Row | Refused:
 
 def make_table(
     rows: Sequence[Row | Refused],
-    end: tuple[float, float],
     clamp: float | None = None,
     threshold: Threshold | None = None,
     keeps: bool = True,
@@ -97,22 +96,22 @@ def make_table(
     """
     refused = {i: row for i, row in enumerate(rows) if isinstance(row, Refused)}
     if refused:
-        made = make_table([UNUSED if i in refused else row for i, row in enumerate(rows)], end, clamp, threshold, keeps)
-        return made._replace(entries=tuple(refused.get(i, entry) for i, entry in enumerate(made.entries)))
+        made = make_table([UNUSED if i in refused else row for i, row in enumerate(rows)], clamp, threshold, keeps)
+        return made._replace(rows=tuple(refused.get(i, reads) for i, reads in enumerate(made.rows)))
     if threshold is not None:
-        x0 = make_table([x0_row(row, threshold.prediction) for row in rows], end).records
-        read = make_table([reading_x0(row) for row in rows], end, keeps=keeps)
+        x0 = make_table([x0_row(row, threshold.prediction) for row in rows]).records
+        read = make_table([with_x0_input(row, threshold.prediction) for row in rows], keeps=keeps)
         return read._replace(threshold=threshold, x0=x0)
-    plan = Plan(tuple(rows), end, "sample")
-    records, entries = plan.table.copy(), []
+    plan = Plan(tuple(rows), (1.0, 0.0), "sample")  # checks the rows; where they end does not matter here
+    records, reads = plan.table.copy(), []
     keeps = keeps or plan.depth > 1
     if clamp is not None:
         records["clamp"] = clamp
     for record, row in zip(records, plan.rows, strict=True):
         lines = (row.x, row.base or LinearUpdate())
-        reads = max(0, *(len(line.history) - 1 for line in lines))
+        earlier = max(0, *(len(line.history) - 1 for line in lines))
         indices = sorted({j for line in lines for j, _ in line.noise})
-        place, count = 1 + reads, len(indices)
+        place, count = 1 + earlier, len(indices)
         if place + count > MAX_HISTORY:
             raise ValueError(f"order: a row reads {place} outputs and {count} noises, at most {MAX_HISTORY} are kept")
         for history, xi in (("A", "xi_a"), ("B", "xi_b")):
@@ -120,35 +119,24 @@ def make_table(
             record[xi] = 0.0
         output = OUTPUT in indices
         drop_history = tuple(sorted(row.drop_history, reverse=True))
-        entries.append(Entry(reads, output, count - output, row.base_move, keeps, drop_history))
+        reads.append(RowReads(earlier, output, count - output, row.base_move, keeps, drop_history))
     records.flags.writeable = False
-    return Table(records, tuple(entries), plan.depth)
+    return Table(records, tuple(reads), plan.depth)
 
 
-def reading_x0(row: Row) -> Row:
-    """The row for a model that predicts x0."""
-    p_x, p_m = convert("sample", row.form, row.alpha, row.sigma)
-    return replace(row, p_x=p_x, p_m=p_m)
-
-
-def drawing(row: Row, index: int = 1) -> Row:
+def with_noise(row: Row, index: int = 1) -> Row:
     """The row with a noise, of weight 0 where it has none: diffusers draws it all the same."""
     return row if row.x.noise else replace(row, x=replace(row.x, noise=((index, 0.0),)))
 
 
-def in_noise_level(row: Row, prediction: str) -> Row:
-    """A row whose x is x0 + s eps, of a model that predicts for alpha x, alpha = (1 + s^2)^-1/2."""
-    alpha = 1 / math.hypot(1.0, row.sigma)
-    p_x, p_m = convert(prediction, row.form, alpha, row.sigma * alpha)
-    return replace(row, p_x=p_x * alpha, p_m=p_m)
+def one_noise(row: Row) -> Row:
+    """The row with its independent noises as one of the same variance."""
+    if len(row.x.noise) < 2:
+        return row
+    return replace(row, x=replace(row.x, noise=((1, math.hypot(*(weight for _, weight in row.x.noise))),)))
 
 
-def preconditioned(row: Row, p_x: float, p_m: float) -> Row:
-    """The row for a model whose x0 is p_x x + p_m m."""
-    return replace(row, p_x=p_x, p_m=p_m)
-
-
-def of_both(s: Points, t: Points, prediction: str, share: float = 1.0, noise: float = 0.0) -> Row:
+def ddim_clipped_row(s: Points, t: Points, prediction: str, share: float = 1.0, noise: float = 0.0) -> Row:
     """alpha_t x0 + share sigma_t eps + noise sigma_t xi, where a bound on x0 leaves eps as the model predicted it.
 
     Clean data have no noise that a model of x0 could tell: there it is 0.
@@ -163,10 +151,3 @@ def of_both(s: Points, t: Points, prediction: str, share: float = 1.0, noise: fl
 def bounded_starts(points: Points) -> Points:
     """The points for rows that bound x0: at alpha = 0, eps says on which side of 0 x0 lies, and so at which bound."""
     return points._replace(alpha=np.where(points.alpha == 0, FAINT, points.alpha))
-
-
-def one_noise(row: Row) -> Row:
-    """The row with its independent noises as one of the same variance."""
-    if len(row.x.noise) < 2:
-        return row
-    return replace(row, x=replace(row.x, noise=((1, math.hypot(*(weight for _, weight in row.x.noise))),)))

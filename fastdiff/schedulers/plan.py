@@ -16,14 +16,19 @@ from torch.compiler import is_compiling
 from ..ops.reference import compute_dtype
 from ..plans.plan import Plan
 from ..plans.prediction import convert
-from .fused import Fused
+from .base import FusedScheduler
+from .compile import compiled_scale
 from .plan_config import check_config, compare_shift, demanded_shift, kind_of, training_times
 from .plan_rows import reading_noise, rescaled, rows_from
-from .state import RunState
-from .table import Table, make_table
-from .traced import traced_scale
+from .protocol import Generators, Key
+from .recipe import Recipe
+from .rows import Table, make_table
+from .run_state import RunState
+from .runs import row_to_read
+from .spaces import Space
+from .step import predicting_part
 
-UNEVEN = 2e-3  # how far from even a pipeline's own grid is: some round its times to whole numbers
+MAX_UNEVENNESS = 2e-3  # how far from even a pipeline's own grid is: some round its times to whole numbers
 
 
 @dataclass
@@ -34,7 +39,7 @@ class PlanSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
+class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
     """`pipe.scheduler = PlanScheduler.from_config(pipe.scheduler.config, plan=plan)`.
 
     The pipeline's num_inference_steps is then `plan.nfe`, and it draws what `fastdiff.sample` draws from its noise.
@@ -45,7 +50,7 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
     plan: a deterministic `fastdiff.Plan`, such as `fastdiff.fit` finds, the path of its file, or the dict of its JSON.
     num_train_timesteps: the model of a flow pipeline is told num_train_timesteps times t; 1000 where not given.
 
-    Image to image and inpainting: a run may begin at any of `timesteps`; its noise level there is the row's. Its first
+    Image to image and inpainting: a run may begin at any of `timesteps`; alpha and sigma there are the row's. Its first
     step is DDIM's, and outputs from before the start count as the oldest there is (`plan_rows.rows_from`). A fit is to
     whole runs: of one that begins in its second half, little of the gain is left.
     Where a row of the plan has the model read c_in x, scale_model_input gives it, as Stable Diffusion's pipelines ask.
@@ -55,10 +60,7 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
     """
 
     order = 1
-    _second = "d"
-    _result = "sample"
-    _threshold = None
-    _by_place = True
+    recipe = Recipe(None, Space(), output_dtype="sample", extra="converted", begins_at_place=True)
 
     def __init__(
         self, plan: Plan | str | os.PathLike | Mapping[str, object], num_train_timesteps: int | None = None
@@ -68,7 +70,7 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
             raise ValueError("plan: expected a deterministic one, got one that draws noise")
         rows = self._plan.rows
         self._flows = kind_of(self._plan) == "flow"
-        self._levels = np.array([*((row.alpha, row.sigma) for row in rows), self._plan.end])  # [rows + 1, 2]
+        self._alpha_sigma = np.array([*((row.alpha, row.sigma) for row in rows), self._plan.end])  # [rows + 1, 2]
         self._reads = tuple(1.0 if i and self._flows else row.c_in for i, row in enumerate(rows))
         forms = (None if row.form == "data" else row for row in rows)
         self._x0 = [row and convert(self._plan.prediction, "data", row.alpha, row.sigma) for row in forms]
@@ -163,12 +165,12 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
 
     def _count_of(self, name: str, values: Sequence[float]) -> int:
         """How many steps the values ask for, where they ask for no other times than the plan's."""
-        array, own = np.asarray(values, dtype=np.float64), self._own(name).double().numpy()
+        array, own = np.asarray(values, dtype=np.float64), self._own_values(name).double().numpy()
         if array.shape in ((self.plan.nfe,), own.shape) and np.allclose(array, own[: len(array)], rtol=1e-3):
             return self.plan.nfe
         top = self.config.num_train_timesteps if name == "timesteps" else 1
         even = self._flows and array.ndim == 1 and array.size > 0
-        if not even or np.abs(array - np.linspace(top, array[-1], len(array))).max() > UNEVEN * top:
+        if not even or np.abs(array - np.linspace(top, array[-1], len(array))).max() > MAX_UNEVENNESS * top:
             raise ValueError(
                 f"{name}: a plan has its own, got {values!r}; leave {name} out, or make the plan on them with"
                 f" fastdiff.plan(..., {'grid' if name == 'timesteps' else name}=)"
@@ -176,26 +178,26 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
         return len(array)
 
     def _fill(self, device: str | torch.device | None) -> None:
-        """The plan's times and noise levels, for the current run."""
+        """The plan's times and sigmas, for the current run."""
         self.num_inference_steps = self.plan.nfe
-        self.timesteps, self.sigmas = self._own("timesteps").to(device), self._own("sigmas")
+        self.timesteps, self.sigmas = self._own_values("timesteps").to(device), self._own_values("sigmas")
         self.model_outputs = [None] * self.plan.depth
         self._threads.run.scaled = False  # whether scale_model_input was called
         self._prepare(self._threads.run)
 
-    def _own(self, name: str) -> Tensor:
+    def _own_values(self, name: str) -> Tensor:
         """The plan's timesteps [rows] in the pipeline's unit, or sigmas [rows + 1]: sigma / alpha, of a flow sigma."""
         if name == "timesteps":
             unit = self.config.num_train_timesteps if self._flows else 1
             return torch.tensor([unit * row.t for row in self.plan.rows], dtype=torch.float32)
-        alpha, sigma = self._levels.T
+        alpha, sigma = self._alpha_sigma.T
         with np.errstate(divide="ignore"):
             return torch.tensor(sigma if self._flows else sigma / alpha, dtype=torch.float32)
 
     def _prepare(self, run: RunState) -> None:
         super()._prepare(run)
-        for name, held in (("timesteps", run.times), ("sigmas", run.levels)):
-            if not np.array_equal(held, self._own(name).double().numpy()):
+        for name, held in (("timesteps", run.times), ("sigmas", run.host_sigmas)):
+            if not np.array_equal(held, self._own_values(name).double().numpy()):
                 raise ValueError(f"{name}: a plan's cannot be changed; make the plan on others with fastdiff.plan")
 
     # Noise.
@@ -212,7 +214,7 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
         else:
             places = [run._begin_index if run._step_index is None else run._step_index]
         dtype = compute_dtype(original_samples.dtype)
-        weights = self._levels[places] * np.array([self._held(run, place) for place in places])[:, None]
+        weights = self._alpha_sigma[places] * np.array([self._held(run, place) for place in places])[:, None]
         shape = (-1, *[1] * (original_samples.ndim - 1))
         alpha, sigma = (torch.tensor(w, dtype=dtype, device=noise.device).view(shape) for w in weights.T)
         return (alpha * original_samples.to(dtype) + sigma * noise.to(dtype)).to(original_samples.dtype)
@@ -228,23 +230,10 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
         if all(factor == 1 for factor in self._reads):
             return sample
         if is_compiling():
-            return traced_scale(self, sample, timestep)
-        return sample * self._reads[self._place(sample, timestep)]
-
-    def _place(self, sample: Tensor, timestep: float | Tensor) -> int:
-        """The row that will read the model's output; its run knows from now on that the model's input is scaled."""
-        run = self._threads.run
-        continues = run.last is not None and run.last() is sample
-        if not continues:
-            run = next((other for other in self._threads.runs if other.place(timestep) is not None), run)
+            return compiled_scale(self, sample, timestep)
+        run, place = row_to_read(self, timestep, sample)
         run.scaled = True
-        place = run._step_index if continues else run.place(timestep)
-        if place is not None:
-            return place
-        self._refresh(run)
-        time = float(timestep)
-        waits = run._step_index is not None and not run.over and run.times[run._step_index] == time
-        return run._step_index if waits else self._index_of(time, run.times)
+        return sample * self._reads[place]
 
     def _held(self, run: RunState, place: int) -> float:
         """What the pipeline's state is over the plan's x at a row: c_in where nothing else scales the model's input."""
@@ -257,7 +246,7 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
         model_output: Tensor,
         timestep: float | Tensor,
         sample: Tensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         return_dict: bool = True,
     ) -> PlanSchedulerOutput | tuple[Tensor, Tensor]:
         """(the next sample, x0), each [B, ...] in sample's dtype. generator: a plan draws nothing from it."""
@@ -266,25 +255,25 @@ class PlanScheduler(Fused, SchedulerMixin, ConfigMixin):
         return PlanSchedulerOutput(new, x0) if return_dict else (new, x0)
 
     def _advance(self, m: Tensor, timestep: object, x: Tensor, **options: object) -> tuple[Tensor, Tensor]:
-        new, second = super()._advance(m, timestep, x, **options)
+        new, d = super()._advance(m, timestep, x, **options)
         if is_compiling():  # then it is x0 already
-            return new, second
+            return new, d
         run = self._threads.run
         place = run._step_index - 1
         if self._x0[place] is None:
-            return new, second
+            return new, d
         q_x, q_m = self._x0[place]
-        m = m if m.shape == x.shape else self._fitting(m, x)
-        return new, q_x / self._held(run, place) * x.to(second.dtype) + q_m * m.to(second.dtype)
+        m = m if m.shape == x.shape else predicting_part(self, m, x)
+        return new, q_x / self._held(run, place) * x.to(d.dtype) + q_m * m.to(d.dtype)
 
-    def _table(self, run: RunState, key: tuple[float, ...]) -> Table:
+    def _table(self, run: RunState, key: Key) -> Table:
         table = self._made.get((run.begin, run.scaled))
         if table is None:
             held = [self._held(run, place) for place in range(run.begin, self.plan.nfe + 1)]
             rows = rescaled(rows_from(self.plan, run.begin), held)
             if rows[0].c_in != 1 and not run.scaled:
                 rows[0] = reading_noise(rows[0], self.plan.prediction)
-            table = self._made[run.begin, run.scaled] = make_table(rows, self.plan.end)
+            table = self._made[run.begin, run.scaled] = make_table(rows)
         run.table, run.key = table, key
         return table
 

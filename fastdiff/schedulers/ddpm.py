@@ -1,0 +1,79 @@
+"""DDPM: the posterior of the diffusion process, whose variance the model may predict too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
+from torch import Tensor
+
+from ..plans.row import Row
+from ..plans.schedule import Points
+from ..plans.solvers.ancestral import ddim_row
+from .base import FusedScheduler
+from .ddim import rows_between
+from .noise import output_noise
+from .protocol import Generators, Key, Scheduler
+from .recipe import Recipe, Rows
+from .rows import bounded_starts
+from .run_state import RunState
+from .spaces import TRAINING_TIME
+from .step import fused_step
+
+
+def ddpm_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> Rows:
+    """From each of the times to the next."""
+
+    def make(s: Points, t: Points) -> Row:
+        row = ddim_row(s, t, scheduler.config.prediction_type, 1, 1.0)
+        noise = ((1, _spread(scheduler, s, t)),) if s.t > 0 else ()
+        return replace(row, x=replace(row.x, noise=noise))
+
+    return rows_between(bounded_starts(points) if any(scheduler._bounds()) else points, _ends(run), make)
+
+
+def _ends(run: RunState) -> Points:
+    """Where each step ends: at the next of its times."""
+    listed = len(run.times) == len(run.timesteps)
+    return run.at(np.append(run.times[1:], -1.0) if listed else run.times - 1)
+
+
+def _spread(scheduler: Scheduler, s: Points, t: Points) -> float:
+    """The standard deviation of the noise; 1 where the model predicts it."""
+    if scheduler.variance_type.startswith("learned"):
+        return 1.0
+    small, large = _variances(s, t)
+    return math.sqrt(large if scheduler.config.variance_type.startswith("fixed_large") else small)
+
+
+def _variances(s: Points, t: Points) -> tuple[float, float]:
+    """The posterior's variance and beta, the least and the most that the noise may have."""
+    beta = 1 - float(s.alpha / t.alpha) ** 2
+    return max(beta * float(t.sigma / s.sigma) ** 2, 1e-20), beta
+
+
+def ddpm_noise(scheduler: Scheduler, run: RunState, step: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
+    """Times the standard deviation that the model predicts, if it does (Nichol & Dhariwal 2021, eq. 15)."""
+    drawn = output_noise(scheduler, run, step, m, x, generator)
+    if not scheduler.variance_type.startswith("learned") or m.shape == x.shape:
+        return drawn
+    predicted = m[:, x.shape[1] :]
+    if scheduler.variance_type == "learned":
+        return drawn * predicted.sqrt()
+    ends = run.at(run.times[step]), _ends(run).at(step)
+    small, large = (math.log(variance) for variance in _variances(*ends))
+    return drawn * torch.exp(0.25 * (predicted + 1) * (large - small) + 0.5 * small)
+
+
+class DDPMScheduler(FusedScheduler, diffusers.DDPMScheduler):
+    """The posterior of the diffusion process (Ho et al. 2020, arXiv 2006.11239, eq. 7)."""
+
+    recipe = Recipe(
+        ddpm_rows, TRAINING_TIME, extra="converted", noise=ddpm_noise, steps_by_time=True, needs_set_timesteps=False,
+        reads=("alphas_cumprod", "one", "variance_type"), final_alpha="one",
+    )  # fmt: skip
+    step = fused_step(diffusers.DDPMScheduler.step, DDPMSchedulerOutput)

@@ -1,0 +1,270 @@
+"""Where a scheduler's times lie: how a caller's times, or sigmas, are placed, and what the points of a run are.
+
+In x = alpha x0 + sigma eps, `sigma` of diffusers is sigma / alpha on all schedules but flow ones: sigma(t). The points
+are made in float64 from the very numbers that diffusers keeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..plans.prediction import convert
+from ..plans.row import Row
+from ..plans.schedule import Points, Schedule
+from .protocol import Scheduler
+from .run_state import RunState
+
+Placed = tuple[np.ndarray, "np.ndarray | None"]  # times, and sigmas with the end where the class has them
+
+# What solvers are told about the schedule; the points themselves are explicit.
+VP_SCHEDULE = Schedule.vp()
+VE_SCHEDULE = Schedule.edm(sigma_min=1e-12, sigma_max=1e12)
+FLOW_SCHEDULE = Schedule.flow(t_min=1e-12)
+
+
+class Wanted(NamedTuple):
+    """What set_timesteps was given in place of a number of steps."""
+
+    timesteps: Sequence[float] | None = None
+    sigmas: Sequence[float] | None = None
+    mu: float | None = None
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The ones that are not None."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Space:
+    """Whole times of a training schedule, and sigma(t) of them where the class has them.
+
+    fractional: whether the model reads fractional times. stages: evaluations a step; with two, timesteps names each
+    evaluation, so each sigma but the first comes twice, and the last step has one.
+    run_tensors: the run's tensors that its rows are made from.
+    """
+
+    fractional: bool = False
+    stages: int = 1
+    run_tensors: tuple[str, ...] = ("timesteps", "sigmas")
+
+    def count(self, scheduler: Scheduler, wanted: Wanted) -> int:
+        """How many steps the times, or sigmas, ask for."""
+        return len(wanted.sigmas) - 1 if wanted.timesteps is None else len(wanted.timesteps)
+
+    def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
+        """The caller's times on the training schedule; run holds diffusers' own for as many steps."""
+        if wanted.timesteps is not None:
+            times, training = in_training(scheduler, wanted.timesteps), training_sigmas(scheduler)
+            return times, np.append(np.interp(times, np.arange(len(training)), training), float(run.sigmas[-1]))
+        if wanted.sigmas is None:
+            return run.timesteps.double().cpu().numpy(), run.sigmas.double().cpu().numpy()
+        sigmas = np.asarray(wanted.sigmas, dtype=np.float64)
+        return self.time_of(scheduler, sigmas[:-1]), sigmas
+
+    def time_of(self, scheduler: Scheduler, sigmas: np.ndarray) -> np.ndarray:
+        """The model's times at sigma(t)."""
+        training = np.log(training_sigmas(scheduler))
+        times = np.interp(np.log(sigmas), training, np.arange(len(training)))
+        return times if self.fractional else times.round()
+
+    def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
+        """Whether diffusers' own set_timesteps takes this right; names: the arguments that it takes right."""
+        return all(name in names for name in given)
+
+    def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
+        """Where the run's steps from number `begin` on begin and end."""
+        return run.at(run.times[begin:])
+
+    def fit(self, scheduler: Scheduler, row: Row) -> Row:
+        """The row of a solver for this scheduler's model."""
+        return row
+
+
+class TrainingTime(Space):
+    """Of classes that know no sigmas."""
+
+    def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
+        if wanted.timesteps is None and wanted.sigmas is None:
+            return run.timesteps.cpu().numpy(), None
+        run.custom_timesteps = True
+        if wanted.timesteps is not None:
+            return in_training(scheduler, wanted.timesteps), None
+        return self.time_of(scheduler, np.asarray(wanted.sigmas, dtype=np.float64)[:-1]), None
+
+
+class VpOrFlow(Space):
+    """Variance preserving, or with use_flow_sigmas a flow schedule: the classes that solve in log-SNR."""
+
+    def flows(self, scheduler: Scheduler) -> bool:
+        """Whether it is a flow schedule."""
+        return bool(getattr(scheduler.config, "use_flow_sigmas", False))
+
+    def schedule(self, scheduler: Scheduler) -> Schedule:
+        """What solvers are told."""
+        return FLOW_SCHEDULE if self.flows(scheduler) else VP_SCHEDULE
+
+    def count(self, scheduler: Scheduler, wanted: Wanted) -> int:
+        if wanted.timesteps is None and self.flows(scheduler):
+            return len(wanted.sigmas)
+        return super().count(scheduler, wanted)
+
+    def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
+        return not given or (not self.flows(scheduler) and super().is_native(scheduler, given, names))
+
+    def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
+        if not self.flows(scheduler):
+            return super().place(scheduler, run, count, wanted)
+        total = scheduler.config.num_train_timesteps
+        if wanted.timesteps is not None:
+            sigmas = np.asarray(wanted.timesteps, dtype=np.float64) / total
+        else:
+            own = 1 - np.linspace(1, 1 / total, count + 1)
+            sigmas = own[:0:-1] if wanted.sigmas is None else np.asarray(wanted.sigmas, dtype=np.float64)
+            sigmas = shifted(sigmas, scheduler.config.flow_shift, wanted.mu)
+        if sigmas.min() <= 0 or sigmas.max() > 1:
+            raise ValueError(f"sigmas: expected numbers in (0, 1], got {sigmas}")
+        end = sigmas[-1] if run.sigmas[-1] == run.sigmas[-2] else float(run.sigmas[-1])
+        return sigmas * total, np.append(sigmas, end)
+
+    def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
+        sigmas = run.host_sigmas[begin : len(run.times) + 1]
+        if self.flows(scheduler):
+            return flow_points(sigmas)
+        alpha = 1 / np.hypot(1.0, sigmas)
+        return Points(sigmas, alpha, sigmas * alpha)
+
+
+class Sigma(Space):
+    """x = x0 + sigma(t) eps: the classes that solve in sigma, whose model reads c_in x."""
+
+    def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
+        times, sigmas = super().place(scheduler, run, count, wanted)
+        if self.stages == 1 or (wanted.timesteps is None and wanted.sigmas is None):
+            return times, sigmas
+        rows = scheduler.recipe.rows(scheduler, run, sigma_points(sigmas), ())
+        starts, times = times, self.time_of(scheduler, np.array([row.sigma for row in rows]))
+        times[::2] = starts
+        return times, np.concatenate([sigmas[:1], np.repeat(sigmas[1:-1], 2), sigmas[-1:]])
+
+    def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
+        return sigma_points(run.host_sigmas[begin:] if self.stages == 1 else single_sigmas(run, begin))
+
+    def fit(self, scheduler: Scheduler, row: Row) -> Row:
+        """The model predicts for alpha x, alpha = (1 + sigma^2)^-1/2."""
+        prediction = scheduler.config.prediction_type
+        prediction = "sample" if prediction == "original_sample" else prediction
+        alpha = 1 / math.hypot(1.0, row.sigma)
+        p_x, p_m = convert(prediction, row.form, alpha, row.sigma * alpha)
+        return replace(row, p_x=p_x * alpha, p_m=p_m)
+
+    def c_in(self, scheduler: Scheduler, run: RunState) -> list[float]:
+        """(1 + sigma^2)^-1/2 where each step evaluates the model."""
+        rows = scheduler.recipe.rows(scheduler, run, self.points(scheduler, run, 0), ())
+        return [(1 + row.sigma**2) ** -0.5 for row in rows]
+
+
+class Edm(Sigma):
+    """The same with EDM's preconditioning: x0 = c_skip x + c_out m (Karras et al. 2022, arXiv 2206.00364, table 1)."""
+
+    def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
+        """The model's time is log(sigma) / 4."""
+        sigmas = run.sigmas.double().cpu().numpy()
+        if wanted.timesteps is not None:
+            sigmas = np.append(np.exp(4 * np.asarray(wanted.timesteps, dtype=np.float64)), sigmas[-1])
+        elif wanted.sigmas is not None:
+            sigmas = np.asarray(wanted.sigmas, dtype=np.float64)
+        return 0.25 * np.log(sigmas[:-1]), sigmas
+
+    def fit(self, scheduler: Scheduler, row: Row) -> Row:
+        config = scheduler.config
+        sign = {"epsilon": 1.0, "v_prediction": -1.0}.get(config.prediction_type)
+        if sign is None:
+            raise ValueError(f"prediction_type: expected epsilon or v_prediction, got {config['prediction_type']}")
+        data, total = config.sigma_data, row.sigma**2 + config.sigma_data**2
+        return replace(row, p_x=data**2 / total, p_m=sign * row.sigma * data / total**0.5)
+
+    def c_in(self, scheduler: Scheduler, run: RunState) -> list[float]:
+        """(sigma^2 + sigma_data^2)^-1/2."""
+        return ((run.host_sigmas**2 + scheduler.config.sigma_data**2) ** -0.5).tolist()
+
+
+class Flow(Space):
+    """x = (1 - sigma) x0 + sigma eps, and timesteps are num_train_timesteps times sigma."""
+
+    def count(self, scheduler: Scheduler, wanted: Wanted) -> int:
+        return len(wanted.sigmas if wanted.timesteps is None else wanted.timesteps)
+
+    def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
+        """For two stages: diffusers places what the class with one is given."""
+        total, shift = scheduler.config.num_train_timesteps, scheduler.config.shift
+        if wanted.timesteps is not None:
+            sigmas = np.asarray(wanted.timesteps, dtype=np.float64) / total
+        else:
+            last = scheduler.sigma_min / (shift - (shift - 1) * scheduler.sigma_min)
+            own = np.linspace(1, last, count) if wanted.sigmas is None else np.asarray(wanted.sigmas, dtype=np.float64)
+            sigmas = shifted(own, shift, wanted.mu)
+        sigmas = np.concatenate([sigmas[:1], np.repeat(sigmas[1:], 2)])
+        return sigmas * total, np.append(sigmas, 0.0)
+
+    def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
+        return flow_points(run.host_sigmas[begin:] if self.stages == 1 else single_sigmas(run, begin))
+
+
+TRAINING_TIME = TrainingTime()
+VP_OR_FLOW = VpOrFlow()
+SIGMA, SIGMA_TWICE = Sigma(fractional=True), Sigma(fractional=True, stages=2)
+EDM = Edm(fractional=True)
+FLOW, FLOW_TWICE = Flow(fractional=True), Flow(fractional=True, stages=2)
+
+
+def flow_points(sigmas: np.ndarray) -> Points:
+    """alpha = 1 - sigma."""
+    return Points(sigmas, 1 - sigmas, sigmas)
+
+
+def sigma_points(sigmas: np.ndarray) -> Points:
+    """alpha = 1."""
+    return Points(sigmas, np.ones_like(sigmas), sigmas)
+
+
+def single_sigmas(run: RunState, begin: int) -> np.ndarray:
+    """Where the steps of two evaluations begin and end, from the step that evaluation number `begin` belongs to on."""
+    sigmas = np.append(run.host_sigmas[:1], run.host_sigmas[1::2][: (len(run.times) + 1) // 2])
+    return sigmas[(begin + 1) // 2 :]
+
+
+def shifted(sigmas: np.ndarray, shift: float, mu: float | None) -> np.ndarray:
+    """Flow times under a shift; exp(mu) in place of it where mu is given."""
+    shift = shift if mu is None else math.exp(mu)
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def in_training(scheduler: Scheduler, timesteps: Sequence[float]) -> np.ndarray:
+    """The caller's times, which have to be the model's."""
+    times, last = np.asarray(timesteps, dtype=np.float64), len(scheduler.alphas_cumprod) - 1
+    if times.min() < 0 or times.max() > last:
+        raise ValueError(f"timesteps: expected times from 0 to {last}, got {timesteps!r}")
+    return times
+
+
+def training_sigmas(scheduler: Scheduler) -> np.ndarray:
+    """sigma(t) = sigma / alpha at each of the model's times."""
+    table = scheduler.alphas_cumprod.double().cpu().numpy()
+    return np.sqrt((1 - table) / table)
+
+
+def keep_one_time(parent: Callable) -> Callable:
+    """A class's stretch_shift_to_terminal, which has nothing to stretch where the only time is t = 1."""
+
+    def stretch_shift_to_terminal(self: Scheduler, t: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray:
+        """The times t, stretched so that the last is `shift_terminal`; one alone, at t = 1, stays where it is."""
+        return t if t[-1] == 1 else parent(self, t)
+
+    return stretch_shift_to_terminal
