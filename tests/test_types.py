@@ -1,8 +1,11 @@
 """The ratchet on type errors: more than are allowed fail, fewer are told, clean rooms stay clean."""
 
+import ast
 from pathlib import Path
 
 import type_ratchet
+
+from fastdiff.ops import _C
 
 CONFIG = Path(type_ratchet.ROOT, "pyproject.toml").read_text()
 OUTPUT = """fastdiff/patch/ldm.py:30: error: Argument 1 has another type  [arg-type]
@@ -32,3 +35,11 @@ def test_the_rooms_of_the_three_floors_and_the_fit_are_clean_and_the_others_have
     passed_over = {line.split(".")[1] for line in CONFIG.splitlines() if line.startswith('  "fastdiff.')}
     assert set(allowed) == passed_over
     assert not {"plans", "ops", "sampling", "fitting", "nn", "fastdiff"} & passed_over
+
+
+def test_what_is_declared_of_the_compiled_kernels_is_in_them():
+    declared = ast.parse(Path(_C.__file__).with_name("_C.pyi").read_text()).body
+    names = {node.name for node in declared if isinstance(node, ast.FunctionDef)}
+    assert {"bind", "solver_step_cpu", "attention_cpu"} <= names
+    missing = names - set(dir(_C))
+    assert missing <= (set() if _C.build_info()["cuda"] else {"solver_step_pack", "solver_step_table"})

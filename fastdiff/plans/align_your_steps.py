@@ -20,8 +20,8 @@ SIGMAS = {"svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173,
 def align_your_steps(schedule: Schedule, count: int, name: str = "") -> Points:
     """`count` noisy points by the table of that name: "svd" on EDM schedules and "sd15" on others where not given.
 
-    The first point is the schedule's own start. Raises ValueError where the table's levels are not all within the
-    schedule.
+    The first point is the schedule's own start. Raises ValueError where the schedule does not reach all sigmas of the
+    table.
     """
     tables = _tables()
     name = name or ("svd" if schedule.kind == "ve" else "sd15")

@@ -34,21 +34,27 @@ def make_grid(
     log_snr_min: float = -np.inf,
     prediction: str | None = None,
 ) -> Points:
-    """The steps + 1 points of a run, from most noise to least, all of them within the schedule but for a clean end.
+    """The steps + 1 points of a run, from most noise to least, all within the schedule except a clean end.
 
-    grid: "time" uniform in t (shifted for flow), "quadratic" uniform in the root of the time from clean data (index -1
-    of a discrete schedule, so that no evaluation is spent where there is next to no noise), both with the last
-    evaluation at t_min where it would lie below, "logsnr" uniform in lambda, "karras" uniform in s^(1/rho) (Karras et
-    al. 2022, eq. 5) and "exponential" uniform in log s with s = sigma/alpha (t for flow), "linspace" | "leading" |
-    "trailing" whole training indices (Lin et al. 2024, table 2; steps_offset shifts "leading"), "ays" | "ays:sd15" |
-    "ays:sdxl" | "ays:svd" the published tables (`fastdiff.plans.align_your_steps`), from t_max, on schedules that have
-    their noise levels; or an array of the times at which the model is called.
-    sigmas: instead of a grid, all the points including the last as s = sigma/alpha (t for flow).
-    final_sigma: "zero" ends on clean data, "sigma_min" at the least noise the grid holds.
-    start: keep only the last int(start * steps) steps (image to image).
-    log_snr_min: grids that are uniform in a function of lambda begin no earlier than this.
-    prediction: the model's, where arrays may go down to what it can be asked (`Schedule.least_time`), not to t_min.
-    Raises ValueError for unknown names, steps < 1, grids that do not fall strictly and those that leave the schedule.
+    grid: a name, with s = sigma / alpha, or t on flow schedules; or an array of the times at which the model is called.
+        "time": uniform in t, shifted on flow schedules.
+        "quadratic": uniform in the square root of the time from clean data, so denser where there is little noise.
+        "logsnr": uniform in lambda = log(alpha / sigma).
+        "karras": uniform in s^(1/rho) (Karras et al. 2022, eq. 5).
+        "exponential": uniform in log s.
+        "linspace", "leading", "trailing": whole training indices (Lin et al. 2024, table 2).
+        "ays", "ays:sd15", "ays:sdxl", "ays:svd": the tables of Align Your Steps (`fastdiff.plans.align_your_steps`),
+        on schedules that reach their sigmas.
+        "time" and "quadratic" evaluate last at t_min where even spacing would go below it. Clean data are at index -1
+        of a discrete schedule, so no evaluation is spent where there is next to no noise.
+    sigmas: instead of a grid, all points as s, the last one included.
+    final_sigma: "zero" ends on clean data, "sigma_min" at the least noise of the grid.
+    start: keep the last int(start * steps) steps only (image to image).
+    rho: of "karras". steps_offset: added to the indices of "leading".
+    log_snr_min: grids that are uniform in a function of lambda begin here at the earliest.
+    prediction: what the model predicts; arrays may go down to its `Schedule.least_time` instead of t_min.
+    Raises ValueError for an unknown name, steps < 1, noise that does not fall strictly, and points outside the
+    schedule.
     """
     _check(steps, grid, sigmas, final_sigma, start, rho, steps_offset)
     if sigmas is not None:
@@ -87,9 +93,10 @@ def _named(
 
 
 def _times(schedule: Schedule, count: int, grid: str, to_zero: bool) -> np.ndarray:
-    """Uniform in t or in the root of the time from clean data, from t_max to t_min or to one step short of clean data.
+    """Uniform in t, or in the square root of the time from clean data.
 
-    The latter only where that is no less than t_min, and never on EDM schedules, whose models know no clean data.
+    From t_max to one step short of clean data; to t_min where that would be below it, and always on EDM schedules,
+    whose models do not know clean data.
     """
     clean = schedule.t_clean
 
@@ -206,7 +213,7 @@ def _check_points(points: Points, steps: int | None) -> None:
 
 
 def _check_range(points: Points, schedule: Schedule, least: float, name: str) -> None:
-    """The model knows the schedule's noise levels alone, whatever levels it is called with."""
+    """Raises ValueError where a model would be called with a sigma that its schedule does not have."""
     asked = points.at(slice(-1)) if points.sigma[-1] == 0 else points
     ends = schedule.at(np.array([least, schedule.t_max]))
     slack = ROUNDING * (schedule.t_max - least)

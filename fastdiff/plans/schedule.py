@@ -36,11 +36,14 @@ class Points(NamedTuple):
 
 
 class Schedule(ABC):
-    """A noise schedule. Make one with the constructors below; times are in the model's own units.
+    """A noise schedule, x_t = alpha(t) x_0 + sigma(t) eps. Times are in the model's own units.
 
-    t_min, t_max: the times of least and most noise that the model knows. kind: "vp", "ve" or "flow".
-    t_clean: the time whose sigma is exactly 0. num_train_timesteps: for discrete schedules.
-    default_prediction: what its models mostly predict.
+    Constructors: `from_betas`, `from_alphas_cumprod`, `linear`, `scaled_linear`, `cosine`, `vp`, `edm`, `flow`.
+    kind: "vp" (variance preserving), "ve" (variance exploding) or "flow".
+    t_min, t_max: the times of least and most noise at which the model can be called. t_clean: the time of sigma = 0.
+    num_train_timesteps: number of training indices of a discrete schedule, else None.
+    default_prediction: what models of this kind usually predict.
+    All methods take floats or arrays and compute in float64.
 
     >>> Schedule.scaled_linear()
     <Schedule vp, 1000 training steps: t 0 to 999, sigma/alpha 0.02917 to 14.61>
@@ -65,9 +68,9 @@ class Schedule(ABC):
         return self.kind if steps is None else f"{self.kind}, {steps} training steps"
 
     def least_time(self, prediction: str | None) -> float:
-        """The least time that a model of this prediction is asked about: t_min.
+        """The least time at which a model of this prediction is called: t_min.
 
-        A velocity on a flow schedule is finite down to sigma = 0 itself and is asked there: t_clean.
+        On flow schedules a velocity is finite at sigma = 0 too and is called there: t_clean.
         """
         return self.t_min
 
@@ -97,12 +100,12 @@ class Schedule(ABC):
         return Points(t, self.alpha(t), self.sigma(t))
 
     def knots(self) -> tuple[tuple[float, float, float], ...]:
-        """(t, alpha, sigma) at five times from t_min to t_max: what tells one schedule from another."""
+        """(t, alpha, sigma) at five times from t_min to t_max. Plans keep them to recognise their schedule."""
         points = self.at(np.linspace(self.t_min, self.t_max, KNOTS))
         return tuple((float(t), float(a), float(s)) for t, a, s in zip(*points, strict=True))
 
     def shift_time(self, t: np.ndarray) -> np.ndarray:
-        """Where a uniform time grid's t goes: flow schedules shift it, others leave it."""
+        """The time that a uniform time grid has instead of t: shifted on flow schedules, else t itself."""
         return t
 
     def unshift_time(self, t: float) -> float:
@@ -110,10 +113,10 @@ class Schedule(ABC):
         return t
 
     def coordinate(self, points: Points, which: str | None = None) -> np.ndarray:
-        """The noise level s in which the ODE reads dz/ds = (z - D) / s.
+        """The coordinate s in which the ODE reads dz/ds = (z - D) / s (Karras et al. 2022, eq. 3).
 
         which: "sigma" for s = sigma / alpha, z = x / alpha; "flow" for s = sigma / (alpha + sigma),
-        z = x / (alpha + sigma), which is bounded by 1; None for the schedule's own: "flow" for flow, else "sigma".
+        z = x / (alpha + sigma), which is at most 1; None for "flow" on flow schedules and "sigma" on others.
         """
         with np.errstate(divide="ignore"):
             return points.sigma / (points.alpha + points.sigma if self._bounded(which) else points.alpha)

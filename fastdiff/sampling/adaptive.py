@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -67,7 +68,7 @@ def sample_adaptive(
     final_sigma: str = "zero",
     max_nfe: int = 1000,
     guidance: float | Tensor | None = None,
-    uncond: dict[str, object] | None = None,
+    uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     model_dtype: torch.dtype | None = None,
     return_plan: bool = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class ModelCalls:
         model: Model,
         shape: Sequence[int],
         guidance: float | Tensor | None = None,
-        uncond: dict[str, object] | None = None,
+        uncond: Mapping[str, object] | None = None,
         guidance_mode: str = "batch",
         kwargs: dict[str, object] | None = None,
     ) -> None:
@@ -57,7 +57,7 @@ class ModelCalls:
         self.copies = 2 if self.mode == "batch" else 1
         self.arguments = self.new_arguments(uncond or {}, kwargs or {})
 
-    def new_arguments(self, uncond: dict[str, object], kwargs: dict[str, object]) -> tuple[dict[str, object], ...]:
+    def new_arguments(self, uncond: Mapping[str, object], kwargs: dict[str, object]) -> tuple[dict[str, object], ...]:
         """`arguments` for other keyword arguments. Raises ValueError naming one that cannot be batched."""
         other = {**kwargs, **uncond}
         if self.mode == "plain":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,7 @@ def iter_sample(
     noise: Tensor,
     *,
     guidance: float | Tensor | None = None,
-    uncond: dict[str, object] | None = None,
+    uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     seeds: Sequence[int] | Tensor | None = None,
     image: Tensor | None = None,
@@ -73,7 +73,7 @@ def sample(
     noise: Tensor,
     *,
     guidance: float | Tensor | None = None,
-    uncond: dict[str, object] | None = None,
+    uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     seeds: Sequence[int] | Tensor | None = None,
     image: Tensor | None = None,
@@ -157,7 +157,7 @@ def _begin(
     plan: Plan,
     noise: Tensor,
     guidance: float | Tensor | None,
-    uncond: dict[str, object] | None,
+    uncond: Mapping[str, object] | None,
     guidance_mode: str,
     seeds: Sequence[int] | Tensor | None,
     image: Tensor | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ..options import MEANINGS
 from ..row import Row
@@ -58,13 +59,17 @@ class Solver:
     @property
     def options(self) -> dict[str, object]:
         """The options that `fastdiff.plan` passes on to it, with their defaults."""
+        return dict(self._options)
+
+    @cached_property
+    def _options(self) -> dict[str, object]:
         parameters = inspect.signature(self.build).parameters.values()
         found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
         return found | {"max_ratio": MAX_RATIO} if "max_ratio" in found else found
 
     def rows(self, schedule: Schedule, points: Points, prediction: str, **options: object) -> list[Row]:
         """What `fastdiff.plan` makes of it: as published, but of first order on steps too long to extrapolate over."""
-        if "max_ratio" in self.options:
+        if "max_ratio" in self._options:
             options = {"max_ratio": MAX_RATIO, **options}
         return self.build(schedule, points, prediction, **options)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class Buffers:
         if drawn is not None:
             self._seeds.copy_(drawn)
 
-    def set_arguments(self, uncond: dict[str, object], kwargs: dict[str, object]) -> None:
+    def set_arguments(self, uncond: Mapping[str, object], kwargs: dict[str, object]) -> None:
         """Other keyword arguments of the same structure, shapes and dtypes. Raises ValueError where they are not."""
         ours, layout = pytree.tree_flatten(self.calls.arguments)
         theirs, other = pytree.tree_flatten(self.calls.new_arguments(uncond, kwargs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def capture(
     example: Tensor,
     *,
     guidance: float | Tensor | None = None,
-    uncond: dict[str, object] | None = None,
+    uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     clamp: float | None = None,
     threshold: float | None = None,
@@ -59,7 +59,7 @@ class Captured:
         example: Tensor,
         *,
         guidance: float | Tensor | None = None,
-        uncond: dict[str, object] | None = None,
+        uncond: Mapping[str, object] | None = None,
         guidance_mode: str = "batch",
         clamp: float | None = None,
         threshold: float | None = None,
@@ -90,7 +90,7 @@ class Captured:
         *,
         plan: Plan | None = None,
         guidance: float | Tensor | None = None,
-        uncond: dict[str, object] | None = None,
+        uncond: Mapping[str, object] | None = None,
         seeds: Sequence[int] | Tensor | None = None,
         image: Tensor | None = None,
         **kwargs: object,
