@@ -12,7 +12,7 @@ from ..plans.schedule import Points
 from ..plans.solvers.ancestral import ddim_row, step_down
 from .base import FusedScheduler
 from .noise import output_noise
-from .protocol import Key, Scheduler
+from .protocol import Generators, Key, Scheduler
 from .recipe import Recipe, Rows
 from .rows import attempt, bounded_starts, ddim_clipped_row, with_noise
 from .run_state import RunState
@@ -46,12 +46,12 @@ def ddim_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
             row = ddim_row(s, t, prediction, 1, eta)
         return with_noise(row) if eta > 0 else row
 
-    return rows_between(bounded_starts(points) if bounded else points, run.at(after), make)
+    return rows_between(bounded_starts(points) if bounded else points, run.at(after[run.begin :]), make)
 
 
-def check_noise(scheduler: Scheduler, timestep: object, options: dict) -> None:
+def check_noise(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:
     """Raises ValueError where the noise is given twice."""
-    if options["eta"] > 0 and options["variance_noise"] is not None and options["generator"] is not None:
+    if generator is not None and options.get("variance_noise") is not None and options.get("eta", 0.0) > 0:
         raise ValueError("variance_noise: expected no generator beside it, got both")
 
 
@@ -73,7 +73,7 @@ def inverse_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) 
     before = np.minimum(run.times - total // run.num_inference_steps, total - 1)
     if has_own_times(run):
         before = np.append(-1.0, run.times[:-1])
-    starts = run.at(before)
+    starts = run.at(before[run.begin :])
     if any(scheduler._bounds()):
         starts = bounded_starts(starts)
     return rows_between(starts, points, lambda s, t: ddim_clipped_row(s, t, scheduler.config.prediction_type))

@@ -33,7 +33,9 @@ def ddpm_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
         noise = ((1, _spread(scheduler, s, t)),) if s.t > 0 else ()
         return replace(row, x=replace(row.x, noise=noise))
 
-    return rows_between(bounded_starts(points) if any(scheduler._bounds()) else points, _ends(run), make)
+    return rows_between(
+        bounded_starts(points) if any(scheduler._bounds()) else points, _ends(run).at(slice(run.begin, None)), make
+    )
 
 
 def _ends(run: RunState) -> Points:

@@ -88,7 +88,7 @@ class RisingVpOrFlow(VpOrFlow):
         if wanted.timesteps is not None:
             sigmas[:-1] = np.asarray(wanted.timesteps) / total
         if sigmas[0] <= 0 or (np.diff(sigmas) < 0).any():
-            raise ValueError(f"timesteps, sigmas: expected sigmas that rise from above 0 to {sigmas[-1]}, got {sigmas}")
+            raise ValueError(f"timesteps, sigmas: expected levels that rise from above 0 to {sigmas[-1]}, got {sigmas}")
         return sigmas[:-1] * total, sigmas
 
 
@@ -109,7 +109,7 @@ def _noising(s: Points, t: Points, form: str, prediction: str) -> Row:
     ratio = float(t.alpha / s.alpha)
     variance = float(t.sigma**2 - (ratio * s.sigma) ** 2)
     if variance < 0:
-        raise ValueError(f"sigmas: expected sigmas that rise, got sigma = {s.sigma:.5g} before {t.sigma:.5g}")
+        raise ValueError(f"sigmas: expected levels that rise, got sigma = {s.sigma:.5g} before {t.sigma:.5g}")
     return Row.at(s, form, prediction, LinearUpdate(x=ratio, noise=((1, math.sqrt(variance)),)))
 
 

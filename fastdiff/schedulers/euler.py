@@ -13,7 +13,7 @@ from ..plans.schedule import Points
 from ..plans.solvers.ancestral import ddim_row
 from .base import FusedScheduler
 from .noise import output_noise
-from .protocol import Key, Scheduler
+from .protocol import Generators, Key, Scheduler
 from .recipe import Recipe
 from .rows import with_noise
 from .run_state import RunState
@@ -23,7 +23,7 @@ from .step import fused_step, scale_model_input
 logger = logging.get_logger(__name__)
 
 
-def check_time(scheduler: Scheduler, timestep: object, options: dict) -> None:
+def check_time(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:
     """Raises ValueError for whole numbers, which are not times of a class whose model reads fractional ones."""
     if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
         raise ValueError(
@@ -32,16 +32,16 @@ def check_time(scheduler: Scheduler, timestep: object, options: dict) -> None:
         )
 
 
-def check_input(scheduler: Scheduler, timestep: object, options: dict) -> None:
+def check_input(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:
     """The same, and warns where the model has read x itself."""
-    check_time(scheduler, timestep, options)
+    check_time(scheduler, timestep, generator, options)
     if not scheduler.is_scale_input_called:
         logger.warning("scale_model_input was not called before step: the model's input has the wrong scale")
 
 
 def churns(scheduler: Scheduler, options: dict) -> bool:
     """Whether a step adds noise before the model's output counts, which is left to diffusers."""
-    return options["s_churn"] > 0
+    return options.get("s_churn", 0.0) > 0
 
 
 def euler_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> list[Row]:

@@ -45,7 +45,7 @@ class FlowMatchEulerDiscreteScheduler(FusedScheduler, diffusers.FlowMatchEulerDi
     step = fused_step(
         diffusers.FlowMatchEulerDiscreteScheduler.step,
         FlowMatchEulerDiscreteSchedulerOutput,
-        native=lambda scheduler, options: options["per_token_timesteps"] is not None,
+        native=lambda scheduler, options: options.get("per_token_timesteps") is not None,
         check=check_time,
     )
     stretch_shift_to_terminal = keep_one_time(diffusers.FlowMatchEulerDiscreteScheduler.stretch_shift_to_terminal)

@@ -13,7 +13,7 @@ from ..plans.solvers.adams import adams
 from ..plans.solvers.empty import around_empty_steps
 from .base import FusedScheduler
 from .euler import check_input
-from .protocol import Key, Scheduler
+from .protocol import Generators, Key, Scheduler
 from .recipe import Recipe
 from .run_state import RunState
 from .spaces import SIGMA, VE_SCHEDULE
@@ -34,10 +34,10 @@ def lms_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> l
     return [replace(row, base=x0[row.form](row)) for row in around_empty_steps(points, "sample", make)]
 
 
-def check_first_input(scheduler: Scheduler, timestep: object, options: dict) -> None:
+def check_first_input(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:
     """diffusers refuses whole numbers here only as long as nothing has been scaled."""
     if not scheduler.is_scale_input_called:
-        check_input(scheduler, timestep, options)
+        check_input(scheduler, timestep, generator, options)
 
 
 class LMSDiscreteScheduler(FusedScheduler, diffusers.LMSDiscreteScheduler):

@@ -14,7 +14,7 @@ from ..plans.solvers.ancestral import ddim_row
 from ..plans.solvers.churn import renoised
 from .base import FusedScheduler
 from .noise import wider_noise
-from .protocol import Key, Scheduler
+from .protocol import Generators, Key, Scheduler
 from .recipe import Recipe
 from .run_state import RunState
 from .spaces import TRAINING_TIME
@@ -34,9 +34,9 @@ def tcd_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> l
     return rows
 
 
-def check_eta(scheduler: Scheduler, timestep: object, options: dict) -> None:
+def check_eta(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:
     """Raises ValueError where eta is no share."""
-    if not 0 <= options["eta"] <= 1:
+    if not 0 <= options.get("eta", 0.0) <= 1:
         raise ValueError(f"eta: expected a number in [0, 1], got {options['eta']!r}")
 
 
