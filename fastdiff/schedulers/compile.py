@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ops.torch_library import LIBRARY
-from .protocol import Scheduler
+from .run_state import Scheduler
 
 SCHEDULERS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # by handle
 

@@ -12,10 +12,9 @@ from ..plans.schedule import Points
 from ..plans.solvers.ancestral import ddim_row, step_down
 from .base import FusedScheduler
 from .noise import output_noise
-from .protocol import Generators, Key, Scheduler
 from .recipe import Recipe, Rows
 from .rows import attempt, bounded_starts, ddim_clipped_row, with_noise
-from .run_state import RunState
+from .run_state import Generators, Key, RunState, Scheduler
 from .spaces import TRAINING_TIME
 from .step import fused_step
 
@@ -58,10 +57,7 @@ def check_noise(scheduler: Scheduler, timestep: object, generator: Generators, o
 class DDIMScheduler(FusedScheduler, diffusers.DDIMScheduler):
     """DDIM with any eta (Song et al. 2021, arXiv 2010.02502, eq. 12)."""
 
-    recipe = Recipe(
-        ddim_rows, TRAINING_TIME, extra="converted", noise=output_noise, steps_by_time=True,
-        reads=("alphas_cumprod", "final_alpha_cumprod"),
-    )  # fmt: skip
+    recipe = Recipe(ddim_rows, TRAINING_TIME, extra="converted", noise=output_noise, steps_by_time=True)
     step = fused_step(
         diffusers.DDIMScheduler.step, DDIMSchedulerOutput, key=("eta", "use_clipped_model_output"), check=check_noise
     )
@@ -83,7 +79,6 @@ class DDIMInverseScheduler(FusedScheduler, diffusers.DDIMInverseScheduler):
     """DDIM towards more noise: step's sample is one step less noisy than its time."""
 
     recipe = Recipe(
-        inverse_rows, TRAINING_TIME, extra="converted", steps_by_time=True,
-        reads=("alphas_cumprod", "initial_alpha_cumprod"), final_alpha="initial_alpha_cumprod",
-    )  # fmt: skip
+        inverse_rows, TRAINING_TIME, extra="converted", steps_by_time=True, final_alpha="initial_alpha_cumprod"
+    )
     step = fused_step(diffusers.DDIMInverseScheduler.step, DDIMInverseOutput)

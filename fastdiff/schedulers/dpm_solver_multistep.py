@@ -15,10 +15,9 @@ from ..plans.solvers.empty import around_empty_steps
 from ..plans.solvers.exponential import multistep
 from .base import FusedScheduler
 from .noise import float32_noise, output_noise
-from .protocol import Key, Scheduler
 from .recipe import Recipe
 from .rows import with_noise
-from .run_state import RunState
+from .run_state import Key, RunState, Scheduler
 from .spaces import VP_OR_FLOW, Placed, VpOrFlow, Wanted, shifted
 from .step import fused_step
 from .times import grid_of
@@ -61,10 +60,7 @@ def form_of(scheduler: Scheduler) -> str:
 class DPMSolverMultistepScheduler(FusedScheduler, diffusers.DPMSolverMultistepScheduler):
     """DPM-Solver and DPM-Solver++ of order 1 to 3, ODE and SDE (Lu et al. 2022, arXiv 2206.00927, 2211.01095)."""
 
-    recipe = Recipe(
-        dpm_solver_rows, VP_OR_FLOW, output_dtype="output", noise=float32_noise, native_args=("timesteps",),
-        absent_is_last=True,
-    )  # fmt: skip
+    recipe = Recipe(dpm_solver_rows, VP_OR_FLOW, output_dtype="output", noise=float32_noise)
     step = fused_step(diffusers.DPMSolverMultistepScheduler.step, SchedulerOutput)
 
 
@@ -123,5 +119,5 @@ class DPMSolverMultistepInverseScheduler(FusedScheduler, diffusers.DPMSolverMult
     data, these begin at the first training time. `timesteps` and `sigmas` rise too, and the end is the largest sigma.
     """
 
-    recipe = Recipe(inverse_rows, RisingVpOrFlow(), noise=output_noise, absent_is_last=True)
+    recipe = Recipe(inverse_rows, RisingVpOrFlow(absent_is_last=True), noise=output_noise)
     step = fused_step(diffusers.DPMSolverMultistepInverseScheduler.step, SchedulerOutput)

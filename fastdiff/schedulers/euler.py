@@ -13,10 +13,9 @@ from ..plans.schedule import Points
 from ..plans.solvers.ancestral import ddim_row
 from .base import FusedScheduler
 from .noise import output_noise
-from .protocol import Generators, Key, Scheduler
 from .recipe import Recipe
 from .rows import with_noise
-from .run_state import RunState
+from .run_state import Generators, Key, RunState, Scheduler
 from .spaces import SIGMA
 from .step import fused_step, scale_model_input
 
@@ -58,9 +57,7 @@ def ancestral_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key
 class EulerDiscreteScheduler(FusedScheduler, diffusers.EulerDiscreteScheduler):
     """Euler's method (Karras et al. 2022, arXiv 2206.00364, algorithm 2); with s_churn, diffusers' own step."""
 
-    recipe = Recipe(
-        euler_rows, SIGMA, output_dtype="output", extra="converted", extra_in_float32=True, needs_set_timesteps=False
-    )
+    recipe = Recipe(euler_rows, SIGMA, output_dtype="output", extra="converted", extra_in_float32=True)
     step = fused_step(
         diffusers.EulerDiscreteScheduler.step, EulerDiscreteSchedulerOutput, native=churns, check=check_input
     )
@@ -71,9 +68,8 @@ class EulerAncestralDiscreteScheduler(FusedScheduler, diffusers.EulerAncestralDi
     """Euler's method to below the next sigma, and fresh noise back up to it (k-diffusion's sample_euler_ancestral)."""
 
     recipe = Recipe(
-        ancestral_rows, SIGMA, output_dtype="output", extra="converted", extra_in_float32=True, noise=output_noise,
-        needs_set_timesteps=False,
-    )  # fmt: skip
+        ancestral_rows, SIGMA, output_dtype="output", extra="converted", extra_in_float32=True, noise=output_noise
+    )
     step = fused_step(
         diffusers.EulerAncestralDiscreteScheduler.step, EulerAncestralDiscreteSchedulerOutput, check=check_input
     )

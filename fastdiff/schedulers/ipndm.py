@@ -12,9 +12,8 @@ from ..plans.schedule import Points
 from ..plans.solvers.adams import EQUAL_STEPS
 from ..plans.solvers.pndm import transfer
 from .base import FusedScheduler
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunAttribute, RunState
+from .run_state import Key, RunAttribute, RunState, Scheduler
 from .spaces import Placed, Space, Wanted
 from .step import fused_step
 

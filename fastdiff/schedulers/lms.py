@@ -13,9 +13,8 @@ from ..plans.solvers.adams import adams
 from ..plans.solvers.empty import around_empty_steps
 from .base import FusedScheduler
 from .euler import check_input
-from .protocol import Generators, Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunState
+from .run_state import Generators, Key, RunState, Scheduler
 from .spaces import SIGMA, VE_SCHEDULE
 from .step import fused_step, scale_model_input
 
@@ -43,7 +42,7 @@ def check_first_input(scheduler: Scheduler, timestep: object, generator: Generat
 class LMSDiscreteScheduler(FusedScheduler, diffusers.LMSDiscreteScheduler):
     """Linear multistep in sigma (k-diffusion's sample_lms)."""
 
-    recipe = Recipe(lms_rows, SIGMA, extra="base", needs_set_timesteps=False)
+    recipe = Recipe(lms_rows, SIGMA, extra="base")
     step = fused_step(
         diffusers.LMSDiscreteScheduler.step, LMSDiscreteSchedulerOutput, key=("order",), check=check_first_input
     )

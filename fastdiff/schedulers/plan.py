@@ -20,10 +20,9 @@ from .base import FusedScheduler
 from .compile import compiled_scale
 from .plan_config import check_config, compare_shift, demanded_shift, kind_of, training_times
 from .plan_rows import reading_noise, rescaled, rows_from
-from .protocol import Generators, Key
 from .recipe import Recipe
 from .rows import Table, make_table
-from .run_state import RunState
+from .run_state import Generators, Key, RunState
 from .runs import row_to_read
 from .spaces import Space
 from .step import predicting_part

@@ -1,4 +1,4 @@
-"""Rows of a plan as a scheduler's `step` runs them: the kernel's records, and what each of them reads besides x and m."""
+"""Rows of a plan as a scheduler's `step` runs them: the kernel's records, and what each reads besides x and m."""
 
 from __future__ import annotations
 

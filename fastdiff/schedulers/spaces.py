@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ import torch
 from ..plans.prediction import convert
 from ..plans.row import Row
 from ..plans.schedule import Points, Schedule
-from .protocol import Scheduler
-from .run_state import RunState
+from .run_state import RunState, Scheduler
 
 Placed = tuple[np.ndarray, "np.ndarray | None"]  # times, and sigmas with the end where the class has them
 
@@ -47,12 +46,15 @@ class Space:
 
     fractional: whether the model reads fractional times. stages: evaluations a step; with two, timesteps names each
     evaluation, so each sigma but the first comes twice, and the last step has one.
-    run_tensors: the run's tensors that its rows are made from.
+    run_tensors: the run's tensors that rows are made from. ready: whether diffusers' constructor sets the times, so
+    that a step may come before set_timesteps. absent_is_last: whether a time that is not in timesteps counts as the last.
     """
 
     fractional: bool = False
     stages: int = 1
     run_tensors: tuple[str, ...] = ("timesteps", "sigmas")
+    ready: bool = False
+    absent_is_last: bool = False
 
     def count(self, scheduler: Scheduler, wanted: Wanted) -> int:
         """How many steps the times, or sigmas, ask for."""
@@ -75,8 +77,12 @@ class Space:
         return times if self.fractional else times.round()
 
     def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
-        """Whether diffusers' own set_timesteps takes this right; names: the arguments that it takes right."""
+        """Whether diffusers' own set_timesteps, whose arguments have these names, takes it right."""
         return all(name in names for name in given)
+
+    def read_attributes(self, recipe: Any) -> tuple[str, ...]:
+        """The scheduler's own attributes that rows are made from."""
+        return recipe.reads
 
     def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
         """Where the run's steps from number `begin` on begin and end."""
@@ -98,6 +104,9 @@ class TrainingTime(Space):
             return in_training(scheduler, wanted.timesteps), None
         return self.time_of(scheduler, np.asarray(wanted.sigmas, dtype=np.float64)[:-1]), None
 
+    def read_attributes(self, recipe: Any) -> tuple[str, ...]:
+        return "alphas_cumprod", recipe.final_alpha, *recipe.reads
+
 
 class VpOrFlow(Space):
     """Variance preserving, or with use_flow_sigmas a flow schedule: the classes that solve in log-SNR."""
@@ -116,7 +125,8 @@ class VpOrFlow(Space):
         return super().count(scheduler, wanted)
 
     def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
-        return not given or (not self.flows(scheduler) and super().is_native(scheduler, given, names))
+        """mu is an AssertionError there, or changes the configuration."""
+        return not given or (given.keys() == {"timesteps"} and "timesteps" in names and not self.flows(scheduler))
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
         if not self.flows(scheduler):
@@ -173,6 +183,10 @@ class Sigma(Space):
 class Edm(Sigma):
     """The same with EDM's preconditioning: x0 = c_skip x + c_out m (Karras et al. 2022, arXiv 2206.00364, table 1)."""
 
+    def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
+        """diffusers takes sigmas as places on its own grid."""
+        return not given
+
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
         """The model's time is log(sigma) / 4."""
         sigmas = run.sigmas.double().cpu().numpy()
@@ -218,10 +232,10 @@ class Flow(Space):
 
 
 TRAINING_TIME = TrainingTime()
-VP_OR_FLOW = VpOrFlow()
-SIGMA, SIGMA_TWICE = Sigma(fractional=True), Sigma(fractional=True, stages=2)
-EDM = Edm(fractional=True)
-FLOW, FLOW_TWICE = Flow(fractional=True), Flow(fractional=True, stages=2)
+VP_OR_FLOW = VpOrFlow(absent_is_last=True)
+SIGMA, SIGMA_TWICE = (Sigma(fractional=True, stages=stages, ready=True) for stages in (1, 2))
+EDM = Edm(fractional=True, ready=True)
+FLOW, FLOW_TWICE = (Flow(fractional=True, stages=stages, ready=True) for stages in (1, 2))
 
 
 def flow_points(sigmas: np.ndarray) -> Points:

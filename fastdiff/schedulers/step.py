@@ -17,9 +17,8 @@ from ..ops.reference import compute_dtype, converted_output
 from ..plans.table import flat_row
 from ..sampling.registers import settle
 from .compile import compiled_scale, compiled_step
-from .protocol import Generators, Scheduler
 from .rows import Threshold
-from .run_state import RunState
+from .run_state import Generators, RunState, Scheduler
 from .runs import row_to_read, run_at_time, run_of_step
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from .protocol import Scheduler
-
 
 class Watch:
     """What the rows of a run are made from: the configuration's attributes, the scheduler's, and the run's tensors.
@@ -18,16 +16,18 @@ class Watch:
 
     __slots__ = ("_values", "blind", "config", "named", "versions")
 
-    def __init__(self, scheduler: Scheduler, run: Any) -> None:
+    def __init__(self, scheduler: Any, run: Any) -> None:
         self.config = dict(vars(scheduler.config))
         self._values = [*self.config.values()]
-        self.named = {name: _kept(getattr(scheduler, name)) for name in scheduler.recipe.reads}
+        self.named = {
+            name: _kept(getattr(scheduler, name)) for name in scheduler.recipe.space.read_attributes(scheduler.recipe)
+        }
         values = [*(getattr(run, name, None) for name in scheduler.recipe.space.run_tensors), *self.named.values()]
         tensors = [value for value in values if isinstance(value, Tensor)]
         self.versions = [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
         self.blind = len(self.versions) < len(tensors)
 
-    def is_stale(self, scheduler: Scheduler) -> bool:
+    def is_stale(self, scheduler: Any) -> bool:
         """Whether any of it is another now. Every step asks; no tensor's value is read."""
         for tensor, version in self.versions:
             if tensor._version != version:
