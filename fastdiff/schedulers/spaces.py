@@ -47,7 +47,7 @@ class Space:
     fractional: whether the model reads fractional times. stages: evaluations a step; with two, timesteps names each
     evaluation, so each sigma but the first comes twice, and the last step has one.
     run_tensors: the run's tensors that rows are made from. ready: whether diffusers' constructor sets the times, so
-    that a step may come before set_timesteps. absent_is_last: whether a time that is not in timesteps counts as the last.
+    that a step may come before set_timesteps. absent_is_last: whether a time that is not in timesteps is the last.
     """
 
     fractional: bool = False

@@ -19,10 +19,10 @@ class Watch:
     def __init__(self, scheduler: Any, run: Any) -> None:
         self.config = dict(vars(scheduler.config))
         self._values = [*self.config.values()]
-        self.named = {
-            name: _kept(getattr(scheduler, name)) for name in scheduler.recipe.space.read_attributes(scheduler.recipe)
-        }
-        values = [*(getattr(run, name, None) for name in scheduler.recipe.space.run_tensors), *self.named.values()]
+        space = scheduler.recipe.space
+        names = space.read_attributes(scheduler.recipe)
+        self.named = {name: _kept(getattr(scheduler, name)) for name in names}
+        values = [*(getattr(run, name, None) for name in space.run_tensors), *self.named.values()]
         tensors = [value for value in values if isinstance(value, Tensor)]
         self.versions = [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
         self.blind = len(self.versions) < len(tensors)
