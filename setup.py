@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +31,7 @@ from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
+ISA_FLAGS = CSRC / "cpu" / "isa_flags.txt"
 MODE = os.environ.get("FASTDIFF_BUILD", "auto")
 
 # Explicit fused multiply-adds only, so that a value does not depend on where a loop was vectorised.
@@ -38,13 +39,6 @@ CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall"
 CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off", "-Wno-unknown-pragmas"]  # unroll is nvcc's
 CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 finds its own intrinsics at fault
 CXX_FLAGS += ["-Wno-unknown-warning-option"]  # and clang does not know the last
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"]
-ISA_FLAGS = {
-    "portable": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": AVX512,
-    "avx512_bf16": [*AVX512, "-mavx512bf16"],
-}
 CUDA_ARCHS = ["80", "90a", "100"]
 CUDA_PTX = "90"
 
@@ -57,6 +51,7 @@ class Job(NamedTuple):
     """One call of a compiler."""
 
     name: str
+    source: Path
     target: str  # the object file
     compile: Callable[[], object]
 
@@ -81,9 +76,27 @@ def is_x86() -> bool:
     return platform.machine() in ("x86_64", "AMD64")
 
 
-def is_op(source: Path) -> bool:
-    """csrc/cpu/<op>.cpp is a kernel if csrc/<op>.h is its contract, and then compiled once per instruction set."""
-    return (CSRC / f"{source.stem}.h").exists()
+def is_kernel(source: Path) -> bool:
+    """Whether it is compiled once per instruction set, into the namespace that FASTDIFF_ISA names."""
+    return "FASTDIFF_ISA" in source.read_text()
+
+
+def isa_flags() -> dict[str, list[str]]:
+    """The compiler's flags for each instruction set, the best last."""
+    words = (line.split() for line in ISA_FLAGS.read_text().splitlines() if not line.startswith("#"))
+    return {name: flags for name, *flags in words}
+
+
+def with_includes(source: Path) -> list[Path]:
+    """The source and all of csrc that it includes, directly or not."""
+    found: set[Path] = set()
+    new = {source}
+    while new:
+        path = new.pop()
+        found.add(path)
+        names = re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE)
+        new |= {file for name in names if (file := (path.parent / name).resolve()).is_file()} - found
+    return sorted(found)
 
 
 class Nvcc:
@@ -119,6 +132,7 @@ class Nvcc:
         codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
         codes.append(f"-gencode=arch=compute_{CUDA_PTX},code=compute_{CUDA_PTX}")
         flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static"]
+        target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([self.path, "-c", str(source), "-o", str(target), *flags, *codes], check=True)
 
     def link_flags(self) -> list[str]:
@@ -177,7 +191,7 @@ class build_ext(BuildExt):
     def _build(self, ext: Extension, nvcc: Nvcc | None) -> None:
         target = self.get_ext_fullpath(ext.name)
         with without_commands():
-            objects = self._compile(self._jobs(nvcc), self._digest(nvcc))
+            objects = self._compile(self._jobs(nvcc), self._tools(nvcc))
             say(f"linking {Path(target).name}")
             flags = ["-pthread", *self._hide(), *(nvcc.link_flags() if nvcc else [])]
             self.compiler.link_shared_object(objects, target, extra_postargs=flags, target_lang="c++")
@@ -186,14 +200,15 @@ class build_ext(BuildExt):
             Path(target).unlink()
             raise RuntimeError(f"{CSRC} is not whole, or this compiler's output cannot be loaded: {loaded.stderr}")
 
-    def _compile(self, jobs: list[Job], digest: str) -> list[str]:
-        """The object files. Those of an earlier build that the same digest made are not made again."""
+    def _compile(self, jobs: list[Job], tools: bytes) -> list[str]:
+        """The object files. Those that an earlier build made with the same tools and from the same text are kept."""
         if not jobs:
             raise RuntimeError(f"there is nothing to compile: no source file in {CSRC}")
         count = itertools.count(1)
 
         def run(job: Job) -> str:
-            mark = Path(f"{job.target}.{digest}")
+            text = b"\0".join(path.read_bytes() for path in with_includes(job.source))
+            mark = Path(f"{job.target}.{hashlib.sha256(tools + text).hexdigest()[:16]}")
             which = f"{job.name}, {next(count)} of {len(jobs)}"
             if mark.exists():
                 say(f"keeping {which}")
@@ -208,18 +223,17 @@ class build_ext(BuildExt):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(run, jobs))  # the first failure ends it
 
-    def _digest(self, nvcc: Nvcc | None) -> str:
-        """Of all that decides what the compilers make, apart from what the system's headers hold."""
+    def _tools(self, nvcc: Nvcc | None) -> bytes:
+        """All that decides what the compilers make, apart from their sources and what the system's headers hold."""
         import pybind11
 
         command = getattr(self.compiler, "compiler_so_cxx", [])  # with CXXFLAGS
         version = subprocess.run([*command, "--version"], capture_output=True).stdout if command else b""
         flags = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NVCC_")]
         cuda = [nvcc.path, nvcc.version, *nvcc.archs, *flags] if nvcc else []
-        digest = hashlib.sha256(repr((command, version, cuda, self.include_dirs, pybind11.__version__)).encode())
-        for path in [ROOT / "setup.py", *sorted(path for path in CSRC.rglob("*") if path.is_file())]:
-            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-        return digest.hexdigest()[:16]
+        tools = (command, version, cuda, self.include_dirs, pybind11.__version__)
+        settings = [path.read_bytes() for path in (ROOT / "setup.py", ISA_FLAGS) if path.exists()]
+        return repr((tools, settings)).encode()
 
     def _hide(self) -> list[str]:
         """Flags that export the module's entry and nothing of the libraries linked into it."""
@@ -229,54 +243,47 @@ class build_ext(BuildExt):
         script.write_text("{ global: PyInit__C; local: *; };\n")
         return [f"-Wl,--version-script={script}"]
 
-    def _isas(self) -> list[str]:
+    def _isas(self) -> dict[str, list[str]]:
         """The instruction sets to compile for. Compilers older than gcc 10 and clang 9 do not know the last one."""
+        isas = isa_flags()
         if not is_x86():
-            return ["portable"]
-        *isas, last = ISA_FLAGS
+            return {"portable": isas["portable"]}
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "empty.cpp")
             source.touch()
             try:
-                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=ISA_FLAGS[last])
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=isas["avx512_bf16"])
             except CompileError:
-                return isas
-        return [*isas, last]
+                del isas["avx512_bf16"]
+        return isas
 
     def _jobs(self, nvcc: Nvcc | None) -> list[Job]:
-        isas = self._isas()
+        import pybind11  # here, because FASTDIFF_BUILD=none does without
+
+        kernels = [source for source in sorted(CSRC.glob("cpu/*.cpp")) if is_kernel(source)]
+        isas = self._isas() if kernels else {}
         macros = [("FASTDIFF_X86", None)] if is_x86() else []
         macros += [("FASTDIFF_AVX512_BF16", None)] if "avx512_bf16" in isas else []
-        include = []
+        include = [*self.include_dirs, pybind11.get_include()]
         if nvcc:
             macros += [("FASTDIFF_CUDA", f'"{nvcc.holds}"'), ("FASTDIFF_NVCC", f'"{nvcc.version}"')]
             include.append(str(nvcc.home / "include"))
-        import pybind11  # here, because FASTDIFF_BUILD=none does without
-
-        include.append(pybind11.get_include())
-        jobs = [self._cxx(source, "main", macros, include) for source in sorted(CSRC.glob("*.cpp"))]
-        for source in sorted(CSRC.glob("cpu/*.cpp")):
-            if is_op(source):
-                jobs += [self._cxx(source, isa, [*macros, ("FASTDIFF_ISA", isa)]) for isa in isas]
-            else:
-                jobs.append(self._cxx(source, "main", macros))
-        if nvcc:
-            folder = Path(self.build_temp, "cuda")
-            folder.mkdir(parents=True, exist_ok=True)
-            for source in sorted(CSRC.glob("cuda/*.cu")):
-                target = folder / f"{source.stem}.o"
-                jobs.append(Job(f"{source.stem} for CUDA", str(target), partial(nvcc.compile, source, target)))
+        rest = [source for source in sorted([*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]) if source not in kernels]
+        jobs = [self._cxx(source.stem, source, "main", macros=macros, include_dirs=include) for source in rest]
+        for source, (isa, flags) in itertools.product(kernels, isas.items()):
+            name, isa_macros = f"{source.stem} for {isa}", [*macros, ("FASTDIFF_ISA", isa)]
+            jobs.append(self._cxx(name, source, isa, flags, macros=isa_macros, include_dirs=self.include_dirs))
+        for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else ():
+            target = Path(self.build_temp, "cuda", f"{source.stem}.o")
+            jobs.append(Job(f"{source.stem} for CUDA", source, str(target), partial(nvcc.compile, source, target)))
         return jobs
 
-    def _cxx(self, source: Path, isa: str, macros: list, include: list[str] | None = None) -> Job:
-        sources, folder = [os.path.relpath(source)], os.path.join(self.build_temp, isa)
-        compile = partial(
-            self.compiler.compile, sources, output_dir=folder, macros=macros,
-            include_dirs=[*self.include_dirs, *(include or [])],
-            extra_postargs=[*CXX_FLAGS, *ISA_FLAGS.get(isa, [])],
-        )  # fmt: skip
-        name = f"{source.stem} for {isa}" if isa in ISA_FLAGS else source.stem
-        return Job(name, self.compiler.object_filenames(sources, output_dir=folder)[0], compile)
+    def _cxx(self, name: str, source: Path, folder: str, flags: Iterable[str] = (), **options: object) -> Job:
+        """`folder` keeps the objects of one source apart."""
+        sources, target = [os.path.relpath(source)], os.path.join(self.build_temp, folder)
+        flags = [*CXX_FLAGS, *flags]
+        compile = partial(self.compiler.compile, sources, output_dir=target, extra_postargs=flags, **options)
+        return Job(name, source, self.compiler.object_filenames(sources, output_dir=target)[0], compile)
 
 
 class bdist_wheel(BdistWheel):

@@ -7,7 +7,7 @@ products only, 4 B H N M D operations, and not the softmax. FASTDIFF_BENCH=full 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import fastdiff as fd
 from fastdiff.ops import attention
 
+from .accuracy import check_close
+from .backends import forced
 from .machine import matmul_rate
 
 # batch, heads, queries, keys, head size
@@ -60,28 +61,12 @@ LARGEST_PRODUCT = 1 << 25  # queries times keys that contestants who write them 
 LONG = 5e10  # operations; on the CPU more are run in float32 on all threads only
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-    torch.compiler.reset()
-
-
 def check(y: Tensor, q: Tensor, k: Tensor, v: Tensor, tolerance: float) -> None:
     """The first and the last queries of each head against the formula in float64."""
     for part in (slice(None, 32), slice(-32, None)):
         weights = torch.softmax(q[:, :, part].double() @ k.double().mT * q.shape[-1] ** -0.5, dim=-1)
         right = weights @ v.double()
-        assert (y[:, :, part] - right).abs().max() <= tolerance * right.abs().max()
-
-
-def forced(backend: str) -> Callable[..., Tensor]:
-    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        with fd.backend(backend):
-            return attention(q, k, v)
-
-    return run
+        check_close(y[:, :, part], right, tolerance)
 
 
 def sdpa_with(backend: SDPBackend) -> Callable[..., Tensor]:
@@ -98,7 +83,7 @@ def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 CONTESTANTS: dict[str, Callable[..., Tensor]] = {"fastdiff": attention, "sdpa": F.scaled_dot_product_attention}
 if DEVICE == "cuda":
-    CONTESTANTS |= {f"fastdiff {name}": forced(name) for name in ("triton", "cuda")}
+    CONTESTANTS |= {f"fastdiff {name}": forced(attention, name) for name in ("triton", "cuda")}
     CONTESTANTS["sdpa flash"] = sdpa_with(SDPBackend.FLASH_ATTENTION)  # on the CPU it is the default
     CONTESTANTS["sdpa efficient"] = sdpa_with(SDPBackend.EFFICIENT_ATTENTION)
     CONTESTANTS["sdpa cudnn"] = sdpa_with(SDPBackend.CUDNN_ATTENTION)

@@ -11,7 +11,7 @@ import math
 import mmap
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache, partial
 
 import pytest
@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import fastdiff as fd
 from fastdiff.ops import group_norm
 
+from .accuracy import check_close
+from .backends import forced
 from .machine import copy_bandwidth
 
 GROUPS = 32
@@ -67,25 +68,9 @@ def ours(x: Tensor, weight: Tensor, bias: Tensor, **modulation: Tensor) -> Tenso
     return group_norm(x, GROUPS, weight, bias, act="silu", **modulation)
 
 
-def forced(backend: str) -> Callable[..., Tensor]:
-    def run(*operands: Tensor, **modulation: Tensor) -> Tensor:
-        with fd.backend(backend):
-            return ours(*operands, **modulation)
-
-    return run
-
-
 CONTESTANTS: dict[str, Callable[..., Tensor]] = {"fastdiff": ours, "eager": eager, "compiled": eager}
 if DEVICE == "cuda":
-    CONTESTANTS |= {f"fastdiff {name}": forced(name) for name in ("triton", "cuda")}
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-    torch.compiler.reset()
+    CONTESTANTS |= {f"fastdiff {name}": forced(ours, name) for name in ("triton", "cuda")}
 
 
 FILLED: list[Tensor] = []
@@ -135,7 +120,7 @@ def check(y: Tensor, given: Operands, tolerance: float) -> None:
         x = given["x"][:, part].double() + cut.get("add", 0)
         right = F.group_norm(x, 1, weight, bias) * (1 + cut.get("scale", 0)) + cut.get("shift", 0)
         right = F.silu(right)
-        assert (y[:, part] - right).abs().max() <= tolerance * right.abs().max()
+        check_close(y[:, part], right, tolerance)
 
 
 # Contestants of one group run one after another, so that they meet the same machine.

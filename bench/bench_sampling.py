@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 import fastdiff as fd
+
+from .in_diffusers import draw, make_scheduler
 
 SHAPES = [(1, 4, 64, 64), (8, 4, 128, 128)]
 STEPS = 20
@@ -26,22 +27,7 @@ def test_fastdiff_loop(benchmark, name: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", CONTESTANTS)
 def test_diffusers_loop(benchmark, name: str, shape: tuple[int, ...]) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    make = {
-        "2m": diffusers.DPMSolverMultistepScheduler,
-        "euler": diffusers.EulerDiscreteScheduler,
-        "unipc": diffusers.UniPCMultistepScheduler,
-    }[name]
-    scheduler = make(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    noise, m = torch.randn(shape), torch.randn(shape)
-
-    def loop() -> Tensor:
-        scheduler.set_timesteps(STEPS)
-        x = noise * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            scheduler.scale_model_input(x, t)
-            x = scheduler.step(m, t, x, return_dict=False)[0]
-        return x
-
+    pytest.importorskip("diffusers")
+    scheduler, noise, m = make_scheduler(name), torch.randn(shape), torch.randn(shape)
     benchmark.group = f"{STEPS} steps of {name} {shape}"
-    assert torch.isfinite(benchmark(loop)).all()
+    assert torch.isfinite(benchmark(lambda: draw(scheduler, lambda x, t: m, STEPS, noise))).all()

@@ -16,6 +16,8 @@ import fastdiff as fd
 from fastdiff.ops import reference
 from fastdiff.sampling.run import Run
 
+from .accuracy import check_close
+from .in_diffusers import make_scheduler
 from .machine import copy_bandwidth
 
 SHAPES = [(1, 4, 64, 64), (8, 4, 128, 128)]
@@ -44,13 +46,15 @@ def make_plan(name: str) -> fd.Plan:
     return fd.plan(solver, SCHEDULE, STEPS, grid="leading", final_sigma="zero", prediction="epsilon", **options)
 
 
-def fastdiff_step(name: str, shape: tuple[int, ...]) -> tuple[Callable[[], object], Run, Tensor]:
+def fastdiff_step(
+    name: str, shape: tuple[int, ...], device: str = "cpu", backend: str = "auto"
+) -> tuple[Callable[[], object], Run, Tensor]:
     """A call that applies row ROW again and again, the run it works on, and the model's output."""
-    plan = make_plan(name)
-    run = Run(plan, torch.randn(shape), model_dtype=torch.float32, seeds=torch.arange(shape[0]))
+    noise, m = (torch.randn(shape, device=device) for _ in range(2))
+    with fd.backend(backend):
+        run = Run(make_plan(name), noise, model_dtype=torch.float32, seeds=torch.arange(shape[0], device=device))
     for i in range(ROW):
-        run.apply(i, torch.randn(shape))
-    m = torch.randn(shape)
+        run.apply(i, torch.randn(shape, device=device))
 
     def step() -> None:
         run.apply(ROW, m)
@@ -60,10 +64,48 @@ def fastdiff_step(name: str, shape: tuple[int, ...]) -> tuple[Callable[[], objec
 
 def check(step: Callable[[], object], run: Run, m: Tensor) -> None:
     x, base, history = run.x.double(), run.base.double(), [h.double() for h in run.history]
-    seeds = torch.arange(len(m))
+    seeds = torch.arange(len(m), device=m.device)
     expected, _, _ = reference.solver_step(run.table[ROW], x, base, m.double(), None, history, None, None, seeds)
     step()
-    assert (run.x - expected).abs().max() <= 2e-6 * expected.abs().max()
+    check_close(run.x, expected, 2e-6)
+
+
+def three_eager_ops(shape: tuple[int, ...], device: str = "cpu") -> Callable[[], Tensor]:
+    x, d, old = (torch.randn(shape, device=device) for _ in range(3))
+    a, b, c = 0.9, 0.2, -0.1
+    return lambda: (x * a).add_(d, alpha=b).add_(old, alpha=c)
+
+
+def compiled_step(shape: tuple[int, ...], device: str = "cpu", backend: str = "inductor") -> Callable[[], object]:
+    """A 2M step by torch.compile, after it was compiled and checked."""
+    row = make_plan("2m").rows[ROW]
+    x, m, old = (torch.randn(shape, device=device) for _ in range(3))
+
+    @torch.compile(dynamic=False, backend=backend)
+    def step(x: Tensor, m: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+        d = row.p_x * x + row.p_m * m
+        return row.x.x * x + row.x.history[0] * d + row.x.history[1] * old, d
+
+    d = step(x, m, old)[1]
+    assert torch.allclose(d, row.p_x * x + row.p_m * m, atol=1e-4)
+    return lambda: step(x, m, old)
+
+
+def diffusers_step(name: str, shape: tuple[int, ...], device: str = "cpu") -> Callable[[], Tensor]:
+    """The same step by diffusers' scheduler, after it was tried. Raises ImportError where there is no diffusers."""
+    scheduler = make_scheduler(name)
+    scheduler.set_timesteps(STEPS, device=device)
+    x, m = (torch.randn(shape, device=device) for _ in range(2))
+    for t in scheduler.timesteps[:ROW]:
+        x = scheduler.step(m, t, x, return_dict=False)[0]
+    t, index = scheduler.timesteps[ROW], scheduler.step_index
+
+    def step() -> Tensor:
+        scheduler._step_index = index
+        return scheduler.step(m, t, x, return_dict=False)[0]
+
+    assert torch.isfinite(step()).all()
+    return step
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -78,56 +120,22 @@ def test_fastdiff(benchmark, name: str, shape: tuple[int, ...], threads: int) ->
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_floor_of_three_eager_ops(benchmark, shape: tuple[int, ...], threads: int) -> None:
-    x, d, old = (torch.randn(shape) for _ in range(3))
-    a, b, c = 0.9, 0.2, -0.1
-
-    def step() -> Tensor:
-        return (x * a).add_(d, alpha=b).add_(old, alpha=c)
-
     benchmark.group = f"2m {shape} {threads} thread"
-    benchmark(step)
+    benchmark(three_eager_ops(shape))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_torch_compile(benchmark, shape: tuple[int, ...], threads: int) -> None:
-    plan = make_plan("2m")
-    row = plan.rows[ROW]
-    x, m, old = (torch.randn(shape) for _ in range(3))
-
-    @torch.compile(dynamic=False)
-    def step(x: Tensor, m: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
-        d = row.p_x * x + row.p_m * m
-        return row.x.x * x + row.x.history[0] * d + row.x.history[1] * old, d
-
-    d = step(x, m, old)[1]
-    assert torch.allclose(d, row.p_x * x + row.p_m * m, atol=1e-4)
     benchmark.group = f"2m {shape} {threads} thread"
-    benchmark(step, x, m, old)
+    benchmark(compiled_step(shape))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", PLANS)
 def test_diffusers(benchmark, name: str, shape: tuple[int, ...], threads: int) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    common = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    if name == "unipc3":
-        scheduler = diffusers.UniPCMultistepScheduler(solver_order=3, **common)
-    else:
-        kind = "sde-dpmsolver++" if name == "2m_sde" else "dpmsolver++"
-        scheduler = diffusers.DPMSolverMultistepScheduler(algorithm_type=kind, **common)
-    scheduler.set_timesteps(STEPS)
-    x, m = torch.randn(shape), torch.randn(shape)
-    for t in scheduler.timesteps[:ROW]:
-        x = scheduler.step(m, t, x, return_dict=False)[0]
-    t, index = scheduler.timesteps[ROW], scheduler.step_index
-
-    def step() -> Tensor:
-        scheduler._step_index = index
-        return scheduler.step(m, t, x, return_dict=False)[0]
-
-    assert torch.isfinite(step()).all()
+    pytest.importorskip("diffusers")
     benchmark.group = f"{name} {shape} {threads} thread"
-    benchmark(step)
+    benchmark(diffusers_step(name, shape))
 
 
 def record_traffic(benchmark, like: Tensor, operands: int, threads: int) -> None:

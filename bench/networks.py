@@ -6,8 +6,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.schedulers import DPMSolverMultistepScheduler
 
+from .in_diffusers import SCHEDULE
+
 TOKENS, CONTEXT = 77, 768
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
 def unet(share: int = 4) -> UNet2DConditionModel:
@@ -45,7 +46,7 @@ def pipeline(share: int = 4) -> StableDiffusionPipeline:
         text_encoder=None,
         tokenizer=None,
         unet=unet(share),
-        scheduler=DPMSolverMultistepScheduler(**SCHEDULE),
+        scheduler=DPMSolverMultistepScheduler(**SCHEDULE, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -44,11 +44,17 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def attention_table(rows: list[dict]) -> str:
-    """One row a shape: fastdiff's best time and its share of the matmul rate, and how many times that others take."""
-    groups = {row["group"]: {} for row in rows}
+def by_contestant(rows: list[dict]) -> dict[str, dict[str, dict]]:
+    """group -> contestant -> row."""
+    groups: dict[str, dict[str, dict]] = {row["group"]: {} for row in rows}
     for row in rows:
         groups[row["group"]][row["params"]["contestant"]] = row
+    return groups
+
+
+def attention_table(rows: list[dict]) -> str:
+    """One row a shape: fastdiff's best time and its share of the matmul rate, and how many times that others take."""
+    groups = by_contestant(rows)
     others = list(dict.fromkeys(name for members in groups.values() for name in members if name != "fastdiff"))
     lines = ["| shape, dtype, threads | fastdiff ms | of matmul | " + " | ".join(others) + " |"]
     lines.append("|---" * (len(others) + 3) + "|")
@@ -68,9 +74,7 @@ def attention_table(rows: list[dict]) -> str:
 
 def group_norm_table(rows: list[dict]) -> str:
     """One row a group: fastdiff's best time and share of the copy bandwidth, and how many times that others take."""
-    groups = {row["group"]: {} for row in rows}
-    for row in rows:
-        groups[row["group"]][row["params"]["contestant"]] = row
+    groups = by_contestant(rows)
     lines = ["| shape, layout, what, dtype, threads | fastdiff us | of copy | eager | median | compiled |"]
     lines.append("|---" * 6 + "|")
     ratios: dict[str, list[float]] = {}

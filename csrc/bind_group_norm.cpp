@@ -1,42 +1,22 @@
-// Python arguments to a GroupNorm. Errors are Python exceptions.
+// group_norm for Python.
 #include <algorithm>
 
+#include "arguments.h"
 #include "bind.h"
 #include "cpu/group_norm.h"
+#include "cuda/group_norm.h"
 #include "group_norm.h"
-#include "on_cpu.h"
-#include "on_device.h"
-#include "tensor.h"
-
-#if defined(FASTDIFF_CUDA) && __has_include("cuda/group_norm.cu")
-#define FASTDIFF_CUDA_GROUP_NORM
-#endif
+#include "op_entry.h"
 
 namespace fastdiff {
-
-#ifdef FASTDIFF_CUDA_GROUP_NORM
-namespace cuda {
-int64_t group_norm_workspace(const GroupNorm& norm, int device);  // bytes
-const char* group_norm(const GroupNorm& norm, void* workspace, int64_t workspace_bytes, void* stream);
-}  // namespace cuda
-#endif
-
 namespace {
 
-enum Argument { kX, kY, kGroups, kWeight, kBias, kEps, kAdd, kScale, kShift, kAct, kArguments };
-
+enum { kX, kY, kGroups, kWeight, kBias, kEps, kAdd, kScale, kShift, kAct, kCount };
 constexpr const char* kNames[] = {"x", "y", "groups", "weight", "bias", "eps", "add", "scale", "shift", "act"};
 
 PyObject* workspace_of;
 
-enum class Outcome { ready, other_layout, error };
-
-Outcome fail(PyObject* type, int argument, const char* what) {
-  PyErr_Format(type, "%s: %s", kNames[argument], what);
-  return Outcome::error;
-}
-
-bool is_dense(const Tensor& t) {
+bool is_contiguous(const Tensor& t) {
   int64_t expected = 1;
   for (int d = t.rank - 1; d >= 0; expected *= t.shape[d--]) {
     if (t.shape[d] != 1 && t.stride[d] != expected) return false;
@@ -55,139 +35,93 @@ bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-class Call {
+class GroupNormCall : public Arguments {
  public:
-  Call(PyObject* const* arguments, bool cuda) : arguments_(arguments), cuda_(cuda) {}
+  static constexpr const char* kName = "group_norm";
+  static constexpr int kArguments = kCount;
+  static constexpr bool kMayBeBrief = true;
 
-  GroupNorm norm{};
-  int device = 0;
+  GroupNormCall(PyObject* const* arguments, bool cuda) : Arguments(arguments, kNames, cuda) {}
 
-  Outcome read() {
-    Outcome outcome = images();
-    if (outcome == Outcome::ready) outcome = numbers();
-    if (outcome == Outcome::ready) outcome = values(kWeight, 1, norm.weight);
-    if (outcome == Outcome::ready) outcome = values(kBias, 1, norm.bias);
-    if (outcome == Outcome::ready) outcome = values(kAdd, 2, norm.add);
-    if (outcome == Outcome::ready) outcome = values(kScale, 2, norm.scale);
-    if (outcome == Outcome::ready) outcome = values(kShift, 2, norm.shift);
-    return outcome;
+  bool read() {
+    if (!read_images()) return false;
+    read_numbers();
+    return read_values(kWeight, 1, norm_.weight) && read_values(kBias, 1, norm_.bias) &&
+           read_values(kAdd, 2, norm_.add) && read_values(kScale, 2, norm_.scale) &&
+           read_values(kShift, 2, norm_.shift);
   }
 
-  int64_t elements() const { return norm.batch * norm.channels * norm.positions; }
+  int64_t elements() const { return norm_.batch * norm_.channels * norm_.positions; }
+  int useful_threads() const { return cpu::useful_threads(norm_); }
+  void run(int threads) const { cpu::group_norm(norm_, threads); }
+  PyObject* done() const { Py_RETURN_TRUE; }
+  PyObject* declined(PyObject*) const { Py_RETURN_FALSE; }
+
+  const char* launch(void* stream) const {
+    const int64_t bytes = cuda::group_norm_workspace(norm_, device());
+    if (bytes == 0) return cuda::group_norm(norm_, nullptr, 0, stream);
+    // Freed as soon as the kernels are launched: torch gives its memory out again only to later work of the stream.
+    const Owned workspace(PyObject_CallFunction(workspace_of, "Li", static_cast<long long>(bytes), device()));
+    Tensor memory;
+    view(workspace.get(), memory);
+    return cuda::group_norm(norm_, memory.data, bytes, stream);
+  }
 
  private:
-  Outcome images() {
+  bool read_images() {
     Tensor x, y;
-    if (!view(arguments_[kX], x) || !view(arguments_[kY], y)) return Outcome::error;
-    if (x.rank < 2) return fail(PyExc_ValueError, kX, "expected [B, C, ...]");
-    if (x.kind != Tensor::f32 && x.kind != Tensor::f16 && x.kind != Tensor::bf16) {
-      return fail(PyExc_TypeError, kX, "expected float32, float16 or bfloat16");
-    }
-    if (x.cuda != cuda_) return fail(PyExc_ValueError, kX, cuda_ ? "not on CUDA" : "not on the CPU");
-    device = x.device;
-    if (!same_device(y)) return fail(PyExc_ValueError, kY, "not on x's device");
-    if (y.kind != x.kind) return fail(PyExc_TypeError, kY, "not of x's dtype");
-    if (y.rank != x.rank || !std::equal(x.shape, x.shape + x.rank, y.shape)) {
-      return fail(PyExc_ValueError, kY, "not of x's shape");
-    }
-    norm.x = x.data, norm.y = y.data, norm.dtype = x.dtype();
-    norm.batch = x.shape[0], norm.channels = x.shape[1], norm.positions = 1;
-    for (int d = 2; d < x.rank; ++d) norm.positions *= x.shape[d];
-    if (is_dense(x) && is_dense(y)) return Outcome::ready;
-    norm.channels_last = true;
-    return is_channels_last(x) && is_channels_last(y) ? Outcome::ready : Outcome::other_layout;
+    read_float32_or_half(kX, x);
+    set_device(kX, x);
+    require(x.rank >= 2, PyExc_ValueError, kX, "expected [B, C, ...]");
+    view(object(kY), y);
+    require(on_device(y), PyExc_ValueError, kY, "not on x's device");
+    require(y.kind == x.kind, PyExc_TypeError, kY, "not of x's dtype");
+    const bool same_shape = y.rank == x.rank && std::equal(x.shape, x.shape + x.rank, y.shape);
+    require(same_shape, PyExc_ValueError, kY, "not of x's shape");
+    norm_.x = x.data, norm_.y = y.data, norm_.dtype = x.dtype();
+    norm_.batch = x.shape[0], norm_.channels = x.shape[1], norm_.positions = 1;
+    for (int d = 2; d < x.rank; ++d) norm_.positions *= x.shape[d];
+    norm_.channels_last = !(is_contiguous(x) && is_contiguous(y));
+    return !norm_.channels_last || (is_channels_last(x) && is_channels_last(y));
   }
 
-  Outcome numbers() {
-    norm.groups = PyLong_AsLongLong(arguments_[kGroups]);
-    norm.eps = static_cast<float>(PyFloat_AsDouble(arguments_[kEps]));
-    const long act = PyLong_AsLong(arguments_[kAct]);
-    if (PyErr_Occurred()) return Outcome::error;
-    if (norm.groups < 1 || norm.channels % norm.groups != 0) {
-      return fail(PyExc_ValueError, kGroups, "expected a divisor of the channels");
-    }
-    if (act < 0 || act > static_cast<long>(Activation::silu)) return fail(PyExc_ValueError, kAct, "expected 0 or 1");
-    norm.act = static_cast<Activation>(act);
-    return Outcome::ready;
+  void read_numbers() {
+    norm_.groups = PyLong_AsLongLong(object(kGroups));
+    norm_.eps = static_cast<float>(PyFloat_AsDouble(object(kEps)));
+    const long act = PyLong_AsLong(object(kAct));
+    if (PyErr_Occurred()) throw PythonError();
+    const bool divides = norm_.groups >= 1 && norm_.channels % norm_.groups == 0;
+    require(divides, PyExc_ValueError, kGroups, "expected a divisor of the channels");
+    require(act == 0 || act == 1, PyExc_ValueError, kAct, "expected 0 or 1");
+    norm_.act = static_cast<Activation>(act);
   }
 
-  // [C] where rank is 1, [B, C] where it is 2.
-  Outcome values(int argument, int rank, ChannelValues& to) {
-    if (arguments_[argument] == Py_None) return Outcome::ready;
+  // [C] where rank is 1, [B, C] where it is 2. False where its channels are no neighbours.
+  bool read_values(int argument, int rank, ChannelValues& to) const {
+    if (!given(argument)) return true;
     Tensor t;
-    if (!view(arguments_[argument], t)) return Outcome::error;
-    if (!t.floating()) return fail(PyExc_TypeError, argument, "expected float32, float64, float16 or bfloat16");
-    if (!same_device(t)) return fail(PyExc_ValueError, argument, "not on x's device");
-    const bool fits = t.rank == rank && t.shape[rank - 1] == norm.channels && (rank == 1 || t.shape[0] == norm.batch);
-    if (!fits) return fail(PyExc_ValueError, argument, rank == 1 ? "expected [C]" : "expected [B, C]");
-    if (t.stride[rank - 1] != 1 && norm.channels > 1) return Outcome::other_layout;
+    read_floating(argument, t);
+    require(on_device(t), PyExc_ValueError, argument, "not on x's device");
+    const bool fits = t.rank == rank && t.shape[rank - 1] == norm_.channels && (rank == 1 || t.shape[0] == norm_.batch);
+    require(fits, PyExc_ValueError, argument, rank == 1 ? "expected [C]" : "expected [B, C]");
     to = {t.data, t.dtype(), rank == 1 ? 0 : t.stride[0]};
-    return Outcome::ready;
+    return t.stride[rank - 1] == 1 || norm_.channels <= 1;
   }
 
-  bool same_device(const Tensor& t) const { return t.cuda == cuda_ && t.device == device; }
-
-  PyObject* const* arguments_;
-  const bool cuda_;
+  GroupNorm norm_{};
 };
-
-bool run_cpu(const Call& call) {
-  const auto kernel = [&](int threads) { cpu::group_norm(call.norm, threads); };
-  return on_cpu(cpu::useful_threads(call.norm), call.elements() < kBrief, kernel);
-}
-
-#ifdef FASTDIFF_CUDA
-bool run_cuda(const Call& call) {
-#ifdef FASTDIFF_CUDA_GROUP_NORM
-  const int64_t bytes = cuda::group_norm_workspace(call.norm, call.device);
-  Tensor workspace{};
-  PyObject* held = nullptr;
-  if (bytes > 0) {
-    held = PyObject_CallFunction(workspace_of, "Li", static_cast<long long>(bytes), call.device);
-    if (held == nullptr || !view(held, workspace)) return false;
-  }
-  const bool done = on_device("group_norm", call.device, [&](void* stream) {
-    return cuda::group_norm(call.norm, workspace.data, bytes, stream);
-  });
-  Py_XDECREF(held);  // torch gives its memory out again only to later work of the stream
-  return done;
-#else
-  return on_device("group_norm", call.device, [](void*) { return "this build has no such kernel"; });
-#endif
-}
-#endif
-
-template <bool kCuda>
-PyObject* run(PyObject* const* arguments, Py_ssize_t count) {
-  if (count != kArguments) {
-    PyErr_Format(PyExc_TypeError, "group_norm: expected %d positional arguments, got %zd", kArguments, count);
-    return nullptr;
-  }
-  Call call(arguments, kCuda);
-  const Outcome outcome = call.read();
-  if (outcome == Outcome::error) return nullptr;
-  if (outcome == Outcome::other_layout) Py_RETURN_FALSE;
-  if (call.elements() == 0) Py_RETURN_TRUE;
-#ifdef FASTDIFF_CUDA
-  const bool done = kCuda ? run_cuda(call) : run_cpu(call);
-#else
-  const bool done = run_cpu(call);
-#endif
-  if (!done) return nullptr;
-  Py_RETURN_TRUE;
-}
 
 }  // namespace
 
 void bind_group_norm(PyObject* workspace) { workspace_of = Py_NewRef(workspace); }
 
-PyObject* group_norm_cpu(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  return run<false>(arguments, count);
+PyObject* group_norm_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
+  return op_entry<GroupNormCall, Target::cpu>(module, arguments, count);
 }
 
 #ifdef FASTDIFF_CUDA
-PyObject* group_norm_cuda(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  return run<true>(arguments, count);
+PyObject* group_norm_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
+  return op_entry<GroupNormCall, Target::cuda>(module, arguments, count);
 }
 #endif
 

@@ -2,65 +2,45 @@
 // way of the Python functions given to `bind`.
 #include "bind.h"
 #include "cpu/solver_step.h"
-#include "on_cpu.h"
-#include "on_device.h"
+#include "cuda/solver_step.h"
+#include "op_entry.h"
 #include "solver_step_call.h"
 
 namespace fastdiff {
-
-#ifdef FASTDIFF_CUDA
-namespace cuda {
-const char* solver_step(const SolverStep& step, void* stream);
-}
-#endif
-
 namespace {
 
 PyObject *plain_values, *plain_layout;
 
-bool run_cpu(const Call& call) {
-  const auto kernel = [&](int threads) { cpu::solver_step(call.step, threads); };
-  return on_cpu(cpu::useful_threads(call.step), call.elements() < kBrief, kernel);
-}
+class SolverStepCall : public SolverStepArguments {
+ public:
+  static constexpr const char* kName = "solver_step";
+  static constexpr int kArguments = kSolverStepArguments;
+  static constexpr bool kMayBeBrief = true;
 
-#ifdef FASTDIFF_CUDA
-bool run_cuda(const Call& call) {
-  return on_device("solver_step", call.device, [&](void* stream) { return cuda::solver_step(call.step, stream); });
-}
-#endif
+  SolverStepCall(PyObject* const* arguments, bool cuda) : SolverStepArguments(arguments, cuda, false), cuda_(cuda) {}
 
-// plain(run, *arguments) makes the arguments plain and calls run again.
-PyObject* call_plain(PyObject* plain, PyObject* module, const char* run, PyObject* const* arguments) {
-  PyObject* all[kArguments + 1] = {PyObject_GetAttrString(module, run)};
-  if (all[0] == nullptr) return nullptr;
-  std::copy(arguments, arguments + kArguments, all + 1);
-  PyObject* result = PyObject_Vectorcall(plain, all, kArguments + 1, nullptr);
-  Py_DECREF(all[0]);
-  return result;
-}
-
-template <bool kCuda>
-PyObject* run(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != kArguments) {
-    PyErr_Format(PyExc_TypeError, "solver_step: expected %d positional arguments, got %zd", kArguments, count);
-    return nullptr;
+  bool read() {
+    fit_ = SolverStepArguments::read();
+    return fit_ == Fit::as_they_are;
   }
-  Call call(arguments, kCuda);
-  const Outcome outcome = call.read();
-  if (outcome == Outcome::error) return nullptr;
-  if (outcome != Outcome::ready) {
-    PyObject* plain = outcome == Outcome::other_values ? plain_values : plain_layout;
-    return call_plain(plain, module, kCuda ? "solver_step_cuda" : "solver_step_cpu", arguments);
+
+  int useful_threads() const { return cpu::useful_threads(step); }
+  void run(int threads) const { cpu::solver_step(step, threads); }
+  const char* launch(void* stream) const { return cuda::solver_step(step, stream); }
+  PyObject* done() const { Py_RETURN_NONE; }
+
+  // plain(run, *arguments) makes the arguments plain and calls run again.
+  PyObject* declined(PyObject* module) const {
+    const Owned run(PyObject_GetAttrString(module, cuda_ ? "solver_step_cuda" : "solver_step_cpu"));
+    PyObject* all[kArguments + 1] = {run.get()};
+    for (int k = 0; k < kArguments; ++k) all[k + 1] = object(k);
+    return PyObject_Vectorcall(fit_ == Fit::other_values ? plain_values : plain_layout, all, kArguments + 1, nullptr);
   }
-  if (call.elements() == 0) Py_RETURN_NONE;
-#ifdef FASTDIFF_CUDA
-  const bool done = kCuda ? run_cuda(call) : run_cpu(call);
-#else
-  const bool done = run_cpu(call);
-#endif
-  if (!done) return nullptr;
-  Py_RETURN_NONE;
-}
+
+ private:
+  const bool cuda_;
+  Fit fit_;
+};
 
 }  // namespace
 
@@ -70,12 +50,12 @@ void bind_solver_step(PyObject* values, PyObject* layout) {
 }
 
 PyObject* solver_step_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
-  return run<false>(module, arguments, count);
+  return op_entry<SolverStepCall, Target::cpu>(module, arguments, count);
 }
 
 #ifdef FASTDIFF_CUDA
 PyObject* solver_step_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
-  return run<true>(module, arguments, count);
+  return op_entry<SolverStepCall, Target::cuda>(module, arguments, count);
 }
 #endif
 

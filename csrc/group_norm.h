@@ -21,7 +21,8 @@ struct GroupNorm {
   DType dtype;  // f32, f16 or bf16; statistics and arithmetic in float32
   int64_t batch, channels, positions;
   int64_t groups;      // divides channels
-  bool channels_last;  // element (b, c, p) at (b * positions + p) * channels + c, else at (b * channels + c) * positions + p
+  // Element (b, c, p) lies at (b * positions + p) * channels + c, else at (b * channels + c) * positions + p.
+  bool channels_last;
   float eps;
   ChannelValues weight, bias, add, scale, shift;
   Activation act;

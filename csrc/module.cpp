@@ -21,24 +21,23 @@ void bind(py::type tensor_type, py::dict kinds, py::function thread_count, py::f
 
 py::list usable_isas() {
   py::list names;
-#define FASTDIFF_APPEND(isa) \
-  if (cpu::machine_has(cpu::Isa::isa)) names.append(#isa);
-  FASTDIFF_FOR_EACH_ISA(FASTDIFF_APPEND)
-#undef FASTDIFF_APPEND
+  for (const cpu::Isa* isa = cpu::isas(); isa->name; ++isa) {
+    if (isa->usable) names.append(isa->name);
+  }
   return names;
 }
 
 void set_isa(const std::string& name) {
-  if (!cpu::set_isa(name.c_str())) throw py::value_error("isa: this machine or build has no '" + name + "'");
+  if (!cpu::use_isa(name.c_str())) throw py::value_error("isa: this machine or build has no '" + name + "'");
 }
 
 py::dict build_info() {
   py::dict info;
   info["compiler"] = __VERSION__;
-#define FASTDIFF_SPACED(isa) #isa " "
-  info["isas"] = py::str(FASTDIFF_FOR_EACH_ISA(FASTDIFF_SPACED)).attr("rstrip")();
-#undef FASTDIFF_SPACED
-  info["isa"] = isa_name(cpu::isa());
+  py::list names;
+  for (const cpu::Isa* isa = cpu::isas(); isa->name; ++isa) names.append(isa->name);
+  info["isas"] = py::str(" ").attr("join")(names);
+  info["isa"] = cpu::isa().name;
 #ifdef FASTDIFF_CUDA
   info["cuda"] = FASTDIFF_CUDA;
   info["nvcc"] = FASTDIFF_NVCC;

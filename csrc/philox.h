@@ -1,4 +1,6 @@
-// Counter-based noise, shared by host and device; fastdiff/ops/philox.py has the definition and the reference.
+// Counter-based noise, shared by host and device; fastdiff/ops/philox.py has the definition and the reference. An
+// element has its number whoever computes it, so noise does not depend on the batch, on threads or on the device, and
+// drawing the same noise again takes no memory.
 #pragma once
 
 #include <cstdint>

@@ -24,7 +24,7 @@ struct Row {
 
 // A strided view; strides count elements; data is null where the operand is absent.
 struct Operand {
-  void* data;
+  void* data = nullptr;
   DType dtype;
   int64_t stride[kMaxDims];
 };
@@ -36,13 +36,20 @@ struct SolverStep {
   Operand x, base, m, m_uncond;
   Operand history[kMaxHistory - 1];  // H_1, H_2, ...
   Operand out_x, out_base, out_d, out_input;
-  int32_t copies;           // c_in x' is written this many times over, `batch` samples apart
-  const double* guidance;   // [batch], or null: row.guidance
-  const double* threshold;  // [batch], or null: D is clamped to +-threshold and divided by it
-  const int64_t* seeds;     // [batch], or null where the row draws no noise
+  int32_t copies = 0;  // c_in x' is written this many times over, `batch` samples apart
+  const double* guidance = nullptr;   // [batch], or null: row.guidance
+  const double* threshold = nullptr;  // [batch], or null: D is clamped to +-threshold and divided by it
+  const int64_t* seeds = nullptr;     // [batch], or null where the row draws no noise
 };
 
+// static: each instruction set's object keeps its own copy.
 static inline bool reads_history(const Row& row, int k) { return row.A[k] != 0 || row.B[k] != 0; }
 static inline bool reads_noise(const Row& row, int j) { return row.xi_a[j] != 0 || row.xi_b[j] != 0; }
+
+static inline int64_t elements_per_sample(const SolverStep& step) {
+  int64_t count = 1;
+  for (int d = 1; d < step.dims; ++d) count *= step.size[d];
+  return count;
+}
 
 }  // namespace fastdiff

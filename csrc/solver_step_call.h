@@ -1,210 +1,205 @@
-// Python arguments to a SolverStep. Errors are Python exceptions.
+// Python arguments to a SolverStep.
 #pragma once
-
-#include <Python.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "arguments.h"
 #include "solver_step.h"
-#include "tensor.h"
 
 namespace fastdiff {
 namespace {
 
-enum Argument {
+enum SolverStepArgument {
   kTable, kIndex, kX, kBase, kM, kMUncond, kHistory, kGuidance, kThreshold, kSeeds, kOutX, kOutBase, kOutD, kOutInput,
-  kArguments
+  kSolverStepArguments
 };
 
-constexpr const char* kNames[] = {"table", "i", "x", "base", "m", "m_uncond", "history", "guidance", "threshold",
-                                  "seeds", "out_x", "out_base", "out_d", "out_input"};
-
-enum class Outcome { ready, other_values, other_layout, error };
-
-Outcome fail(PyObject* type, int argument, const char* what) {
-  PyErr_Format(type, "%s: %s", kNames[argument], what);
-  return Outcome::error;
-}
+constexpr const char* kSolverStepNames[] = {"table", "i", "x", "base", "m", "m_uncond", "history", "guidance",
+                                            "threshold", "seeds", "out_x", "out_base", "out_d", "out_input"};
 
 // The last table seen stays exported: asking NumPy for a structured array's buffer takes longer than a small step.
-const Row* row_at(PyObject* table, PyObject* index) {
+inline const Row& row_at(PyObject* table, PyObject* index) {
   static Py_buffer buffer;
   if (buffer.obj != table) {
     Py_buffer fresh;
-    if (PyObject_GetBuffer(table, &fresh, PyBUF_STRIDES) != 0) return nullptr;
+    if (PyObject_GetBuffer(table, &fresh, PyBUF_STRIDES) != 0) throw PythonError();
     if (fresh.ndim != 1 || fresh.itemsize != sizeof(Row)) {
       PyBuffer_Release(&fresh);
-      fail(PyExc_TypeError, kTable, "expected a one-dimensional array of dtype ROW");
-      return nullptr;
+      fail(PyExc_TypeError, "table: expected a one-dimensional array of dtype ROW");
     }
     if (buffer.obj != nullptr) PyBuffer_Release(&buffer);
     buffer = fresh;
   }
   const Py_ssize_t i = PyLong_AsSsize_t(index);
-  if (i == -1 && PyErr_Occurred()) return nullptr;
+  if (i == -1 && PyErr_Occurred()) throw PythonError();
   if (i < 0 || i >= buffer.shape[0]) {
-    PyErr_Format(PyExc_IndexError, "i: expected a row in [0, %zd), got %zd", buffer.shape[0], i);
-    return nullptr;
+    fail(PyExc_IndexError, "i: expected a row in [0, %zd), got %zd", buffer.shape[0], i);
   }
-  return reinterpret_cast<const Row*>(static_cast<const char*>(buffer.buf) + i * buffer.strides[0]);
+  return *reinterpret_cast<const Row*>(static_cast<const char*>(buffer.buf) + i * buffer.strides[0]);
 }
 
-class Call {
+// Whether the arguments are what the kernels take. The other two can be made so: guidance, threshold and seeds by
+// conversion to the kernel's dtype on x's device, tensors of too many dimensions by copies.
+enum class Fit { as_they_are, other_values, other_layout };
+
+class SolverStepArguments : public Arguments {
  public:
   // per_sample: the batch stays a dimension of its own, so that all rows of a plan have one layout.
-  Call(PyObject* const* arguments, bool cuda, bool per_sample = false)
-      : arguments_(arguments), cuda_(cuda), per_sample_(per_sample) {}
+  SolverStepArguments(PyObject* const* arguments, bool cuda, bool per_sample)
+      : Arguments(arguments, kSolverStepNames, cuda), per_sample_(per_sample) {}
 
-  SolverStep step{};
-  int device = 0;
+  SolverStep step;
 
-  Outcome read() {
-    const Row* row = row_at(arguments_[kTable], arguments_[kIndex]);
-    if (row == nullptr) return Outcome::error;
-    std::memcpy(&step.row, row, sizeof(Row));
-    Outcome outcome = operands();
-    if (outcome == Outcome::ready) outcome = per_sample();
-    if (outcome == Outcome::ready && elements() > 0 && !lay_out()) outcome = Outcome::other_layout;
-    return outcome;
+  Fit read() {
+    std::memcpy(&step.row, &row_at(object(kTable), object(kIndex)), sizeof(Row));
+    read_operands();
+    if (!read_per_sample()) return Fit::other_values;
+    return elements() == 0 || lay_out() ? Fit::as_they_are : Fit::other_layout;
   }
 
-  int64_t elements() const {
-    int64_t product = 1;
-    for (int d = 0; d < x_.rank; ++d) product *= x_.shape[d];
-    return product;
-  }
+  int64_t elements() const { return elements_; }
 
  private:
-  Outcome operands() {
-    Outcome outcome = operand(kX, arguments_[kX], step.x);
-    if (outcome != Outcome::ready) return outcome;
+  void read_operands() {
+    read_x();
     const Row& row = step.row;
-    const bool reads_base = row.a_base != 0 || row.b_base != 0;
-    if (reads_base && (outcome = operand(kBase, arguments_[kBase], step.base)) != Outcome::ready) return outcome;
-    if ((outcome = operand(kM, arguments_[kM], step.m)) != Outcome::ready) return outcome;
-    if ((outcome = optional(kMUncond, step.m_uncond)) != Outcome::ready) return outcome;
-    if ((outcome = history()) != Outcome::ready) return outcome;
-    if ((outcome = operand(kOutX, arguments_[kOutX], step.out_x)) != Outcome::ready) return outcome;
-    if ((outcome = optional(kOutBase, step.out_base)) != Outcome::ready) return outcome;
-    if ((outcome = optional(kOutD, step.out_d)) != Outcome::ready) return outcome;
-    return optional(kOutInput, step.out_input);
+    if (row.a_base != 0 || row.b_base != 0) read_operand(kBase, step.base);
+    read_operand(kM, step.m);
+    if (given(kMUncond)) read_operand(kMUncond, step.m_uncond);
+    read_history();
+    out_x_ = count_;
+    read_operand(kOutX, step.out_x);
+    if (given(kOutBase)) read_operand(kOutBase, step.out_base);
+    if (given(kOutD)) read_operand(kOutD, step.out_d);
+    if (given(kOutInput)) read_operand(kOutInput, step.out_input);
   }
 
-  Outcome history() {
-    PyObject* history = arguments_[kHistory];
-    if (!PyList_Check(history) && !PyTuple_Check(history)) return fail(PyExc_TypeError, kHistory, "expected a list");
+  void read_x() {
+    Tensor& x = tensors_[0];
+    read_floating(kX, x);
+    require(x.rank > 0, PyExc_ValueError, kX, "expected a batch dimension");
+    set_device(kX, x);
+    elements_ = 1;
+    for (int d = 0; d < x.rank; ++d) elements_ *= x.shape[d];
+    take(x, step.x);
+  }
+
+  void read_history() {
+    PyObject* history = object(kHistory);
+    const bool is_list = PyList_Check(history) || PyTuple_Check(history);
+    require(is_list, PyExc_TypeError, kHistory, "expected a list");
     for (int k = 1; k < kMaxHistory; ++k) {
       if (!reads_history(step.row, k)) continue;
-      if (k > PySequence_Fast_GET_SIZE(history)) return fail(PyExc_ValueError, kHistory, "shorter than the row reads");
-      const Outcome outcome = operand(kHistory, PySequence_Fast_GET_ITEM(history, k - 1), step.history[k - 1]);
-      if (outcome != Outcome::ready) return outcome;
+      const bool there = k <= PySequence_Fast_GET_SIZE(history);
+      require(there, PyExc_ValueError, kHistory, "shorter than the row reads");
+      read_operand(kHistory, PySequence_Fast_GET_ITEM(history, k - 1), step.history[k - 1]);
     }
-    return Outcome::ready;
   }
 
-  Outcome optional(int argument, Operand& operand) {
-    return arguments_[argument] == Py_None ? Outcome::ready : this->operand(argument, arguments_[argument], operand);
-  }
+  void read_operand(int argument, Operand& to) { read_operand(argument, object(argument), to); }
 
-  Outcome operand(int argument, PyObject* object, Operand& operand) {
-    if (object == Py_None) return fail(PyExc_ValueError, argument, "the row reads it, got None");
+  void read_operand(int argument, PyObject* object, Operand& to) {
+    require(object != Py_None, PyExc_ValueError, argument, "the row reads it, got None");
+    const Tensor& x = tensors_[0];
     Tensor& tensor = tensors_[count_];
-    if (!view(object, tensor)) return Outcome::error;
-    if (!tensor.floating()) return fail(PyExc_TypeError, argument, "expected float32, float64, float16 or bfloat16");
-    if (argument == kX) {
-      if (tensor.rank == 0) return fail(PyExc_ValueError, argument, "expected a batch dimension");
-      x_ = tensor;
-      device = tensor.device;
+    read_floating(argument, object, tensor);
+    require(on_device(tensor), PyExc_ValueError, argument, "on another device");
+    const bool alike = tensor.rank == x.rank && std::equal(tensor.shape + 1, tensor.shape + x.rank, x.shape + 1);
+    require(alike, PyExc_ValueError, argument, "not of x's shape");
+    if (argument == kOutInput && x.shape[0] > 0 && tensor.shape[0] % x.shape[0] == 0) {
+      step.copies = static_cast<int32_t>(tensor.shape[0] / x.shape[0]);
+    } else {
+      require(tensor.shape[0] == x.shape[0], PyExc_ValueError, argument, "not of x's batch");
     }
-    if (tensor.cuda != cuda_ || tensor.device != device) return fail(PyExc_ValueError, argument, "on another device");
-    if (tensor.rank != x_.rank || !std::equal(tensor.shape + 1, tensor.shape + tensor.rank, x_.shape + 1)) {
-      return fail(PyExc_ValueError, argument, "not of x's shape");
-    }
-    if (argument == kOutInput && x_.shape[0] > 0 && tensor.shape[0] % x_.shape[0] == 0) {
-      step.copies = static_cast<int32_t>(tensor.shape[0] / x_.shape[0]);
-    } else if (tensor.shape[0] != x_.shape[0]) {
-      return fail(PyExc_ValueError, argument, "not of x's batch");
-    }
-    operand.data = tensor.data;
-    operand.dtype = tensor.dtype();
-    operands_[count_++] = &operand;
-    return Outcome::ready;
+    take(tensor, to);
   }
 
-  Outcome per_sample() {
-    Outcome outcome = values(kGuidance, Tensor::f64, step.guidance);
-    if (outcome == Outcome::ready) outcome = values(kThreshold, Tensor::f64, step.threshold);
-    if (outcome == Outcome::ready) outcome = values(kSeeds, Tensor::i64, step.seeds);
-    if (outcome == Outcome::ready && arguments_[kSeeds] == Py_None && draws()) {
-      return fail(PyExc_ValueError, kSeeds, "the row draws noise, got None");
-    }
-    return outcome;
+  void take(const Tensor& tensor, Operand& to) {
+    to.data = tensor.data;
+    to.dtype = tensor.dtype();
+    operands_[count_++] = &to;
   }
 
+  bool read_per_sample() {
+    const bool plain = read_values(kGuidance, Tensor::f64, step.guidance) &&
+                       read_values(kThreshold, Tensor::f64, step.threshold) &&
+                       (!draws() || read_values(kSeeds, Tensor::i64, step.seeds));
+    if (plain && draws()) require(given(kSeeds), PyExc_ValueError, kSeeds, "the row draws noise, got None");
+    return plain;
+  }
+
+  // False where the kernel cannot take them as they are.
   template <class T>
-  Outcome values(int argument, Tensor::Kind kind, const T*& out) {
-    if (arguments_[argument] == Py_None) return Outcome::ready;
+  bool read_values(int argument, Tensor::Kind kind, const T*& to) {
+    if (!given(argument)) return true;
     Tensor tensor;
-    if (!view(arguments_[argument], tensor)) return Outcome::error;
-    const bool plain = tensor.rank == 1 && (tensor.stride[0] == 1 || tensor.shape[0] <= 1);
-    if (!plain || tensor.kind != kind || tensor.cuda != cuda_ || tensor.device != device) return Outcome::other_values;
-    if (tensor.shape[0] != x_.shape[0]) return fail(PyExc_ValueError, argument, "not of x's batch");
-    out = static_cast<const T*>(tensor.data);
-    return Outcome::ready;
+    view(object(argument), tensor);
+    const bool dense = tensor.rank == 1 && (tensor.stride[0] == 1 || tensor.shape[0] <= 1);
+    if (!dense || tensor.kind != kind || !on_device(tensor)) return false;
+    require(tensor.shape[0] == tensors_[0].shape[0], PyExc_ValueError, argument, "not of x's batch");
+    to = static_cast<const T*>(tensor.data);
+    return true;
   }
 
   bool draws() const { return reads_noise(step.row, 0) || reads_noise(step.row, 1); }
 
-  // Neighbouring dimensions along which every operand goes on with one stride become one; where nothing is per sample
-  // the batch is a dimension like the others. Without noise the order does not matter, so that of out_x's memory is
-  // taken. False where more than kMaxDims are left.
+  // Neighbouring dimensions along which every operand goes on with one stride become one, so that nearly every call is
+  // [batch, elements] to the kernels; where nothing is per sample the batch is a dimension like the others. False where
+  // more than kMaxDims are left.
   bool lay_out() {
     const bool one_sample = !per_sample_ && !draws() && step.guidance == nullptr && step.threshold == nullptr;
+    const Tensor& x = tensors_[0];
     int order[kMaxRank], used = 0;
-    for (int d = one_sample ? 0 : 1; d < x_.rank; ++d) {
-      if (x_.shape[d] != 1) order[used++] = d;
+    for (int d = one_sample ? 0 : 1; d < x.rank; ++d) {
+      if (x.shape[d] != 1) order[used++] = d;
     }
-    if (!draws()) {
-      const Tensor& out = tensors_[out_x()];
-      std::stable_sort(order, order + used, [&](int a, int b) { return out.stride[a] > out.stride[b]; });
-    }
+    if (!draws()) sort_by_stride(order, used, tensors_[out_x_]);
     int merged[kMaxRank], groups = 0;  // the last dimension of each group
     int64_t size[kMaxRank];
     for (int k = 0; k < used; ++k) {
       if (groups > 0 && continues(merged[groups - 1], order[k])) {
-        size[groups - 1] *= x_.shape[order[k]];
+        size[groups - 1] *= x.shape[order[k]];
         merged[groups - 1] = order[k];
       } else {
-        size[groups] = x_.shape[order[k]];
+        size[groups] = x.shape[order[k]];
         merged[groups++] = order[k];
       }
     }
     if (groups + 1 > kMaxDims) return false;
     step.dims = groups + 1;
-    step.size[0] = one_sample ? 1 : x_.shape[0];
+    step.size[0] = one_sample ? 1 : x.shape[0];
     std::copy(size, size + groups, step.size + 1);
     for (int o = 0; o < count_; ++o) {
-      operands_[o]->stride[0] = tensors_[o].stride[0] * (one_sample ? x_.shape[0] : 1);
-      for (int g = 0; g < groups; ++g) operands_[o]->stride[g + 1] = tensors_[o].stride[merged[g]];
+      int64_t* stride = operands_[o]->stride;
+      stride[0] = tensors_[o].stride[0] * (one_sample ? x.shape[0] : 1);
+      for (int g = 0; g < groups; ++g) stride[g + 1] = tensors_[o].stride[merged[g]];
+      std::fill(stride + step.dims, stride + kMaxDims, 0);  // equal rows pack to equal bytes
     }
     return true;
   }
 
-  int out_x() const { return static_cast<int>(std::find(operands_, operands_ + count_, &step.out_x) - operands_); }
+  // From the largest stride of `tensor` to the smallest, the order of its memory. The order of elements matters only to
+  // noise, which is counted in the logical one. By insertion, which is stable and takes no memory.
+  static void sort_by_stride(int* order, int used, const Tensor& tensor) {
+    for (int k = 1; k < used; ++k) {
+      for (int j = k; j > 0 && tensor.stride[order[j - 1]] < tensor.stride[order[j]]; --j) {
+        std::swap(order[j - 1], order[j]);
+      }
+    }
+  }
 
   bool continues(int outer, int inner) const {
     for (int o = 0; o < count_; ++o) {
-      if (tensors_[o].stride[outer] != tensors_[o].stride[inner] * x_.shape[inner]) return false;
+      if (tensors_[o].stride[outer] != tensors_[o].stride[inner] * tensors_[0].shape[inner]) return false;
     }
     return true;
   }
 
-  PyObject* const* arguments_;
-  const bool cuda_, per_sample_;
-  Tensor x_;
-  int count_ = 0;
-  Tensor tensors_[kMaxHistory + 8];
+  const bool per_sample_;
+  int64_t elements_ = 0;
+  int count_ = 0, out_x_ = 0;  // operands, and which of them is out_x
+  Tensor tensors_[kMaxHistory + 8];  // x first
   Operand* operands_[kMaxHistory + 8];
 };
 

@@ -4,7 +4,8 @@ from . import nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
 from .patch import accelerate
-from .plans.catalogue import Solver, plan, solvers
+from .plans.build import plan
+from .plans.catalogue import Solver, solver, solvers
 from .plans.plan import Plan
 from .plans.schedule import Schedule
 from .sampling import noise  # noqa: F401
@@ -34,6 +35,7 @@ __all__ = [
     "plan",
     "sample",
     "sample_adaptive",
+    "solver",
     "solvers",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 # What other packages call our options.
 ELSEWHERE = {
@@ -41,24 +41,34 @@ def options_of(*functions: Callable) -> tuple[str, ...]:
 
 
 def check_keywords(model: Callable, given: Iterable[str], known: tuple[str, ...]) -> None:
-    """Raises TypeError where a keyword for the model is a misspelt option of ours that the model does not name."""
-    names = None
+    """Raises TypeError for a keyword that cannot be meant for the model.
+
+    That is a misspelt option of ours (`known`) that the model does not name, or one that the model does not take.
+    """
+    parameters = _parameters(model)
+    names = {name for name, p in parameters.items() if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
+    takes_any = not names or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name in given:
-        option = meant(name, known)
-        if option is None:
+        if name in names:
             continue
-        names = _parameters(model) if names is None else names
-        if name not in names:
+        option = meant(name, known)
+        if option is not None:
             hint = f"did you mean {option}?" if option != name else "it is one of fastdiff.sample."
             raise TypeError(
                 f"{name}: not an option here, and the model's signature does not name it; {hint} A model that takes"
                 f" {name} among its **kwargs gets it by functools.partial(model, {name}=...)"
             )
+        if not takes_any:
+            near = meant(name, tuple(names))
+            hint = f"; did you mean {near}?" if near else f", which takes {', '.join(parameters)}"
+            raise TypeError(f"{name}: neither an option here nor an argument of the model{hint}")
 
 
-def _parameters(model: Callable) -> Collection[str]:
+def _parameters(model: Callable) -> Mapping[str, inspect.Parameter]:
     """The parameters that a model names; none where Python cannot tell. A module's are its forward's."""
+    if getattr(model, "_forward_pre_hooks_with_kwargs", None):
+        return {}  # a hook of a torch module may take keywords out before forward sees them
     try:
         return inspect.signature(getattr(model, "forward", model)).parameters
     except (TypeError, ValueError):
-        return ()
+        return {}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
 
+import compile_cache
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -95,16 +99,28 @@ class Binary(NamedTuple):
         return sum(n for name, n in self.instructions.items() if re.fullmatch(pattern, name))
 
 
-def compiled(launch: Launch, target: str, folder: Path) -> Binary:
-    """The launch compiled for one of TARGETS."""
-    gpu = TARGETS[target]
+def compiled(launch: Launch, target: str) -> Binary:
+    """The launch compiled for one of TARGETS, now or in an earlier run by the same Triton from the same source."""
     attributes = {(launch.kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in launch.divisible}
     source = ASTSource(launch.kernel, launch.signature, launch.constants, attributes)
-    options = {"num_warps": launch.warps * 32 // gpu.warp_size}
-    built = triton.compile(source, target=gpu, options=options)
-    if gpu.backend == "hip":
-        return _amd(built.asm["amdgcn"], built.metadata.shared)
-    return _nvidia(built.asm["cubin"], built.metadata.shared, folder / "kernel.cubin")
+    key = (triton.__version__, source.hash(), TARGETS[target], launch.warps, Path(__file__).read_text())
+
+    def make(folder: Path) -> None:
+        (folder / "binary.json").write_text(json.dumps(_compile(source, target, launch.warps)))
+
+    made = compile_cache.kept(repr(key), make)
+    registers, stack, shared, instructions = json.loads((made / "binary.json").read_text())
+    return Binary(registers, stack, shared, Counter(instructions))
+
+
+def _compile(source: ASTSource, target: str, warps: int) -> Binary:
+    """Whatever Triton itself has kept."""
+    gpu = TARGETS[target]
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, TRITON_CACHE_DIR=folder):
+        built = triton.compile(source, target=gpu, options={"num_warps": warps * 32 // gpu.warp_size})
+        if gpu.backend == "hip":
+            return _amd(built.asm["amdgcn"], built.metadata.shared)
+        return _nvidia(built.asm["cubin"], built.metadata.shared, Path(folder, "kernel.cubin"))
 
 
 def _nvidia(cubin: bytes, shared: int, path: Path) -> Binary:

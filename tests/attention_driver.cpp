@@ -42,7 +42,7 @@ void check(DType dtype, double tolerance, int64_t queries, int64_t keys, int64_t
   const Operand<T> q(kHeads, queries, size, 1.1f), k(kHeads, keys, size, 2.3f), v(kHeads, keys, size, 0.7f);
   const Operand<T> out(kHeads, queries, size, NAN);
   const Attention a{q.view, k.view, v.view, out.view, dtype, 2, kHeads, queries, keys, size, 0.4f};
-  for (int64_t rows : {cpu::kLeastRows, cpu::kMostRows}) {
+  for (int64_t rows : {cpu::kMinRows, cpu::kMaxRows}) {
     const int64_t blocks = (queries + rows - 1) / rows;
     cpu::FASTDIFF_ISA::attention(a, rows, 0, 2);  // in pieces, as threads take them
     cpu::FASTDIFF_ISA::attention(a, rows, 2, 2 * kHeads * blocks);
@@ -71,8 +71,8 @@ void check(DType dtype, double tolerance, int64_t queries, int64_t keys, int64_t
 
 void check_all(int64_t queries, int64_t keys, int64_t size) {
   check<float>(DType::f32, 5e-6, queries, keys, size);
-  check<cpu::Half>(DType::f16, 2e-3, queries, keys, size);
-  check<cpu::BFloat>(DType::bf16, 1.6e-2, queries, keys, size);
+  check<cpu::Float16>(DType::f16, 2e-3, queries, keys, size);
+  check<cpu::BFloat16>(DType::bf16, 1.6e-2, queries, keys, size);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-"""Fresh random inputs in every run, the seed shown where a test fails; the backends a test is run over."""
+"""Fresh random inputs in every run, the seed shown where a test fails; the backends a test is run over; the markers
+that can be derived; the whole suite on all cores. README.md has the map."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import random
 import types
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +23,34 @@ BACKENDS = {
 ON_GPU = ("triton", "cuda")
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 SEED = int(os.environ.get("FASTDIFF_TEST_SEED") or random.SystemRandom().randrange(2**31))
+os.environ["FASTDIFF_TEST_SEED"] = str(SEED)  # for the processes that the suite is divided among
+COMPILING = {"twin", "built", "sass"}  # fixtures
+MOST_PROCESSES = 8  # of about a gigabyte each
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite takes all cores, unless -n says otherwise or the output is wanted as it comes."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # a process of a divided suite comes here too, and so does a pytest that one of its tests starts
+    option = config.option
+    unset = getattr(option, "numprocesses", 0) is None and option.dist == "no"  # and there is pytest-xdist
+    whole = {Path(config.invocation_params.dir, arg).resolve() for arg in config.args} == {Path(__file__).parent}
+    if unset and whole and not (option.usepdb or option.collectonly or option.capture == "no"):
+        cores = os.cpu_count() or 1
+        option.numprocesses, option.dist = min(cores, MOST_PROCESSES), "worksteal"
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // option.numprocesses)))
+
+
+def pytest_report_header() -> str:
+    return f"FASTDIFF_TEST_SEED={SEED}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "isa" in metafunc.fixturenames:
-        metafunc.parametrize("isa", metafunc.module.ISAS, indirect=True)
+        from instruction_sets import ISAS
+
+        metafunc.parametrize("isa", ISAS, indirect=True)
     if "backend" not in metafunc.fixturenames:
         return
     names = ("triton",) if INTERPRETING else getattr(metafunc.module, "BACKENDS", None) or BACKENDS[metafunc.module.OP]
@@ -36,14 +61,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "k_diffusion" in item.fixturenames:
-            item.add_marker(pytest.mark.k_diffusion)
+            item.add_marker(pytest.mark.peers)
+        if not COMPILING.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.compiles)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     if INTERPRETING:
         items[:] = [item for item in items if "backend" in item.fixturenames]
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    _longest_first(items)
+
+
+def _longest_first(items: list[pytest.Item]) -> None:
+    """Files that have a long test, then the others, so that no process ends long after the rest."""
+    files = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("compiles")}
+    items.sort(key=lambda item: item.path not in files)
 
 
 @pytest.fixture(autouse=True)

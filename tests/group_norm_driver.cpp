@@ -30,11 +30,11 @@ void run(const GroupNorm& n) {
   }
   const int64_t rows = 19, count = (n.positions + rows - 1) / rows;
   std::vector<cpu::Moments> moments(n.batch * count * n.groups);
-  std::vector<float> lines(3 * n.batch * n.channels);
-  const cpu::Slices slices{rows, count, moments.data(), lines.data()};
+  std::vector<float> affine(3 * n.batch * n.channels);
+  const cpu::Slices slices{rows, count, moments.data(), affine.data()};
   cpu::FASTDIFF_ISA::group_norm_moments(n, slices, 0, 1);
   cpu::FASTDIFF_ISA::group_norm_moments(n, slices, 1, n.batch * count);
-  cpu::FASTDIFF_ISA::group_norm_lines(n, slices, 0, n.batch * n.groups);
+  cpu::FASTDIFF_ISA::group_norm_affine(n, slices, 0, n.batch * n.groups);
   cpu::FASTDIFF_ISA::group_norm_rows(n, slices, 0, 1);
   cpu::FASTDIFF_ISA::group_norm_rows(n, slices, 1, n.batch * count);
 }
@@ -97,8 +97,8 @@ int main() {
       for (bool modulated : {false, true}) {
         const Activation act = modulated ? Activation::silu : Activation::none;
         check<float>(DType::f32, 5e-5, s, channels_last, modulated, act);
-        check<cpu::Half>(DType::f16, 2e-2, s, channels_last, modulated, act);
-        check<cpu::BFloat>(DType::bf16, 1e-1, s, channels_last, modulated, act);
+        check<cpu::Float16>(DType::f16, 2e-2, s, channels_last, modulated, act);
+        check<cpu::BFloat16>(DType::bf16, 1e-1, s, channels_last, modulated, act);
       }
     }
   }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
+import compile_cache
 import pytest
 
 ARCHES = ["sm_80", "sm_90a"]  # whose instructions are looked at
@@ -46,16 +50,37 @@ class MachineCode:
             pytest.skip("fastdiff.ops._C was built without CUDA")
         self.registers: dict[tuple[str, str], int] = {}
         self.instructions: dict[tuple[str, str], list[str]] = {}
-        usage = run(tool("cuobjdump"), "-res-usage", binary.__file__).stdout
-        for part in usage.split("arch = ")[1:]:
-            found = re.findall(rf"Function (\S*{pattern}\S*):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", part)
-            for name, registers, stack, local in found:
-                assert (stack, local) == ("0", "0"), (part[:6], name)
-                self.registers[part.split()[0], name] = int(registers)
-        names = ",".join({name for _, name in self.registers})
-        for arch in ARCHES:
-            text = run(tool("cuobjdump"), "-sass", "-arch", arch, "-fun", names, binary.__file__).stdout
-            for part in text.split("Function : ")[1:]:
-                found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)", part)
-                self.instructions[arch, part.split()[0]] = found
+        for arch, name, (registers, stack, local), instructions in _kernels(Path(binary.__file__), pattern):
+            assert (stack, local) == (0, 0), (arch, name)
+            self.registers[arch, name] = registers
+            if arch in ARCHES:
+                self.instructions[arch, name] = instructions
         assert self.instructions.keys() == {key for key in self.registers if key[0] in ARCHES}
+
+
+def _kernels(library: Path, pattern: str) -> list[tuple[str, str, list[int], list[str]]]:
+    """(architecture, mangled name, registers, stack and local bytes, instructions in ARCHES) of each that matches."""
+    cuobjdump, parts = tool("cuobjdump"), [library.read_bytes(), Path(__file__).read_bytes(), pattern.encode()]
+    key = [run(cuobjdump, "--version").stdout, *(hashlib.sha256(part).hexdigest() for part in parts)]
+
+    def disassemble(target: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([cuobjdump, "-xelf", "all", library], cwd=folder, capture_output=True, check=True)
+            found = [kernel for cubin in sorted(Path(folder).iterdir()) for kernel in _of_cubin(cubin, pattern)]
+        (target / "kernels.json").write_text(json.dumps(found))
+
+    return json.loads((compile_cache.kept("\n".join(key), disassemble) / "kernels.json").read_text())
+
+
+def _of_cubin(cubin: Path, pattern: str) -> list[tuple[str, str, list[int], list[str]]]:
+    """The whole file is disassembled at once, which is several times faster than its functions by name."""
+    arch = cubin.suffixes[-2].lstrip(".")
+    usage = run(tool("cuobjdump"), "-res-usage", cubin).stdout
+    found = re.findall(rf"Function (\S*{pattern}\S*):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
+    instructions: dict[str, list[str]] = {}
+    if found and arch in ARCHES:
+        for part in run(tool("cuobjdump"), "-sass", cubin).stdout.split("Function : ")[1:]:
+            names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)", part)
+            instructions[part.split()[0]] = names
+        assert instructions.keys() >= {name for name, *_ in found}
+    return [(arch, name, [int(n) for n in numbers], instructions.get(name, [])) for name, *numbers in found]

@@ -46,7 +46,7 @@ void check_size(int64_t n) {
   s.dims = 2, s.size[0] = kBatch, s.size[1] = n, s.seeds = seeds;
   s.x = x.operand, s.base = base.operand, s.m = m.operand, s.history[0] = h.operand;
   s.out_x = out_x.operand, s.out_base = out_base.operand, s.out_d = out_d.operand;
-  cpu::FASTDIFF_ISA::solver_step(s, 0, cpu::FASTDIFF_ISA::solver_step_blocks(s));
+  cpu::FASTDIFF_ISA::solver_step(s, 0, cpu::blocks(s));
   for (int64_t i = 0; i < kBatch * n; ++i) {
     const uint64_t seed = static_cast<uint64_t>(seeds[i / n]), element = static_cast<uint64_t>(i % n);
     const double d = std::fmin(std::fmax(0.5 * x.data[i] - 0.25 * m.data[i], -0.75), 0.75);

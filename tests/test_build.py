@@ -18,9 +18,12 @@ import torch
 
 from fastdiff.ops import registry
 
+pytestmark = pytest.mark.slow  # a second or two for each wheel
+
 ROOT = Path(__file__).parents[1]
-FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "constraints.txt")
-FOLDERS = ("csrc", "fastdiff", "tests", "bench")
+PROSE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE")
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "constraints.txt", "mkdocs.yml", *PROSE)
+FOLDERS = ("csrc", "fastdiff", "tests", "bench", "docs")
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 
 # Extension modules that compile at once, in the place of csrc's.

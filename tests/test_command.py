@@ -77,7 +77,11 @@ def test_trajectory_is_a_strip_from_noise_to_the_result() -> None:
     assert width > 2 * height
 
 
-def test_compare_shows_the_distance_from_the_converged_solution(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.slow
+def test_compare_shows_the_distance_from_the_converged_solution(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "CONVERGED_STEPS", 100)  # whose error is a thousandth of these
     assert fastdiff("--seeds", "0-7", "--compare", "ddim:50", "dpmpp_2m:8", "ddim:8:time") == 0
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert [rows[name][1] for name in ("ddim:50", "dpmpp_2m:8", "ddim:8:time")] == ["50", "8", "8"]
@@ -442,7 +446,9 @@ def test_info_names_every_op_and_backend_with_a_reason(capsys: pytest.CaptureFix
     assert "solver_step reference  yes" in table
 
 
-def test_bench_prints_both_tables(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.slow
+def test_bench_prints_both_tables(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "CONVERGED_STEPS", 4)
     assert main(["bench", "--seconds", "0.01"]) == 0
     text = capsys.readouterr().out
     assert "one DPM-Solver++(2M) step" in text

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastdiff.nn.group_norm import CrossAttentionCache
+from fastdiff.nn.cross_attention import CrossAttentionCache
 
 
 class Counting:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compile_cache import compiled
 from cuda_twin.attention import Case, execute
 from cuda_twin.buffers import flat
-from machine_code import ARCHES, MachineCode, run, tool
+from machine_code import ARCHES, MachineCode, tool
 from test_attention import TOLERANCE, deviation, error, formula
 from torch import Tensor
 
@@ -30,13 +31,15 @@ SHORT = {(40, 80): 3, (40, 128): 2, (64, 80): 3, (64, 128): 2, (72, 80): 3, (72,
 SHORT |= {(128, 80): 2, (128, 128): 2, (160, 80): 2, (160, 128): 2}
 SINGLE = {(64,): 4, (128,): 2, (256,): 2}
 HOPPER = {(size,): 1 for size in (40, 64, 72, 80, 128, 160)}
-BLOCKS = {"Flash": FLASH, "Masked": MASKED, "Short": SHORT, "Single": SINGLE, "Hopper": HOPPER}
+BLOCKS = {"Flash": FLASH, "Masked": MASKED, "ShortKeys": SHORT, "Float32": SINGLE, "Hopper": HOPPER}
 THREADS = {"Hopper": 384}  # 128 of the others
 
 
 def kernel_of(mangled: str) -> tuple[str, tuple[int, ...]]:
     """Its kind and numbers, whatever the dtype."""
-    kind, arguments = re.search(r"attention_kernelINS\w*?_\d+(Flash|Short|Single|Hopper)I(.*?)EEEvNS", mangled).groups()
+    kind, arguments = re.search(
+        r"attention_kernelINS\w*?_\d+(Flash|ShortKeys|Float32|Hopper)I(.*?)EEEvNS", mangled
+    ).groups()
     numbers = tuple(int(n) for n in re.findall(r"Li(\d+)E", arguments))
     return ("Masked" if kind == "Flash" and arguments.rstrip("E").endswith("Lb1") else kind), numbers
 
@@ -63,7 +66,7 @@ def built() -> Built:
 
 
 def test_every_kernel_is_there_for_every_architecture(built: Built) -> None:
-    wanted = sum(len(sizes) * (1 if kind == "Single" else 2) for kind, sizes in BLOCKS.items())
+    wanted = sum(len(sizes) * (1 if kind == "Float32" else 2) for kind, sizes in BLOCKS.items())
     arches = {arch for arch, _ in built.registers}
     assert arches >= set(ARCHES)
     for arch in arches:
@@ -92,14 +95,14 @@ def test_no_product_is_wider_than_the_head(built: Built) -> None:
         keys = keys_of_a_tile(size, tiles)
         assert count("HMMA.16816.F32") == tiles * (keys // 8 * (size // 16) + keys // 16 * (size // 8)), where
         assert count("HMMA.1688.F32") == tiles * keys // 8 * (size % 16 // 8), where
-    for where, (size, keys), count in built.of("Short"):
+    for where, (size, keys), count in built.of("ShortKeys"):
         assert count("HMMA.16816.F32") == keys // 8 * (size // 16) + keys // 16 * (size // 8), where
         assert count("HMMA.1688.F32") == keys // 8 * (size % 16 // 8), where
 
 
 def test_operands_come_from_shared_memory_as_matrices(built: Built) -> None:
     """An eight by eight matrix for each eight keys and each eight of the head, and again as values, transposed."""
-    for where, (size, keys), count in built.of("Short"):
+    for where, (size, keys), count in built.of("ShortKeys"):
         assert 4 * count("LDSM.16.MT88.4") + 2 * count("LDSM.16.MT88.2") == keys // 8 * (size // 8), where
     for where, (size, tiles), count in built.of("Flash"):
         wanted = keys_of_a_tile(size, tiles) // 8 * (size // 8)
@@ -108,11 +111,11 @@ def test_operands_come_from_shared_memory_as_matrices(built: Built) -> None:
 
 def test_memory_is_read_and_written_in_sixteen_bytes(built: Built) -> None:
     """Straight into shared memory; only rows that begin anywhere are read otherwise."""
-    for where, _, count in built.of("Flash", "Short"):
+    for where, _, count in built.of("Flash", "ShortKeys"):
         assert count("LDGSTS.E.BYPASS.128") == count("LDGSTS") > 0, where
         assert count("LDG.") == 0, where
         assert count("STG.E.128") == count("STG") > 0, where
-    for where, _, count in built.of("Masked", "Single"):
+    for where, _, count in built.of("Masked", "Float32"):
         assert count("LDGSTS.E.BYPASS.128") == count("LDGSTS") > 0, where
         assert count("STG.E.128") > 0, where
 
@@ -149,14 +152,12 @@ def test_warpgroups_on_hopper_have_roles(built: Built) -> None:
 
 
 @pytest.fixture(scope="session")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("twin") / "twin"
+def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sanitizers += ["-fno-sanitize=null,object-size,pointer-overflow"]  # ASan finds these, and they take long to compile
     sources = [TWIN / name for name in ("attention_twin.cpp", "block.cpp", "warpgroup.cpp")]
-    run(tool("g++"), "-std=c++17", "-O1", *checks, *sanitizers, *sources, "-o", program)
-    return program
+    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, *sources, output="twin") / "twin"
 
 
 Shape = tuple[int, int, int, int, int]  # batch, heads, queries, keys, head size

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from compile_cache import compiled
 from cuda_twin.group_norm import VALUES, Call, Chip, Report, run
 from machine_code import ARCHES, MachineCode, tool
-from machine_code import run as execute
 from test_group_norm import TOLERANCE, error, formula
 from torch import Tensor
 
@@ -51,13 +51,11 @@ DECODER = [
 
 
 @pytest.fixture(scope="session")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("twin") / "group_norm"
+def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sources = [TWIN / name for name in ("group_norm_twin.cpp", "grid.cpp", "block.cpp")]
-    execute(tool("g++"), "-std=c++17", "-O1", "-g", *checks, *sanitizers, *sources, "-o", program)
-    return program
+    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, *sources, output="twin") / "twin"
 
 
 def plan(twin: Path, shapes: list, chip: Chip, dtype: torch.dtype, last: bool) -> dict[tuple, Report]:

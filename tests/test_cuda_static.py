@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compile_cache import compiled
 from cuda_twin.buffers import flat
 from cuda_twin.twin import DTYPES, Case, execute
 from machine_code import run, tool
@@ -45,15 +46,16 @@ def kernel_of(mangled: str) -> tuple[str, int]:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    nvcc, library = tool("nvcc"), tmp_path_factory.mktemp("cuda") / "libsolver_step.so"
+def built() -> Built:
+    nvcc = tool("nvcc")
     known = run(nvcc, "--list-gpu-arch").stdout.split()
     arches = ["80", "90a"] + (["100"] if "compute_100" in known else [])
     targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in arches]
     checks = ["-Xptxas", "-v,-warn-spills,-Werror", "-Werror", "all-warnings", "-Xcompiler", "-fPIC"]
-    shared = ["-shared", "-cudart", "static", SOURCE, "-o", library]
-    log = run(nvcc, "-std=c++17", "-O3", *targets, *checks, *shared).stderr
-    out = Built(library, [f"sm_{arch}" for arch in arches])
+    shared = ["-shared", "-cudart", "static", SOURCE]
+    made = compiled(nvcc, "-std=c++17", "-O3", *targets, *checks, *shared, output="libsolver_step.so")
+    log = (made / "log").read_text()
+    out = Built(made / "libsolver_step.so", [f"sm_{arch}" for arch in arches])
     for block in log.split("Compiling entry function")[1:]:
         mangled, arch = re.search(r"'(\S+)' for '(\w+)'", block).groups()
         stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", block)
@@ -119,12 +121,11 @@ def test_without_a_driver_it_answers(built: Built, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("twin") / "twin"
+def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    run(tool("g++"), "-std=c++17", "-O1", "-g", *checks, *sanitizers, TWIN / "twin.cpp", "-o", program)
-    return program
+    made = compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, TWIN / "twin.cpp", output="twin")
+    return made / "twin"
 
 
 # For halves, the rounding of one store to nearest and next to nothing beside.
@@ -236,11 +237,11 @@ def test_every_mix_of_dtypes(twin: Path, noise: int) -> None:
         assert report["width"] == 4
 
 
-def test_conversions_of_the_cuda_headers(tmp_path: Path) -> None:
+@pytest.mark.compiles
+def test_conversions_of_the_cuda_headers() -> None:
     """The twin built by nvcc, which converts halves with the toolkit's own functions as the kernel does."""
-    program = tmp_path / "twin"
-    run(tool("nvcc"), "-x", "cu", "-std=c++17", "-O1", "-arch=sm_80", TWIN / "twin.cpp", "-o", program)
-    check(program, [make_case((3, 4, 5, 8), state, model) for state, model in itertools.product(DTYPES, DTYPES)])
+    made = compiled(tool("nvcc"), "-x", "cu", "-std=c++17", "-O1", "-arch=sm_80", TWIN / "twin.cpp", output="twin")
+    check(made / "twin", [make_case((3, 4, 5, 8), state, model) for state, model in itertools.product(DTYPES, DTYPES)])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 5), (3, 7, 1), (5, 260), (2, 3, 5, 7), (2, 1, 2, 3, 4, 5), (7,)])

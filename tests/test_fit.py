@@ -11,11 +11,12 @@ import torch
 from mixtures import SCHEDULE, exact, mean_distance, model, noise
 
 import fastdiff as fd
-from fastdiff.fitting import Trial, stages, subject
+from fastdiff.fitting import Trial, budget, stages
 from fastdiff.fitting.search import candidates
 
 STEPS = 5
 COUNT = 160
+pytestmark = pytest.mark.slow
 SHORT = {"prediction": "sample", "batch": 32, "iterations": 20}
 
 
@@ -158,7 +159,7 @@ def test_budget_in_evaluations_is_kept_and_the_best_so_far_comes_back(counted):
 def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor]:
     """The model in a world where nothing takes time but it: a thousandth of a second a sample."""
     now = [0.0]
-    monkeypatch.setattr(subject, "monotonic", lambda: now[0])
+    monkeypatch.setattr(budget, "monotonic", lambda: now[0])
 
     def slow(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         now[0] += 1e-3 * len(x)

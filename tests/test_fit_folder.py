@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mixtures import SCHEDULE, model, noise
 
 import fastdiff as fd
-from fastdiff.fitting import search, teacher
+from fastdiff.fitting import references, search
 from fastdiff.fitting.descent import Descent
 
 COUNT = 32
@@ -47,8 +47,8 @@ def test_no_run_calls_the_model_with_an_empty_batch(kind, tmp_path, monkeypatch)
     subject = refusing if kind == "refusing" else unet()
     start = noise(COUNT) if kind == "refusing" else fd.noise.randn((COUNT, 1, 4, 4), range(COUNT))
     # So that no time is spent on what is not in question.
-    monkeypatch.setattr(teacher, "CONTESTANTS", (("unipc", {"order": 3}, "logsnr"),))
-    monkeypatch.setattr(teacher, "PROBED", 2)
+    monkeypatch.setattr(references, "CONTESTANTS", (("unipc", {"order": 3}, "logsnr"),))
+    monkeypatch.setattr(references, "PROBE_SAMPLES", 2)
     monkeypatch.setattr(search, "GRIDS", ("quadratic",))
 
     def go(steps: int, folder: Path) -> fd.Plan:

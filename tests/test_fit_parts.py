@@ -11,9 +11,9 @@ from mixtures import SCHEDULE, model, noise, posterior_mean
 
 import fastdiff as fd
 from fastdiff.fitting.gits import cheapest_path, dp_grid
-from fastdiff.fitting.search import Base, candidates, race
+from fastdiff.fitting.references import distances
+from fastdiff.fitting.search import SolverSpec, candidates, race
 from fastdiff.fitting.space import PlanSpace
-from fastdiff.fitting.teacher import distances
 from fastdiff.fitting.unroll import unroll
 from fastdiff.plans.grid import GRIDS, make_grid
 
@@ -24,7 +24,7 @@ DETERMINISTIC = [solver.name for solver in fd.solvers() if not solver.stochastic
 
 def space_of(solver: str, schedule: fd.Schedule = SCHEDULE, steps: int = 4) -> PlanSpace:
     # At zero terminal SNR there is no noise to predict from: v is what such models give.
-    base = Base(solver, schedule, "sample" if schedule is SCHEDULE else "v_prediction")
+    base = SolverSpec(solver, schedule, "sample" if schedule is SCHEDULE else "v_prediction")
     return PlanSpace(base.build, schedule, make_grid(schedule, steps, "quadratic"))
 
 
@@ -136,7 +136,7 @@ def test_candidates_lie_on_every_grid_that_the_schedule_has(schedule):
             continue
         if plan.start[1] > schedule.init_scale * (1 + 1e-9):
             continue  # a table that begins at more noise than this schedule has
-        points = [c.points.log_snr for c in found if c.base.name == "ddim"]
+        points = [c.points.log_snr for c in found if c.spec.name == "ddim"]
         mine = np.array([np.log(row.alpha / row.sigma) if row.alpha else -np.inf for row in plan.rows])
         assert any(np.allclose(p[:6], mine, rtol=1e-6, atol=1e-6) for p in points), grid
     assert len(tables) == len(found)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdiff import kdiffusion
-from fastdiff.kdiffusion.levels import stretches
+from fastdiff.kdiffusion.caller_sigmas import segments
 
 ON_SIGMAS = [name for name in kdiffusion.__all__ if name.startswith("sample_") and "dpm_fast" not in name]
 ON_SIGMAS.remove("sample_dpm_adaptive")
@@ -136,7 +136,7 @@ def test_a_stretch_that_is_passed_again_meets_fresh_noise():
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.7]), min_size=2, max_size=9), st.booleans())
 def test_stretches_join_and_hold_no_level_twice(values, turn):
     values = np.array(values)
-    parts = stretches(values, turn)
+    parts = segments(values, turn)
     steps = [(values[a], values[b]) for part in parts for a, b in itertools.pairwise(part)]
     assert steps == [(a, b) for a, b in itertools.pairwise(values) if a != b]
     for part in parts:

@@ -1,5 +1,6 @@
 """Misspelt options are errors with the name that was meant; what the model itself names is the model's."""
 
+import inspect
 from functools import partial
 from types import SimpleNamespace
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 import fastdiff as fd
-from fastdiff.keywords import meant
+from fastdiff.keywords import meant, options_of
+from fastdiff.plans.options import MEANINGS
+from fastdiff.sampling.start import OPTIONS
 
 VP = fd.Schedule.vp()
 PLAN = fd.plan("ddim", VP, 2)
@@ -61,6 +64,37 @@ def test_the_nearest_of_samples_own_options_is_named(name, option):
     for call in (CALLS["sample"], CALLS["iter_sample"]):
         with pytest.raises(TypeError, match=f"did you mean {option}"):
             call(anything, **{name: 1})
+
+
+@pytest.mark.parametrize("call", REFUSING.values(), ids=REFUSING)
+def test_a_keyword_that_neither_we_nor_the_model_take_is_refused_before_anything_runs(call):
+    def counting(x, t, context=None):
+        raise AssertionError("the model was called")
+
+    for model in (counting, partial(counting, context=1)):
+        with pytest.raises(TypeError, match=r"foo: neither an option here nor an argument .* takes x, t, context"):
+            call(model, foo=1)
+        with pytest.raises(TypeError, match=r"contxt: neither .*; did you mean context\?"):
+            call(model, contxt=1)
+
+
+def test_a_hook_of_the_model_may_take_keywords_that_its_forward_does_not():
+    class Plain(torch.nn.Module):
+        def forward(self, x, t):
+            return x
+
+    model, seen = Plain(), []
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs) or (args, {}), with_kwargs=True)
+    fd.sample(model, PLAN, NOISE, foo=1)
+    assert seen == [{"foo": 1}] * PLAN.nfe
+
+
+def test_the_signatures_list_every_option():
+    named = [set(options_of(f)) for f in (fd.sample, fd.iter_sample)]
+    assert named[0] == set(OPTIONS)
+    assert named[0] - named[1] == {"callback", "progress", "return_trajectory", "graph"}
+    assert named[1] < named[0]
+    assert set(options_of(fd.capture)) - {"whole"} == named[1] - {"seeds", "image", "mask"}
 
 
 def test_options_of_sample_alone_are_not_handed_to_the_model_either():
@@ -159,6 +193,28 @@ def test_the_catalogue_prints_as_a_table_of_one_line_a_solver():
     assert [line.split()[0] for line in lines] == ["name", *(solver.name for solver in fd.solvers())]
     assert "DPM++ 2M" in next(line for line in lines if line.startswith("dpmpp_2m "))
     assert repr(fd.solvers()) == str(fd.solvers())
+
+
+@pytest.mark.parametrize("entry", fd.solvers(), ids=lambda entry: entry.name)
+def test_a_solver_shows_its_options_with_what_plan_takes_where_they_are_not_given(entry):
+    summary, *lines = str(entry).splitlines()
+    assert repr(entry) == f"<Solver {summary}>"
+    assert len(repr(entry)) <= 120
+    table = lines[lines.index(next(line for line in lines if line.split()[0] == "option")) + 1 :]
+    assert [line.split()[0] for line in table] == list(entry.options)
+    given = {name: value for name, value in entry.options.items() if value is not None}
+    assert fd.plan(entry.name, VP, 4, **given) == fd.plan(entry.name, VP, 4)
+
+
+def test_plan_lists_all_options_of_all_solvers_in_its_signature():
+    listed = {p.name for p in inspect.signature(fd.plan).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert {name for entry in fd.solvers() for name in entry.options} == set(MEANINGS) < listed
+
+
+def test_a_solver_is_found_by_its_aliases_too():
+    assert fd.solver("DPM++ 2M Karras") == fd.solver("dpmpp_2m")
+    with pytest.raises(ValueError, match="'unipx' is not known; did you mean unipc"):
+        fd.solver("unipx")
 
 
 def test_schedules_print_in_one_line_with_their_range():

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import solver_step_cases as cases
 import torch
-from instruction_sets import ISAS, passes_under_sanitizers
+from instruction_sets import SANITIZED, passes_under_sanitizers
+from machine_code import run as run_tool
+from machine_code import tool
 from solver_step_cases import TOLERANCE, Case, make_call, run
 
 from fastdiff.ops.philox import normal
@@ -237,6 +239,16 @@ def test_an_unknown_instruction_set_is_refused() -> None:
         _C.set_isa("sse9")
 
 
-@pytest.mark.parametrize("isa_name", ISAS)
-def test_sanitizers_find_nothing(isa_name: str, tmp_path: Path) -> None:
-    passes_under_sanitizers("native_driver.cpp", isa_name, tmp_path, "-O1")
+def test_the_layout_of_dlpack_is_that_of_torchs_header() -> None:
+    include = Path(torch.__file__).parent / "include"
+    header = include / "ATen" / "dlpack.h"
+    if not header.exists() or "DLPackExchangeAPI" not in header.read_text():
+        pytest.skip("this torch has no exchange interface")
+    source = Path(__file__).with_name("dlpack_layout.cpp")
+    run_tool(tool("g++"), "-std=c++17", "-fsyntax-only", f"-I{include}", source)
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("isa_name", SANITIZED)
+def test_sanitizers_find_nothing(isa_name: str) -> None:
+    passes_under_sanitizers("native_driver.cpp", isa_name, "-O1")

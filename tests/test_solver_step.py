@@ -180,6 +180,7 @@ def test_noise_is_accurate_where_the_radius_is_small(backend: str, device: str) 
     assert ((found - right).abs() <= 1e-6 * radius).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETING, reason="this test starts the interpreter")
 def test_the_triton_kernel_agrees_in_the_interpreter() -> None:
     pytest.importorskip("triton")

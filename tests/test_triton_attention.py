@@ -102,6 +102,7 @@ def test_what_triton_cannot_serve_is_refused_in_words() -> None:
         attention(q, k, v)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETING, reason="this test starts the interpreter")
 def test_the_kernel_agrees_in_the_interpreter() -> None:
     files = [__file__, Path(__file__).with_name("test_attention.py")]

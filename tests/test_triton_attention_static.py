@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
 import aot
-from test_triton_static import fresh_cache as fresh_cache
 
 from fastdiff.ops.triton import attention as triton_attention
 from fastdiff.ops.triton import attention_plan as cut
@@ -63,14 +60,15 @@ def plan(case: tuple[int, ...]) -> cut.Plan:
     return cut._plan((batch, heads, queries, size), keys, 2, Device("sm_90", MULTIPROCESSORS["sm_90"], 32))
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("target", aot.TARGETS)
 @pytest.mark.parametrize(("case", "dtype"), COMPILED, ids=str)
 def test_kernels_keep_their_budget(
-    case: tuple[int, ...], dtype: torch.dtype, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: tuple[int, ...], dtype: torch.dtype, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Products on the matrix units, 16 bytes a load but in a last tile of few keys, and room for two programs."""
     made = launch(case, dtype, target, monkeypatch)
-    binary = aot.compiled(made, target, tmp_path)
+    binary = aot.compiled(made, target)
     half = dtype == BF16
     together = 2 if half and case[-1] <= 80 and target != "gfx942" else 1
     assert binary.stack == 0
@@ -84,25 +82,25 @@ def test_kernels_keep_their_budget(
         assert binary.count(r"STG\.(?!.*128).*") == 0
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("target", aot.TARGETS)
-def test_both_layouts_are_read_sixteen_bytes_at_a_time(
-    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_layouts_are_read_sixteen_bytes_at_a_time(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A head's stride of 40 elements is a multiple of eight and not of sixteen."""
     for heads_last in (True, False):
         made = launch((2, 8, 1024, 1024, 40), BF16, target, monkeypatch, heads_last)
         assert made.constants["UNIT"] == 8
     assert made == launch((2, 8, 1024, 1024, 40), BF16, target, monkeypatch, heads_last=True)
-    assert aot.compiled(made, target, tmp_path).count(NARROW) == 0
+    assert aot.compiled(made, target).count(NARROW) == 0
 
 
-def test_offsets_past_32_bits_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.compiles
+def test_offsets_past_32_bits_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     long = launch((1, 8, 2**24, 2**24, 40), BF16, "sm_90", monkeypatch)
-    assert aot.compiled(long, "sm_90", tmp_path).stack == 0
+    assert aot.compiled(long, "sm_90").stack == 0
     apart = torch.empty_strided((64, 8, 64, 40), (2**32, 2**29, 40, 1), dtype=BF16, device="meta")
     made = aot.captured(triton_attention, lambda: triton_attention.run(apart, apart, apart, 0.1))
     assert made.signature["q_batch"] == "i32"  # in units of eight
-    assert aot.compiled(made, "sm_90", tmp_path).stack == 0
+    assert aot.compiled(made, "sm_90").stack == 0
     far = torch.empty_strided((1, 1, 64, 40), (2**30, 2**30, 2**24, 1), dtype=BF16, device="meta")
     assert triton_attention._readable(far).is_contiguous()
     assert triton_attention._readable(apart) is apart

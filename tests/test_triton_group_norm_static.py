@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
 import aot
-from test_triton_static import fresh_cache as fresh_cache
 
 from fastdiff.ops.triton import group_norm as triton_group_norm
 from fastdiff.ops.triton import group_norm_plan as triton_group_norm_plan
@@ -40,14 +37,13 @@ def launches(shape: tuple[int, ...], last: bool, dtype: torch.dtype, act: str = 
     return aot.all_captured(triton_group_norm, lambda: triton_group_norm.run(*arguments))
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("target", aot.TARGETS)
 @pytest.mark.parametrize(("shape", "last", "dtype"), COMPILED, ids=str)
-def test_kernels_keep_their_budget(
-    shape: tuple[int, ...], last: bool, dtype: torch.dtype, target: str, tmp_path: Path
-) -> None:
+def test_kernels_keep_their_budget(shape: tuple[int, ...], last: bool, dtype: torch.dtype, target: str) -> None:
     """x is read and y written 16 bytes at a time; only per-channel values and partial results may be narrower."""
     for launch in launches(shape, last, dtype):
-        binary = aot.compiled(launch, target, tmp_path)
+        binary = aot.compiled(launch, target)
         elements = launch.constants["ROWS"] * launch.constants["COLUMNS"] * dtype.itemsize
         vectors = elements // (16 * 32 * launch.warps)
         passes = 1 if launch.constants["WHOLE"] else launch.constants["STATISTICS"] + launch.constants["OUTPUT"]
@@ -87,9 +83,10 @@ def test_sizes_of_one_kind_share_a_compilation() -> None:
     assert launches((1, 128, 1024, 1024), False, BF16) == launches((1, 256, 512, 512), False, BF16)
 
 
-def test_offsets_past_32_bits_compile(tmp_path: Path) -> None:
+@pytest.mark.compiles
+def test_offsets_past_32_bits_compile() -> None:
     for shape in ((1, 32, 65536, 65536), (1, 32, 8192, 16384)):
         for last in (False, True):
             for launch in launches(shape, last, BF16):
                 assert launch.constants["WIDE"] == (last or shape[3] == 65536)
-                assert aot.compiled(launch, "sm_90", tmp_path).stack == 0
+                assert aot.compiled(launch, "sm_90").stack == 0

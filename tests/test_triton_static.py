@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,19 +62,12 @@ KERNELS: dict[str, tuple[Callable[[], aot.Launch], int, int, int, int]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compile, whatever was compiled before."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        yield
-
-
+@pytest.mark.compiles
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("name", KERNELS)
-def test_nvidia_kernels_keep_their_budget(name: str, target: str, tmp_path: Path) -> None:
+def test_nvidia_kernels_keep_their_budget(name: str, target: str) -> None:
     make, loads, stores, registers, _ = KERNELS[name]
-    binary = aot.compiled(make(), target, tmp_path)
+    binary = aot.compiled(make(), target)
     assert binary.registers <= registers
     assert binary.stack == 0
     assert (binary.count(r"LDG\.E(\.\w+)*\.128.*"), binary.count(r"STG\.E(\.\w+)*\.128.*")) == (loads, stores)
@@ -84,10 +76,11 @@ def test_nvidia_kernels_keep_their_budget(name: str, target: str, tmp_path: Path
     assert binary.count("STG.*") == stores
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", KERNELS)
-def test_amd_kernels_keep_their_budget(name: str, tmp_path: Path) -> None:
+def test_amd_kernels_keep_their_budget(name: str) -> None:
     make, loads, stores, _, registers = KERNELS[name]
-    binary = aot.compiled(make(), "gfx942", tmp_path)
+    binary = aot.compiled(make(), "gfx942")
     assert binary.registers <= registers
     assert binary.stack == 0
     assert (binary.count("global_load_dwordx4"), binary.count("global_store_dwordx4")) == (loads, stores)
@@ -95,15 +88,17 @@ def test_amd_kernels_keep_their_budget(name: str, tmp_path: Path) -> None:
     assert binary.count("global_store_.*") == stores
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("row", [{}, {"xi_a": [0.5]}], ids=["ode", "sde"])
-def test_latents_of_odd_sizes_are_moved_in_vectors_too(row: dict, tmp_path: Path) -> None:
-    binary = aot.compiled(launch(row, copies=2, shape=(3, 4, 85, 125)), "sm_90", tmp_path)
+def test_latents_of_odd_sizes_are_moved_in_vectors_too(row: dict) -> None:
+    binary = aot.compiled(launch(row, copies=2, shape=(3, 4, 85, 125)), "sm_90")
     assert binary.count(r"LDG\.E\.128.*") == 2 * 2
     assert binary.count("STG.*") == binary.count(r"STG\.E\.128.*") == 2 * 4
 
 
-def test_each_philox_call_serves_four_elements(tmp_path: Path) -> None:
-    binary = aot.compiled(launch({"xi_a": [0.5], "noise": [3]}), "sm_90", tmp_path)
+@pytest.mark.compiles
+def test_each_philox_call_serves_four_elements() -> None:
+    binary = aot.compiled(launch({"xi_a": [0.5], "noise": [3]}), "sm_90")
     calls = 8 // 4  # eight elements a thread
     assert binary.count(r"IMAD\.(WIDE|HI)\.U32.*") <= calls * 10 * 2
     assert binary.count("LDS.*|STS.*|SHFL.*") == 0
@@ -146,12 +141,13 @@ def test_common_layouts_are_walked_as_one_dimension(name: str) -> None:
         assert not found.constants["WIDE"]
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("target", aot.TARGETS)
-def test_offsets_past_32_bits_and_three_dimensions_compile(target: str, tmp_path: Path) -> None:
+def test_offsets_past_32_bits_and_three_dimensions_compile(target: str) -> None:
     shape = (2, 64, 48, 512, 2048)
     x = meta(F16, shape)
     m = meta(F16, (2, 48, 2048, 64, 512)).permute(0, 3, 1, 4, 2)
     table = np.array(make_row(p_x=1.1, p_m=-0.5, a_x=0.8, A=[0.2], xi_a=[0.3])).view(ROW)
     wide = capture(table, 0, x, x, m, None, [], None, None, meta(torch.int64, (2,)), x, None, x, None)
     assert wide.constants["WIDE"]
-    assert aot.compiled(wide, target, tmp_path).stack == 0
+    assert aot.compiled(wide, target).stack == 0

@@ -1,27 +1,27 @@
-"""python -m bench.gpu --out DIR: build, test on the device, time everything, write JSON and markdown."""
+"""python -m bench.gpu --out DIR: build, test on the device, time everything; JSON and markdown after each stage.
+
+Stages run in order of worth, each with a share of the minutes left. Run again with the same --out, it goes on where it
+was cut off, if the source, the machine and the versions are the same; with --minutes 0 it writes the tables only.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
 
-from .ceilings import ceilings
-from .loop import loops
-from .ops import compiled_ops, ops
-from .report import write
-from .rows import Session
-from .steps import solver_steps
-from .timing import Clock
+from fastdiff.files import write
 
-ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = {"steps": solver_steps, "ops": ops, "loop": loops, "compiled-ops": compiled_ops}
-TEST_SECONDS = 180
+from .identity import file_name, identity
+from .process import DONE, forks_reach_gpu, load
+from .report import markdown, summary, table_to_paste
+from .results import Results
+from .stages import STAGES, run_stage
+
+LEAST = 3.0  # seconds that a stage is begun with
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,42 +29,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="one small case of everything, for checking the script")
-    parser.add_argument("--minutes", type=float, default=8, help="time for everything (default: %(default)s)")
-    parser.add_argument("--only", choices=SECTIONS, action="append", help="sections to time (default: all)")
-    parser.add_argument("--no-build", action="store_true", help="take the package as it is")
-    parser.add_argument("--no-tests", action="store_true")
+    parser.add_argument("--minutes", type=float, default=9, help="time for everything (default: %(default)s)")
+    names = [stage.name for stage in STAGES]
+    parser.add_argument("--only", choices=names, action="append", metavar="STAGE", help=f"of {', '.join(names)}")
+    parser.add_argument("--skip", choices=names, action="append", metavar="STAGE", default=[], help="leave stages out")
+    parser.add_argument("--again", action="store_true", help="forget what the folder has of this source and machine")
     chosen = parser.parse_args(arguments)
     deadline = time.monotonic() + 60 * chosen.minutes
     if chosen.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu --quick exercises this script without one")
-    if not chosen.no_build:
-        build()
-    tests = "not run" if chosen.no_tests else run_tests()
-    session = Session(Clock(chosen.device, 0.01 if chosen.quick else 0.05), deadline, chosen.quick)
-    session.ceilings = ceilings(session.clock, chosen.quick)
-    for name in chosen.only or SECTIONS:
-        SECTIONS[name](session)
-        target = write(chosen.out, session, tests)  # after every section: what is measured is not lost
-    print(f"{tests}\n{target}")
+    if chosen.device == "cpu":
+        load("diffusers")  # which might touch a GPU
+    described = identity(chosen.device, chosen.quick)
+    results = Results(chosen.out / f"{file_name(described)}.json", described, again=chosen.again)
+    fresh = chosen.device == "cuda" and not forks_reach_gpu(results)
+    for stage in STAGES:
+        left = deadline - time.monotonic()
+        unwanted = stage.name in chosen.skip or (chosen.only and stage.name not in chosen.only)
+        if unwanted or left < LEAST or results.stages.get(stage.name, {}).get("state") == DONE:
+            continue
+        began = time.monotonic()
+        state = run_stage(stage, chosen.device, chosen.quick, results, stage.share * left, fresh=fresh)
+        results.end_stage(stage.name, state, time.monotonic() - began)
+        write_page(results)
+        print(f"{stage.name}: {state}", flush=True)
+    print(f"\n{summary(results)}\n\n{table_to_paste(results)}\n\n{write_page(results)}")
     return 0
 
 
-def build() -> None:
-    """Compile the checkout's own kernels into it, CUDA included where there is nvcc."""
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"FASTDIFF_BUILD": "auto"})
-
-
-def run_tests() -> str:
-    """The last line of `pytest -m gpu`."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TEST_SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"not finished after {TEST_SECONDS} s"
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    print("\n".join(failed))
-    return (done.stdout.strip().splitlines() or ["no output"])[-1]
+def write_page(results: Results) -> Path:
+    """The tables, beside the JSON."""
+    page = results.path.with_suffix(".md")
+    write(page, lambda partial: partial.write_text(markdown(results)))
+    return page
 
 
 if __name__ == "__main__":

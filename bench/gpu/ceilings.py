@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from .timing import Clock
+from .session import Session
 
 
-def ceilings(clock: Clock, quick: bool) -> dict[str, float]:
-    """copy: bytes read and written a second; matmul: bf16 (float32 on a CPU) operations a second; launch: seconds."""
+def ceilings(session: Session) -> None:
+    """copy: bytes read and written; matmul: bf16 (float32 on a CPU) operations; launch: one op on one number."""
+    device, quick = session.device, session.quick
     count = 2**18 if quick else 2**28
-    source = torch.randn(count, device=clock.device)
-    target = torch.empty_like(source)
-    copy = 8 * count / clock.time([lambda: target.copy_(source)]).best
-    n = 256 if quick else 8192 if clock.device == "cuda" else 1024
-    dtype = torch.bfloat16 if clock.device == "cuda" else torch.float32
-    a, b = (torch.randn(n, n, device=clock.device, dtype=dtype) for _ in range(2))
-    matmul = 2 * n**3 / clock.time([lambda: a @ b]).best
-    tiny = torch.zeros(1, device=clock.device)
-    launch = clock.time([lambda: tiny.add_(1)]).median
-    return {"copy": copy, "matmul": matmul, "launch": launch}
+    n = 256 if quick else 8192 if device == "cuda" else 1024
+
+    def copy() -> list[Callable]:
+        source = torch.randn(count, device=device)
+        target = torch.empty_like(source)
+        return [lambda: target.copy_(source)]
+
+    def matmul() -> list[Callable]:
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+        return [lambda: a @ b]
+
+    def launch() -> list[Callable]:
+        tiny = torch.zeros(1, device=device)
+        return [lambda: tiny.add_(1)]
+
+    session.measure("ceilings", "copy", "torch", copy, bytes=8 * count)
+    session.measure("ceilings", "matmul", "torch", matmul, flops=2 * n**3)
+    session.measure("ceilings", "launch", "torch", launch, host=50)

@@ -1,85 +1,135 @@
-"""The results as JSON and as a markdown table."""
+"""The results as a page of markdown tables."""
 
 from __future__ import annotations
 
-import json
-import math
-import subprocess
-from pathlib import Path
+from collections import Counter
 
-import torch
+from . import choice
+from .results import Results
 
-from ..machine import processor
-from .rows import Row, Session
+TESTS = "tests: "
 
-
-def machine(device: str) -> dict[str, str]:
-    """What the numbers were taken on."""
-    described = {"torch": torch.__version__, "commit": _commit()}
-    try:
-        import triton
-
-        described["triton"] = triton.__version__
-    except ImportError:
-        described["triton"] = "none"
-    if device == "cuda":
-        described |= {"device": torch.cuda.get_device_name(), "driver": _driver(), "cuda": str(torch.version.cuda)}
-    else:
-        described["device"] = processor()
-    return described
+Record = dict
 
 
-def write(folder: Path, session: Session, tests: str) -> Path:
-    """<device>.json and <device>.md in the folder; returns the latter."""
-    found = machine(session.device)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = "".join(c if c.isalnum() else "-" for c in found["device"].lower()).strip("-")[:60]
-    data = {"machine": found, "ceilings": session.ceilings, "tests": tests, "rows": session.as_json()}
-    (folder / f"{stem}.json").write_text(json.dumps(data, indent=1) + "\n")
-    target = folder / f"{stem}.md"
-    target.write_text(markdown(session, found, tests))
-    return target
+def markdown(results: Results) -> str:
+    found, sections = results.identity["machine"], results.sections
+    versions = ", ".join(f"{name} {value}" for name, value in found.items() if name != "device")
+    blocks = [f"# {found['device']}", f"{versions}, source {results.identity['source']}.", _stages(results)]
+    blocks += [_tests(sections), _failures(results)]
+    blocks += ["## The choice of backends", "```python\n" + table_to_paste(results) + "\n```"]
+    ceilings = {record["case"]: record for record in sections.get("ceilings", {}).values()}
+    for name, cases in sections.items():
+        if name == "kernels":
+            blocks += [f"## {name}", _kernels(cases, ceilings)]
+        elif name == "first calls":
+            blocks += [f"## {name}", _first_calls(cases)]
+        elif not name.startswith(TESTS) and name != "build":
+            blocks += [f"## {name}", _timings(cases, ceilings)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def markdown(session: Session, found: dict[str, str], tests: str) -> str:
-    ceilings = session.ceilings
-    lines = [f"# {found['device']}", "", ", ".join(f"{k} {v}" for k, v in found.items() if k != "device") + ".", ""]
-    lines += [f"Tests on the device: {tests}.", ""]
-    lines += [
-        f"Ceilings measured first: copy {ceilings['copy'] / 1e9:.0f} GB/s (read and written), matrix product "
-        f"{ceilings['matmul'] / 1e12:.2f} TFLOP/s, one tiny op {ceilings['launch'] * 1e6:.1f} us."
+def table_to_paste(results: Results) -> str:
+    capability = tuple(results.identity["machine"].get("capability", (0, 0)))
+    return choice.pasted(results.sections, capability)
+
+
+def summary(results: Results) -> str:
+    """Stages, tests and kinds of failure in a few lines."""
+    kinds = Counter(record["kind"] for record in results.records() if "kind" in record)
+    lines = [f"{name}: {_line(stage['state'])}, {stage['seconds']} s" for name, stage in results.stages.items()]
+    for name, cases in results.sections.items():
+        if name.startswith(TESTS):
+            lines.append(f"{name}: {_counts(cases)}")
+    return "\n".join([*lines, *(f"{count} x {kind}" for kind, count in kinds.most_common())])
+
+
+def _stages(results: Results) -> str:
+    rows = [[name, _line(stage["state"]), stage["seconds"]] for name, stage in results.stages.items()]
+    return _table(["stage", "state", "seconds"], rows)
+
+
+def _line(state: str) -> str:
+    """The first and, where a traceback follows, the last line of a state."""
+    first, *others = state.strip().splitlines()
+    return f"{first} ... {others[-1]}" if others else first
+
+
+def _tests(sections: dict[str, dict[str, Record]]) -> str:
+    rows = [
+        [name.removeprefix(TESTS), _counts(cases), f"{sum(r.get('seconds', 0) for r in cases.values()):.1f}"]
+        for name, cases in sections.items()
+        if name.startswith(TESTS)
     ]
-    for section in dict.fromkeys(row.section for row in session.rows):
-        lines += [
-            "",
-            f"## {section}",
-            "",
-            "| case | contestant | best us | median us | of copy | of matmul | host us | |",
-        ]
-        lines += ["|---" * 8 + "|"]
-        rows = [row for row in session.rows if row.section == section]
-        for case in dict.fromkeys(row.case for row in rows):
-            lines += [_line(row) for row in rows if row.case == case]
-    return "\n".join(lines) + "\n"
+    return "## Tests on the device\n\n" + _table(["file, backend", "outcomes", "seconds"], rows) if rows else ""
 
 
-def _line(row: Row) -> str:
-    numbers = [f"{v:.1f}" if math.isfinite(v) else "" for v in (row.best, row.median)]
-    shares = [f"{v:.0%}" if math.isfinite(v) else "" for v in (row.of_copy, row.of_matmul)]
-    host = f"{row.host:.1f}" if math.isfinite(row.host) else ""
-    return f"| {row.case} | {row.name} | {' | '.join(numbers)} | {' | '.join(shares)} | {host} | {row.note} |"
+def _counts(cases: dict[str, Record]) -> str:
+    outcomes = Counter(record["outcome"] for record in cases.values())
+    return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
 
 
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return done.stdout.strip() or "unknown"
+def _failures(results: Results) -> str:
+    """Stages that failed, and the first failure of each kind with the number of the kind, in full."""
+    kinds = Counter(record["kind"] for record in results.records() if "kind" in record)
+    texts = [(f"stage {name}", stage["state"]) for name, stage in results.stages.items() if "failed" in stage["state"]]
+    texts += [(f"{kinds[r['kind']]} x {r['kind']}", r["text"]) for r in results.records() if "text" in r]
+    blocks = [f"### {title}\n\n```\n{text.strip()}\n```" for title, text in texts]
+    return "\n\n".join(["## Failures, the first of each kind in full", *blocks]) if blocks else ""
 
 
-def _driver() -> str:
-    try:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(query, capture_output=True, text=True).stdout.strip().split("\n")[0]
-    except OSError:
-        return "unknown"
+def _timings(cases: dict[str, Record], ceilings: dict[str, Record]) -> str:
+    ours = {}  # case -> fastdiff's best median
+    for record in cases.values():
+        if record["name"].startswith("fastdiff") and "median" in record:
+            ours[record["case"]] = min(record["median"], ours.get(record["case"], record["median"]))
+    rows = []
+    for record in cases.values():
+        times = record["median"] / ours[record["case"]] if "median" in record and record["case"] in ours else None
+        shares = [_share(record, ceilings, "bytes", "copy"), _share(record, ceilings, "flops", "matmul")]
+        micro = [_micro(record.get(name)) for name in ("best", "median", "host")]
+        note = record.get("note", "")
+        if "images" in record and "median" in record:
+            note = f"{record['images'] / record['median']:.2f} images/s"
+        rows.append([record["case"], record["name"], *micro, "" if times is None else f"{times:.2f}", *shares, note])
+    head = ["case", "contestant", "best us", "median us", "host us", "times ours", "of copy", "of matmul", ""]
+    return _table(head, rows)
+
+
+def _kernels(cases: dict[str, Record], ceilings: dict[str, Record]) -> str:
+    rows = []
+    for record in cases.values():
+        for k, launch in enumerate(record.get("launches", [])):
+            reads_only = k + 1 < len(record["launches"])  # the one before the output takes statistics
+            moved = {"bytes": record.get("bytes", 0) / (2 if reads_only else 1), "best": launch["median"]}
+            sizes = [launch[name] if launch[name] is not None else "" for name in ("registers", "spills", "shared")]
+            numbers = [f"{launch['first']:.2f}", _micro(launch["median"]), _share(moved, ceilings, "bytes", "copy")]
+            rows.append([record["case"], k + 1, *numbers, launch["programs"], *sizes])
+        if "launches" not in record:
+            rows.append([record["case"], record["note"], *[""] * 7])
+    head = ["call", "launch", "first s", "median us", "of copy", "programs", "registers", "spills", "shared"]
+    return _table(head, rows)
+
+
+def _first_calls(cases: dict[str, Record]) -> str:
+    """What compiling takes while other processes compile, too; the longest first, after those that failed."""
+    longest = sorted(cases.values(), key=lambda record: -record.get("first", float("inf")))
+    rows = [[r["case"], r["name"], f"{r['first']:.1f}" if "first" in r else r["note"]] for r in longest]
+    return _table(["case", "contestant", "s"], rows)
+
+
+def _share(record: Record, ceilings: dict[str, Record], what: str, ceiling: str) -> str:
+    """What the case needs at the least, beside what the machine can do in its best time."""
+    limit = ceilings.get(ceiling, {})
+    if not record.get(what) or "best" not in record or "best" not in limit:
+        return ""
+    return f"{record[what] / record['best'] / (limit[what] / limit['best']):.0%}"
+
+
+def _micro(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e6:.1f}"
+
+
+def _table(head: list[str], rows: list[list]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)])

@@ -1,11 +1,14 @@
-// attention for one instruction set (FASTDIFF_ISA): panels of queries of one head go through the keys block by block.
-// Where one block holds all keys, as those of a text, nothing is ever rescaled.
+// attention for one instruction set (FASTDIFF_ISA): panels of queries of one head go through the keys block by block
+// (Dao et al. 2022, "FlashAttention", alg. 1), so that logits are never in memory. All panels of a task take a block of
+// keys before the next, while it is in the cache. Where one block holds all keys, as those of a text, nothing is ever
+// rescaled.
 #include "attention.h"
 
 #include <algorithm>
 #include <cfloat>
 
 #include "attention_panel.h"
+#include "kernels.h"
 #include "rows.h"
 #include "scratch.h"
 #include "transpose.h"
@@ -13,13 +16,13 @@
 namespace fastdiff::cpu {
 namespace {
 
-constexpr int64_t kMostKeys = 128;  // in a block: the weights of a panel stay in the first-level cache
+constexpr int64_t kMaxKeys = 128;  // in a block: the weights of a panel stay in the first-level cache
 
 template <class T>
 class Kernel {
  public:
   Kernel(const Attention& a, int64_t rows) : a_(a), rows_(rows), pitch_(a.head_size < kLanes ? kLanes : a.head_size) {
-    const int64_t blocks = (a.keys + kMostKeys - 1) / kMostKeys;
+    const int64_t blocks = (a.keys + kMaxKeys - 1) / kMaxKeys;
     block_ = (a.keys + blocks - 1) / blocks;
     const int64_t panels = (rows + kPanel - 1) / kPanel, panel = pitch_ * kPanel;
     const int64_t converted = kConverts ? block_ * pitch_ : 0;
@@ -45,37 +48,37 @@ class Kernel {
   void attend(int64_t head, int64_t begin, int64_t count) {
     const T* q = at(a_.q, head, begin);
     T* out = at(a_.out, head, begin);
-    each_panel(count, [&](Panel& panel, int64_t first, int64_t queries, auto vectors) {
+    for_each_panel(count, [&](Panel& panel, int64_t first, int64_t queries, auto vectors) {
       take_queries<vectors>(panel, q + first * a_.q.row_stride, queries);
     });
     for (int64_t key = 0; key < a_.keys; key += block_) {
       const int64_t keys = a_.keys - key < block_ ? a_.keys - key : block_;
       const Rows k = rows_of(a_.k, head, key, keys, k_), v = rows_of(a_.v, head, key, keys, v_);
-      each_panel(count, [&](Panel& panel, int64_t, int64_t, auto vectors) {
+      for_each_panel(count, [&](Panel& panel, int64_t, int64_t, auto vectors) {
         advance<vectors>(panel, k, v, keys, key == 0);
       });
     }
-    each_panel(count, [&](Panel& panel, int64_t first, int64_t queries, auto vectors) {
+    for_each_panel(count, [&](Panel& panel, int64_t first, int64_t queries, auto vectors) {
       put_result<vectors>(panel, out + first * a_.out.row_stride, queries);
     });
   }
 
   template <class F>
-  void each_panel(int64_t count, F f) {
+  void for_each_panel(int64_t count, F f) {
     for (int64_t first = 0; first < count; first += kPanel) {
       const int64_t queries = count - first < kPanel ? count - first : kPanel;
-      with_constant<kMostVectors>(static_cast<int>((queries + kLanes - 1) / kLanes),
+      with_constant<kMaxVectors>(static_cast<int>((queries + kLanes - 1) / kLanes),
                                   [&](auto vectors) { f(panels_[first / kPanel], first, queries, vectors); });
     }
   }
 
   template <int kVectors>
   void advance(Panel& panel, Rows k, Rows v, int64_t keys, bool first) {
-    Floats top[kVectors], decay[kVectors];
-    for (int i = 0; i < kVectors; ++i) top[i] = panel.top[i];
-    logits<kVectors>(panel, k, keys, a_.head_size, weights_, top);
-    weigh<kVectors>(panel, top, scale_, keys, weights_, decay, first);
-    add_values<kVectors>(panel, v, keys, a_.head_size, weights_, decay, first);
+    Floats row_max[kVectors], rescale[kVectors];
+    for (int i = 0; i < kVectors; ++i) row_max[i] = panel.row_max[i];
+    logits<kVectors>(panel, k, keys, a_.head_size, weights_, row_max);
+    exponentiate<kVectors>(panel, row_max, scale_, keys, weights_, rescale, first);
+    add_values<kVectors>(panel, v, keys, a_.head_size, weights_, rescale, first);
   }
 
   // With the sign of the scale, so that the largest logit is that of the largest weight.
@@ -83,8 +86,8 @@ class Kernel {
   void take_queries(Panel& panel, const T* from, int64_t queries) {
     const float sign = a_.scale < 0 ? -1 : 1;
     for (int v = 0; v < kVectors; ++v) {
-      panel.top[v] = spread(-INFINITY), panel.weight[v] = Floats{};
-      each_vector(a_.head_size, [&](int64_t d, auto filled) {
+      panel.row_max[v] = broadcast(-INFINITY), panel.row_sum[v] = Floats{};
+      for_each_vector(a_.head_size, [&](int64_t d, auto filled) {
         Floats m[kLanes];
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) m[i] = load(from + row(v, i, queries) * a_.q.row_stride + d, filled) * sign;
@@ -98,11 +101,11 @@ class Kernel {
   template <int kVectors>
   void put_result(const Panel& panel, T* to, int64_t queries) {
     for (int v = 0; v < kVectors; ++v) {
-      const Floats share = 1.0f / panel.weight[v];
-      each_vector(a_.head_size, [&](int64_t d, auto filled) {
+      const Floats inverse_sum = 1.0f / panel.row_sum[v];
+      for_each_vector(a_.head_size, [&](int64_t d, auto filled) {
         Floats m[kLanes];
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) m[i] = load(panel.out + ((d + i) * kVectors + v) * kLanes) * share;
+        for (int i = 0; i < kLanes; ++i) m[i] = load(panel.out + ((d + i) * kVectors + v) * kLanes) * inverse_sum;
         transpose(m);
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) store(to + row(v, i, queries) * a_.out.row_stride + d, m[i], filled);
@@ -128,7 +131,7 @@ class Kernel {
       for (int64_t i = 0; i < count; ++i) {
         const T* row = from + i * heads.row_stride;
         float* to = converted + i * pitch_;
-        each_vector(a_.head_size, [&](int64_t d, auto filled) { store(to + d, load(row + d, filled)); });
+        for_each_vector(a_.head_size, [&](int64_t d, auto filled) { store(to + d, load(row + d, filled)); });
       }
       return {converted, pitch_};
     } else {
@@ -140,7 +143,7 @@ class Kernel {
   const int64_t rows_, pitch_;
   const float scale_ = std::min(std::fabs(a_.scale) * kLog2e, FLT_MAX);  // in powers of two, without its sign
   int64_t block_;
-  Panel panels_[kMostRows / kPanel];
+  Panel panels_[kMaxRows / kPanel];
   float *weights_, *k_, *v_;
 };
 
@@ -150,8 +153,8 @@ namespace FASTDIFF_ISA {
 
 void attention(const Attention& a, int64_t rows, int64_t first, int64_t last) {
   switch (a.dtype) {
-    case DType::f16: return Kernel<Half>(a, rows).run(first, last);
-    case DType::bf16: return Kernel<BFloat>(a, rows).run(first, last);
+    case DType::f16: return Kernel<Float16>(a, rows).run(first, last);
+    case DType::bf16: return Kernel<BFloat16>(a, rows).run(first, last);
     default: return Kernel<float>(a, rows).run(first, last);
   }
 }

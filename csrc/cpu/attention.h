@@ -5,7 +5,7 @@
 
 namespace fastdiff::cpu {
 
-constexpr int64_t kMostRows = 256, kLeastRows = 64;  // queries of one head that a thread takes at a time
+constexpr int64_t kMaxRows = 256, kMinRows = 64;  // queries of one head that a thread takes at a time
 
 // How many threads are worth waking for this call, at least 1.
 int useful_threads(const Attention& attention);

@@ -1,6 +1,6 @@
 // attention between some queries and a block of keys, in three steps: logits, weights, weighted values. A lane is a
 // query: keys and values are read as they are, element by element against vectors of queries, so no head size and no
-// number of keys wastes work, and a softmax stays in its lane. Internal linkage: see convert.h.
+// number of keys wastes work, and a softmax stays in its lane. Internal linkage: see kernels.h.
 #pragma once
 
 #include <cmath>
@@ -12,29 +12,29 @@ namespace fastdiff::cpu {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kMostVectors = 4, kTile = 6;  // registers: kMostVectors * kTile sums, kMostVectors operands, one factor
+constexpr int kMaxVectors = 4, kTile = 6;  // registers: kMaxVectors * kTile sums, kMaxVectors operands, one factor
 #else
-constexpr int kMostVectors = 2, kTile = 6;
+constexpr int kMaxVectors = 2, kTile = 6;
 #endif
-constexpr int kPanel = kMostVectors * kLanes;  // queries that go through the keys together
-constexpr int64_t kLongestSum = 160;  // of products in float: longer ones lose digits
+constexpr int kPanel = kMaxVectors * kLanes;  // queries that go through the keys together
+constexpr int64_t kLongestSum = 160;  // of products in float, in one chain: longer ones lose digits
 constexpr float kLog2e = 1.44269504f;
 
 template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
 
 // f(Constant<n>) for a small n known at run time.
-template <int kMost, class F>
+template <int kMaxMagnitude, class F>
 inline void with_constant(int n, F f) {
-  if constexpr (kMost > 1) {
-    if (n < kMost) return with_constant<kMost - 1>(n, f);
+  if constexpr (kMaxMagnitude > 1) {
+    if (n < kMaxMagnitude) return with_constant<kMaxMagnitude - 1>(n, f);
   }
-  f(Constant<kMost>());
+  f(Constant<kMaxMagnitude>());
 }
 
 // f(row, Constant<count>) over all rows, kTile at a time.
 template <class F>
-inline void each_tile(int64_t rows, F f) {
+inline void for_each_tile(int64_t rows, F f) {
   int64_t row = 0;
   for (; row + kTile <= rows; row += kTile) f(row, Constant<kTile>());
   if (row < rows) with_constant<kTile - 1>(static_cast<int>(rows - row), [&](auto count) { f(row, count); });
@@ -55,9 +55,9 @@ inline __attribute__((always_inline)) void multiply(const float* x, int64_t n, c
     for (int v = 0; v < kVectors; ++v) operand[v] = load(x + (i * kVectors + v) * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const Floats by = spread(factor[r * row + i * column]);
+      const Floats by = broadcast(factor[r * row + i * column]);
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = mad(operand[v], by, sum[r][v]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = fma(operand[v], by, sum[r][v]);
     }
   }
 }
@@ -71,15 +71,16 @@ struct Rows {
 // Up to kPanel queries on their way through the keys: q and the sum of weighted values are [head_size][vectors].
 struct Panel {
   float *q, *out;
-  Floats top[kMostVectors], weight[kMostVectors];  // the largest logit so far, and the sum of weights relative to it
+  Floats row_max[kMaxVectors];  // the largest logit so far
+  Floats row_sum[kMaxVectors];  // of weights relative to it
 };
 
-// The logits of a block of keys as [keys][kVectors] vectors; `top` grows to their largest.
+// The logits of a block of keys as [keys][kVectors] vectors; `row_max` grows to their largest.
 template <int kVectors>
-void logits(const Panel& panel, Rows k, int64_t keys, int64_t size, float* to, Floats* top) {
+void logits(const Panel& panel, Rows k, int64_t keys, int64_t size, float* to, Floats* row_max) {
   Floats largest[kVectors];
-  for (int v = 0; v < kVectors; ++v) largest[v] = top[v];
-  each_tile(keys, [&](int64_t key, auto count) {
+  for (int v = 0; v < kVectors; ++v) largest[v] = row_max[v];
+  for_each_tile(keys, [&](int64_t key, auto count) {
     constexpr int kRows = decltype(count)::value;
     const float* factor = k.data + key * k.stride;
     Floats sum[kRows][kVectors];
@@ -97,23 +98,25 @@ void logits(const Panel& panel, Rows k, int64_t keys, int64_t size, float* to, F
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) {
         store(to + ((key + r) * kVectors + v) * kLanes, sum[r][v]);
-        largest[v] = larger(sum[r][v], largest[v]);
+        largest[v] = max(sum[r][v], largest[v]);
       }
     }
   });
-  for (int v = 0; v < kVectors; ++v) top[v] = largest[v];
+  for (int v = 0; v < kVectors; ++v) row_max[v] = largest[v];
 }
 
-// Logits become weights relative to `top`, 2^(scale (logit - top)); what came before decays by a factor. The scale
-// enters after the difference, so that rounding is relative to it, and no weight is more than 1, however large logits are.
+// Logits become weights relative to `row_max`, 2^(scale (logit - row_max)); what came before is to be rescaled by a
+// factor. The scale enters after the difference, so that rounding is relative to it, and no weight is more than 1,
+// however large logits are.
 template <int kVectors>
-void weigh(Panel& panel, const Floats* top, float scale, int64_t keys, float* weights, Floats* decay, bool first) {
+void exponentiate(Panel& panel, const Floats* row_max, float scale, int64_t keys, float* weights, Floats* rescale,
+                  bool first) {
   Floats origin[kVectors], sum[kVectors];
-  const Floats by = spread(scale);
+  const Floats by = broadcast(scale);
   for (int v = 0; v < kVectors; ++v) {
-    origin[v] = top[v] == spread(-INFINITY) ? Floats{} : top[v];
-    decay[v] = first ? Floats{} : exp2_of_negative((panel.top[v] - origin[v]) * by);
-    panel.top[v] = top[v];
+    origin[v] = row_max[v] == broadcast(-INFINITY) ? Floats{} : row_max[v];
+    rescale[v] = first ? Floats{} : exp2_of_negative((panel.row_max[v] - origin[v]) * by);
+    panel.row_max[v] = row_max[v];
     sum[v] = Floats{};
   }
   for (int64_t key = 0; key < keys; ++key) {
@@ -125,14 +128,14 @@ void weigh(Panel& panel, const Floats* top, float scale, int64_t keys, float* we
       store(at, weight);
     }
   }
-  for (int v = 0; v < kVectors; ++v) panel.weight[v] = mad(panel.weight[v], decay[v], sum[v]);
+  for (int v = 0; v < kVectors; ++v) panel.row_sum[v] = fma(panel.row_sum[v], rescale[v], sum[v]);
 }
 
-// The sum of weighted values so far, decayed, and that of a block of keys.
+// The sum of weighted values so far, rescaled, and that of a block of keys.
 template <int kVectors>
-void add_values(Panel& panel, Rows v, int64_t keys, int64_t size, const float* weights, const Floats* decay,
+void add_values(Panel& panel, Rows v, int64_t keys, int64_t size, const float* weights, const Floats* rescale,
                 bool first) {
-  each_tile(size, [&](int64_t column, auto count) {
+  for_each_tile(size, [&](int64_t column, auto count) {
     constexpr int kRows = decltype(count)::value;
     Floats sum[kRows][kVectors];
     multiply(weights, keys, v.data + column, 1, v.stride, sum);
@@ -140,7 +143,7 @@ void add_values(Panel& panel, Rows v, int64_t keys, int64_t size, const float* w
 #pragma GCC unroll 32
     for (int i = 0; i < kRows * kVectors; ++i, to += kLanes) {
       const Floats fresh = sum[i / kVectors][i % kVectors];
-      store(to, first ? fresh : mad(load(to), decay[i % kVectors], fresh));
+      store(to, first ? fresh : fma(load(to), rescale[i % kVectors], fresh));
     }
   });
 }

@@ -1,5 +1,6 @@
-// group_norm for one instruction set (FASTDIFF_ISA).
-#include "group_norm.h"
+// group_norm for one instruction set (FASTDIFF_ISA): the statistics of a group, then its output, for which x is read
+// again. Where it can be, a task is so small that the second reading comes from the cache.
+#include "kernels.h"
 
 #include "group_norm_apply.h"
 #include "group_norm_statistics.h"
@@ -14,8 +15,8 @@ thread_local Scratch scratch;
 template <class F>
 void with_type(DType dtype, F f) {
   switch (dtype) {
-    case DType::f16: return f(static_cast<const Half*>(nullptr));
-    case DType::bf16: return f(static_cast<const BFloat*>(nullptr));
+    case DType::f16: return f(static_cast<const Float16*>(nullptr));
+    case DType::bf16: return f(static_cast<const BFloat16*>(nullptr));
     default: return f(static_cast<const float*>(nullptr));
   }
 }
@@ -29,18 +30,18 @@ void with_activation(Activation act, F f) {
 template <class T>
 void contiguous_group(const GroupNorm& n, int64_t sample, int64_t first, int64_t channels, int64_t next) {
   scratch.reserve(4 * channels);
-  const Line line{scratch.take(channels), scratch.take(channels), scratch.take(channels)};
+  const Affine affine{scratch.take(channels), scratch.take(channels), scratch.take(channels)};
   const float* add = fetch(n.add, sample, first, channels, nullptr, scratch.take(channels));
   const int64_t at = (sample * n.channels + first) * n.positions;
   const T* x = static_cast<const T*>(n.x) + at;
   T* y = static_cast<T*>(n.y) + at;
-  make_line(n, moments_of_runs(x, channels, n.positions, add), sample, first, channels, line);
+  make_affine(n, moments_of_runs(x, channels, n.positions, add), sample, first, channels, affine);
   const bool fits = channels * n.positions * element_bytes(n) <= kCached;
   const Traffic traffic{streams(n, n.positions), fits ? next : 0};
   with_activation(n.act, [&](auto silu) {
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t run = c * n.positions;
-      apply_run<silu.value>(x + run, n.positions, line.offset[c], line.a[c], line.b[c], y + run, traffic);
+      apply_run<silu.value>(x + run, n.positions, affine.offset[c], affine.a[c], affine.b[c], y + run, traffic);
     }
   });
 }
@@ -61,18 +62,18 @@ void row_moments(const GroupNorm& n, int64_t sample, int64_t row, int64_t rows, 
 // Some groups of one sample in channels_last; `next` as above.
 template <class T>
 void channels_last_groups(const GroupNorm& n, int64_t sample, int64_t group, int64_t groups, int64_t next) {
-  Moments moments[kMostTogether];
+  Moments moments[kMaxTogether];
   row_moments<T>(n, sample, 0, n.positions, group, groups, moments);
   const int64_t size = n.channels / n.groups, first = group * size, width = groups * size;
   scratch.reserve(3 * width);
-  const Line line{scratch.take(width), scratch.take(width), scratch.take(width)};
+  const Affine affine{scratch.take(width), scratch.take(width), scratch.take(width)};
   for (int64_t g = 0; g < groups; ++g) {
     const int64_t c = g * size;
-    make_line(n, moments[g], sample, first + c, size, {line.offset + c, line.a + c, line.b + c});
+    make_affine(n, moments[g], sample, first + c, size, {affine.offset + c, affine.a + c, affine.b + c});
   }
   const int64_t at = sample * n.positions * n.channels + first;
   with_activation(n.act, [&](auto silu) {
-    apply_rows<silu.value>(static_cast<const T*>(n.x) + at, n.positions, n.channels, width, line,
+    apply_rows<silu.value>(static_cast<const T*>(n.x) + at, n.positions, n.channels, width, affine,
                            static_cast<T*>(n.y) + at, {streams(n, width), next});
   });
 }
@@ -99,7 +100,7 @@ void group_norm(const GroupNorm& n, int64_t first, int64_t last) {
       }
     }
   });
-  drain();
+  store_fence();
 }
 
 void group_norm_moments(const GroupNorm& n, const Slices& s, int64_t first, int64_t last) {
@@ -112,14 +113,14 @@ void group_norm_moments(const GroupNorm& n, const Slices& s, int64_t first, int6
   });
 }
 
-void group_norm_lines(const GroupNorm& n, const Slices& s, int64_t first, int64_t last) {
+void group_norm_affine(const GroupNorm& n, const Slices& s, int64_t first, int64_t last) {
   const int64_t size = n.channels / n.groups, stride = n.batch * n.channels;
   for (int64_t task = first; task < last; ++task) {
     const int64_t sample = task / n.groups, group = task % n.groups;
     Moments all;
-    for (int64_t k = 0; k < s.count; ++k) all.merge(s.moments[(sample * s.count + k) * n.groups + group]);
-    float* line = s.lines + sample * n.channels + group * size;
-    make_line(n, all, sample, group * size, size, {line, line + stride, line + 2 * stride});
+    for (int64_t k = 0; k < s.count; ++k) merge(all, s.moments[(sample * s.count + k) * n.groups + group]);
+    float* affine = s.affine + sample * n.channels + group * size;
+    make_affine(n, all, sample, group * size, size, {affine, affine + stride, affine + 2 * stride});
   }
 }
 
@@ -130,15 +131,15 @@ void group_norm_rows(const GroupNorm& n, const Slices& s, int64_t first, int64_t
     for (int64_t task = first; task < last; ++task) {
       const int64_t sample = task / s.count, row = task % s.count * s.rows;
       const int64_t at = (sample * n.positions + row) * n.channels, rows = std::min(s.rows, n.positions - row);
-      float* line = s.lines + sample * n.channels;
+      float* affine = s.affine + sample * n.channels;
       with_activation(n.act, [&](auto silu) {
         apply_rows<silu.value>(static_cast<const T*>(n.x) + at, rows, n.channels, n.channels,
-                               {line, line + stride, line + 2 * stride}, static_cast<T*>(n.y) + at,
+                               {affine, affine + stride, affine + 2 * stride}, static_cast<T*>(n.y) + at,
                                {streams(n, n.channels), 0});
       });
     }
   });
-  drain();
+  store_fence();
 }
 
 }  // namespace FASTDIFF_ISA

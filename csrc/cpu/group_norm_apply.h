@@ -1,4 +1,5 @@
-// y = act((x + offset) a + b), with the three numbers of each channel. Internal linkage: see convert.h.
+// y = act((x + offset) a + b), with the three numbers of each channel. The offset takes the mean away before the
+// product, since x a + (b - mean a) would cancel digits where the mean is large. Internal linkage: see kernels.h.
 #pragma once
 
 #include <algorithm>
@@ -33,13 +34,13 @@ inline const float* fetch(const ChannelValues& v, int64_t sample, int64_t first,
   return room;
 }
 
-struct Line {
+struct Affine {
   float *offset, *a, *b;
 };
 
 // The numbers of `n` channels of one group. What offset loses in rounding to float goes into b.
-inline void make_line(const GroupNorm& norm, const Moments& moments, int64_t sample, int64_t first, int64_t n,
-                      Line to) {
+inline void make_affine(const GroupNorm& norm, const Moments& moments, int64_t sample, int64_t first, int64_t n,
+                        Affine to) {
   const double rstd = 1 / std::sqrt(moments.m2 / moments.count + static_cast<double>(norm.eps));
   Batch rooms[5];
   for (int64_t done = 0; done < n; done += kBatch) {
@@ -58,7 +59,7 @@ inline void make_line(const GroupNorm& norm, const Moments& moments, int64_t sam
   }
 }
 
-constexpr int kTogether = kVector == 64 ? 4 : 2;  // vectors, as many as there are registers for
+constexpr int kUnrollApply = kVectorBytes == 64 ? 4 : 2;  // vectors, as many as there are registers for
 
 // Outputs of this size and more are written past the caches: with x they would not stay there until they are read, and
 // memory need not be read to be written. From 15 MB on a norm and what comes before and after it take less time so.
@@ -69,7 +70,7 @@ constexpr int64_t kStreamed = 12 << 20, kStreamedHalves = 32 << 20;
 inline bool streams(const GroupNorm& norm, int64_t row) {
   const int64_t bytes = element_bytes(norm);
   const bool large = norm.batch * norm.channels * norm.positions * bytes >= (bytes == 4 ? kStreamed : kStreamedHalves);
-  return large && row * bytes % kVector == 0 && reinterpret_cast<uintptr_t>(norm.y) % kVector == 0;
+  return large && row * bytes % kVectorBytes == 0 && reinterpret_cast<uintptr_t>(norm.y) % kVectorBytes == 0;
 }
 
 // How y is written, and how many elements behind x lies what is read next and brought into the cache meanwhile.
@@ -83,7 +84,7 @@ template <bool kSilu, int N, class T, class Filled, class Offset, class A, class
 inline void apply(const T* x, T* y, Filled filled, Traffic traffic, Offset offset, A a, B b) {
   for (int u = 0; u < N; ++u) __builtin_prefetch(x + traffic.ahead + u * kLanes, 0, 2);
   Floats h[N];
-  for (int u = 0; u < N; ++u) h[u] = mad(load(x + u * kLanes, filled) + offset(u), a(u), b(u));
+  for (int u = 0; u < N; ++u) h[u] = fma(load(x + u * kLanes, filled) + offset(u), a(u), b(u));
   if constexpr (kSilu) silu<sizeof(T) == 4>(h);
   if constexpr (N == 1) {
     store(y, h[0], filled);
@@ -96,21 +97,21 @@ inline void apply(const T* x, T* y, Filled filled, Traffic traffic, Offset offse
 
 // Calls f(first, number of vectors, filled) until n elements are covered; the last vector may reach back.
 template <class F>
-inline void each_bunch(int64_t n, F f) {
-  constexpr std::integral_constant<int, kTogether> many{};
+inline void for_each_bunch(int64_t n, F f) {
+  constexpr std::integral_constant<int, kUnrollApply> many{};
   constexpr std::integral_constant<int, 1> one{};
   int64_t i = 0;
-  for (; i + kTogether * kLanes <= n; i += kTogether * kLanes) f(i, many, Whole());
-  for (; i + kLanes <= n; i += kLanes) f(i, one, Whole());
+  for (; i + kUnrollApply * kLanes <= n; i += kUnrollApply * kLanes) f(i, many, Full());
+  for (; i + kLanes <= n; i += kLanes) f(i, one, Full());
   if (i == n) return;
-  n < kLanes ? f(0, one, Part{n}) : f(n - kLanes, one, Whole());
+  n < kLanes ? f(0, one, Partial{n}) : f(n - kLanes, one, Full());
 }
 
 // One channel's run of n elements.
 template <bool kSilu, class T>
 void apply_run(const T* x, int64_t n, float offset, float a, float b, T* y, Traffic traffic) {
-  const Floats o = spread(offset), av = spread(a), bv = spread(b);
-  each_bunch(n, [&](int64_t i, auto vectors, auto filled) {
+  const Floats o = broadcast(offset), av = broadcast(a), bv = broadcast(b);
+  for_each_bunch(n, [&](int64_t i, auto vectors, auto filled) {
     apply<kSilu, vectors.value>(
         x + i, y + i, filled, traffic, [&](int) { return o; }, [&](int) { return av; }, [&](int) { return bv; });
   });
@@ -118,13 +119,13 @@ void apply_run(const T* x, int64_t n, float offset, float a, float b, T* y, Traf
 
 // Rows of `channels`, `stride` apart.
 template <bool kSilu, class T>
-void apply_rows(const T* x, int64_t rows, int64_t stride, int64_t channels, Line line, T* y, Traffic traffic) {
+void apply_rows(const T* x, int64_t rows, int64_t stride, int64_t channels, Affine affine, T* y, Traffic traffic) {
   for (int64_t r = 0; r < rows; ++r, x += stride, y += stride) {
-    each_bunch(channels, [&](int64_t c, auto vectors, auto filled) {
+    for_each_bunch(channels, [&](int64_t c, auto vectors, auto filled) {
       const auto at = [&](const float* from) {
         return [=](int u) { return load(from + c + u * kLanes, filled); };
       };
-      apply<kSilu, vectors.value>(x + c, y + c, filled, traffic, at(line.offset), at(line.a), at(line.b));
+      apply<kSilu, vectors.value>(x + c, y + c, filled, traffic, at(affine.offset), at(affine.a), at(affine.b));
     });
   }
 }

@@ -1,5 +1,8 @@
-// The moments of groups. Deviations are taken from a pivot near the mean and summed in float over short stretches, so
-// that neither a large mean nor many elements cost digits. Internal linkage: see convert.h.
+// The moments of groups in one pass. Deviations are taken from a pivot near the mean, so that a large mean costs no
+// digits: the mean of the first few elements will do, since all that counts is that the variance is not small beside
+// the square of what is left. They are summed in float, as vectors, over stretches too short to lose digits; stretches
+// are summed or merged in double. The order depends on the shape alone, so results do not depend on threads. Internal
+// linkage: see kernels.h.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +17,7 @@ constexpr int64_t kStretch = 8192;  // elements that are summed in float
 constexpr int64_t kFirst = 64;      // elements or so whose mean is the first pivot
 constexpr int kUnroll = 4;          // vectors in flight
 
-typedef double Doubles __attribute__((vector_size(2 * kVector)));
+typedef double Doubles __attribute__((vector_size(2 * kVectorBytes)));
 
 inline double sum_of(Floats v) {
   const Doubles all = __builtin_convertvector(v, Doubles);
@@ -31,13 +34,13 @@ inline Floats together(const Floats (&v)[kUnroll]) { return (v[0] + v[1]) + (v[2
 // to its elements, so that their sums can make it good.
 struct Deviations {
   Floats sum{}, squares{};
-  double odd_sum = 0, odd_squares = 0;
+  double tail_sum = 0, tail_squares = 0;
   int64_t count = 0;
 
   template <class T>
   void add(const T* x, int64_t n, double by) {
     const float offset = static_cast<float>(by);
-    const Floats offsets = spread(offset);
+    const Floats offsets = broadcast(offset);
     Floats s[kUnroll] = {}, q[kUnroll] = {};
     int64_t i = 0;
     for (; i + kUnroll * kLanes <= n; i += kUnroll * kLanes) {
@@ -46,26 +49,26 @@ struct Deviations {
         Floats v[2];
         load_in_any_order(x + i + u * kLanes, v);
         const Floats d = v[0] + offsets, e = v[1] + offsets;
-        s[u] += d, q[u] = mad(d, d, q[u]);
-        s[u + 1] += e, q[u + 1] = mad(e, e, q[u + 1]);
+        s[u] += d, q[u] = fma(d, d, q[u]);
+        s[u + 1] += e, q[u + 1] = fma(e, e, q[u + 1]);
       }
     }
     for (; i + kLanes <= n; i += kLanes) {
       const Floats d = load(x + i) + offsets;
-      s[0] += d, q[0] = mad(d, d, q[0]);
+      s[0] += d, q[0] = fma(d, d, q[0]);
     }
-    const Floats lost = spread(static_cast<float>(by - offset)), before = together(s);
-    const Floats after = before + lost * spread(static_cast<float>(i / kLanes));
-    sum += after, squares += mad(lost, before + after, together(q));
+    const Floats lost = broadcast(static_cast<float>(by - offset)), before = together(s);
+    const Floats after = before + lost * broadcast(static_cast<float>(i / kLanes));
+    sum += after, squares += fma(lost, before + after, together(q));
     for (; i < n; ++i) {
       const double d = widen(x[i]) + by;
-      odd_sum += d, odd_squares += d * d;
+      tail_sum += d, tail_squares += d * d;
     }
     count += n;
   }
 
-  Moments around(double pivot) const {
-    return Moments::around(pivot, static_cast<double>(count), odd_sum + sum_of(sum), odd_squares + sum_of(squares));
+  Moments about(double pivot) const {
+    return moments_about(pivot, static_cast<double>(count), tail_sum + sum_of(sum), tail_squares + sum_of(squares));
   }
 };
 
@@ -79,11 +82,11 @@ Moments moments_of_runs(const T* x, int64_t channels, int64_t positions, const f
   const auto added = [&](int64_t c) -> double { return add ? add[c] : 0; };
   Deviations first;
   first.add(x, std::min(positions, kFirst), 0);
-  double pivot = pivot_near(first.around(0).mean + added(0), add);
+  double pivot = pivot_near(first.about(0).mean + added(0), add);
   Moments all;
   Deviations stretch;
   const auto take_in = [&] {
-    all.merge(stretch.around(pivot));
+    merge(all, stretch.about(pivot));
     stretch = {};
     pivot = pivot_near(all.mean, add);
   };
@@ -109,14 +112,14 @@ void add_rows(const T* x, int64_t stride, int64_t channels, const float* pivot, 
     Floats s = load(sum + c), q = load(squares + c);
     for (int r = 0; r < N; ++r) {
       const Floats d = load(x + r * stride + c) - by;
-      s += d, q = mad(d, d, q);
+      s += d, q = fma(d, d, q);
     }
     store(sum + c, s), store(squares + c, q);
   }
   for (; c < channels; ++c) {
     for (int r = 0; r < N; ++r) {
       const float d = widen(x[r * stride + c]) - pivot[c];
-      sum[c] += d, squares[c] = mad(d, d, squares[c]);
+      sum[c] += d, squares[c] = fma(d, d, squares[c]);
     }
   }
 }
@@ -182,7 +185,7 @@ void moments_of_rows(const T* x, int64_t rows, int64_t stride, int64_t groups, i
     }
   }
   const double count = static_cast<double>(rows * size);
-  for (int64_t g = 0; g < groups; ++g) out[g] = Moments::around(out[g].mean, count, in.total[g], in.total_squares[g]);
+  for (int64_t g = 0; g < groups; ++g) out[g] = moments_about(out[g].mean, count, in.total[g], in.total_squares[g]);
 }
 
 }  // namespace

@@ -10,6 +10,19 @@
 
 namespace fastdiff::cpu {
 
+namespace portable {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx512_bf16 {
+extern const Kernels kernels;
+}
+
 namespace {
 
 #ifdef FASTDIFF_X86
@@ -39,57 +52,42 @@ class Processor {
     return uint64_t{high} << 32 | low;
   }
 };
+
+const Processor processor;
 #endif
 
-constexpr Isa kAll[] = {
-#define FASTDIFF_VALUE(isa) Isa::isa,
-    FASTDIFF_FOR_EACH_ISA(FASTDIFF_VALUE)
-#undef FASTDIFF_VALUE
+const Isa kIsas[] = {
+    {"portable", &portable::kernels, true},
+#ifdef FASTDIFF_X86
+    {"avx2", &avx2::kernels, processor.avx2},
+    {"avx512", &avx512::kernels, processor.avx512},
+#endif
+#ifdef FASTDIFF_AVX512_BF16  // where the compiler knows it
+    {"avx512_bf16", &avx512_bf16::kernels, processor.avx512_bf16},
+#endif
+    {nullptr, nullptr, false},
 };
 
-Isa best() {
-  Isa found = Isa::portable;
-  for (Isa isa : kAll) {
-    if (machine_has(isa)) found = isa;
+const Isa* best() {
+  const Isa* found = kIsas;
+  for (const Isa* isa = kIsas; isa->name; ++isa) {
+    if (isa->usable) found = isa;
   }
   return found;
 }
 
-std::atomic<Isa>& current() {
-  static std::atomic<Isa> isa{best()};
-  return isa;
-}
+std::atomic<const Isa*> current{best()};
 
 }  // namespace
 
-Isa isa() { return current().load(std::memory_order_relaxed); }
+const Isa* isas() { return kIsas; }
 
-const char* isa_name(Isa isa) {
-  switch (isa) {
-#define FASTDIFF_NAME(name) \
-  case Isa::name: return #name;
-    FASTDIFF_FOR_EACH_ISA(FASTDIFF_NAME)
-#undef FASTDIFF_NAME
-  }
-  return "";
-}
+const Isa& isa() { return *current.load(std::memory_order_relaxed); }
 
-bool machine_has(Isa isa) {
-#ifdef FASTDIFF_X86
-  static const Processor processor;
-  if (isa == Isa::avx2) return processor.avx2;
-  if (isa == Isa::avx512) return processor.avx512;
-#endif
-#ifdef FASTDIFF_AVX512_BF16
-  if (isa == Isa::avx512_bf16) return processor.avx512_bf16;
-#endif
-  return isa == Isa::portable;
-}
-
-bool set_isa(const char* name) {
-  for (Isa isa : kAll) {
-    if (std::strcmp(name, isa_name(isa)) == 0 && machine_has(isa)) {
-      current().store(isa, std::memory_order_relaxed);
+bool use_isa(const char* name) {
+  for (const Isa* isa = kIsas; isa->name; ++isa) {
+    if (std::strcmp(name, isa->name) == 0 && isa->usable) {
+      current.store(isa, std::memory_order_relaxed);
       return true;
     }
   }

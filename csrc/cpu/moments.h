@@ -5,19 +5,20 @@ namespace fastdiff::cpu {
 
 struct Moments {
   double count = 0, mean = 0, m2 = 0;
-
-  // From `count` deviations from a pivot: their sum and their sum of squares.
-  static Moments around(double pivot, double count, double sum, double squares) {
-    return {count, pivot + sum / count, squares - sum * sum / count};
-  }
-
-  void merge(const Moments& other) {
-    if (other.count == 0) return;
-    const double total = count + other.count, delta = other.mean - mean;
-    mean += delta * (other.count / total);
-    m2 += other.m2 + delta * delta * (count * other.count / total);
-    count = total;
-  }
 };
+
+// From `count` deviations from a pivot: their sum and their sum of squares. The nearer the pivot is to the mean, the
+// fewer digits the difference loses.
+static inline Moments moments_about(double pivot, double count, double sum, double squares) {
+  return {count, pivot + sum / count, squares - sum * sum / count};
+}
+
+static inline void merge(Moments& into, const Moments& other) {
+  if (other.count == 0) return;
+  const double total = into.count + other.count, delta = other.mean - into.mean;
+  into.mean += delta * (other.count / total);
+  into.m2 += other.m2 + delta * delta * (into.count * other.count / total);
+  into.count = total;
+}
 
 }  // namespace fastdiff::cpu

@@ -1,3 +1,6 @@
+// A pool of the package's own: OpenMP would bring a second run-time library and a second set of threads beside torch's,
+// and torch's own cannot be reached without its headers. Workers spin for a moment after a job, because the next step
+// of a sampler often follows at once, and then sleep.
 #include "parallel.h"
 
 #include <pthread.h>

@@ -1,4 +1,4 @@
-// Working memory. Internal linkage: see convert.h.
+// Working memory. Internal linkage: see kernels.h.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // SiLU of several vectors at once, step by step in all of them: one after the other, their long chains of dependent
-// operations would fill the processor's window. Internal linkage: see convert.h.
+// operations would fill the processor's window. Internal linkage: see kernels.h.
 #pragma once
 
 #include <iterator>
@@ -43,37 +43,37 @@ alignas(64) constexpr int32_t kPowers[] = {
 };
 
 // 2^n from n + kShift.
-inline Floats power(Floats shifted) {
-  const Ints n = bits<Ints>(shifted);
+inline Floats exp2_by_table(Floats shifted) {
+  const Ints n = bit_cast<Ints>(shifted);
 #if defined(__AVX512F__)
   const __m512i low = _mm512_load_si512(kPowers), high = _mm512_load_si512(kPowers + 16);
-  const Ints fraction = bits<Ints>(_mm512_permutex2var_epi32(low, bits<__m512i>(n), high));
+  const Ints fraction = bit_cast<Ints>(_mm512_permutex2var_epi32(low, bit_cast<__m512i>(n), high));
 #elif defined(__AVX2__)
   const __m256i powers = _mm256_setr_epi32(kPowers[0], kPowers[4], kPowers[8], kPowers[12], kPowers[16], kPowers[20],
                                            kPowers[24], kPowers[28]);
-  const Ints fraction = bits<Ints>(_mm256_permutevar8x32_epi32(powers, bits<__m256i>(n)));
+  const Ints fraction = bit_cast<Ints>(_mm256_permutevar8x32_epi32(powers, bit_cast<__m256i>(n)));
 #else
   constexpr int32_t fraction = kPowers[0];
 #endif
-  return bits<Floats>((n << (23 - kStepBits)) + fraction);
+  return bit_cast<Floats>((n << (23 - kStepBits)) + fraction);
 }
 
 // h / (1 + e^-h), fine or coarse. NaN stays NaN.
 template <bool kIsFine, int N>
 inline void silu(Floats (&h)[N]) {
-  constexpr float kPerUnit = -1.442695041f;  // -log2(e)
-  constexpr float kMost = 87;                // e^87 and e^-87 are normal numbers
+  constexpr float kMinusLog2e = -1.442695041f;  // -log2(e)
+  constexpr float kMaxMagnitude = 87;                // e^87 and e^-87 are normal numbers
   Floats n[N], f[N], q[N];
   for (int u = 0; u < N; ++u) {
-    const Floats z = smaller(larger(h[u], spread(-kMost)), spread(kMost));
-    n[u] = mad(z, spread(kPerUnit), spread(kShift)), f[u] = mad(z, spread(kPerUnit), kShift - n[u]);
+    const Floats z = min(max(h[u], broadcast(-kMaxMagnitude)), broadcast(kMaxMagnitude));
+    n[u] = fma(z, broadcast(kMinusLog2e), broadcast(kShift)), f[u] = fma(z, broadcast(kMinusLog2e), kShift - n[u]);
   }
-  for (int u = 0; u < N; ++u) n[u] = power(n[u]), q[u] = spread(kIsFine ? kFine[0] : kCoarse[0]);
+  for (int u = 0; u < N; ++u) n[u] = exp2_by_table(n[u]), q[u] = broadcast(kIsFine ? kFine[0] : kCoarse[0]);
   constexpr int kTerms = kIsFine ? std::size(kFine) : std::size(kCoarse);
   for (int k = 1; k < kTerms; ++k) {
-    for (int u = 0; u < N; ++u) q[u] = mad(q[u], f[u], spread(kIsFine ? kFine[k] : kCoarse[k]));
+    for (int u = 0; u < N; ++u) q[u] = fma(q[u], f[u], broadcast(kIsFine ? kFine[k] : kCoarse[k]));
   }
-  for (int u = 0; u < N; ++u) h[u] /= mad(n[u] * f[u], q[u], n[u] + 1.0f);
+  for (int u = 0; u < N; ++u) h[u] /= fma(n[u] * f[u], q[u], n[u] + 1.0f);
 }
 
 }  // namespace

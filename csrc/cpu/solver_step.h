@@ -5,6 +5,16 @@
 
 namespace fastdiff::cpu {
 
+// Elements of a task. All operands of one fit the first-level cache: a call reads and writes up to a dozen of them.
+constexpr int64_t kBlock = 1024;
+
+// A block belongs to one sample, so that what is per sample is a number to it.
+static inline int64_t blocks_per_sample(const SolverStep& step) {
+  return (elements_per_sample(step) + kBlock - 1) / kBlock;
+}
+
+static inline int64_t blocks(const SolverStep& step) { return step.size[0] * blocks_per_sample(step); }
+
 // How many threads are worth waking for this call, at least 1.
 int useful_threads(const SolverStep& step);
 

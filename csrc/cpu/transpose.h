@@ -1,4 +1,4 @@
-// kLanes vectors as the rows of a square matrix, transposed. Internal linkage: see convert.h.
+// kLanes vectors as the rows of a square matrix, transposed. Internal linkage: see kernels.h.
 #pragma once
 
 #include <utility>
@@ -10,7 +10,7 @@ namespace {
 
 // Lane j of the result is lane `from` of a, or of b where from >= kLanes.
 template <int... kFrom>
-inline Floats pick(Floats a, Floats b) {
+inline Floats shuffle(Floats a, Floats b) {
 #ifdef __clang__
   return __builtin_shufflevector(a, b, kFrom...);
 #else
@@ -20,8 +20,8 @@ inline Floats pick(Floats a, Floats b) {
 
 template <int kHalf, int... kLane>
 inline void exchange(Floats& a, Floats& b, std::integer_sequence<int, kLane...>) {
-  const Floats low = pick<(kLane & kHalf ? kLanes + kLane - kHalf : kLane)...>(a, b);
-  b = pick<(kLane & kHalf ? kLanes + kLane : kLane + kHalf)...>(a, b);
+  const Floats low = shuffle<(kLane & kHalf ? kLanes + kLane - kHalf : kLane)...>(a, b);
+  b = shuffle<(kLane & kHalf ? kLanes + kLane : kLane + kHalf)...>(a, b);
   a = low;
 }
 

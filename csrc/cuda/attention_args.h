@@ -6,7 +6,7 @@
 
 namespace fastdiff::cuda {
 
-constexpr int kLeastShared = 99 * 1024;  // bytes that a block may have on every device from compute capability 8.0 on
+constexpr int kMinShared = 99 * 1024;  // bytes that a block may have on every device from compute capability 8.0 on
 
 struct Problem {
   Heads q, k, v, out;
@@ -15,7 +15,7 @@ struct Problem {
   int head_size;
   float scale;     // of a logit, without its sign, in powers of two
   uint32_t sign;   // that of the scale, in both halves of a word
-  bool wide;       // rows and pointers allow accesses of 16 bytes
+  bool aligned16;       // rows and pointers allow accesses of 16 bytes
   int blocks;      // that share a head
 };
 

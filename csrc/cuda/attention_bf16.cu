@@ -2,8 +2,8 @@
 
 namespace fastdiff::cuda {
 
-const char* attention_bf16(const Attention& attention, const Machine& machine, cudaStream_t stream) {
-  return prepare_halves<true>(attention, machine, OnStream{stream});
+const char* attention_bf16(const Attention& attention, const Device& device, cudaStream_t stream) {
+  return prepare_half<true>(attention, device, OnStream{stream});
 }
 
 }  // namespace fastdiff::cuda

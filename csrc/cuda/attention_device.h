@@ -8,8 +8,8 @@
 namespace fastdiff::cuda {
 
 const char* attention_f32(const Attention& attention, cudaStream_t stream);
-const char* attention_f16(const Attention& attention, const Machine& machine, cudaStream_t stream);
-const char* attention_bf16(const Attention& attention, const Machine& machine, cudaStream_t stream);
+const char* attention_f16(const Attention& attention, const Device& device, cudaStream_t stream);
+const char* attention_bf16(const Attention& attention, const Device& device, cudaStream_t stream);
 
 namespace {
 

@@ -2,8 +2,8 @@
 
 namespace fastdiff::cuda {
 
-const char* attention_f16(const Attention& attention, const Machine& machine, cudaStream_t stream) {
-  return prepare_halves<false>(attention, machine, OnStream{stream});
+const char* attention_f16(const Attention& attention, const Device& device, cudaStream_t stream) {
+  return prepare_half<false>(attention, device, OnStream{stream});
 }
 
 }  // namespace fastdiff::cuda

@@ -3,7 +3,7 @@
 namespace fastdiff::cuda {
 
 const char* attention_f32(const Attention& attention, cudaStream_t stream) {
-  return prepare_single(attention, OnStream{stream});
+  return prepare_float32(attention, OnStream{stream});
 }
 
 }  // namespace fastdiff::cuda

@@ -9,7 +9,7 @@
 
 namespace fastdiff::cuda {
 
-template <bool kBrain, int D>
+template <bool kBf16, int D>
 struct Hopper {
   static constexpr int kGroup = 128, kConsumers = 2, kThreads = (1 + kConsumers) * kGroup;
   static constexpr int kQueries = 64 * kConsumers, kKeys = 128, kRows = 128;
@@ -26,10 +26,10 @@ struct Hopper {
     const int64_t first = static_cast<int64_t>(block % p.blocks) * kQueries;
     prepare(shared, thread);
     if (thread < kGroup) {
-      fewer_registers<40>();
+      decrease_registers<40>();
       produce(p, shared, head, first, thread);
     } else {
-      more_registers<232>();
+      increase_registers<232>();
       consume(p, shared, head, first, thread - kGroup);
     }
 #endif
@@ -46,10 +46,10 @@ struct Hopper {
 
   static FASTDIFF_DEVICE void prepare(char* shared, int thread) {
     if (thread < kRows) *reinterpret_cast<uint4*>(shared + kZeros + thread * 16) = uint4{0, 0, 0, 0};
-    show_products();
+    fence_async_proxy();
     if (thread < kStages) {
-      init_barrier(full(shared, thread), kGroup);
-      init_barrier(empty(shared, thread), kConsumers * kGroup);
+      mbarrier_init(full(shared, thread), kGroup);
+      mbarrier_init(empty(shared, thread), kConsumers * kGroup);
     }
     sync_block();
   }
@@ -60,18 +60,20 @@ struct Hopper {
     int tile = 0;
     for (int64_t key = 0; key < p.keys; key += kKeys, ++tile) {
       const int stage = tile % kStages;
-      if (tile >= kStages) wait_barrier(empty(shared, stage), (tile / kStages - 1) % 2);
+      if (tile >= kStages) mbarrier_wait(empty(shared, stage), (tile / kStages - 1) % 2);
       load(keys_of(shared, stage), head.k + key * p.k.row_stride, p.k.row_stride, p.keys - key, thread);
       load(values_of(shared, stage), head.v + key * p.v.row_stride, p.v.row_stride, p.keys - key, thread);
-      commit_copies();
+      cp_async_commit();
       if (tile < kAhead) continue;
-      wait_copies<kAhead>();
-      show_products();
-      arrive(full(shared, (tile - kAhead) % kStages));
+      cp_async_wait<kAhead>();
+      fence_async_proxy();
+      mbarrier_arrive(full(shared, (tile - kAhead) % kStages));
     }
-    wait_copies<0>();
-    show_products();
-    for (int last = tile < kAhead ? 0 : tile - kAhead; last < tile; ++last) arrive(full(shared, last % kStages));
+    cp_async_wait<0>();
+    fence_async_proxy();
+    for (int last = tile < kAhead ? 0 : tile - kAhead; last < tile; ++last) {
+      mbarrier_arrive(full(shared, last % kStages));
+    }
   }
 
   // Eight threads copy two chunks of four rows: whole sectors of memory, and all banks.
@@ -83,7 +85,9 @@ struct Hopper {
       const uint16_t* source = from + (there ? row * stride : 0) + pair * 8;
       char* at = to + row * 16 + pair * kColumn;
 #pragma unroll 1
-      for (int chunk = pair; chunk < kChunks; chunk += 2, source += 16, at += 2 * kColumn) copy16(at, source, there);
+      for (int chunk = pair; chunk < kChunks; chunk += 2, source += 16, at += 2 * kColumn) {
+        cp_async_16(at, source, there);
+      }
     }
   }
 
@@ -96,14 +100,14 @@ struct Hopper {
     int64_t left = p.keys;
     for (int tile = 0; left > 0; ++tile, left -= kKeys) {
       const int stage = tile % kStages;
-      wait_barrier(full(shared, stage), tile / kStages % 2);
+      mbarrier_wait(full(shared, stage), tile / kStages % 2);
       if (tile == 0 && p.sign) negate(queries, p.sign, group, thread % kGroup);
       advance(p, shared, queries, stage, row, out, left, lane);
-      arrive(empty(shared, stage));
+      mbarrier_arrive(empty(shared, stage));
     }
-    const float share[] = {row[0].share(), row[1].share()};
+    const float inverse_sum[] = {row[0].inverse_sum(), row[1].inverse_sum()};
     sync_warpgroup(1 + group);  // nobody reads the queries any more
-    put(shared + mine * 16, out, share, lane);
+    put(shared + mine * 16, out, inverse_sum, lane);
     sync_warp();
     store(p, shared + mine * 16, head.out + (first + mine) * p.out.row_stride, p.queries - first - mine, lane);
   }
@@ -115,50 +119,50 @@ struct Hopper {
       const uint4 v = *at;
       *at = uint4{v.x ^ sign, v.y ^ sign, v.z ^ sign, v.w ^ sign};
     }
-    show_products();
+    fence_async_proxy();
     sync_warpgroup(1 + group);
   }
 
   static FASTDIFF_DEVICE void advance(const Problem& p, char* shared, const char* queries, int stage,
                                       SoftmaxRow (&row)[2], float (&out)[kChunks][4], int64_t left, int lane) {
     float s[kKeys / 8][4] = {};
-    begin_products(s);
+    wgmma_begin(s);
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
-      multiply_shared<kBrain>(s, step(shared, queries, k), step(shared, keys_of(shared, stage), k));
+      wgmma_shared<kBf16>(s, step(shared, queries, k), step(shared, keys_of(shared, stage), k));
     }
-    finish_products(s);
+    wgmma_finish(s);
     if (left < kKeys) mask(s, left, lane);
-    const float first = row[0].weigh(s, 0, p.scale), second = row[1].weigh(s, 1, p.scale);
+    const float first = row[0].exponentiate(s, 0, p.scale), second = row[1].exponentiate(s, 1, p.scale);
     uint32_t weights[kKeys / 16][4];
 #pragma unroll
-    for (int k = 0; k < kKeys / 16; ++k) as_factor<kBrain>(weights[k], s[2 * k], s[2 * k + 1]);
-    decay(out, first, second);
-    begin_products(out, weights);
+    for (int k = 0; k < kKeys / 16; ++k) a_fragment<kBf16>(weights[k], s[2 * k], s[2 * k + 1]);
+    rescale(out, first, second);
+    wgmma_begin(out, weights);
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
       const uint32_t at = shared_address(values_of(shared, stage)) + k * 2 * kCore;
-      multiply_own<kBrain>(out, weights[k], describe(at, kCore, kColumn));
+      wgmma_registers<kBf16>(out, weights[k], matrix_descriptor(at, kCore, kColumn));
     }
-    finish_products(out);
+    wgmma_finish(out);
   }
 
   // Columns 16 k to 16 k + 15 of rows in shared memory; where only eight are left, zeros take the others' place.
   static FASTDIFF_DEVICE uint64_t step(const char* shared, const char* rows, int k) {
     const uint32_t at = shared_address(rows) + 2 * k * kColumn;
     const uint32_t next = 2 * k + 1 < kChunks ? kColumn : shared_address(shared) + kZeros - at;
-    return describe(at, next, kCore);
+    return matrix_descriptor(at, next, kCore);
   }
 
   // A warp's results as rows in shared memory, in place of its queries.
-  static FASTDIFF_DEVICE void put(char* rows, const float (&out)[kChunks][4], const float (&share)[2], int lane) {
+  static FASTDIFF_DEVICE void put(char* rows, const float (&out)[kChunks][4], const float (&inverse_sum)[2], int lane) {
 #pragma unroll
     for (int n = 0; n < kChunks; ++n) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         char* at = rows + n * kColumn + (lane / 4 + 8 * half) * 16 + lane % 4 * 4;
         *reinterpret_cast<uint32_t*>(at) =
-            pack_halves(out[n][2 * half] * share[half], out[n][2 * half + 1] * share[half], kBrain);
+            pack_halves(out[n][2 * half] * inverse_sum[half], out[n][2 * half + 1] * inverse_sum[half], kBf16);
       }
     }
   }

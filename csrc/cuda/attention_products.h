@@ -7,31 +7,31 @@
 
 namespace fastdiff::cuda {
 
-template <bool kBrain, int D>
+template <bool kBf16, int D>
 struct Products {
   using Rows = Tile<uint16_t, D>;
-  static constexpr int kDeep = D / 16, kWide = D / 8;
+  static constexpr int kKSteps = D / 16, kNTiles = D / 8;
   static constexpr bool kOdd = D % 16 != 0;
 
   // 16 rows of q; the sign of the scale goes with them, so that the largest logit is that of the largest weight.
   struct Queries {
-    uint32_t deep[kDeep ? kDeep : 1][4], last[2];
+    uint32_t deep[kKSteps ? kKSteps : 1][4], last[2];
 
     FASTDIFF_DEVICE void load(const char* rows, int lane, uint32_t sign) {
       const char* at = rows + lane % 16 * Rows::kPitch;
 #pragma unroll
-      for (int k = 0; k < kDeep; ++k) load_deep(deep[k], at + lane / 16 * 16, k, sign);
+      for (int k = 0; k < kKSteps; ++k) load_deep(deep[k], at + lane / 16 * 16, k, sign);
       if (kOdd) load_last(last, at, sign);
     }
 
     static FASTDIFF_DEVICE void load_deep(uint32_t (&a)[4], const char* at, int k, uint32_t sign) {
-      load_matrices<4, false>(a, at + k * 32);
+      ldmatrix<4, false>(a, at + k * 32);
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[i] ^= sign;
     }
 
     static FASTDIFF_DEVICE void load_last(uint32_t (&a)[2], const char* at, uint32_t sign) {
-      load_matrices<2, false>(a, at + kDeep * 32);
+      ldmatrix<2, false>(a, at + kKSteps * 32);
       a[0] ^= sign, a[1] ^= sign;
     }
   };
@@ -41,15 +41,15 @@ struct Products {
                                      int lane) {
     const char* pair = keys + (lane / 16 * 8 + lane % 8) * Rows::kPitch + lane / 8 % 2 * 16;
 #pragma unroll
-    for (int k = 0; k < kDeep; ++k) {
+    for (int k = 0; k < kKSteps; ++k) {
 #pragma unroll
       for (int n = 0; n < kCount; n += 2) {
         uint32_t b[4];
-        load_matrices<4, false>(b, pair + n * 8 * Rows::kPitch + k * 32);
+        ldmatrix<4, false>(b, pair + n * 8 * Rows::kPitch + k * 32);
 #pragma unroll
         for (int m = 0; m < kTiles; ++m) {
-          multiply16<kBrain>(s[m][n], q[m].deep[k], b[0], b[1]);
-          multiply16<kBrain>(s[m][n + 1], q[m].deep[k], b[2], b[3]);
+          mma_m16n8k16<kBf16>(s[m][n], q[m].deep[k], b[0], b[1]);
+          mma_m16n8k16<kBf16>(s[m][n + 1], q[m].deep[k], b[2], b[3]);
         }
       }
     }
@@ -57,41 +57,41 @@ struct Products {
   }
 
   template <int kTiles, int kCount>
-  static FASTDIFF_DEVICE void values(float (&out)[kTiles][kWide][4], const float (&weights)[kTiles][kCount][4],
+  static FASTDIFF_DEVICE void values(float (&out)[kTiles][kNTiles][4], const float (&weights)[kTiles][kCount][4],
                                      const char* values, int lane) {
     const char* at = values + lane % 16 * Rows::kPitch;
 #pragma unroll
     for (int k = 0; k < kCount; k += 2, at += 16 * Rows::kPitch) {
       uint32_t a[kTiles][4];
 #pragma unroll
-      for (int m = 0; m < kTiles; ++m) as_factor<kBrain>(a[m], weights[m][k], weights[m][k + 1]);
+      for (int m = 0; m < kTiles; ++m) a_fragment<kBf16>(a[m], weights[m][k], weights[m][k + 1]);
 #pragma unroll
-      for (int n = 0; n + 1 < kWide; n += 2) {
+      for (int n = 0; n + 1 < kNTiles; n += 2) {
         uint32_t b[4];
-        load_matrices<4, true>(b, at + lane / 16 * 16 + n * 16);
+        ldmatrix<4, true>(b, at + lane / 16 * 16 + n * 16);
 #pragma unroll
         for (int m = 0; m < kTiles; ++m) {
-          multiply16<kBrain>(out[m][n], a[m], b[0], b[1]);
-          multiply16<kBrain>(out[m][n + 1], a[m], b[2], b[3]);
+          mma_m16n8k16<kBf16>(out[m][n], a[m], b[0], b[1]);
+          mma_m16n8k16<kBf16>(out[m][n + 1], a[m], b[2], b[3]);
         }
       }
       if (kOdd) {
         uint32_t b[2];
-        load_matrices<2, true>(b, at + (kWide - 1) * 16);
+        ldmatrix<2, true>(b, at + (kNTiles - 1) * 16);
 #pragma unroll
-        for (int m = 0; m < kTiles; ++m) multiply16<kBrain>(out[m][kWide - 1], a[m], b[0], b[1]);
+        for (int m = 0; m < kTiles; ++m) mma_m16n8k16<kBf16>(out[m][kNTiles - 1], a[m], b[0], b[1]);
       }
     }
   }
 
   // The results of 16 queries, each times its share, as rows in shared memory.
-  static FASTDIFF_DEVICE void put(char* rows, const float (&out)[kWide][4], float first, float second, int lane) {
+  static FASTDIFF_DEVICE void put(char* rows, const float (&out)[kNTiles][4], float first, float second, int lane) {
     char* at = rows + lane / 4 * Rows::kPitch + lane % 4 * 4;
 #pragma unroll
-    for (int n = 0; n < kWide; ++n) {
-      *reinterpret_cast<uint32_t*>(at + n * 16) = pack_halves(out[n][0] * first, out[n][1] * first, kBrain);
+    for (int n = 0; n < kNTiles; ++n) {
+      *reinterpret_cast<uint32_t*>(at + n * 16) = pack_halves(out[n][0] * first, out[n][1] * first, kBf16);
       *reinterpret_cast<uint32_t*>(at + 8 * Rows::kPitch + n * 16) =
-          pack_halves(out[n][2] * second, out[n][3] * second, kBrain);
+          pack_halves(out[n][2] * second, out[n][3] * second, kBf16);
     }
   }
 
@@ -104,12 +104,12 @@ struct Products {
     for (int n = 0; n < kCount; n += 4) {
       const int tile = n + lane / 8 < kCount ? n + lane / 8 : kCount - 1;
       uint32_t b[4];
-      load_matrices<4, false>(b, keys + (tile * 8 + lane % 8) * Rows::kPitch + kDeep * 32);
+      ldmatrix<4, false>(b, keys + (tile * 8 + lane % 8) * Rows::kPitch + kKSteps * 32);
 #pragma unroll
       for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          if (n + i < kCount) multiply8<kBrain>(s[m][n + i], q[m].last, b[i]);
+          if (n + i < kCount) mma_m16n8k8<kBf16>(s[m][n + i], q[m].last, b[i]);
         }
       }
     }

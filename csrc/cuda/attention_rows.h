@@ -45,13 +45,13 @@ FASTDIFF_DEVICE void load_rows(const Problem& p, char* to, const T* from, int64_
 #pragma unroll 1  // addresses made ahead for all rounds would take the registers of the products
   for (int row = mine.row; row < kRows; row += Mine::kStep, source += Mine::kStep * stride, to += Mine::kStride) {
     const bool there = row < count && left > 0;
-    if (!kMasked || p.wide) {
-      copy16(to, there ? source : from, there);
+    if (!kMasked || p.aligned16) {
+      cp_async_16(to, there ? source : from, there);
     } else {
       Chunk<T> v{};
       for (int e = 0; e < Rows::kInChunk; ++e)
         if (there && e < left) v.e[e] = source[e];
-      *reinterpret_cast<uint4*>(to) = bits<uint4>(v);
+      *reinterpret_cast<uint4*>(to) = bit_cast<uint4>(v);
     }
   }
 }
@@ -68,10 +68,10 @@ FASTDIFF_DEVICE void store_rows(const Problem& p, T* to, int64_t stride, const c
   to += mine.row * stride + mine.chunk * Rows::kInChunk;
   for (int row = mine.row; row < count; row += Mine::kStep, to += Mine::kStep * stride, from += Mine::kStride) {
     const uint4 v = *reinterpret_cast<const uint4*>(from);
-    if (!kMasked || p.wide) {
+    if (!kMasked || p.aligned16) {
       *reinterpret_cast<uint4*>(to) = v;
     } else {
-      const auto elements = bits<Chunk<T>>(v);
+      const auto elements = bit_cast<Chunk<T>>(v);
       for (int e = 0; e < Rows::kInChunk; ++e)
         if (e < left) to[e] = elements.e[e];
     }

@@ -20,24 +20,24 @@ FASTDIFF_DEVICE void sync_warp() { __syncwarp(); }
 FASTDIFF_DEVICE float shuffle_xor(float v, int lanes) { return __shfl_xor_sync(0xffffffffu, v, lanes); }
 
 // 16 bytes from global to shared memory, on their way until the thread waits for them; zeros where not `there`.
-FASTDIFF_DEVICE void copy16(void* shared, const void* global, bool there) {
+FASTDIFF_DEVICE void cp_async_16(void* shared, const void* global, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                ::"r"(shared_address(shared)), "l"(global), "r"(there ? 16 : 0)
                : "memory");
 }
 
-FASTDIFF_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+FASTDIFF_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Until all but the latest kPending groups of this thread's copies have come.
 template <int kPending>
-FASTDIFF_DEVICE void wait_copies() {
+FASTDIFF_DEVICE void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 // kCount 8x8 matrices of halves; lane 8 i + r names row r of matrix i. Lane l gets elements 2 (l % 4) and the next of
 // row l / 4 of each, or of its transpose.
 template <int kCount, bool kTransposed>
-FASTDIFF_DEVICE void load_matrices(uint32_t (&to)[kCount], const void* row) {
+FASTDIFF_DEVICE void ldmatrix(uint32_t (&to)[kCount], const void* row) {
   static_assert(kCount == 2 || kCount == 4);
   const uint32_t at = shared_address(row);
   if constexpr (kCount == 4 && kTransposed) {
@@ -64,10 +64,10 @@ FASTDIFF_DEVICE void load_matrices(uint32_t (&to)[kCount], const void* row) {
 }
 
 // c += a b for a of 16x16 and b of 16x8 halves. Lane l has rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next of
-// c; a and b come as load_matrices gives them.
-template <bool kBrain>
-FASTDIFF_DEVICE void multiply16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  if constexpr (kBrain) {
+// c; a and b come as ldmatrix gives them.
+template <bool kBf16>
+FASTDIFF_DEVICE void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (kBf16) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -81,9 +81,9 @@ FASTDIFF_DEVICE void multiply16(float (&c)[4], const uint32_t (&a)[4], uint32_t 
 }
 
 // The same for a of 16x8 and b of 8x8.
-template <bool kBrain>
-FASTDIFF_DEVICE void multiply8(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
-  if constexpr (kBrain) {
+template <bool kBf16>
+FASTDIFF_DEVICE void mma_m16n8k8(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
+  if constexpr (kBf16) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(b));
@@ -106,31 +106,31 @@ FASTDIFF_DEVICE float exp2_fast(float x) {
 void sync_block();
 void sync_warp();
 float shuffle_xor(float v, int lanes);
-void copy16(void* shared, const void* global, bool there);
-void commit_copies();
-void wait_for_copies(int pending);
-void load_matrices(uint32_t* to, int count, bool transposed, const void* row);
-void multiply(float* c, const uint32_t* a, const uint32_t* b, int depth, bool brain);
+void cp_async_16(void* shared, const void* global, bool there);
+void cp_async_commit();
+void cp_async_wait(int pending);
+void ldmatrix(uint32_t* to, int count, bool transposed, const void* row);
+void multiply(float* c, const uint32_t* a, const uint32_t* b, int depth, bool bf16);
 
 template <int kPending>
-void wait_copies() {
-  wait_for_copies(kPending);
+void cp_async_wait() {
+  cp_async_wait(kPending);
 }
 
 template <int kCount, bool kTransposed>
-void load_matrices(uint32_t (&to)[kCount], const void* row) {
-  load_matrices(to, kCount, kTransposed, row);
+void ldmatrix(uint32_t (&to)[kCount], const void* row) {
+  ldmatrix(to, kCount, kTransposed, row);
 }
 
-template <bool kBrain>
-void multiply16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+template <bool kBf16>
+void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const uint32_t b[] = {b0, b1};
-  multiply(c, a, b, 16, kBrain);
+  multiply(c, a, b, 16, kBf16);
 }
 
-template <bool kBrain>
-void multiply8(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
-  multiply(c, a, &b, 8, kBrain);
+template <bool kBf16>
+void mma_m16n8k8(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
+  multiply(c, a, &b, 8, kBf16);
 }
 
 inline float exp2_fast(float x) { return std::exp2(x); }

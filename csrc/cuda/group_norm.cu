@@ -1,6 +1,7 @@
 // group_norm on CUDA: what the plan asks for, launched on the current device.
-#include <cuda_runtime.h>
+#include "group_norm.h"
 
+#include "device_query.h"
 #include "group_norm_kernels.h"
 #include "group_norm_plan.h"
 
@@ -71,34 +72,18 @@ struct OnStream {
   }
 };
 
-cudaError_t ask(int& value, cudaDeviceAttr what, int device) { return cudaDeviceGetAttribute(&value, what, device); }
-
-cudaError_t look_at(int device, Chip& chip) {
-  int major = 0, minor = 0;
-  cudaError_t error = ask(major, cudaDevAttrComputeCapabilityMajor, device);
-  if (error == cudaSuccess) error = ask(minor, cudaDevAttrComputeCapabilityMinor, device);
-  if (error == cudaSuccess) error = ask(chip.multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error == cudaSuccess) error = ask(chip.block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (error == cudaSuccess) error = ask(chip.shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-  chip.arch = 10 * major + minor;
-  return error;
-}
-
 }  // namespace
 
-// An error shows again, and is told, when group_norm is called.
-int64_t group_norm_workspace(const GroupNorm& norm, int device) {
-  Chip chip{};
-  return look_at(device, chip) == cudaSuccess ? workspace_bytes(plan(norm, chip)) : 0;
+int64_t group_norm_workspace(const GroupNorm& norm, int device_number) {
+  Device device{};
+  return query(device_number, device) == cudaSuccess ? workspace_bytes(plan(norm, device)) : 0;
 }
 
 const char* group_norm(const GroupNorm& norm, void* workspace, int64_t workspace_size, void* stream) {
-  Chip chip{};
-  int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = look_at(device, chip);
+  Device device{};
+  const cudaError_t error = query_current(device);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  Plan p = plan(norm, chip);
+  Plan p = plan(norm, device);
   if (workspace_bytes(p) > workspace_size) return "group_norm: the workspace is too small";
   p.slabs.records = static_cast<Record*>(workspace);
   return dispatch<Wide, Narrow>(p, OnStream{static_cast<cudaStream_t>(stream)});

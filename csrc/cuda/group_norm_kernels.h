@@ -11,7 +11,7 @@ template <class E, bool kLast>
 FASTDIFF_DEVICE void resident_thread(const Slabs& s, int64_t block, int thread, char* shared) {
   const int number = static_cast<int>(block % s.parts);
   Record* received = reinterpret_cast<Record*>(shared + s.at_records);  // [together, parts], filled by peers
-  if (s.exchange == Exchange::cluster) arrive_at_cluster();
+  if (s.exchange == Exchange::cluster) cluster_arrive();
 #pragma unroll 1
   for (int64_t slab = block / s.parts; slab < s.slabs; slab += s.teams) {
     const Part<E, kLast> part(s, slab, number, thread, shared);
@@ -20,24 +20,25 @@ FASTDIFF_DEVICE void resident_thread(const Slabs& s, int64_t block, int thread, 
     sync_block();
     part.sum_shared();
     sync_block();
-    if (s.exchange == Exchange::cluster) wait_for_cluster();  // all peers have begun
+    if (s.exchange == Exchange::cluster) cluster_wait();  // all peers have begun
     part.combine([&](int group, const Record& own) {
       const int lane = thread % kWarp;
       if (s.exchange == Exchange::none) {
-        part.settle(group, own);
+        part.set_statistics(group, own);
       } else if (s.exchange == Exchange::cluster) {
-        if (lane < s.parts) *in_peer(received + group * s.parts + number, lane) = own;
+        if (lane < s.parts) *map_shared_rank(received + group * s.parts + number, lane) = own;
       } else if (lane == 0) {
         Record* to = part.own_record(group);
         to->count = own.count, to->mean = own.mean, to->m2 = own.m2;
         raise_flag(&to->ready);
       }
     });
-    if (s.exchange == Exchange::cluster) arrive_at_cluster(), wait_for_cluster();
+    if (s.exchange == Exchange::cluster) cluster_arrive(), cluster_wait();
     if (s.exchange != Exchange::none) {
       const bool flags = s.exchange == Exchange::flags;
-      part.settle(s.parts, [&](int group) { return flags ? part.records_of(group) : received + group * s.parts; },
-                  [&](const Record* record) { if (flags) await_flag(&record->ready); });
+      part.set_statistics(
+          s.parts, [&](int group) { return flags ? part.records_of(group) : received + group * s.parts; },
+          [&](const Record* record) { if (flags) wait_flag(&record->ready); });
     }
     sync_block();
     part.apply();
@@ -65,7 +66,7 @@ FASTDIFF_DEVICE void output_thread(const Slabs& s, int64_t block, int thread, ch
   const Part<E, kLast> part(s, block / s.parts, static_cast<int>(block % s.parts), thread, shared);
   part.tabulate();
   sync_block();
-  part.settle(s.pieces * s.parts, [&](int group) { return part.records_of(group); }, [](const Record*) {});
+  part.set_statistics(s.pieces * s.parts, [&](int group) { return part.records_of(group); }, [](const Record*) {});
   sync_block();
   part.apply();
   sync_block();

@@ -16,7 +16,7 @@ struct Wide {
   static constexpr int kWidth = kDType == DType::f32 ? 4 : 8, kShared = 16;
   using Values = Packet<float, kWidth>;
 
-  static FASTDIFF_DEVICE void copy(char* shared, const char* global, DType) { copy16(shared, global, true); }
+  static FASTDIFF_DEVICE void copy(char* shared, const char* global, DType) { cp_async_16(shared, global, true); }
 
   static FASTDIFF_DEVICE Values load(const char* global, DType) {
     Values p;
@@ -26,7 +26,7 @@ struct Wide {
 
   static FASTDIFF_DEVICE Values load_shared(const char* shared) {
     Values p;
-    spread(*reinterpret_cast<const uint4*>(shared), p.word);
+    split_words(*reinterpret_cast<const uint4*>(shared), p.word);
     return p;
   }
 
@@ -77,7 +77,7 @@ FASTDIFF_DEVICE float value(const ChannelValues& v, int64_t sample, int64_t chan
 }
 
 // To 2 units in the last place; 0 for a divisor from 2^126 on.
-FASTDIFF_DEVICE float divide(float a, float b) {
+FASTDIFF_DEVICE float fast_divide(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fdividef(a, b);
 #else
@@ -85,7 +85,7 @@ FASTDIFF_DEVICE float divide(float a, float b) {
 #endif
 }
 
-FASTDIFF_DEVICE float reciprocal_root(float v) {
+FASTDIFF_DEVICE float rsqrt(float v) {
 #if defined(__CUDA_ARCH__)
   return rsqrtf(v);
 #else
@@ -102,14 +102,14 @@ FASTDIFF_DEVICE float silu(float h) {
 #endif
 }
 
-// Mean and sum of squared deviations in each of W places (Welford).
+// Mean and sum of squared deviations in each of W places (Welford): one pass, and no pivot has to be good.
 template <int W>
 struct Moments {
   float count = 0, mean[W] = {}, m2[W] = {};
 
-  FASTDIFF_DEVICE void take(const float (&v)[W]) {
+  FASTDIFF_DEVICE void add(const float (&v)[W]) {
     count += 1;
-    const float inverse = divide(1.0f, count);
+    const float inverse = fast_divide(1.0f, count);
 #pragma unroll
     for (int i = 0; i < W; ++i) {
       const float delta = v[i] - mean[i];
@@ -118,7 +118,7 @@ struct Moments {
     }
   }
 
-  // Over all places (Chan et al.).
+  // Over all places, which have the same count (Chan et al.): the mean of means, and what they deviate from it.
   FASTDIFF_DEVICE void merged(float& all_mean, float& all_m2) const {
     all_mean = 0, all_m2 = 0;
 #pragma unroll
@@ -144,7 +144,7 @@ FASTDIFF_DEVICE Record merge(int lane, int count, const Get& get) {
     elements += r.count, sum += r.count * r.mean;
   }
   elements = warp_sum(elements);
-  const float mean = divide(warp_sum(sum), elements);
+  const float mean = fast_divide(warp_sum(sum), elements);
 #pragma unroll 2
   for (int i = lane; i < count; i += kWarp) {
     const Record r = get(i);
@@ -154,18 +154,18 @@ FASTDIFF_DEVICE Record merge(int lane, int count, const Get& get) {
 }
 
 // A sum as rounded and what rounding lost.
-struct InTwo {
+struct FloatPair {
   float high, low;
 };
 
 // Knuth 1969, 4.2.2, theorem B.
-FASTDIFF_DEVICE InTwo sum_in_two(float a, float b) {
+FASTDIFF_DEVICE FloatPair two_sum(float a, float b) {
   const float total = a + b, taken = total - a;
   return {total, (a - (total - taken)) + (b - taken)};
 }
 
 FASTDIFF_DEVICE Statistics statistics(const Record& all, float eps) {
-  return {all.mean, reciprocal_root(divide(all.m2, all.count) + eps)};
+  return {all.mean, rsqrt(fast_divide(all.m2, all.count) + eps)};
 }
 
 }  // namespace fastdiff::cuda

@@ -51,7 +51,7 @@ class Part {
         E::copy(to, from, s_.norm.dtype);
         from += step_, to += kNormThreads * E::kShared;
       }
-      commit_copies();
+      cp_async_commit();
     }
   }
 
@@ -61,8 +61,8 @@ class Part {
 #pragma unroll 1
     for (int c = thread_; c < table_; c += kNormThreads) {
       const int channel = channel_ + c;
-      const InTwo pivot = this->pivot(channel / s_.group_channels);
-      const InTwo center = sum_in_two(pivot.high, -value(norm.add, sample_, channel, 0));
+      const FloatPair pivot = this->pivot(channel / s_.group_channels);
+      const FloatPair center = two_sum(pivot.high, -value(norm.add, sample_, channel, 0));
       const float factor = 1.0f + value(norm.scale, sample_, channel, 0);
       channels()[c] = {
           center.high,
@@ -84,10 +84,10 @@ class Part {
       }
     };
     static_assert(kStages == 4);
-    wait_copies<3>(), stage(0);
-    wait_copies<2>(), stage(1);
-    wait_copies<1>(), stage(2);
-    wait_copies<0>(), stage(3);
+    cp_async_wait<3>(), stage(0);
+    cp_async_wait<2>(), stage(1);
+    cp_async_wait<1>(), stage(2);
+    cp_async_wait<0>(), stage(3);
     sum.put();
   }
 
@@ -114,18 +114,18 @@ class Part {
 
   // The statistics of each group of the slab, from its `count` records at(group); ready(record) comes before reading.
   template <class At, class Ready>
-  FASTDIFF_DEVICE void settle(int count, const At& at, const Ready& ready) const {
+  FASTDIFF_DEVICE void set_statistics(int count, const At& at, const Ready& ready) const {
 #pragma unroll 1
     for (int group = thread_ / kWarp; group < s_.together; group += kNormThreads / kWarp) {
       const Record* records = at(group);
 #pragma unroll 1
       for (int i = thread_ % kWarp; i < count; i += kWarp) ready(records + i);
-      settle(group, merge(thread_ % kWarp, count, [&](int i) { return records[i]; }));
+      set_statistics(group, merge(thread_ % kWarp, count, [&](int i) { return records[i]; }));
     }
   }
 
-  FASTDIFF_DEVICE void settle(int group, const Record& all) const {
-    if (thread_ % kWarp == 0) settled()[group] = statistics(all, s_.norm.eps);
+  FASTDIFF_DEVICE void set_statistics(int group, const Record& all) const {
+    if (thread_ % kWarp == 0) group_statistics()[group] = statistics(all, s_.norm.eps);
   }
 
   // The statistics go into the table of channels, by all threads.
@@ -134,8 +134,8 @@ class Part {
 #pragma unroll 1
     for (int c = thread_; c < table_; c += kNormThreads) {
       const Channel from = channels()[c];
-      const Statistics group = settled()[c / span];
-      const InTwo center = sum_in_two(from.center, group.mean - from.offset);
+      const Statistics group = group_statistics()[c / span];
+      const FloatPair center = two_sum(from.center, group.mean - from.offset);
       const float a = group.rstd * from.a;
       channels()[c] = {center.high, 0, a, from.b - center.low * a};
     }
@@ -197,7 +197,7 @@ class Part {
       if constexpr (!kLast) set(0, part.channels()[at.channel]), at.next(part.s_);
 #pragma unroll
       for (int i = 0; i < W; ++i) v[i] = (v[i] - center[kLast ? i : 0]) + offset[kLast ? i : 0];
-      moments.take(v);
+      moments.add(v);
     }
 
     FASTDIFF_DEVICE void put() const {
@@ -263,16 +263,18 @@ class Part {
   FASTDIFF_DEVICE int stage_end(int stage) const { return mine_ * (stage + 1) / kStages; }
 
   // x + add at the first element of a group of the sample.
-  FASTDIFF_DEVICE InTwo pivot(int group) const {
+  FASTDIFF_DEVICE FloatPair pivot(int group) const {
     const GroupNorm& norm = s_.norm;
     const int64_t channel = int64_t(group) * s_.group_channels;
     const int64_t at = sample_ * norm.channels * norm.positions + channel * (kLast ? 1 : norm.positions);
-    return sum_in_two(element(norm.x, norm.dtype, at), value(norm.add, sample_, channel, 0));
+    return two_sum(element(norm.x, norm.dtype, at), value(norm.add, sample_, channel, 0));
   }
 
   FASTDIFF_DEVICE Channel* channels() const { return reinterpret_cast<Channel*>(shared_); }
   FASTDIFF_DEVICE Slot* slots() const { return reinterpret_cast<Slot*>(shared_ + s_.at_slots); }
-  FASTDIFF_DEVICE Statistics* settled() const { return reinterpret_cast<Statistics*>(shared_ + s_.at_statistics); }
+  FASTDIFF_DEVICE Statistics* group_statistics() const {
+    return reinterpret_cast<Statistics*>(shared_ + s_.at_statistics);
+  }
   FASTDIFF_DEVICE char* packets() const { return shared_ + s_.at_packets + thread_ * E::kShared; }
 
   const Slabs& s_;

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 
+#include "device.h"
 #include "group_norm_rows.h"
 
 namespace fastdiff::cuda {
@@ -42,7 +43,7 @@ inline int64_t channels_of_part(const Slabs& s) {
 inline void cut(Plan& p, int64_t share) {
   Slabs& s = p.slabs;
   s.share = static_cast<int32_t>(std::min<int64_t>(share, kMaxShare));
-  s.parts = static_cast<int32_t>(quotient_up(s.rows, s.share));
+  s.parts = static_cast<int32_t>(ceil_div(s.rows, s.share));
   s.teams = s.slabs;
   s.exchange = p.form == Form::cluster    ? Exchange::cluster
                : p.form == Form::together ? Exchange::flags
@@ -58,7 +59,7 @@ inline void cut(Plan& p, int64_t share) {
 
 inline int64_t resident_bytes(const Plan& p) {
   const Slabs& s = p.slabs;
-  return s.at_packets + quotient_up(s.share, s.lanes) * kNormThreads * packet_bytes(p);
+  return s.at_packets + ceil_div(s.share, s.lanes) * kNormThreads * packet_bytes(p);
 }
 
 inline bool fits(const Plan& p, int64_t bytes) {
@@ -67,15 +68,15 @@ inline bool fits(const Plan& p, int64_t bytes) {
 }
 
 // The fewest parts that fit and either fill the machine or leave a thread no more than two packets.
-inline bool plan_cluster(Plan& p, const Chip& chip) {
-  const int64_t rows = p.slabs.rows, enough = 2 * chip.multiprocessors;
+inline bool plan_cluster(Plan& p, const Device& device) {
+  const int64_t rows = p.slabs.rows, enough = 2 * device.multiprocessors;
   Plan best = p;
   bool found = false;
-  for (int parts = 1; parts <= (chip.arch >= 90 ? kMaxCluster : 1); parts *= 2) {
+  for (int parts = 1; parts <= (device.arch >= 90 ? kMaxCluster : 1); parts *= 2) {
     p.form = parts == 1 ? Form::alone : Form::cluster;
-    cut(p, quotient_up(rows, parts));
+    cut(p, ceil_div(rows, parts));
     if (p.slabs.parts != parts) break;
-    if (!fits(p, chip.block_shared)) continue;
+    if (!fits(p, device.block_shared)) continue;
     best = p, found = true;
     if (p.blocks >= enough || p.slabs.share <= 2 * p.slabs.lanes) break;
   }
@@ -85,31 +86,31 @@ inline bool plan_cluster(Plan& p, const Chip& chip) {
 }
 
 // As many teams as are resident, evenly loaded; at least two, or one for each slab.
-inline bool plan_together(Plan& p, const Chip& chip) {
+inline bool plan_together(Plan& p, const Device& device) {
   Slabs& s = p.slabs;
-  const int64_t resident = int64_t(kTeamBlocks) * chip.multiprocessors, rows = s.rows;
-  const int64_t bytes = std::min(chip.block_shared, chip.shared / kTeamBlocks - kBlockOverhead);
+  const int64_t resident = int64_t(kTeamBlocks) * device.multiprocessors, rows = s.rows;
+  const int64_t bytes = std::min(device.block_shared, device.shared / kTeamBlocks - kBlockOverhead);
   p.form = Form::together;
   cut(p, rows);
   const int64_t rounds = (bytes - s.at_packets) / (kNormThreads * packet_bytes(p));
   if (rounds < 1 || s.pieces > 1) return false;
-  const int64_t least = quotient_up(rows, rounds * s.lanes);
+  const int64_t least = ceil_div(rows, rounds * s.lanes);
   int64_t teams = std::min(s.slabs, resident / least);
   if (teams < std::min<int64_t>(2, s.slabs)) return false;
-  teams = quotient_up(s.slabs, quotient_up(s.slabs, teams));
-  cut(p, quotient_up(rows, std::min(resident / teams, std::max(least, quotient_up(rows, 2 * s.lanes)))));
+  teams = ceil_div(s.slabs, ceil_div(s.slabs, teams));
+  cut(p, ceil_div(rows, std::min(resident / teams, std::max(least, ceil_div(rows, 2 * s.lanes)))));
   s.teams = teams;
   p.blocks = teams * s.parts;
   p.shared = static_cast<int>(resident_bytes(p));
   return s.parts > 1 && fits(p, bytes);
 }
 
-inline void plan_twice(Plan& p, const Chip& chip) {
+inline void plan_twice(Plan& p, const Device& device) {
   const Slabs& s = p.slabs;
-  const int64_t wanted = quotient_up(int64_t(kStreamBlocks) * chip.multiprocessors, s.slabs);
-  const int64_t parts = std::min(wanted, quotient_up(s.rows, 4 * s.lanes));
+  const int64_t wanted = ceil_div(int64_t(kStreamBlocks) * device.multiprocessors, s.slabs);
+  const int64_t parts = std::min(wanted, ceil_div(s.rows, 4 * s.lanes));
   p.form = Form::twice;
-  int64_t share = quotient_up(s.rows, parts);
+  int64_t share = ceil_div(s.rows, parts);
   if (!s.norm.channels_last && group_channels(s.norm) > kMaxChannels) {
     share = std::min(share, int64_t(kMaxChannels - 2) * s.units);
   }
@@ -117,18 +118,18 @@ inline void plan_twice(Plan& p, const Chip& chip) {
 }
 
 // norm is not empty.
-inline Plan plan(const GroupNorm& norm, const Chip& chip) {
+inline Plan plan(const GroupNorm& norm, const Device& device) {
   Plan wide{}, narrow{};
   wide.slabs = slabs_of(norm, kWideRows, wide.width), narrow.slabs = slabs_of(norm, kNarrowRows, narrow.width);
-  const bool fill = wide.slabs.slabs * kMaxCluster >= chip.multiprocessors;
+  const bool fill = wide.slabs.slabs * kMaxCluster >= device.multiprocessors;
   Plan one = fill ? wide : narrow, team = one;
-  const bool whole = plan_cluster(one, chip);
-  if (whole && (chip.arch >= 90 || one.slabs.slabs >= chip.multiprocessors || resident_bytes(one) <= kSmallSlab)) {
+  const bool whole = plan_cluster(one, device);
+  if (whole && (device.arch >= 90 || one.slabs.slabs >= device.multiprocessors || resident_bytes(one) <= kSmallSlab)) {
     return one;
   }
-  if (plan_together(team, chip)) return team;
+  if (plan_together(team, device)) return team;
   if (whole) return one;
-  plan_twice(wide, chip);
+  plan_twice(wide, device);
   return wide;
 }
 

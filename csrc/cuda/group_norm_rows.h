@@ -5,21 +5,12 @@
 
 namespace fastdiff::cuda {
 
-// What group_norm's plan depends on beside the call.
-struct Chip {
-  int arch;  // 80 for compute capability 8.0
-  int multiprocessors;
-  int block_shared, shared;  // bytes of shared memory: the most of a block, and those of a multiprocessor
-};
-
 // channels_last: groups are taken together until a row is `least` bytes and whole units of `unit`.
 struct RowWish {
   int64_t least, unit;
 };
 
 constexpr RowWish kWideRows = {128, 32}, kNarrowRows = {64, 16};
-
-inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline int64_t bytes_of(const GroupNorm& norm) { return norm.dtype == DType::f32 ? 4 : 2; }
 

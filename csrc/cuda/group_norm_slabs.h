@@ -1,8 +1,8 @@
 // The argument of group_norm's kernels: the tensor cut into slabs, and slabs into parts, one for each block.
 //
 // A slab is what shares statistics: rows of packets, a packet being the elements of one access. Contiguous: the
-// (sample, group), each packet a row. channels_last: as many neighbouring groups as make good rows, each row a position;
-// or a piece of the channels of a group that is wider than a block.
+// (sample, group), each packet a row. channels_last: as many neighbouring groups as make good rows, each row one
+// position; or a piece of the channels of a group that is wider than a block.
 #pragma once
 
 #include "../group_norm.h"

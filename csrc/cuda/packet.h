@@ -24,7 +24,7 @@ struct alignas(16) uint4 {
 #endif
 
 template <class To, class From>
-FASTDIFF_INLINE To bits(From from) {
+FASTDIFF_INLINE To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   memcpy(&to, &from, sizeof to);
@@ -39,14 +39,16 @@ template <> struct Access<8> { using type = uint2; };
 template <> struct Access<16> { using type = uint4; };
 
 // Between accesses and whole words: a partial write would keep the words out of registers.
-FASTDIFF_INLINE void spread(unsigned short v, uint32_t* word) { word[0] = v; }
-FASTDIFF_INLINE void spread(unsigned int v, uint32_t* word) { word[0] = v; }
-FASTDIFF_INLINE void spread(uint2 v, uint32_t* word) { word[0] = v.x, word[1] = v.y; }
-FASTDIFF_INLINE void spread(uint4 v, uint32_t* word) { word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w; }
-FASTDIFF_INLINE void gather(unsigned short& v, const uint32_t* word) { v = static_cast<unsigned short>(word[0]); }
-FASTDIFF_INLINE void gather(unsigned int& v, const uint32_t* word) { v = word[0]; }
-FASTDIFF_INLINE void gather(uint2& v, const uint32_t* word) { v = {word[0], word[1]}; }
-FASTDIFF_INLINE void gather(uint4& v, const uint32_t* word) { v = {word[0], word[1], word[2], word[3]}; }
+FASTDIFF_INLINE void split_words(unsigned short v, uint32_t* word) { word[0] = v; }
+FASTDIFF_INLINE void split_words(unsigned int v, uint32_t* word) { word[0] = v; }
+FASTDIFF_INLINE void split_words(uint2 v, uint32_t* word) { word[0] = v.x, word[1] = v.y; }
+FASTDIFF_INLINE void split_words(uint4 v, uint32_t* word) {
+  word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
+}
+FASTDIFF_INLINE void join_words(unsigned short& v, const uint32_t* word) { v = static_cast<unsigned short>(word[0]); }
+FASTDIFF_INLINE void join_words(unsigned int& v, const uint32_t* word) { v = word[0]; }
+FASTDIFF_INLINE void join_words(uint2& v, const uint32_t* word) { v = {word[0], word[1]}; }
+FASTDIFF_INLINE void join_words(uint4& v, const uint32_t* word) { v = {word[0], word[1], word[2], word[3]}; }
 
 // `once`: nobody reads these bytes again, so they should leave the cache first.
 template <class V>
@@ -68,7 +70,7 @@ struct Packet {
     constexpr int step = Bytes < 16 ? Bytes : 16;
     using V = typename Access<step>::type;
     for (int i = 0; i < Bytes / step; ++i) {
-      spread(read(reinterpret_cast<const V*>(from) + i, once), word + i * step / 4);
+      split_words(read(reinterpret_cast<const V*>(from) + i, once), word + i * step / 4);
     }
   }
 
@@ -77,7 +79,7 @@ struct Packet {
     constexpr int step = Bytes < 16 ? Bytes : 16;
     using V = typename Access<step>::type;
     for (int i = 0; i < Bytes / step; ++i) {
-      gather(reinterpret_cast<V*>(to)[i], word + i * step / 4);
+      join_words(reinterpret_cast<V*>(to)[i], word + i * step / 4);
     }
   }
 };
@@ -95,32 +97,32 @@ FASTDIFF_INLINE void load(Packet<T, W>& p, const Operand& from, int64_t offset, 
 }
 
 // Halves travel two to a word, the first in the low bits.
-FASTDIFF_INLINE void unpack_halves(uint32_t word, bool brain, float& low, float& high) {
-  if (brain) {
-    low = bits<float>(word << 16), high = bits<float>(word & 0xffff0000u);
+FASTDIFF_INLINE void unpack_halves(uint32_t word, bool bf16, float& low, float& high) {
+  if (bf16) {
+    low = bit_cast<float>(word << 16), high = bit_cast<float>(word & 0xffff0000u);
     return;
   }
 #if defined(__CUDACC__)
-  const float2 pair = __half22float2(bits<__half2>(word));
+  const float2 pair = __half22float2(bit_cast<__half2>(word));
   low = pair.x, high = pair.y;
 #else
-  low = bits<_Float16>(static_cast<uint16_t>(word)), high = bits<_Float16>(static_cast<uint16_t>(word >> 16));
+  low = bit_cast<_Float16>(static_cast<uint16_t>(word)), high = bit_cast<_Float16>(static_cast<uint16_t>(word >> 16));
 #endif
 }
 
 #if !defined(__CUDACC__)
 inline uint32_t round_to_bf16(float v) {
-  const uint32_t word = bits<uint32_t>(v);
+  const uint32_t word = bit_cast<uint32_t>(v);
   return v != v ? 0x7fffu : (word + 0x7fffu + (word >> 16 & 1)) >> 16;
 }
 #endif
 
-FASTDIFF_INLINE uint32_t pack_halves(float low, float high, bool brain) {
+FASTDIFF_INLINE uint32_t pack_halves(float low, float high, bool bf16) {
 #if defined(__CUDACC__)
-  return brain ? bits<uint32_t>(__floats2bfloat162_rn(low, high)) : bits<uint32_t>(__floats2half2_rn(low, high));
+  return bf16 ? bit_cast<uint32_t>(__floats2bfloat162_rn(low, high)) : bit_cast<uint32_t>(__floats2half2_rn(low, high));
 #else
-  if (brain) return round_to_bf16(low) | round_to_bf16(high) << 16;
-  const auto half = [](float v) -> uint32_t { return bits<uint16_t>(static_cast<_Float16>(v)); };
+  if (bf16) return round_to_bf16(low) | round_to_bf16(high) << 16;
+  const auto half = [](float v) -> uint32_t { return bit_cast<uint16_t>(static_cast<_Float16>(v)); };
   return half(low) | half(high) << 16;
 #endif
 }
@@ -128,10 +130,10 @@ FASTDIFF_INLINE uint32_t pack_halves(float low, float high, bool brain) {
 template <class T, int W>
 FASTDIFF_INLINE void unpack(const Packet<T, W>& p, DType dtype, T (&value)[W]) {
   if (dtype == DType::f32) {
-    for (int i = 0; i < W; ++i) value[i] = bits<float>(p.word[i]);
+    for (int i = 0; i < W; ++i) value[i] = bit_cast<float>(p.word[i]);
   } else if (sizeof(T) == 8 && dtype == DType::f64) {
     if constexpr (sizeof(T) == 8) {
-      for (int i = 0; i < W; ++i) value[i] = bits<double>(uint2{p.word[2 * i], p.word[2 * i + 1]});
+      for (int i = 0; i < W; ++i) value[i] = bit_cast<double>(uint2{p.word[2 * i], p.word[2 * i + 1]});
     }
   } else {
     for (int i = 0; i < W; i += 2) {
@@ -148,11 +150,11 @@ FASTDIFF_INLINE void store(const Operand& to, int64_t offset, const T (&value)[W
   Packet<T, W> p;
   char* data = static_cast<char*>(to.data);
   if (to.dtype == DType::f32) {
-    for (int i = 0; i < W; ++i) p.word[i] = bits<uint32_t>(static_cast<float>(value[i]));
+    for (int i = 0; i < W; ++i) p.word[i] = bit_cast<uint32_t>(static_cast<float>(value[i]));
     p.template store<4 * W>(data + 4 * offset);
   } else if (sizeof(T) == 8 && to.dtype == DType::f64) {
     if constexpr (sizeof(T) == 8) {
-      for (int i = 0; i < W; ++i) spread(bits<uint2>(value[i]), p.word + 2 * i);
+      for (int i = 0; i < W; ++i) split_words(bit_cast<uint2>(value[i]), p.word + 2 * i);
       p.template store<8 * W>(data + 8 * offset);
     }
   } else {

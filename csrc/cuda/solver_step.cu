@@ -1,5 +1,7 @@
 // solver_step on CUDA. There is one kernel for each compute type and width; dtypes and absent operands are uniform
 // branches, which cost little beside the memory traffic and keep any mix of dtypes down to five kernels.
+#include "solver_step.h"
+
 #include <cuda_runtime.h>
 
 #include "solver_step_launch.h"

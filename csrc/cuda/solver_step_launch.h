@@ -1,4 +1,6 @@
-// From the contract to a launch: what is read, in which precision, how many elements a thread takes, and the grid.
+// From the contract to a launch: what is read, in which precision, how many elements a thread takes, and the grid. Four
+// elements make accesses of 16 bytes; a large tensor gets eight, for more loads in flight; a small one would then leave
+// multiprocessors idle. Where memory is strided or not aligned it is one.
 // Plain C++, used by the launcher and by the test that walks the same grid on the CPU.
 #pragma once
 
@@ -16,12 +18,6 @@ constexpr int64_t kLarge = 1 << 19;  // elements that fill the machine at eight 
 struct Grid {
   int64_t x, y;  // over the elements of a sample, and over samples
 };
-
-inline int64_t elements_per_sample(const SolverStep& step) {
-  int64_t count = 1;
-  for (int d = 1; d < step.dims; ++d) count *= step.size[d];
-  return count;
-}
 
 inline bool needs_double(const SolverStep& step) {
   const auto wide = [](const Operand& v) { return v.data && v.dtype == DType::f64; };
@@ -42,8 +38,11 @@ void add_term(Step<T>& s, const Operand& value, Weights<T> weight) {
   if (weight.a != 0 || weight.b != 0) s.term[s.terms++] = {value, weight};
 }
 
+// Without what was left in the fields of one that is absent, so that equal steps have equal bytes.
+inline Operand present(const Operand& v) { return v.data ? v : Operand{}; }
+
 template <class T>
-Step<T> narrow(const SolverStep& step) {
+Step<T> kernel_argument(const SolverStep& step) {
   const Row& row = step.row;
   Step<T> s{};
   s.dims = step.dims;
@@ -54,14 +53,15 @@ Step<T> narrow(const SolverStep& step) {
   s.guidance = static_cast<T>(row.guidance), s.c_in = static_cast<T>(row.c_in);
   s.x_weight = weights<T>(step, row.a_x, row.b_x), s.d_weight = weights<T>(step, row.A[0], row.B[0]);
   if (s.p_x != 0 || s.x_weight.a != 0 || s.x_weight.b != 0) s.x = step.x;
-  if (s.p_m != 0) s.m = step.m, s.m_uncond = step.m_uncond;
+  if (s.p_m != 0) s.m = step.m, s.m_uncond = present(step.m_uncond);
   add_term(s, step.base, weights<T>(step, row.a_base, row.b_base));
   for (int k = 1; k < kMaxHistory; ++k) add_term(s, step.history[k - 1], weights<T>(step, row.A[k], row.B[k]));
   for (int j = 0; j < kMaxNoise; ++j) {
     const Weights<T> w = weights<T>(step, row.xi_a[j], row.xi_b[j]);
     if (w.a != 0 || w.b != 0) s.draw[s.draws++] = {static_cast<uint32_t>(row.noise[j]), w};
   }
-  s.out_x = step.out_x, s.out_base = step.out_base, s.out_d = step.out_d, s.out_input = step.out_input;
+  s.out_x = step.out_x, s.out_base = present(step.out_base), s.out_d = present(step.out_d);
+  s.out_input = present(step.out_input);
   s.copies = step.copies;
   s.guidances = step.guidance, s.thresholds = step.threshold, s.seeds = step.seeds;
   return s;
@@ -69,7 +69,7 @@ Step<T> narrow(const SolverStep& step) {
 
 // What is wrong with the request, or null.
 template <class T>
-const char* complaint(const Step<T>& s) {
+const char* find_error(const Step<T>& s) {
   const bool reads_x = s.p_x != 0 || s.x_weight.a != 0 || s.x_weight.b != 0;
   if (!s.out_x.data || (reads_x && !s.x.data) || (s.p_m != 0 && !s.m.data)) return "solver_step: no x, m or output";
   for (int t = 0; t < s.terms; ++t)
@@ -113,8 +113,8 @@ Grid grid(const Step<T>& s) {
 // does not allow more. Returns what went wrong, or null.
 template <class T, class Launch>
 const char* prepare(const SolverStep& step, const Launch& launch) {
-  const Step<T> s = narrow<T>(step);
-  if (const char* wrong = complaint(s)) return wrong;
+  const Step<T> s = kernel_argument<T>(step);
+  if (const char* wrong = find_error(s)) return wrong;
   if (s.size[0] == 0 || s.elements == 0) return nullptr;
   if constexpr (sizeof(T) == 4) {
     if (s.size[0] * s.elements >= kLarge && fits(s, 8)) return launch.template run<T, 8>(s, grid<8>(s));

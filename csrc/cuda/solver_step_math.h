@@ -1,4 +1,5 @@
-// What one thread of solver_step does. This also compiles as plain C++, which is how it is tested without a GPU.
+// What one thread of solver_step does: all loads first, then the noise, which needs no memory, then the sums, so that a
+// thread waits for memory once. This also compiles as plain C++, which is how it is tested without a GPU.
 #pragma once
 
 #include "normal.h"
@@ -24,23 +25,23 @@ FASTDIFF_INLINE void clamp(T (&value)[W], T limit) {
 }
 
 template <class T, int W>
-struct Lines {
+struct Sums {
   T a[W] = {}, b[W] = {};
 
-  FASTDIFF_INLINE void take(Weights<T> weight, const T (&value)[W]) {
+  FASTDIFF_INLINE void accumulate(Weights<T> weight, const T (&value)[W]) {
     add(a, weight.a, value);
     add(b, weight.b, value);
   }
 };
 
 template <class T, int W>
-FASTDIFF_INLINE void write(const Step<T>& s, const Place<W>& place, const Lines<T, W>& lines, const T (&d)[W]) {
-  store(s.out_x, place(s.out_x), lines.a);
-  if (s.out_base.data) store(s.out_base, place(s.out_base), lines.b);
+FASTDIFF_INLINE void write(const Step<T>& s, const Place<W>& place, const Sums<T, W>& sums, const T (&d)[W]) {
+  store(s.out_x, place(s.out_x), sums.a);
+  if (s.out_base.data) store(s.out_base, place(s.out_base), sums.b);
   if (s.out_d.data) store(s.out_d, place(s.out_d), d);
   if (!s.out_input.data) return;
   T input[W];
-  for (int i = 0; i < W; ++i) input[i] = s.c_in * lines.a[i];
+  for (int i = 0; i < W; ++i) input[i] = s.c_in * sums.a[i];
   const int64_t offset = place(s.out_input), batch = s.size[0] * s.out_input.stride[0];
 #pragma unroll 1
   for (int copy = 0; copy < s.copies; ++copy) store(s.out_input, offset + copy * batch, input);
@@ -66,31 +67,31 @@ struct Loads {
 };
 
 template <class T, int W>
-FASTDIFF_INLINE void add_noise(Lines<T, W>& lines, const Step<T>& s, int64_t seed, int64_t element) {
+FASTDIFF_INLINE void add_noise(Sums<T, W>& sums, const Step<T>& s, int64_t seed, int64_t element) {
 #pragma unroll
   for (int j = 0; j < kMaxNoise; ++j) {
     if (j == s.draws) break;
     T xi[W];
     normals(static_cast<uint64_t>(seed), s.draw[j].noise, static_cast<uint64_t>(element), xi);
-    lines.take(s.draw[j].weight, xi);
+    sums.accumulate(s.draw[j].weight, xi);
   }
 }
 
 template <class T, int W>
-FASTDIFF_INLINE void add_terms(Lines<T, W>& lines, const Step<T>& s, const Place<W>& place, const Loads<T, W>& loads) {
+FASTDIFF_INLINE void add_terms(Sums<T, W>& sums, const Step<T>& s, const Place<W>& place, const Loads<T, W>& loads) {
   T value[W];
 #pragma unroll
   for (int t = 0; t < kAhead; ++t) {
     if (t == s.terms) return;
     unpack(loads.term[t], s.term[t].value.dtype, value);
-    lines.take(s.term[t].weight, value);
+    sums.accumulate(s.term[t].weight, value);
   }
 #pragma unroll 1
   for (int t = kAhead; t < s.terms; ++t) {
     Packet<T, W> packet;
     load(packet, s.term[t].value, place(s.term[t].value));
     unpack(packet, s.term[t].value.dtype, value);
-    lines.take(s.term[t].weight, value);
+    sums.accumulate(s.term[t].weight, value);
   }
 }
 
@@ -122,15 +123,15 @@ FASTDIFF_INLINE void solver_step_elements(const Step<T>& s, int64_t sample, int6
   const Place<W> place(s, sample, element);
   const Loads<T, W> loads(s, place);
   const PerSample own(s, sample);
-  Lines<T, W> lines;
-  add_noise(lines, s, own.seed, element);  // needs no memory: the loads are still on their way
+  Sums<T, W> sums;
+  add_noise(sums, s, own.seed, element);  // needs no memory: the loads are still on their way
   T x[W], d[W];
   unpack(loads.x, s.x.dtype, x);
   convert(d, x, s, own, loads);
-  lines.take(s.x_weight, x);
-  lines.take(s.d_weight, d);
-  add_terms(lines, s, place, loads);
-  write(s, place, lines, d);
+  sums.accumulate(s.x_weight, x);
+  sums.accumulate(s.d_weight, d);
+  add_terms(sums, s, place, loads);
+  write(s, place, sums, d);
 }
 
 // A block takes the same stretch of elements in every grid_y-th sample.

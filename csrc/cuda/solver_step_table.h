@@ -45,4 +45,8 @@ struct StepTable {
   Grid grid;
 };
 
+// Launches row *counter on `stream` (a cudaStream_t) of the current device, then moves the counter and the model's time
+// on to the next. Null, or what went wrong.
+const char* solver_step_table(const StepTable& table, void* stream);
+
 }  // namespace fastdiff::cuda

@@ -9,13 +9,13 @@ namespace fastdiff::cuda {
 #if defined(__CUDACC__)
 
 // A barrier of the cluster in two halves. What a block wrote before it arrived is seen by those that waited.
-FASTDIFF_DEVICE void arrive_at_cluster() {
+FASTDIFF_DEVICE void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.release;" ::: "memory");
 #endif
 }
 
-FASTDIFF_DEVICE void wait_for_cluster() {
+FASTDIFF_DEVICE void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 #endif
@@ -23,7 +23,7 @@ FASTDIFF_DEVICE void wait_for_cluster() {
 
 // `shared` of this block as it lies in block `rank` of the cluster.
 template <class T>
-FASTDIFF_DEVICE T* in_peer(T* shared, [[maybe_unused]] int rank) {
+FASTDIFF_DEVICE T* map_shared_rank(T* shared, [[maybe_unused]] int rank) {
 #if __CUDA_ARCH__ >= 900
   uint64_t peer;
   asm("mapa.u64 %0, %1, %2;" : "=l"(peer) : "l"(reinterpret_cast<uint64_t>(shared)), "r"(rank));
@@ -38,7 +38,7 @@ FASTDIFF_DEVICE void raise_flag(uint32_t* flag) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(1) : "memory");
 }
 
-FASTDIFF_DEVICE void await_flag(const uint32_t* flag) {
+FASTDIFF_DEVICE void wait_flag(const uint32_t* flag) {
   uint32_t raised;
   do {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(raised) : "l"(flag) : "memory");
@@ -47,14 +47,14 @@ FASTDIFF_DEVICE void await_flag(const uint32_t* flag) {
 
 #else
 
-void arrive_at_cluster();
-void wait_for_cluster();
+void cluster_arrive();
+void cluster_wait();
 void* peer_of(void* shared, int rank);
 void raise_flag(uint32_t* flag);
-void await_flag(const uint32_t* flag);
+void wait_flag(const uint32_t* flag);
 
 template <class T>
-T* in_peer(T* shared, int rank) {
+T* map_shared_rank(T* shared, int rank) {
   return static_cast<T*>(peer_of(shared, rank));
 }
 

@@ -10,14 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from .. import demo
-from ..plans.catalogue import plan
+from ..plans.build import plan
 from ..plans.plan import Plan
 from . import pictures
 from .output import Output, shows_bars
 from .sample import draw, labels_of, made, refuse_beside
 
 CONVERGED_STEPS = 200
-SHOWN = 12
+MAX_PICTURES = 12
 
 
 def converged_plan() -> Plan:
@@ -53,12 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
         out.say(f"{name:28s} {table.nfe:4d} {seconds:8.2f} {median:13.4f} {rmse:7.4f}{note}")
         rows.append((f"{name}\n{table.nfe} NFE\nmedian error {median:.3f}", _strip(x)))
     out.save(pictures.png(pictures.captioned(rows)))
-    out.say(f"{len(arguments.seeds)} seeds, the first {min(SHOWN, len(arguments.seeds))} shown -> {out}")
+    out.say(f"{len(arguments.seeds)} seeds, the first {min(MAX_PICTURES, len(arguments.seeds))} shown -> {out}")
     return 0
 
 
 def _strip(x: Tensor) -> np.ndarray:
-    return pictures.mosaic(demo.to_images(x[:SHOWN]), columns=SHOWN)
+    return pictures.mosaic(demo.to_images(x[:MAX_PICTURES]), columns=MAX_PICTURES)
 
 
 def _parse(entry: str, default_grid: str | None) -> tuple[str, Plan]:

@@ -1,7 +1,7 @@
-"""The official DPM-Solver and UniPC classes on fastdiff's plans: `from fastdiff.dpm_solver import ...` in their place.
+"""The official DPM-Solver and UniPC classes on fastdiff's plans: import them from here instead.
 
-Coefficients are float64 and made once; nothing is printed; asserts are ValueErrors that name the argument. `inverse`
-of the adaptive method goes the right way.
+They differ from the authors' code in that coefficients are float64 and computed once, nothing is printed, bad arguments
+raise a ValueError naming them, and `inverse` with the adaptive method goes in the right direction.
 """
 
 from .model import WrappedModel, model_wrapper

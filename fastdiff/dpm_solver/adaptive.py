@@ -19,10 +19,11 @@ H_INIT = 0.05
 def follow(
     solver: Sampler, x: Tensor, start: float, end: float, order: int, correction: str, atol: float, rtol: float
 ) -> Tensor:
-    """x [B, ...] at time `end`, by steps whose root mean square error in every sample is at most 1.
+    """x [B, ...] at time `end`, by steps whose root mean square error is at most 1 in every sample.
 
-    The error of an element is (high - low) / max(atol, rtol max(|low|, |low of the step before|)); the next length in
-    lambda is 0.9 h error^(-1 / order). The host reads the error once a step.
+    The error of an element is (high - low) / max(atol, rtol max(|low|, |low of the step before|)); the next step's
+    length in lambda is 0.9 h error^(-1 / order). The host waits for the device once per step, to read the error.
+    Raises RuntimeError if the model returns numbers that are not finite.
     """
     vp = solver.noise_schedule.vp
     last = float(vp.log_snr(end))

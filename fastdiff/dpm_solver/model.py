@@ -1,4 +1,4 @@
-"""model_wrapper: a network, its prediction type and its guidance as one noise prediction of (x, t)."""
+"""model_wrapper: a network, its prediction type and its guidance as a single noise prediction of (x, t)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ GUIDANCE = ("uncond", "classifier", "classifier-free")
 class WrappedModel:
     """model_fn(x, t [B]) -> noise [B, ...], as `model_wrapper` returns it.
 
-    The solvers see through it: they call the network itself (`evaluate`), and its prediction type and guidance become
-    numbers of the fused step.
+    The solvers look inside it: they call the network itself (`evaluate`), and fold its prediction type and guidance
+    into the coefficients of the fused step.
     """
 
     model: Callable[..., Tensor]
@@ -44,12 +44,12 @@ class WrappedModel:
 
     @property
     def prediction(self) -> str:
-        """What `evaluate` returns, in fastdiff's words; classifier guidance is given as noise."""
+        """The prediction type of `evaluate` as fastdiff names it; with classifier guidance it is epsilon."""
         return "epsilon" if self.guidance_type == "classifier" else PREDICTIONS[self.model_type]
 
     @property
     def guided(self) -> bool:
-        """Whether `evaluate` has an unconditional half."""
+        """Whether `evaluate` also returns an unconditional output."""
         wanted = self.guidance_type == "classifier-free" and self.guidance_scale != 1
         return wanted and self.unconditional_condition is not None
 
@@ -63,7 +63,7 @@ class WrappedModel:
         return _noise(x, output, self.prediction, *point[1:])
 
     def evaluate(self, x: Tensor, t_input: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor | None]:
-        """(output, unconditional output or None) of the network at x [B, ...], t_input [B] in its own units."""
+        """(output, unconditional output or None) of the network at x [B, ...] and t_input [B], in its own units."""
         if self.guidance_type == "classifier":
             noise = _noise(x, self.model(x, t_input, **self.model_kwargs), PREDICTIONS[self.model_type], alpha, sigma)
             return noise - self.guidance_scale * sigma * self._classifier_gradient(x, t_input), None
@@ -76,7 +76,7 @@ class WrappedModel:
         return self.model(x, t_input, *condition, **self.model_kwargs), None
 
     def _classifier_gradient(self, x: Tensor, t_input: Tensor) -> Tensor:
-        """The gradient of log p(condition | x) in x."""
+        """The gradient of log p(condition | x) with respect to x."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             log_prob = self.classifier_fn(x, t_input, self.condition, **self.classifier_kwargs)
@@ -95,13 +95,14 @@ def model_wrapper(
     classifier_fn: Callable[..., Tensor] | None = None,
     classifier_kwargs: dict[str, object] | None = None,
 ) -> WrappedModel:
-    """A network as model_fn(x, t [B]) -> noise, t the continuous time.
+    """A network as model_fn(x [B, ...], t [B]) -> noise [B, ...], with t in continuous time.
 
-    model(x, t_input, **model_kwargs), or model(x, t_input, condition, **model_kwargs) with guidance_type
-    "classifier-free": both halves of [unconditional_condition; condition] in one call where guidance_scale is not 1.
-    t_input: see `NoiseScheduleVP.model_time`. model_type: what it predicts, "noise", "x_start", "v" or "score".
-    classifier_fn(x, t_input, condition, **classifier_kwargs) -> log p, for guidance_type "classifier"
-    (Dhariwal & Nichol 2021): noise - guidance_scale sigma grad log p.
+    model: called as model(x, t_input, **model_kwargs). With guidance_type "classifier-free" (Ho & Salimans 2022) it is
+    model(x, t_input, condition, **model_kwargs), once on [unconditional_condition; condition] if guidance_scale is not
+    1. t_input: see `NoiseScheduleVP.model_time`. model_type: what it predicts: "noise", "x_start", "v" or "score".
+    classifier_fn: for guidance_type "classifier" (Dhariwal & Nichol 2021), classifier_fn(x, t_input, condition,
+    **classifier_kwargs) -> log p; the result is noise - guidance_scale sigma grad log p.
+    Raises ValueError naming the argument.
     """
     return WrappedModel(
         model, noise_schedule, model_type, model_kwargs or {}, guidance_type, condition, unconditional_condition,

@@ -11,17 +11,18 @@ from torch import Tensor
 from ..plans.grid import LOG_SNR_CUT
 from ..plans.schedule import VP, Schedule
 
-LEAST_TIME = 1e-12  # of the continuous schedules: any t_end > 0 is allowed
+MIN_TIME = 1e-12  # of the continuous schedules: any t_end > 0 is allowed
 
 
 class NoiseScheduleVP:
     """Variance preserving: x_t = alpha(t) x_0 + sigma(t) eps, t in (0, T].
 
-    schedule: "discrete", from betas or alphas_cumprod [N]: index i lies at t = (i + 1) / N, and log(alpha) is linear
-    between and beyond; indices whose lambda is below -5.1 are cut off and N is what remains. "linear": beta(t) from
-    continuous_beta_0 to continuous_beta_1. "cosine": T = 0.9946.
-    Everything is computed in float64, and the methods answer in the dtype of t; `dtype` is for the signature.
-    T, total_N: the last time and N (1000 for the continuous ones); total_N says where sampling ends, at 1 / total_N.
+    schedule: "discrete", from betas or alphas_cumprod [N]: index i is at t = (i + 1) / N, and log(alpha) is linear in
+    between and beyond; indices with lambda below -5.1 are cut off, and N counts those that remain. "linear": beta(t)
+    goes from continuous_beta_0 to continuous_beta_1. "cosine": T = 0.9946.
+    Everything is computed in float64; the methods return the dtype and device of their argument. `dtype` is ignored.
+    T: the last time. total_N: N (1000 for continuous schedules); sampling ends at 1 / total_N.
+    Raises ValueError naming the argument.
     """
 
     def __init__(
@@ -39,10 +40,10 @@ class NoiseScheduleVP:
             self.total_N = self.vp.total
         elif schedule == "linear":
             self.vp = Schedule.vp(continuous_beta_0, continuous_beta_1)
-            self.vp.t_min = LEAST_TIME
+            self.vp.t_min = MIN_TIME
         elif schedule == "cosine":
             self.vp, self.T = Schedule.cosine(None), 0.9946
-            self.vp.t_min = LEAST_TIME
+            self.vp.t_min = MIN_TIME
         else:
             raise ValueError(f"schedule: expected 'discrete', 'linear' or 'cosine', got {schedule!r}")
 
@@ -63,11 +64,11 @@ class NoiseScheduleVP:
         return _on_tensor(self.vp.log_snr, t)
 
     def inverse_lambda(self, lamb: Tensor) -> Tensor:
-        """The t of a lambda."""
+        """The t at which lambda(t) = lamb."""
         return _on_tensor(self.vp.t_of_log_snr, lamb)
 
     def model_time(self, t: float) -> float:
-        """What the model is told: t, or the (fractional) index 1000 (t - 1 / N) of a discrete schedule."""
+        """The model's time input: t, or for a discrete schedule the (fractional) index 1000 (t - 1 / N)."""
         return (t - 1 / self.total_N) * 1000 if self.schedule == "discrete" else t
 
 
@@ -95,7 +96,7 @@ def _line(x: np.ndarray, places: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _log_alphas(betas: Tensor | None, alphas_cumprod: Tensor | None) -> np.ndarray:
-    """log(alpha) [N], without the end where lambda is below the cut."""
+    """log(alpha) [N], without the noisy end where lambda is below the cut."""
     if (betas is None) == (alphas_cumprod is None):
         raise ValueError("betas, alphas_cumprod: expected one of them for a discrete schedule")
     given = betas if betas is not None else alphas_cumprod

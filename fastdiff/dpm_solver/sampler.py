@@ -1,4 +1,4 @@
-"""What DPM_Solver and UniPC share: time steps, the converted and corrected model, and the loop over rows."""
+"""The base class of DPM_Solver and UniPC: time steps, the converted and corrected model, and runs of rows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ XtFn = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Sampler:
-    """model_fn(x, t [B]) -> noise, from `model_wrapper` or any other; see `DPM_Solver` for the arguments."""
+    """model_fn(x, t [B]) -> noise, from `model_wrapper` or not; see `DPM_Solver` for the arguments."""
 
-    form: str  # what the solver is about: "data" or "noise"
+    form: str  # what the solver's polynomials are of: "data" or "noise"
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Sampler:
         self.prediction = model_fn.prediction if self._sees_through else "epsilon"
 
     def dynamic_thresholding_fn(self, x0: Tensor, t: Tensor | None = None) -> Tensor:
-        """x0 clamped to +-s and divided by s: s the ratio's quantile of |x0|, at least thresholding_max_val."""
+        """x0 clamped to [-s, s] and divided by s, the ratio's quantile of |x0|, at least thresholding_max_val."""
         least = self.thresholding_max_val
         s = least * dynamic_threshold(x0 / least, ratio=self.dynamic_thresholding_ratio, limit=float("inf"))
         s = s.to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
@@ -62,7 +62,7 @@ class Sampler:
         return self.model(x, t.expand(len(x)))
 
     def data_prediction_fn(self, x: Tensor, t: Tensor) -> Tensor:
-        """x0 [B, ...] predicted from x at time t, corrected."""
+        """The corrected x0 [B, ...] predicted from x at time t."""
         point = self.noise_schedule.vp.at(float(t.reshape(-1)[0]))
         p_x, p_m = convert("epsilon", "data", float(point.alpha), float(point.sigma))
         return self._corrected(p_x * x + p_m * self.noise_prediction_fn(x, t), t)
@@ -144,8 +144,8 @@ class Sampler:
     ) -> tuple[Tensor, list[Tensor]]:
         """x [B, ...] after the rows, and with `keep` after every step. times: where steps end, the start first.
 
-        corrects_first: correcting_xt_fn sees the start too, after the model has been evaluated there. first_step: the
-        number that it is told with the first state.
+        corrects_first: correcting_xt_fn also gets the start, after the model has been evaluated there. first_step: the
+        step number that comes with the first state.
         """
         run = self._start(x, rows, times[-1])
         marks = torch.tensor(np.asarray(times), dtype=x.dtype).to(x.device, non_blocking=True).unbind(0)
@@ -181,7 +181,7 @@ class Sampler:
         return run.x.to(x.dtype), run.base.to(x.dtype)
 
     def _start(self, x: Tensor, rows: Sequence[Row], end: float) -> Run:
-        """A run of the rows; where something corrects, of rows that take D as `converted` makes it."""
+        """A run of the rows. With a correction, its rows read D as `converted` makes it."""
         corrects = self.correcting_xt_fn is not None or any(self._corrects_x0(row) for row in rows)
         used = [replace(row, p_x=0.0, p_m=1.0) for row in rows] if corrects else rows
         point = self._points(end)

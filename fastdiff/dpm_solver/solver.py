@@ -19,12 +19,12 @@ METHODS = ("multistep", "singlestep", "singlestep_fixed", "adaptive")
 
 
 class DPM_Solver(Sampler):
-    """Sampling with a noise prediction model_fn(x, t [B]), t in (0, T] of noise_schedule.
+    """Samples with a noise prediction model_fn(x [B, ...], t [B]) -> [B, ...], t in (0, T] of noise_schedule.
 
-    algorithm_type: "dpmsolver++" (polynomials of x0) or "dpmsolver" (of the noise). correcting_x0_fn(x0, t), or
-    "dynamic_thresholding" (Saharia et al. 2022): changes each x0 of dpmsolver++ and of the final denoising.
-    correcting_xt_fn(xt, t, step): changes the state after each step. thresholding_max_val,
-    dynamic_thresholding_ratio: see `dynamic_thresholding_fn`.
+    algorithm_type: "dpmsolver++" (polynomials in x0) or "dpmsolver" (in the noise). correcting_x0_fn: a function of
+    (x0, t), or "dynamic_thresholding" (Saharia et al. 2022), applied to each x0 of dpmsolver++ and of the final
+    denoising. correcting_xt_fn: a function of (x, t, step), applied to the state after each step. thresholding_max_val,
+    dynamic_thresholding_ratio: see `dynamic_thresholding_fn`. Raises ValueError naming the argument.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class DPM_Solver(Sampler):
         rtol: float = 0.05,
         return_intermediate: bool = False,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """x [B, ...] at t_end (1 / total_N) from x at t_start (T).
+        """Take x [B, ...] from t_start (default T) to t_end (default 1 / total_N); returns x [B, ...] there.
 
-        steps: model evaluations, one more with denoise_to_zero: the x0 predicted at t_end. method: "multistep";
-        "singlestep", steps of that order and fewer so that all evaluations are used; "singlestep_fixed", steps //
-        order of them; "adaptive", of order 2 or 3, by atol and rtol. lower_order_final: with fewer than ten multistep
-        steps the last ones are of lower order. solver_type: "dpmsolver" or "taylor". return_intermediate: also the
-        states after every step, of multistep the start too.
+        steps: number of model evaluations; denoise_to_zero adds one, and returns the x0 predicted at t_end. method:
+        "multistep"; "singlestep", with lower orders at the end so that every evaluation is used; "singlestep_fixed",
+        with steps // order steps; "adaptive", of order 2 or 3, controlled by atol and rtol. lower_order_final: lowers
+        the order of the last multistep steps if there are fewer than ten. solver_type: "dpmsolver" or "taylor".
+        return_intermediate: also return the state after every step, for multistep the start as well.
         Raises ValueError naming the argument.
         """
         start, end = self._interval(t_start, t_end)
@@ -108,7 +108,7 @@ class DPM_Solver(Sampler):
         rtol: float = 0.05,
         return_intermediate: bool = False,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """`sample` the other way: from t_start (1 / total_N) to t_end (T)."""
+        """`sample` in the other direction: from t_start (default 1 / total_N) to t_end (default T)."""
         start = 1 / self.noise_schedule.total_N if t_start is None else t_start
         end = self.noise_schedule.T if t_end is None else t_end
         return self.sample(
@@ -117,7 +117,7 @@ class DPM_Solver(Sampler):
         )  # fmt: skip
 
     def add_noise(self, x: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """alpha(t) x + sigma(t) noise: [K, B, ...] for t [K], [B, ...] for one time. x: [B, ...] data."""
+        """alpha(t) x + sigma(t) noise for data x [B, ...] and times t [K]: [K, B, ...], or [B, ...] if K is 1."""
         if noise is None:
             noise = torch.randn((len(t), *x.shape), device=x.device, dtype=x.dtype)
         alpha, sigma = (
@@ -130,7 +130,7 @@ class DPM_Solver(Sampler):
     def get_orders_and_timesteps_for_singlestep_solver(
         self, steps: int, order: int, skip_type: str, t_T: float, t_0: float, device: torch.device | str
     ) -> tuple[Tensor, list[int]]:
-        """(times where steps begin and end [K + 1], their K orders), which sum to `steps` evaluations."""
+        """The times where steps begin and end [K + 1], and the K orders of the steps, which sum to `steps`."""
         times, orders = self._outer(steps, order, skip_type, t_T, t_0)
         return torch.tensor(times, dtype=torch.float32).to(device), orders
 

@@ -22,11 +22,11 @@ FORMS = {"data_prediction": "data", "noise_prediction": "noise"}
 
 
 class UniPC(Sampler):
-    """Sampling with a noise prediction model_fn(x, t [B]), t in (0, T] of noise_schedule.
+    """Samples with a noise prediction model_fn(x [B, ...], t [B]) -> [B, ...], t in (0, T] of noise_schedule.
 
     algorithm_type: "data_prediction" or "noise_prediction". variant: "bh1", "bh2" or "vary_coeff". correcting_x0_fn is
-    called with x0 alone. The rest as in `DPM_Solver`. With vary_coeff at order 2 and 3 the authors' code leaves terms
-    out of the corrector's sum; here they are in.
+    called with x0 alone. The rest is as in `DPM_Solver`. With vary_coeff at orders 2 and 3 the authors' code omits
+    terms of the corrector's sum; here they are included. Raises ValueError naming the argument.
     """
 
     def __init__(
@@ -67,9 +67,11 @@ class UniPC(Sampler):
         rtol: float = 0.05,
         return_intermediate: bool = False,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """x [B, ...] at t_end (1 / total_N) from x at t_start (T), as `DPM_Solver.sample`; multistep alone.
+        """Take x [B, ...] from t_start (default T) to t_end (default 1 / total_N), as `DPM_Solver.sample` does.
 
-        lower_order_final: the last steps are of lower order, however many there are. atol, rtol: for the signature.
+        method: "multistep" only. lower_order_final: lowers the order of the last steps, however many there are.
+        atol, rtol: ignored.
+        Raises ValueError naming the argument.
         """
         start, end = self._interval(t_start, t_end)
         if method != "multistep":
@@ -95,7 +97,7 @@ class UniPC(Sampler):
     def _stepwise(
         self, x: Tensor, times: np.ndarray, order: int, lower_order_final: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """The corrected state made at every step, not folded into the next one: what correcting_xt_fn is given."""
+        """Makes the corrected state at every step, not folded into the next row, since correcting_xt_fn needs it."""
         variant = VARIANTS[self.variant]
         points, vp = self._points(times), self.noise_schedule.vp
         orders = step_orders(points, order, lower_order_final, math.inf)
@@ -126,6 +128,6 @@ class UniPC(Sampler):
 
 
 def _apply(line: LinearUpdate, base: Tensor, history: list[Tensor]) -> Tensor:
-    """The line as one step of the op: its first output is the model's, which it takes as it is."""
+    """The update as one step of the op, with the newest output in the model output's place."""
     row = make_row(p_m=1.0, a_base=line.base, A=line.history)
     return solver_step(base, history[0], row, base=base, history=history[1:]).x

@@ -14,18 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..plans.plan import Plan
 from .space import PlanSpace
-from .subject import Subject
+from .target import FitTarget
 from .unroll import unroll
 
-Start = Callable[[Tensor, object], Tensor]
+Start = Callable[[Tensor, Plan], Tensor]
 
-RATE = 1.0  # of a Gauss-Newton step, at most; it falls to 0 like a cosine
-WARMUP = 10
-LONGEST = 1.0  # no number moves further in one step, in units of its width
-MEMORY = 0.95  # of the running mean of the curvature
+MAX_RATE = 1.0  # of a Gauss-Newton step; it falls to 0 like a cosine
+WARMUP_STEPS = 10
+MAX_MOVE = 1.0  # of a number in one step, in units of its width
+MAX_MEMORY = 0.95  # of the running mean of the curvature
 PRIOR, DAMPING = 1e-3, 1e-3  # of the identity, times the loss; of the curvature's diagonal (Marquardt 1963)
-FLOOR = 0.1  # of the median error: below it a sample's error weighs as its square
+ERROR_FLOOR = 0.1  # of the median error: below it a sample's error weighs as its square
 
 
 @dataclass
@@ -39,7 +40,7 @@ class State:
 
 
 class Descent:
-    """Minimises the mean over samples of the root mean square distance from the exact ones.
+    """Minimises the mean over samples of the root mean square distance from the reference samples.
 
     That mean, not the mean square, because a few samples end in another basin and would rule the fit.
     free: which of the numbers may move.
@@ -48,14 +49,14 @@ class Descent:
     def __init__(
         self,
         space: PlanSpace,
-        subject: Subject,
-        exact: Tensor,
+        target: FitTarget,
+        references: Tensor,
         free: np.ndarray,
         seed: int,
         start: Start | None = None,
         save_memory: bool = False,
     ) -> None:
-        self.space, self.subject, self.exact, self.free = space, subject, exact, np.flatnonzero(free)
+        self.space, self.target, self.references, self.free = space, target, references, np.flatnonzero(free)
         self.seed, self.start, self.save_memory = seed, start, save_memory
         self.state = State(0, np.zeros(space.size), np.zeros((space.size, space.size)))
         read = np.abs(space.jacobian(self.numbers)[:, :-1]).sum(2) + np.abs(space.table(self.numbers)[:, :-1])
@@ -68,24 +69,24 @@ class Descent:
 
     def advance(self, rate: float) -> float:
         """One step on a random batch; returns the batch's mean distance."""
-        state, count = self.state, len(self.exact)
+        state, count = self.state, len(self.references)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + state.i)
-        part = torch.randperm(count, generator=generator)[: self.subject.batch]
+        part = torch.randperm(count, generator=generator)[: self.target.batch]
         loss, gradient, probe = self._derivatives(part, generator)
         if not (np.isfinite(gradient).all() and np.isfinite(probe).all()):
             state.i += 1  # a batch that overflowed moves nothing
             return loss
         state.seen += 1
-        memory = min(MEMORY, 1 - 1 / state.seen)
+        memory = min(MAX_MEMORY, 1 - 1 / state.seen)
         state.curvature = memory * state.curvature + (1 - memory) * probe.T @ probe / len(part)
-        held = PRIOR * loss
-        damping = held + DAMPING * np.diag(state.curvature)[self.free]
+        prior = PRIOR * loss
+        damping = prior + DAMPING * np.diag(state.curvature)[self.free]
         free = np.ix_(self.free, self.free)
-        towards = (gradient + held * state.q)[self.free]
+        towards = (gradient + prior * state.q)[self.free]
         step = np.linalg.solve(state.curvature[free] + np.diag(damping), towards)
-        rate *= RATE * min(1.0, (state.i + 1) / WARMUP)
+        rate *= MAX_RATE * min(1.0, (state.i + 1) / WARMUP_STEPS)
         move = np.zeros_like(state.q)
-        move[self.free] = step * min(rate, LONGEST / max(float(np.abs(step).max()), 1e-30))
+        move[self.free] = step * min(rate, MAX_MOVE / max(float(np.abs(step).max()), 1e-30))
         while not self.space.reaches((state.q - move) * self.space.widths):
             move /= 2
         state.q -= move
@@ -95,15 +96,15 @@ class Descent:
     def _derivatives(self, part: Tensor, generator: torch.Generator) -> tuple[float, np.ndarray, np.ndarray]:
         """(mean distance, its gradient [size], one random row of each sample's Jacobian [n, size])."""
         space, p = self.space, self.numbers
-        table = torch.from_numpy(space.table(p)).to(self.exact.device)
+        table = torch.from_numpy(space.table(p)).to(self.references.device)
         leaf = table.expand(len(part), -1, -1).clone().requires_grad_()
-        x = self.subject.started(space.plan, part, self.start)
-        evaluate, copies = self.subject.evaluate(part)
-        out = unroll(space.plan, leaf, self._active, x, evaluate, self.subject.scale(part), copies, self.save_memory)
-        self.subject.spend(part, 3 * space.plan.nfe)
-        error = (out - self.exact[part]).flatten(1).double()
+        x = self.target.started(space.plan, part, self.start)
+        evaluate, copies = self.target.evaluate(part)
+        out = unroll(space.plan, leaf, self._active, x, evaluate, self.target.scale(part), copies, self.save_memory)
+        self.target.spend(part, 3 * space.plan.nfe)
+        error = (out - self.references[part]).flatten(1).double()
         each = error.square().mean(1).sqrt()
-        weight = 1 / (each.detach() + FLOOR * each.detach().median())
+        weight = 1 / (each.detach() + ERROR_FLOOR * each.detach().median())
         signs = (torch.randint(0, 2, error.shape, generator=generator) * 2 - 1).to(error)
         probe = (error * signs * (weight / error.shape[1]).sqrt()[:, None]).sum()
         (slope,) = torch.autograd.grad(each.sum(), leaf, retain_graph=True)

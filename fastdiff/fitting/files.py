@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from .. import files
 
+Content = TypeVar("Content")
 REMEDY = "delete it and call again: what it held is made anew"
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError)
 
@@ -30,7 +32,7 @@ def save_json(path: Path, fit: str, content: dict[str, object]) -> None:
     write(path, lambda partial: partial.write_text(json.dumps(record) + "\n"))
 
 
-def load_json(path: Path, fit: str) -> dict | None:
+def load_json(path: Path, fit: str) -> dict[str, Any] | None:
     """What `save_json` kept, None where there is no such file. Raises ValueError naming it."""
     return _loaded(path, fit, _read_json)
 
@@ -42,7 +44,7 @@ def save_tensors(path: Path, fit: str, tensors: dict[str, Tensor], notes: dict[s
     write(path, lambda partial: save_file(tensors, partial, {"fit": fit, "sha256": digest, "notes": text}))
 
 
-def load_tensors(path: Path, fit: str) -> tuple[dict[str, Tensor], dict] | None:
+def load_tensors(path: Path, fit: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """What `save_tensors` kept, None where there is no such file. Raises ValueError naming it."""
     return _loaded(path, fit, _read_tensors)
 
@@ -62,7 +64,7 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     files.write(path, save)
 
 
-def _loaded(path: Path, fit: str, read: Callable[[Path], tuple[str, str, bytes, object]]) -> object:
+def _loaded(path: Path, fit: str, read: Callable[[Path], tuple[str, str, bytes, Content]]) -> Content | None:
     if not os.path.lexists(path):
         return None
     try:
@@ -76,12 +78,12 @@ def _loaded(path: Path, fit: str, read: Callable[[Path], tuple[str, str, bytes, 
     return content
 
 
-def _read_json(path: Path) -> tuple[str, str, bytes, object]:
+def _read_json(path: Path) -> tuple[str, str, bytes, dict[str, Any]]:
     record = json.loads(path.read_text())
     return str(record["fit"]), record["sha256"], json.dumps(record["content"]).encode(), record["content"]
 
 
-def _read_tensors(path: Path) -> tuple[str, str, bytes, object]:
+def _read_tensors(path: Path) -> tuple[str, str, bytes, tuple[dict[str, Tensor], dict[str, Any]]]:
     with safe_open(path, framework="pt") as file:
         notes = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

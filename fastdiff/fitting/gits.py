@@ -9,7 +9,7 @@ from torch import Tensor
 from ..plans.schedule import Points
 from ..plans.solvers.exponential import first_order
 
-MOST = 100  # points of a run that are looked at, for few steps
+MAX_POINTS = 100  # of a run that the programme chooses from; twice as many as the steps where those are more
 
 
 def jump_costs(points: Points, states: Tensor, data: Tensor) -> np.ndarray:
@@ -46,6 +46,6 @@ def cheapest_path(costs: np.ndarray, steps: int) -> list[int]:
 @torch.no_grad()
 def dp_grid(points: Points, states: Tensor, data: Tensor, steps: int) -> Points:
     """`steps` of the points of a converged run; of a long one, of some of its points."""
-    kept = np.unique(np.linspace(0, len(data), max(MOST, 2 * steps) + 1).round().astype(int))
+    kept = np.unique(np.linspace(0, len(data), max(MAX_POINTS, 2 * steps) + 1).round().astype(int))
     costs = jump_costs(points.at(kept), states[kept], data[kept[:-1]])
     return points.at(kept[cheapest_path(costs, steps)])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ class Journal:
             found = [{"trial": asdict(trial), "plan": plan.to_dict()} for trial, plan in trials]
             save_json(self.folder / f"{stage}.json", self.fit, {"found": found, **extra})
 
-    def finished(self, stage: str) -> dict | None:
+    def finished(self, stage: str) -> dict[str, Any] | None:
         """The record of a complete stage, its trials reported and kept again; None where it has yet to run."""
         record = None if self.folder is None else load_json(self.folder / f"{stage}.json", self.fit)
         for found in record["found"] if record else ():
@@ -115,7 +116,7 @@ def claim(folder: Path, **key: object) -> str:
     return sha256(json.dumps(saved).encode()).hexdigest()
 
 
-def _alike(a: object, b: object) -> bool:
+def _alike(a: Any, b: Any) -> bool:
     """Equal, or numbers that differ by what another order of summation leaves."""
     if isinstance(a, (list, tuple)) and np.shape(a) == np.shape(b):
         return bool(np.allclose(a, b, rtol=1e-3))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +21,14 @@ from ..plans.grid import make_grid
 from ..plans.plan import Plan
 from ..plans.schedule import Points, Schedule
 
-FIRST = "unipc", "quadratic"  # what to begin with, and what is left where nothing else could be tried
-GRIDS = (FIRST[1], *(grid for grid in NAMED if grid not in (FIRST[1], "ays")))
+# What to begin with, and what is left where nothing else could be tried.
+FIRST_SOLVER, FIRST_GRID = "unipc", "quadratic"
+GRIDS = (FIRST_GRID, *(grid for grid in NAMED if grid not in (FIRST_GRID, "ays")))
 FROM_A_LEVEL = ("logsnr", "karras", "exponential")  # the grids that can begin lower, after a head start
-FIRST_SAMPLES, GROWTH = 8, 3  # on which all plans are judged; how many times as many the others are judged on next
-SURE = 3.0  # standard errors behind the leader, on the same samples, at which a plan is given up
-KEPT = 8  # plans that run to the end in any case
-VARIANTS = (
+MIN_SAMPLES, SAMPLE_GROWTH = 8, 3  # all plans are judged on so many; those that stay, on so many times as many next
+MAX_STANDARD_ERRORS = 3.0  # standard errors behind the leader, on the same samples, at which a plan is given up
+MIN_FINALISTS = 8  # plans that run to the end in any case
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("unipc", {"order": 3}),
     ("heun", {"coordinate": "flow"}),
     ("dpm_2", {"coordinate": "flow"}),
@@ -36,13 +38,13 @@ VARIANTS = (
 
 
 @dataclass(frozen=True)
-class Base:
+class SolverSpec:
     """A solver of the catalogue, free of its grid."""
 
     solver: str
     schedule: Schedule
     prediction: str
-    options: dict[str, object] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, points: Points) -> Plan:
         """The solver's plan on these points."""
@@ -52,6 +54,7 @@ class Base:
 
     @property
     def name(self) -> str:
+        """The solver and its options, for the reader."""
         return " ".join([self.solver, *(f"{name}={value}" for name, value in self.options.items())])
 
 
@@ -59,14 +62,15 @@ class Base:
 class Candidate:
     """A plan of the catalogue that makes exactly the evaluations asked for."""
 
-    base: Base
+    spec: SolverSpec
     grid: str
     points: Points
     plan: Plan
 
     @property
     def name(self) -> str:
-        return f"{self.base.name}, {self.grid}"
+        """The solver, its options and the grid, for the reader."""
+        return f"{self.spec.name}, {self.grid}"
 
 
 def candidates(schedule: Schedule, prediction: str, evaluations: int, log_snr_min: float = -np.inf) -> list[Candidate]:
@@ -91,12 +95,13 @@ def first_plan(schedule: Schedule, prediction: str, evaluations: int) -> Plan:
 
 
 def _all(schedule: Schedule, prediction: str, evaluations: int, log_snr_min: float) -> Iterator[Candidate]:
-    kinds = [(s.name, {}) for s in solvers() if not s.stochastic and s.order > 0] + list(VARIANTS)
-    kinds.sort(key=lambda kind: kind != (FIRST[0], {}))
+    kinds: list[tuple[str, dict[str, Any]]] = [(s.name, {}) for s in solvers() if not s.stochastic and s.order > 0]
+    kinds += VARIANTS
+    kinds.sort(key=lambda kind: kind != (FIRST_SOLVER, {}))
     for solver, options in kinds:
-        base = Base(solver, schedule, prediction, options)
+        spec = SolverSpec(solver, schedule, prediction, options)
         for grid in _grids(schedule) if log_snr_min == -np.inf else FROM_A_LEVEL:
-            candidate = _fitting(base, grid, evaluations, log_snr_min)
+            candidate = _fitting(spec, grid, evaluations, log_snr_min)
             if candidate is not None:
                 yield candidate
 
@@ -107,18 +112,18 @@ def _grids(schedule: Schedule) -> tuple[str, ...]:
     return (*GRIDS, *(f"ays:{name}" for name in tables))
 
 
-def _fitting(base: Base, grid: str, evaluations: int, log_snr_min: float) -> Candidate | None:
+def _fitting(spec: SolverSpec, grid: str, evaluations: int, log_snr_min: float) -> Candidate | None:
     """The candidate with exactly that many evaluations, or None where the solver has no such plan."""
     for steps in range(evaluations, 0, -1):
         try:
-            points = make_grid(base.schedule, steps, grid, log_snr_min=log_snr_min)
-            if not _inside(base.schedule, points):
+            points = make_grid(spec.schedule, steps, grid, log_snr_min=log_snr_min)
+            if not _inside(spec.schedule, points):
                 return None
-            plan = base.build(points)
+            plan = spec.build(points)
         except ValueError:  # this prediction, schedule or number of steps is not for this solver
             continue
         if plan.nfe <= evaluations:
-            return Candidate(base, grid, points, plan) if plan.nfe == evaluations else None
+            return Candidate(spec, grid, points, plan) if plan.nfe == evaluations else None
     return None
 
 
@@ -137,13 +142,13 @@ def race(found: list[Candidate], judge: Callable[[Plan, Tensor], Tensor], count:
     lost: list[tuple[float, Candidate]] = []
     until = 0
     while True:
-        places = torch.arange(until, min(max(FIRST_SAMPLES, GROWTH * until), count))
+        places = torch.arange(until, min(max(MIN_SAMPLES, SAMPLE_GROWTH * until), count))
         until = len(places) + until
         running = [(c, torch.cat([d, _distances(judge(c.plan, places))])) for c, d in running]
         running.sort(key=lambda pair: float(pair[1].mean()))
         if until == count:
             return [(float(d.mean()), c) for c, d in running] + lost
-        stays = [i < KEPT or not _behind(d, running[0][1]) for i, (_, d) in enumerate(running)]
+        stays = [i < MIN_FINALISTS or not _behind(d, running[0][1]) for i, (_, d) in enumerate(running)]
         lost = [(float(d.mean()), c) for (c, d), kept in zip(running, stays, strict=True) if not kept] + lost
         running = [pair for pair, kept in zip(running, stays, strict=True) if kept]
 
@@ -156,4 +161,4 @@ def _distances(each: Tensor) -> Tensor:
 def _behind(each: Tensor, leaders: Tensor) -> bool:
     """Whether a plan's mean distance is larger than the leader's by so much that chance does not explain it."""
     gap = each - leaders
-    return not bool(gap.mean() <= SURE * gap.std() / len(gap) ** 0.5)
+    return not bool(gap.mean() <= MAX_STANDARD_ERRORS * gap.std() / len(gap) ** 0.5)

@@ -15,11 +15,10 @@ from ..plans.grid import LOG_SNR_CUT
 from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points, Schedule
-from ..plans.table import MAX_HISTORY, ROW, WIDTH
+from ..plans.table import MAX_HISTORY, OFFSET, WIDTH
 
-OFFSET = {name: ROW.fields[name][1] // 8 for name in ROW.names}
-LEAST = 0.1  # an interval's length where two rows stand at one point
-STEP = 1e-6  # of the differences; the tables are smooth in the grid and exact to 1e-16
+MIN_INTERVAL = 0.1  # an interval's length where two rows stand at one point
+DIFFERENCE_STEP = 1e-6  # the tables are smooth in the grid and exact to 1e-16
 
 # How far each kind of number is expected to move: the widths of the prior that holds a fit near the theory.
 WIDTHS = {"grid": 0.5, "time": 0.3, "weight": 0.05}
@@ -65,11 +64,11 @@ class PlanSpace:
         here = _numbers(plan, self.schedule, shift)
         for i in range(len(grid)):
             moved = grid.copy()
-            moved[i] += STEP
-            out[:, :, i] = (_numbers(self.rebuilt(moved), self.schedule, shift) - here) / STEP
-        above, below = (_numbers(plan, self.schedule, shift + s)[:, -1] for s in (STEP, -STEP))
+            moved[i] += DIFFERENCE_STEP
+            out[:, :, i] = (_numbers(self.rebuilt(moved), self.schedule, shift) - here) / DIFFERENCE_STEP
+        above, below = (_numbers(plan, self.schedule, shift + s)[:, -1] for s in (DIFFERENCE_STEP, -DIFFERENCE_STEP))
         rows = np.arange(self.plan.nfe)
-        out[rows, -1, len(grid) + rows] = (above - below) / (2 * STEP)
+        out[rows, -1, len(grid) + rows] = (above - below) / (2 * DIFFERENCE_STEP)
         for i, (row, place, scale) in enumerate(self._weights):
             out[row, place, len(grid) + self.plan.nfe + i] = scale
         return out
@@ -134,12 +133,12 @@ def _numbers(plan: Plan, schedule: Schedule, shift: np.ndarray) -> np.ndarray:
     points = Points(*(np.array([getattr(row, name) for row in plan.rows]) for name in ("t", "alpha", "sigma")))
     # All that is lower than the cut is pure noise to the model, wherever the schedule begins.
     log_snr = np.maximum(points.log_snr, LOG_SNR_CUT)
-    steps = np.maximum(np.diff(log_snr), LEAST)
-    told = schedule.t_of_log_snr(log_snr + shift * np.append(steps, steps[-1:] if len(steps) else LEAST))
+    steps = np.maximum(np.diff(log_snr), MIN_INTERVAL)
+    model_times = schedule.t_of_log_snr(log_snr + shift * np.append(steps, steps[-1:] if len(steps) else MIN_INTERVAL))
     table = plan.table.copy()
     table["clamp"] = 0  # is infinite, has no derivative, and is not of a plan
     numbers = table.view(np.float64).reshape(plan.nfe, WIDTH)
-    return np.column_stack([numbers, np.where(shift == 0, points.t, told)])
+    return np.column_stack([numbers, np.where(shift == 0, points.t, model_times)])
 
 
 def _row(row: Row, numbers: np.ndarray) -> Row:

@@ -41,7 +41,8 @@ def unroll(
     def line(i: int, name: str, base: Tensor, x: Tensor, history: tuple[Tensor, ...]) -> Tensor:
         terms = [(OFFSET[f"{name}_base"], base), (OFFSET[f"{name}_x"], x)]
         terms += [(OFFSET[name.upper()] + k, h) for k, h in enumerate(history[:MAX_HISTORY])]
-        return sum(number(i, place) * value for place, value in terms if active[i, place])
+        weighted = (number(i, place) * value for place, value in terms if active[i, place])
+        return sum(weighted, x.new_zeros(()))
 
     def step(
         i: int, writes_base: bool, m: Tensor, x: Tensor, base: Tensor, history: tuple[Tensor, ...]
@@ -57,7 +58,7 @@ def unroll(
         if copies > 1:
             given, t = torch.cat([given] * copies), torch.cat([t] * copies)
         m, m_uncond = checkpoint(evaluate, given, t, use_reentrant=False) if save_memory else evaluate(given, t)
-        if m_uncond is not None:
+        if m_uncond is not None and guidance is not None:
             scale = guidance.to(x).view(shape) if isinstance(guidance, Tensor) else guidance
             m = m_uncond + scale * (m - m_uncond)
         registers = advance(registers, moves, partial(step, i, moves.base == "write", m))

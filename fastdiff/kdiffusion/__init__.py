@@ -1,23 +1,11 @@
 """k-diffusion's functions on fastdiff's plans: `from fastdiff import kdiffusion as sampling` in a k-diffusion script.
 
-The functions are those of crowsonkb/k-diffusion (`sampling.py`) and of ComfyUI's copy of it; `samplers` has their
-contract. `register(module)` puts them into a host's tables, where they draw the host's noise (`host`) and know its
-rectified-flow models (`flow`). With equal noise the samples are equal to rounding, but for
+The functions are those of crowsonkb/k-diffusion (`sampling.py`) and of ComfyUI's copy of it; `samplers` describes their
+arguments. `register(module)` installs them in a host, where they draw the host's noise (`host`) and recognise its
+rectified-flow models (`flow`).
 
-    lms                     ComfyUI's last step, to sigma 0, is of first order; k-diffusion's and this one keep theirs
-    ipndm_v                 ComfyUI's weights of orders 3 and 4 do not reproduce polynomials; these do
-    er_sde                  ComfyUI sums its integrals over 200 points (0.004 off); these are exact to rounding
-    deis, max_order below 3 ComfyUI raises; here the order is lower
-    uni_pc                  ComfyUI stops at sigma = 0.001 and writes that into the caller's sigmas; this goes to 0
-    dpmpp_2m_sde, _3m_sde   one step from sigma to 0 raises in k-diffusion; here it is the model's output
-    dpmpp_2s_ancestral      on a rectified flow ComfyUI asks the model twice at sigma 1, 1e-4 apart; here once
-    dpmpp_*sde's own noise  one Brownian path for each sample's seed instead of torchsde's tree: same law, other numbers
-    s_churn, and the eta    on a rectified flow ComfyUI adds noise as if alpha were 1, and the law is lost (std 17 for
-    of dpm_fast, _adaptive  2.7); here sigma / alpha is churned, and noise leads up by the forward process
-    rising sigmas, noise    k-diffusion returns the model's output or NaN; here x goes up by the forward process
-    repeated sigmas         multistep solvers give NaN in ComfyUI; here the step is empty and costs no evaluation
-    half precision          with float32 sigmas k-diffusion's x becomes float32 in some samplers, and the model is given
-                            it; here x and what the model is given keep x's dtype, and the state between is float32
+Given the same noise, samples agree to rounding, except for what docs/deviations.md lists: bugs of the peers, rectified
+flows, rising and repeated sigmas, half precision.
 """
 
 from .brownian import BrownianPath, BrownianTreeNoiseSampler

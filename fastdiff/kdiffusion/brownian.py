@@ -1,4 +1,4 @@
-"""Brownian paths whose every value is a function of a seed: no state, no tree in memory.
+"""Brownian paths as pure functions of a seed: no state, no tree in memory.
 
 The path of a seed is Levy's construction on dyadic times, written in Schauder functions: with independent standard
 normals xi, W(t) is a sum of
@@ -8,10 +8,10 @@ normals xi, W(t) is a sum of
     2^(k/2) 2^(-l/2) tent_l(f) xi_(k,l)   the bridge over it, l = 0, 1, ..., 15: tent_l rises from 0 to 1/2 and falls
                                           again on the cell of length 2^-l in which f lies
 
-The normals are Philox noises of the sample's seed, numbered by the node's place (`_index`), from 2^31 upwards where no
-solver draws. So W at two times is the same whatever else was asked, in which order, and in whatever batch; runs of more
-steps pass through the same path. Times are rounded to 2^-16 of their octave, and lengths are those of rounded times:
-increments are exactly of unit variance once scaled, and independent over intervals that do not overlap.
+The normals are Philox noises of the sample's seed, numbered by the node's place (`_index`), from 2^31 upwards, which
+no solver uses. So W at a time does not depend on what else was asked, in which order, or in which batch, and runs with
+more steps follow the same path. Times are rounded to 2^-16 of their octave, and lengths are those of rounded times:
+increments have exactly unit variance once scaled, and are independent over intervals that do not overlap.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIRST_INDEX = 2**31
 
 
 class BrownianPath:
-    """Unit increments of one Brownian path a sample, for tensors like x [B, ...]. seeds: [B] whole numbers."""
+    """Unit increments of Brownian paths, one per sample, for tensors like x [B, ...]. seeds: [B] whole numbers."""
 
     def __init__(self, x: Tensor, seeds: Sequence[int] | Tensor) -> None:
         self.shape, self.device, self.dtype = x.shape, x.device, compute_dtype(x.dtype)
@@ -67,9 +67,9 @@ class BrownianPath:
 class BrownianTreeNoiseSampler:
     """k-diffusion's class of this name on `BrownianPath`: sampler(sigma, sigma_next) -> unit noise like x.
 
-    seed: a whole number s for the seeds s, s + 1, ... of the batch, one for each sample, or None to draw them from
-    torch's generator. transform: sigma to the path's time. sigma_min, sigma_max: of the run; the path has no bounds.
-    cpu: where ComfyUI's trees are made; this path is the same on every device, and made on x's.
+    seed: one per sample, or a whole number s for the seeds s, s + 1, ...; None draws them from torch's generator.
+    transform: maps sigma to the path's time. sigma_min, sigma_max, cpu: ignored; this path has no bounds and is the
+    same on every device.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class BrownianTreeNoiseSampler:
 
 
 def batch_seeds(seed: int | Sequence[int] | Tensor | None, batch: int) -> Sequence[int] | Tensor:
-    """One seed a sample: those given, consecutive ones from a single number, or drawn from torch's generator."""
+    """One seed per sample: those given, consecutive ones from a single number, or drawn from torch's generator."""
     if seed is None:
         return torch.randint(2**62, (batch,))
     if isinstance(seed, int):
@@ -99,7 +99,7 @@ def batch_seeds(seed: int | Sequence[int] | Tensor | None, batch: int) -> Sequen
 
 
 def _nodes(t: float) -> tuple[float, dict[int, float]]:
-    """t rounded to where the path is defined, and the weight of every node in W there."""
+    """t rounded to the path's resolution, and the weight of each node in W(t)."""
     if not math.isfinite(t):
         raise ValueError(f"sigma: expected a finite time, got {t}")
     size = abs(t)

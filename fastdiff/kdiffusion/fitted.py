@@ -1,4 +1,4 @@
-"""Any plan of the EDM form, a fitted one for instance, as a k-diffusion sampler."""
+"""A plan of the EDM form, such as a fitted one, as a k-diffusion sampler."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..plans.plan import Plan
-from .levels import read_levels
+from .caller_sigmas import read_sigmas
 from .loop import Denoiser, show, start
 
 
 def plan_sampler(plan: Plan) -> Callable[..., Tensor]:
-    """fn(model, x, sigmas, extra_args=None, callback=None, disable=None) -> x [B, ...]: the plan's own run.
+    """The plan as a sampler: fn(model, x, sigmas, extra_args=None, callback=None, disable=None) -> x [B, ...].
 
-    plan: of alpha = 1 and prediction "sample", such as `fastdiff.fit(denoiser, fastdiff.Schedule.edm(sigma_min,
-    sigma_max), steps, noise, prediction="sample")` finds or `fastdiff.Plan.load` reads. sigmas: their ends must be the
-    plan's; what lies between is the plan's own. callback: as for the other samplers, once a model evaluation.
-    Raises ValueError for a plan that draws noise, is of another form, or begins or ends elsewhere.
+    plan: alpha = 1 throughout and prediction "sample", such as `fastdiff.fit(denoiser, fastdiff.Schedule.edm(sigma_min,
+    sigma_max), steps, noise, prediction="sample")` finds or `fastdiff.Plan.load` reads. sigmas: the first and last must
+    be the plan's; the plan decides what lies between. callback: as for the other samplers, once per model evaluation.
+    Raises ValueError for a plan that draws noise, has another form, or starts or ends at another sigma.
     """
     alphas = [row.alpha for row in plan.rows] + [plan.end[0]]
     if plan.prediction != "sample" or any(alpha != 1 for alpha in alphas) or plan.stochastic:
@@ -38,21 +38,21 @@ def plan_sampler(plan: Plan) -> Callable[..., Tensor]:
         callback: Callable[[dict], object] | None = None,
         disable: bool | None = None,
     ) -> Tensor:
-        levels = read_levels(sigmas)
-        if len(levels) < 2:
+        sigma = read_sigmas(sigmas)
+        if len(sigma) < 2:
             return x
         ends = plan.rows[0].sigma, plan.end[1]
-        if not np.allclose((levels[0], levels[-1]), ends, rtol=1e-4):
+        if not np.allclose((sigma[0], sigma[-1]), ends, rtol=1e-4):
             raise ValueError(
-                f"sigmas: the plan runs from {ends[0]:.6g} to {ends[1]:.6g}, got {levels[0]:.6g} to {levels[-1]:.6g}"
+                f"sigmas: the plan runs from {ends[0]:.6g} to {ends[1]:.6g}, got {sigma[0]:.6g} to {sigma[-1]:.6g}"
             )
         run, kwargs = start(plan.rows, plan.end, x), extra_args or {}
 
-        def evaluate(given: Tensor, sigma: Tensor) -> tuple[Tensor]:
-            denoised = model(given, sigma, **kwargs)
+        def evaluate(given: Tensor, t: Tensor) -> tuple[Tensor]:
+            denoised = model(given, t, **kwargs)
             if callback is not None:
-                t = plan.rows[run.i].t
-                show(callback, run, x.dtype, i=run.i, sigma=t, sigma_hat=t, denoised=denoised)
+                sigma = plan.rows[run.i].t
+                show(callback, run, x.dtype, i=run.i, sigma=sigma, sigma_hat=sigma, denoised=denoised)
             return (denoised,)
 
         for _ in tqdm(run.steps(evaluate, run.times(dtype=x.dtype)), total=plan.nfe, disable=disable):

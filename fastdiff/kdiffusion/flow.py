@@ -1,7 +1,7 @@
 """Rectified-flow models of a host (SD3, Flux): x = (1 - sigma) x0 + sigma eps, sigma from 1 to 0.
 
-dx/dsigma = (x - D) / sigma holds for them as it does for k-diffusion's own x0 + sigma eps, so solvers of that ODE are
-the same for both. What puts noise back, or works in log SNR, must know alpha = 1 - sigma.
+They obey dx/dsigma = (x - D) / sigma, as k-diffusion's own x = x0 + sigma eps does, so solvers of that ODE serve both.
+A solver that adds noise, or works in log SNR, must know that alpha = 1 - sigma.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..plans.schedule import Points, Schedule
 from ..plans.solvers.churn import renoised
 
 FLOW = Schedule.flow(t_min=1e-12)
-FIRST = 1e-4  # of a run's length: where log SNR begins instead of -inf
+FIRST_SHARE = 1e-4  # of the run: a solver in log SNR starts this far in, since log SNR is -inf at sigma = 1
 
 
 def flow_sampling(model: object) -> object | None:
-    """The host's object that says its model is a rectified flow; None for every other model.
+    """The host's object that marks its model as a rectified flow; None for any other model.
 
-    In ComfyUI the model_sampling, which is a CONST; in Forge the predictor, of prediction_type "const".
+    In ComfyUI that is the model_sampling, a CONST; in Forge it is the predictor, with prediction_type "const".
     """
     guider = getattr(model, "inner_model", None)
     sampling = getattr(getattr(guider, "inner_model", None), "model_sampling", None)
@@ -40,10 +40,10 @@ def _is_flow(sampling: object) -> bool:
 
 
 def finite_log_snr(sigmas: Tensor, sampling: object) -> Tensor:
-    """The levels, the first of them moved from 1, where log SNR is infinite, to the host's sigma at FIRST."""
+    """The sigmas, with a first one of 1 moved to the host's sigma at FIRST_SHARE, where log SNR is finite."""
     if sigmas[0] >= 1:
         sigmas = sigmas.clone()
-        sigmas[0] = sampling.percent_to_sigma(FIRST)
+        sigmas[0] = sampling.percent_to_sigma(FIRST_SHARE)
     if (sigmas >= 1).any():
         raise ValueError(
             f"sigmas: expected levels below 1 after the first, where a rectified flow has a log SNR; got {sigmas}"
@@ -52,10 +52,11 @@ def finite_log_snr(sigmas: Tensor, sampling: object) -> Tensor:
 
 
 def ancestral(ode: str, coordinates: Schedule) -> Callable[..., list[Row]]:
-    """Steps of an ODE solver down to sigma_down = sigma_t (1 + eta (sigma_t / sigma_s - 1)), and noise up to sigma_t.
+    """Ancestral steps: the ODE solver to sigma_down = sigma_t (1 + eta (sigma_t / sigma_s - 1)), noise up to sigma_t.
 
-    The way up is the forward process: x / alpha keeps its data. eta = 1 goes down to sigma_t^2 / sigma_s.
-    coordinates: the schedule that the solver sees, any that has sigma; FLOW where its stages are laid out in log SNR.
+    Noise is added by the forward process, which keeps the data in x / alpha. eta = 1 steps down to sigma_t^2 / sigma_s.
+    coordinates: the schedule that the solver sees. Any with the same sigma will do; FLOW if it places stages in log
+    SNR.
     """
     build = find_solver(ode)[0].build
 
@@ -76,5 +77,5 @@ def ancestral(ode: str, coordinates: Schedule) -> Callable[..., list[Row]]:
 
 
 def sigma_down(sigma_s: float, sigma_t: float, eta: float) -> float:
-    """The level from which noise leads up to sigma_t."""
+    """The sigma that an ancestral step goes down to before noise takes it up to sigma_t."""
     return sigma_t * max(0.0, 1 + eta * (sigma_t / sigma_s - 1))

@@ -1,7 +1,7 @@
-"""CFG++ (Chung et al. 2024, arXiv 2406.08070): steps that renoise with the unconditional output.
+"""CFG++ (Chung et al. 2024, arXiv 2406.08070): steps that add noise back by the unconditional output.
 
-With D guided and U unconditional, Euler's step is x' = D + sigma' (x - U) / sigma: the plain step on U, plus D - U.
-So the solver's rows run on U, and read D - U as they would read a noise of weight 1.
+With D the guided and U the unconditional output, the Euler step is x' = D + sigma' (x - U) / sigma. That is the plain
+step on U, plus D - U: the solver's rows run on U and read D - U as a noise of weight 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..plans.row import Row
 
 
 class Unconditional:
-    """Has a host's guider hand over its unconditional output at every call, through its hook after guidance."""
+    """Catches the unconditional output of a host's guider at every call, with its hook that runs after guidance."""
 
     def __init__(self, extra_args: dict[str, object] | None) -> None:
         options = dict((extra_args or {}).get("model_options", {}))
@@ -28,7 +28,7 @@ class Unconditional:
         return args["denoised"]
 
     def take(self) -> Tensor:
-        """U of the call before. Raises ValueError where the model did not call the hook."""
+        """U of the last call. Raises ValueError if the model did not call the hook."""
         if self._latest is None:
             raise ValueError(
                 "cfg_pp: expected a model with ComfyUI's guidance, which calls"
@@ -39,5 +39,5 @@ class Unconditional:
 
 
 def plus_guidance(row: Row) -> Row:
-    """The row whose result has noise 0, that is D - U, added to it."""
+    """The row with noise 0, which is D - U, added to its result."""
     return replace(row, x=replace(row.x, noise=((0, 1.0), *row.x.noise)))

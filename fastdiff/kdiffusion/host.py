@@ -1,7 +1,7 @@
-"""The module whose functions fastdiff's stand in for (`register`), while one of them runs: it says where noise is from.
+"""The host module that a registered sampler is running for: its noise comes from there.
 
-Hosts steer noise through their own module. Stable Diffusion web UI replaces `k_diffusion.sampling.torch` by an object
-whose randn_like follows each image's seed; ComfyUI's `default_noise_sampler` has a generator of the run's seed.
+Hosts control noise through their own module. Stable Diffusion web UI replaces `k_diffusion.sampling.torch` by an object
+whose randn_like follows each image's seed; ComfyUI's `default_noise_sampler` uses a generator with the run's seed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HOST: ContextVar[ModuleType | None] = ContextVar("host", default=None)
 
 @contextmanager
 def standing_in_for(module: ModuleType) -> Iterator[None]:
-    """Inside, noise is the module's."""
+    """Inside this context, noise comes from the module."""
     token = _HOST.set(module)
     try:
         yield
@@ -34,7 +34,7 @@ def randn_like(x: Tensor) -> Tensor:
 
 
 def steers_randn_like() -> bool:
-    """Whether the host has put something else in the place of torch.randn_like."""
+    """Whether the host has replaced torch.randn_like."""
     return _randn_like() is not torch.randn_like
 
 
@@ -43,7 +43,7 @@ def _randn_like() -> Callable[[Tensor], Tensor]:
 
 
 def default_noise_sampler(x: Tensor, seed: int | None) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """What the host draws from where no noise_sampler is given; None without a host that says."""
+    """The host's noise sampler for calls without one; None if the host has none."""
     if steers_randn_like():
         return lambda sigma, sigma_next: randn_like(x)
     make = getattr(_HOST.get(), "default_noise_sampler", None)

@@ -2,7 +2,7 @@
 
     log p(x) = log N(x(sigma_max); 0, sigma_max^2) + integral of div d(x, sigma) d(sigma),  d = (x - D) / sigma
 
-from sigma_min to sigma_max, the divergence by Hutchinson's estimate v . (dd/dx v) with one v of +-1 for the whole run.
+from sigma_min to sigma_max. The divergence is Hutchinson's estimate v . (dd/dx v), with one v of +-1 for the whole run.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def log_likelihood(
     atol: float = 1e-4,
     rtol: float = 1e-4,
 ) -> tuple[Tensor, dict[str, int]]:
-    """(log density of each sample [B] in nats, {"fevals": model evaluations}); x [B, ...] is at sigma_min.
+    """The log density [B] of each sample in nats, and {"fevals": number of model evaluations}.
 
-    model must be differentiable in x. v is torch's generator's. atol, rtol: of a step of the fifth-order integrator.
-    Raises ValueError for levels that are not 0 < sigma_min < sigma_max.
+    x: [B, ...] at sigma_min. model must be differentiable in x. v comes from torch's global generator. atol, rtol:
+    error bounds of a step of the fifth-order integrator. Raises ValueError unless 0 < sigma_min < sigma_max.
     """
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f"sigma_min, sigma_max: expected 0 < sigma_min < sigma_max, got {sigma_min}, {sigma_max}")
@@ -71,7 +71,7 @@ def log_likelihood(
 def _integrate(
     slope: Callable[[float, State], State], state: State, start: float, end: float, atol: float, rtol: float
 ) -> State:
-    """Steps of controlled error from start to end, uniform in the logarithm at first."""
+    """Integrate from start to end with adaptive steps in log sigma."""
     controller = Controller(h=0.1, order=5)
     at, first, before = math.log(start), slope(start, state), state
     while at < math.log(end):

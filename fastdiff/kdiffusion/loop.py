@@ -1,7 +1,7 @@
 """The loop behind every sample_* function: a solver's rows on the caller's sigmas, with k-diffusion's callbacks.
 
-k-diffusion's model is a denoiser D(x, sigma) of x = x0 + sigma eps: the EDM form, alpha = 1 and prediction "sample".
-For rectified-flow models of a host x is (1 - sigma) x0 + sigma eps; see `flow`.
+k-diffusion's model is a denoiser D(x, sigma) for x = x0 + sigma eps. That is the EDM form: alpha = 1, prediction
+"sample". Rectified-flow models of a host have x = (1 - sigma) x0 + sigma eps; see `flow`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ..plans.schedule import Points, Schedule
 from ..plans.solvers.ancestral import ddim_row
 from ..sampling.registers import moves_of
 from ..sampling.run import Run
+from .caller_sigmas import points_at, read_sigmas, segments
 from .flow import FLOW, finite_log_snr, flow_sampling
 from .guidance import Unconditional, plus_guidance
-from .levels import points_at, read_levels, stretches
 from .noise import Draw, Extra
 
 Denoiser = Callable[..., Tensor]
@@ -52,45 +52,45 @@ def solve(
     uncond: Unconditional | None = None,
     **options: object,
 ) -> Tensor:
-    """x [B, ...] from sigmas[0] to sigmas[-1], by a solver of the catalogue or a builder of rows.
+    """Take x [B, ...] from sigmas[0] to sigmas[-1] with a solver of the catalogue or a builder of rows.
 
-    draw(sigma, sigma_next): unit noise like x for a row that draws; over the stretch since the last draw of the step,
-    or over the step so far (`whole`), a row's noises being one. log_snr: the solver works in log SNR, so on rectified
-    flows its schedule is theirs. one_step: its steps know nothing of each other; others start anew where `stretches`
-    says. rise: how much of the way is fresh noise where levels rise, 0 for an ODE solver. uncond: for CFG++.
-    options: the solver's.
+    draw(sigma, sigma_next): unit noise like x for a row that draws. It covers the interval since the step's last draw,
+    or the whole step so far (`whole`, which merges a row's noises into one). log_snr: the solver works in log SNR, so
+    on a rectified flow it uses the flow's schedule. one_step: steps are independent of each other; other solvers
+    restart at each of `segments`. rise: the share of fresh noise where sigma rises, 0 for ODE solvers. uncond: for
+    CFG++. options: the solver's own.
     """
-    levels = read_levels(sigmas)
-    if len(levels) < 2:
+    sigma = read_sigmas(sigmas)
+    if len(sigma) < 2:
         return x
     flow = flow_sampling(model) if log_snr else None
     if flow is not None:
         schedule, sigmas = FLOW, finite_log_snr(sigmas, flow)
-        levels = read_levels(sigmas)
-    points = points_at(schedule, levels)
-    parts = [np.arange(len(levels))] if one_step else stretches(levels, turn=rise > 0)
-    rows = [row for part in parts for row in _stretch(solver, schedule, points.at(part), rise, options)]
+        sigma = read_sigmas(sigmas)
+    points = points_at(schedule, sigma)
+    parts = [np.arange(len(sigma))] if one_step else segments(sigma, turn=rise > 0)
+    rows = [row for part in parts for row in _segment(solver, schedule, points.at(part), rise, options)]
     if not rows:
         return x
     rows = [_one_noise(row) for row in rows] if whole else rows
     rows = rows if uncond is None else [plus_guidance(row) for row in rows]
-    run = start(rows, (float(points.alpha[-1]), float(levels[-1])), x)
-    if rows[0].sigma > levels[0]:
+    run = start(rows, (float(points.alpha[-1]), float(sigma[-1])), x)
+    if rows[0].sigma > sigma[0]:
         _churn_first(run, points.at(0), draw, options["s_noise"])
     kwargs, moves = extra_args or {}, moves_of(rows)
     begun = iter(np.concatenate([part[:-1] for part in parts]).tolist())
     since, begins = 0.0, True
 
-    def evaluate(given: Tensor, sigma: Tensor) -> tuple[Tensor, None, list[Tensor]]:
+    def evaluate(given: Tensor, t: Tensor) -> tuple[Tensor, None, list[Tensor]]:
         nonlocal since
         i, row, dtype = run.i, rows[run.i], run.x.dtype
-        denoised = model(given, sigma, **kwargs)
+        denoised = model(given, t, **kwargs)
         if begins:
             step, since = next(begun), row.sigma
             if callback is not None:
-                hat = sigmas[step] * (row.sigma / levels[step])
+                hat = sigmas[step] * (row.sigma / sigma[step])
                 show(callback, run, x.dtype, i=step, sigma=sigmas[step], sigma_hat=hat, denoised=denoised)
-        end = rows[i + 1].sigma if i + 1 < len(rows) else levels[-1]
+        end = rows[i + 1].sigma if i + 1 < len(rows) else sigma[-1]
         output, noises = denoised, []
         if uncond is not None:
             output = uncond.take()
@@ -100,15 +100,15 @@ def solve(
             since = since if whole else end
         return output, None, noises
 
-    with tqdm(total=len(levels) - 1, disable=disable) as progress:
+    with tqdm(total=len(sigma) - 1, disable=disable) as progress:
         for i in run.steps(evaluate, run.times([row.sigma for row in rows], x.dtype)):
             begins = rows[i].accepts
             progress.update(int(begins))
     return run.x.to(x.dtype)
 
 
-def _stretch(solver: str | Build, schedule: Schedule, points: Points, rise: float, options: dict) -> list[Row]:
-    """The rows of one stretch of levels. Up by the forward process, as far as it is noise (`rise`)."""
+def _segment(solver: str | Build, schedule: Schedule, points: Points, rise: float, options: dict) -> list[Row]:
+    """The rows of one segment. Where sigma rises, they are the forward process, with `rise` as the share of noise."""
     if rise and points.sigma[-1] > points.sigma[0]:
         ends = [(points.at(i), points.at(i + 1)) for i in range(len(points.t) - 1)]
         return [ddim_row(s, t, "sample", i + 1, min(1.0, rise), options["s_noise"]) for i, (s, t) in enumerate(ends)]
@@ -117,19 +117,19 @@ def _stretch(solver: str | Build, schedule: Schedule, points: Points, rise: floa
 
 
 def start(rows: Sequence[Row], end: tuple[float, float], x: Tensor) -> Run:
-    """A run of the rows from x, which is not written to. end: (alpha, sigma) of the result."""
+    """A run of the rows from a copy of x [B, ...]. end: (alpha, sigma) of the result."""
     plan = Plan(tuple(rows), end, "sample")
     state = x.to(compute_dtype(x.dtype), copy=True)
     return Run(plan, state, model_dtype=x.dtype, given_noise=True, watched=False)
 
 
 def show(callback: Callable[[dict], object], run: Run, dtype: torch.dtype, **values: object) -> None:
-    """Call back with a copy of x: the run's buffers are written again."""
+    """Call back with a copy of x, since the run will overwrite its buffers."""
     callback({"x": run.x.to(dtype, copy=True), **values})
 
 
 def _churn_first(run: Run, begin: Points, draw: Draw, s_noise: float) -> None:
-    """Take x up to where the first row begins: the forward process from the caller's first level."""
+    """Add noise to x by the forward process, from the caller's first sigma up to where the first row begins."""
     row = run.plan.rows[0]
     kept = row.alpha / float(begin.alpha)
     low = kept * float(begin.sigma)
@@ -139,7 +139,7 @@ def _churn_first(run: Run, begin: Points, draw: Draw, s_noise: float) -> None:
 
 
 def _one_noise(row: Row) -> Row:
-    """The row with its independent noises as one of the same variance."""
+    """The row with its independent noises replaced by one of the same total variance."""
     if len(row.x.noise) < 2:
         return row
     noise = ((max(j for j, _ in row.x.noise), math.hypot(*(w for _, w in row.x.noise))),)

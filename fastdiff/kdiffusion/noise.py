@@ -1,4 +1,4 @@
-"""Where noise comes from: the caller's noise_sampler, the host's, or Brownian paths of the samples' seeds."""
+"""Where noise comes from: the caller's noise_sampler, the host's, or a Brownian path per sample."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NEXT_PATH = 0x9E3779B97F4A7C15 - 2**64  # an odd number of no pattern: consecut
 
 
 def default_noise_sampler(x: Tensor, seed: int | None = None) -> NoiseSampler:
-    """sampler(sigma, sigma_next) -> fresh unit noise like x, whatever the levels.
+    """A function sampler(sigma, sigma_next) -> fresh unit noise like x, whatever the sigmas.
 
-    From torch's own generator, or from one of the device with the given seed: equal seeds, equal sequences.
+    seed: of a new generator on x's device, so equal seeds give equal sequences; torch's global generator if None.
     """
     if seed is None:
         return lambda sigma, sigma_next: torch.randn_like(x)
@@ -29,14 +29,17 @@ def default_noise_sampler(x: Tensor, seed: int | None = None) -> NoiseSampler:
 
 
 def independent(x: Tensor, extra_args: Extra, noise_sampler: NoiseSampler | None, like: Tensor) -> Draw:
-    """For solvers whose noises are independent from step to step: as `brownian`, but a host's default comes before."""
+    """For solvers with independent noise at each step: like `brownian`, but the host's default sampler comes first."""
     if noise_sampler is None:
         noise_sampler = host.default_noise_sampler(x, (extra_args or {}).get("seed"))
     return brownian(x, extra_args, noise_sampler, like)
 
 
 def brownian(x: Tensor, extra_args: Extra, noise_sampler: NoiseSampler | None, like: Tensor) -> Draw:
-    """The given noise sampler, called with tensors like `like`; or Brownian paths over sigma of extra_args' seed."""
+    """The given noise sampler, called with tensors like `like`; if None, Brownian paths over sigma.
+
+    Their seeds are extra_args' "seed", or drawn from torch's generator.
+    """
     if noise_sampler is None:
         seed = (extra_args or {}).get("seed")
         if seed is None and host.steers_randn_like():
@@ -49,9 +52,9 @@ def brownian(x: Tensor, extra_args: Extra, noise_sampler: NoiseSampler | None, l
 
 
 class _Paths:
-    """Increments of a Brownian path over sigma; of a new one wherever the levels turn.
+    """Increments of a Brownian path over sigma; a new path wherever sigma changes direction.
 
-    Levels that were passed once are passed again after a turn, and must not meet the same noise.
+    After a turn the same sigmas come again, and must not get the same noise.
     """
 
     def __init__(self, x: Tensor, seeds: object) -> None:

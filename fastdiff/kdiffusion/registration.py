@@ -1,4 +1,4 @@
-"""Into a host's tables: ComfyUI's, Forge's and A1111's interfaces look samplers up by name."""
+"""register: fastdiff's samplers in a host's tables. ComfyUI, Forge and A1111 look samplers up by name."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ABSENT = object()
 
 
 class _Function:
-    """A function in a host's module: fastdiff's while a registration stands, then what stood there before.
+    """A function in a host's module: fastdiff's while a registration lasts, then what was there before.
 
-    Somebody who kept fastdiff's function, or put his own around it, has the host's again after the last undo.
+    Code that kept fastdiff's function, or wrapped it, gets the host's own again after the last undo.
     """
 
     def __init__(self, module: ModuleType, name: str, function: Callable) -> None:
@@ -53,7 +53,7 @@ class _Function:
 
 
 class _Entry:
-    """A name in a host's list or set that was not in it."""
+    """A name added to a host's list or set."""
 
     def __init__(self, table: MutableSequence[str] | MutableSet[str], name: str) -> None:
         self.table, self.name, self.owners = table, name, 0
@@ -67,13 +67,13 @@ class _Entry:
             self.table.remove(self.name)
 
 
-_CHANGES: dict[tuple[int, str], _Function | _Entry] = {}  # that stand, by the host's module or table and the name
+_CHANGES: dict[tuple[int, str], _Function | _Entry] = {}  # in force, by the host's module or table and the name
 
 
 class Registration:
-    """What `register` changed. undo() puts everything back; printing it says what it is.
+    """What `register` changed: undo() restores it, printing lists it.
 
-    Of several registrations of one host the last undo puts it back, in whatever order they come.
+    If a host was registered several times, the last undo restores it, in whatever order they come.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Registration:
         self._changes.append(change)
 
     def undo(self) -> None:
-        """Put back every function that was replaced, and take out what was added; a second call does nothing."""
+        """Restore every function that was replaced and remove what was added; a second call does nothing."""
         for change in reversed(self._changes):
             change.owners -= 1
             if not change.owners:
@@ -104,15 +104,15 @@ class Registration:
 
 
 def register(*modules: ModuleType, prefix: str = "") -> Registration:
-    """Put fastdiff's samplers into a host's modules; returns the handle that undoes it.
+    """Install fastdiff's samplers in a host's modules; returns a handle that undoes it.
 
     A module with sample_* functions (k_diffusion.sampling, comfy.k_diffusion.sampling) gets fastdiff's as
-    sample_<prefix><name>: in place of its own without a prefix, beside them with one. A module with a list
-    KSAMPLER_NAMES or SAMPLER_NAMES (comfy.samplers) gets the names that are not in it. What a host lists and does not
+    sample_<prefix><name>: without a prefix they replace its own, with one they stand beside them. A module with a list
+    KSAMPLER_NAMES or SAMPLER_NAMES (comfy.samplers) gets the names it lacks. A name that the host lists but does not
     look up among its functions, such as ComfyUI's "uni_pc", is left alone without a prefix.
-    A function in a host's place draws the noise that the host's module says (`host`), and takes a rectified-flow model
-    of the host for what it is (`flow`). Functions that are added to a host go from sigma to sigma all alike.
-    Raises ValueError for a module that has neither, and where none has functions.
+    Installed functions draw the host's noise (`host`) and recognise its rectified-flow models (`flow`). Functions that
+    the host did not have all take sigmas.
+    Raises ValueError for a module with neither functions nor a list, and if none has functions.
     """
     tables = [table for module in modules for table in _tables(module)]
     homes = [module for module in modules if any(name.startswith("sample_") for name in vars(module))]
@@ -129,7 +129,7 @@ def register(*modules: ModuleType, prefix: str = "") -> Registration:
             if f"sample_{name}" in vars(module):
                 _put(done, module, name, function)
             elif not any(name in table for table in tables):
-                _put(done, module, name, steps.on_sigmas(full_name) if full_name in steps.ON_LEVELS else function)
+                _put(done, module, name, steps.on_sigmas(full_name) if full_name in steps.ON_SIGMA_RANGE else function)
         if any(f"sample_{name}" in vars(module) for module in homes):
             for table in tables:
                 _list(done, table, name)

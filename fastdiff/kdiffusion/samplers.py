@@ -1,12 +1,18 @@
-"""k-diffusion's sample_* functions on sigmas, with its names, arguments and defaults, and those that ComfyUI has more.
+"""k-diffusion's sample_* functions, with its names, arguments and defaults, and those that ComfyUI adds.
 
-fn(model, x, sigmas, extra_args=None, callback=None, disable=None, ...) -> x [B, ...] at sigmas[-1], in x's dtype:
-model(x, sigma [B], **extra_args) gives the denoised x; x is at sigmas[0], sigma times unit noise in its scale; sigmas
-[n + 1] fall, usually to 0. Fewer than two give x back. Rising ones encode with the ODE solvers and with eta = 0; with
-noise they go up by the forward process. One that comes again at once is an empty step, but for churn. callback sees
-{"x", "i", "sigma", "sigma_hat", "denoised"} before each update, x being a copy. disable: of the tqdm bar.
-noise_sampler(sigma, sigma_next) gives unit noise; where not given, it is the increment of a Brownian path over sigma of
-each sample's seed: extra_args["seed"] (a list, or the first of consecutive numbers), else drawn from torch's generator.
+fn(model, x, sigmas, extra_args=None, callback=None, disable=None, ...) -> x [B, ...] at sigmas[-1], in x's dtype.
+
+    model           model(x, sigma [B], **extra_args) -> the denoised x [B, ...]
+    x               [B, ...] at sigmas[0]: the data plus sigmas[0] times unit noise
+    sigmas          [n + 1], falling, usually to 0; with fewer than two, x is returned. Where they rise, ODE solvers and
+                    eta = 0 encode, and others add noise by the forward process. A repeated sigma is an empty step,
+                    except for churn
+    callback        called with {"x", "i", "sigma", "sigma_hat", "denoised"} before each update; x is a copy
+    disable         hides the tqdm bar
+    noise_sampler   noise_sampler(sigma, sigma_next) -> unit noise [B, ...]. If None, the increment of a Brownian path
+                    over sigma, one per sample, from extra_args["seed"] (a list, or the first of consecutive numbers) or
+                    from torch's generator
+
 Raises TypeError or ValueError naming the argument.
 """
 
@@ -28,7 +34,7 @@ from .vp_time import VPTime
 
 Callback = Callable[[dict], object] | None
 
-CORRECTIONS = {"phi_1": "midpoint", "phi_2": "heun"}  # solver_type in SEEDS' words
+CORRECTIONS = {"phi_1": "midpoint", "phi_2": "heun"}  # solver_type as SEEDS names it
 
 
 def _churned(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
@@ -54,7 +60,9 @@ def _churned(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
             s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise,
         )  # fmt: skip
 
-    return _named(sample, name, doc + " s_churn's noise is torch.randn_like's, drawn where a step puts noise back.")
+    return _named(
+        sample, name, doc + " s_churn's noise comes from torch.randn_like, drawn where a step adds noise back."
+    )
 
 
 def _over_alpha(sigma: float) -> float:
@@ -83,7 +91,7 @@ def _ancestral(solver: str, flow_solver: Build, name: str, doc: str) -> Callable
             rise=eta, eta=eta, s_noise=s_noise,
         )  # fmt: skip
 
-    return _named(sample, name, doc + " On rectified flows as in `flow.ancestral`.")
+    return _named(sample, name, doc + " On rectified flows as described at `flow.ancestral`.")
 
 
 def _plain(solver: str, name: str, doc: str, **options: object) -> Callable[..., Tensor]:
@@ -127,8 +135,8 @@ sample_dpmpp_2m = _plain(
 )
 sample_uni_pc = _plain(
     "unipc_bh1", "sample_uni_pc",
-    "UniPC with B(h) = h (Zhao et al. 2023), order 3. Differences of outputs weigh h / 2, h = log(sigma / sigma_next),"
-    " which has no bound: where h > 1 take sample_uni_pc_bh2, where they weigh less than 1.",
+    "UniPC with B(h) = h (Zhao et al. 2023), order 3. Differences of outputs have the weight h / 2, without bound, with"
+    " h = log(sigma / sigma_next); for h > 1 use sample_uni_pc_bh2, where it stays below 1.",
     order=3,
 )  # fmt: skip
 sample_uni_pc_bh2 = _plain("unipc", "sample_uni_pc_bh2", "UniPC with B(h) = e^h - 1 (Zhao et al. 2023).", order=3)
@@ -144,7 +152,7 @@ def sample_lms(
     disable: bool | None = None,
     order: int = 4,
 ) -> Tensor:
-    """Linear multistep in sigma, of order 1 to 8."""
+    """Linear multistep (Adams-Bashforth in sigma), order 1 to 8."""
     return solve(model, x, sigmas, "lms", extra_args=extra_args, callback=callback, disable=disable, order=order)
 
 
@@ -158,7 +166,7 @@ def sample_ipndm(
     disable: bool | None = None,
     max_order: int = 4,
 ) -> Tensor:
-    """iPNDM (Zhang & Chen 2023): the Adams-Bashforth weights of equal steps, of order 1 to 4."""
+    """iPNDM (Zhang & Chen 2023): Adams-Bashforth weights for equal steps, max_order 1 to 4."""
     return solve(model, x, sigmas, "ipndm", extra_args=extra_args, callback=callback, disable=disable, order=max_order)
 
 
@@ -172,7 +180,7 @@ def sample_ipndm_v(
     disable: bool | None = None,
     max_order: int = 4,
 ) -> Tensor:
-    """iPNDM with the weights of the grid's own steps (Zhou et al. 2024), of order 1 to 4."""
+    """iPNDM with weights for the grid's own steps (Zhou et al. 2024), max_order 1 to 4."""
     return solve(
         model, x, sigmas, "ipndm_v", extra_args=extra_args, callback=callback, disable=disable, order=max_order
     )
@@ -189,7 +197,7 @@ def sample_deis(
     max_order: int = 3,
     deis_mode: str = "tab",
 ) -> Tensor:
-    """DEIS (Zhang & Chen 2023): polynomials in the VP time that belongs to sigma ("tab") or in sigma ("rhoab")."""
+    """DEIS (Zhang & Chen 2023): polynomials in the VP SDE's time ("tab") or in sigma ("rhoab")."""
     if deis_mode not in ("tab", "rhoab"):
         raise ValueError(f"deis_mode: expected 'tab' or 'rhoab', got {deis_mode!r}")
     solver = "deis" if deis_mode == "tab" else "deis_rhoab"
@@ -210,7 +218,7 @@ def sample_gradient_estimation(
     ge_gamma: float = 2.0,
     cfg_pp: bool = False,
 ) -> Tensor:
-    """Gradient estimation (Permenter & Yuan 2024, algorithm 2). cfg_pp: CFG++ with ComfyUI's unconditional output."""
+    """Gradient estimation (Permenter & Yuan 2024, algorithm 2). cfg_pp: CFG++, for ComfyUI's models."""
     uncond = Unconditional(extra_args) if cfg_pp else None
     return solve(
         model, x, sigmas, "gradient_estimation",
@@ -229,7 +237,7 @@ def sample_exp_heun_2_x0(
     disable: bool | None = None,
     solver_type: str = "phi_2",
 ) -> Tensor:
-    """Exponential Heun steps in data form. solver_type: "phi_1", the mean of the outputs, or "phi_2" (Taylor)."""
+    """Exponential Heun steps in data form. solver_type: "phi_1" (mean of the two outputs) or "phi_2" (Taylor)."""
     return solve(
         model, x, sigmas, "exp_heun", extra_args=extra_args, callback=callback, disable=disable, log_snr=True,
         correction=_correction(solver_type, CORRECTIONS),
@@ -253,7 +261,7 @@ def sample_res_multistep(
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
-    """RES (Zhang et al. 2023), second order. It draws no noise: s_noise and noise_sampler are for the signature."""
+    """RES (Zhang et al. 2023), second order. It draws no noise; s_noise and noise_sampler are ignored."""
     return solve(model, x, sigmas, "res_multistep", extra_args=extra_args, callback=callback, disable=disable)
 
 
@@ -270,7 +278,7 @@ def sample_dpmpp_sde(
     noise_sampler: NoiseSampler | None = None,
     r: float = 1 / 2,
 ) -> Tensor:
-    """The two-evaluation SDE solver after DPM-Solver++ (Lu et al. 2022)."""
+    """The SDE solver with two evaluations a step, after DPM-Solver++ (Lu et al. 2022). r: where the second one lies."""
     return solve(
         model, x, sigmas, "dpmpp_sde", extra_args=extra_args, callback=callback, disable=disable,
         draw=brownian(x, extra_args, noise_sampler, sigmas), whole=True, log_snr=True, rise=eta,
@@ -291,7 +299,7 @@ def sample_dpmpp_2m_sde(
     noise_sampler: NoiseSampler | None = None,
     solver_type: str = "midpoint",
 ) -> Tensor:
-    """DPM-Solver++ 2M for the reverse SDE with noise level eta. solver_type: "midpoint" or "heun"."""
+    """DPM-Solver++ 2M for the reverse SDE with noise scaled by eta. solver_type: "midpoint" or "heun"."""
     return solve(
         model, x, sigmas, "dpmpp_2m_sde", extra_args=extra_args, callback=callback, disable=disable,
         draw=brownian(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta, eta=eta, s_noise=s_noise,
@@ -311,7 +319,7 @@ def sample_dpmpp_3m_sde(
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
-    """DPM-Solver++ 3M for the reverse SDE with noise level eta."""
+    """DPM-Solver++ 3M for the reverse SDE with noise scaled by eta."""
     return solve(
         model, x, sigmas, "dpmpp_3m_sde", extra_args=extra_args, callback=callback, disable=disable,
         draw=brownian(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta,
@@ -333,7 +341,10 @@ def sample_seeds_2(
     r: float = 0.5,
     solver_type: str = "phi_1",
 ) -> Tensor:
-    """SEEDS-2 (Gonzalez et al. 2023, algorithm 3). r: where the second output lies. solver_type: "phi_1" or "phi_2"."""
+    """SEEDS-2 (Gonzalez et al. 2023, algorithm 3). r: where the second evaluation lies.
+
+    solver_type: "phi_1" or "phi_2".
+    """
     return solve(
         model, x, sigmas, "seeds_2", extra_args=extra_args, callback=callback, disable=disable,
         draw=independent(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta,
@@ -376,9 +387,9 @@ def sample_er_sde(
     noise_scaler: Callable | None = None,
     max_stage: int = 3,
 ) -> Tensor:
-    """ER-SDE (Cui et al. 2023) of order max_stage, 1 to 3.
+    """ER-SDE (Cui et al. 2023), order max_stage = 1 to 3.
 
-    noise_scaler: phi(sigma / alpha) on float64 tensors, which sets how much noise is drawn.
+    noise_scaler: phi(sigma / alpha), on float64 tensors; it sets how much noise is drawn.
     """
     scaler = {} if noise_scaler is None else {"noise_scaler": _on_arrays(noise_scaler)}
     return solve(

@@ -1,6 +1,6 @@
-"""k-diffusion's noise levels: n levels from sigma_max to sigma_min and 0 after them, [n + 1] float32 on `device`.
+"""k-diffusion's sigma grids, and its arithmetic on sigmas.
 
-And its arithmetic of levels.
+A grid is [n + 1] float32 on `device`: n sigmas from sigma_max to sigma_min, then 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def append_zero(x: Tensor) -> Tensor:
-    """[n] to [n + 1]."""
+    """x [n] with a 0 at its end, [n + 1]."""
     return torch.cat([x, x.new_zeros(1)])
 
 
@@ -21,7 +21,7 @@ def get_sigmas_karras(
     n: int, sigma_min: float, sigma_max: float, rho: float = 7.0, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Uniform in sigma^(1/rho) (Karras et al. 2022, eq. 5)."""
-    return _levels(np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n) ** rho, device)
+    return _grid(np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n) ** rho, device)
 
 
 def get_sigmas_exponential(n: int, sigma_min: float, sigma_max: float, device: torch.device | str = "cpu") -> Tensor:
@@ -32,9 +32,9 @@ def get_sigmas_exponential(n: int, sigma_min: float, sigma_max: float, device: t
 def get_sigmas_polyexponential(
     n: int, sigma_min: float, sigma_max: float, rho: float = 1.0, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """log sigma falls as u^rho with u from 1 to 0."""
+    """log sigma is linear in u^rho, u uniform from 1 to 0."""
     u = np.linspace(1, 0, n) ** rho
-    return _levels(np.exp(u * math.log(sigma_max) + (1 - u) * math.log(sigma_min)), device)
+    return _grid(np.exp(u * math.log(sigma_max) + (1 - u) * math.log(sigma_min)), device)
 
 
 def get_sigmas_vp(
@@ -44,9 +44,9 @@ def get_sigmas_vp(
     eps_s: float = 1e-3,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The continuous VP SDE's levels at times uniform from 1 to eps_s (Song et al. 2021, eq. 32)."""
+    """The continuous VP SDE's sigmas at times uniform from 1 to eps_s (Song et al. 2021, eq. 32)."""
     t = np.linspace(1, eps_s, n)
-    return _levels(np.sqrt(np.expm1(beta_d * t**2 / 2 + beta_min * t)), device)
+    return _grid(np.sqrt(np.expm1(beta_d * t**2 / 2 + beta_min * t)), device)
 
 
 def get_sigmas_laplace(
@@ -57,27 +57,27 @@ def get_sigmas_laplace(
     beta: float = 0.5,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Equal shares of a Laplace law of log sigma, of mean mu and scale beta (Hang et al. 2024), within the ends; [n].
+    """n quantiles of a Laplace distribution of log sigma, clipped to [sigma_min, sigma_max] (Hang et al. 2024); [n].
 
-    No 0 comes after them, as in ComfyUI.
+    mu, beta: its mean and scale. No 0 is appended, as in ComfyUI.
     """
     place = 0.5 - np.linspace(0, 1, n)
-    log_sigma = mu - beta * np.sign(place) * np.log(1 - 2 * np.abs(place) + 1e-5)  # the tail's end is not infinite
+    log_sigma = mu - beta * np.sign(place) * np.log(1 - 2 * np.abs(place) + 1e-5)  # keeps the ends finite
     return torch.tensor(np.clip(np.exp(log_sigma), sigma_min, sigma_max), dtype=torch.float32).to(device)
 
 
 def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
-    """dx/dsigma = (x - denoised) / sigma of the probability flow (Karras et al. 2022, eq. 3); sigma: one, or [B]."""
+    """dx/dsigma = (x - denoised) / sigma, the probability flow (Karras et al. 2022, eq. 3); sigma: [] or [B]."""
     return (x - denoised) / sigma.reshape(*sigma.shape, *[1] * (x.ndim - sigma.ndim))
 
 
 def get_ancestral_step(
     sigma_from: float | Tensor, sigma_to: float | Tensor, eta: float = 1.0
 ) -> tuple[float | Tensor, float | Tensor]:
-    """(sigma_down, sigma_up): the level to solve for, and the noise from there to sigma_to, their squares' sum.
+    """(sigma_down, sigma_up): where the ODE step goes, and the noise added after it; their squares sum to sigma_to^2.
 
-    sigma_up = eta sigma_to sqrt(1 - r^2), at most sigma_to, r being the lower level over the higher one: with eta = 1
-    down by the DDPM posterior, and up by the forward process, sigma_down = sigma_from.
+    sigma_up = eta sigma_to sqrt(1 - r^2), at most sigma_to, with r the smaller sigma over the larger. eta = 1 is the
+    DDPM posterior on the way down; on the way up it is the forward process, and sigma_down = sigma_from.
     """
     if not eta:
         return sigma_to, 0.0
@@ -86,5 +86,5 @@ def get_ancestral_step(
     return (sigma_to**2 - sigma_up**2) ** 0.5, sigma_up
 
 
-def _levels(sigmas: np.ndarray, device: torch.device | str) -> Tensor:
+def _grid(sigmas: np.ndarray, device: torch.device | str) -> Tensor:
     return append_zero(torch.tensor(sigmas, dtype=torch.float32)).to(device)

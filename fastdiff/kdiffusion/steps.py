@@ -1,4 +1,4 @@
-"""sample_dpm_fast and sample_dpm_adaptive: DPM-Solver between two noise levels (Lu et al. 2022, arXiv 2206.00927)."""
+"""sample_dpm_fast and sample_dpm_adaptive: DPM-Solver between two sigmas (Lu et al. 2022, arXiv 2206.00927)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..plans.solvers.churn import renoised
 from ..plans.solvers.embedded import embedded_step
 from ..plans.solvers.exponential import singlestep
 from ..sampling.adaptive import Controller, scaled_error
+from .caller_sigmas import read_sigmas
 from .flow import FLOW, flow_sampling, sigma_down
-from .levels import read_levels
 from .loop import EDM, Denoiser, show, start
 from .noise import Draw, Extra, NoiseSampler, independent
 
@@ -41,35 +41,36 @@ def sample_dpm_fast(
 ) -> Tensor:
     """DPM-Solver-fast: n evaluations in third-order steps, uniform in log sigma, the last ones of lower order.
 
-    x [B, ...] goes from sigma_max to sigma_min; with sigma_max < sigma_min and eta = 0 it is encoded. callback sees
-    "t" and "t_up", -log sigma, too. Noise, with eta, is put back as by the ancestral samplers, on rectified flows too.
+    Takes x [B, ...] from sigma_max to sigma_min; with sigma_max < sigma_min and eta = 0 it encodes. callback also sees
+    "t" and "t_up", which are -log sigma. With eta > 0 noise is added back as in the ancestral samplers, for rectified
+    flows too. Raises ValueError naming the argument.
     """
     sigma_min, sigma_max = _ends(sigma_min, sigma_max, eta)
     if n < 1:
         raise ValueError(f"n: expected a whole number >= 1, got {n}")
     orders = [3] * (n // 3 - 1) + [2, 1] if n % 3 == 0 else [3] * (n // 3) + [n % 3]
     times = np.linspace(-math.log(sigma_max), -math.log(sigma_min), len(orders) + 1)
-    levels = np.exp(-times)
+    sigmas = np.exp(-times)
     draw = independent(x, extra_args, noise_sampler, x) if eta else None
     process = _process(model)
     rows = []
     for i, order in enumerate(orders):
-        down = _down(process, levels[i], levels[i + 1], eta, sigma_min)
-        step = singlestep(EDM, EDM.at(np.array([levels[i], down])), "sample", order=order, form="noise")
-        if down != levels[i + 1]:
-            step[-1] = renoised(step[-1], process.at(down), process.at(levels[i + 1]), i + 1, s_noise)
+        down = _down(process, sigmas[i], sigmas[i + 1], eta, sigma_min)
+        step = singlestep(EDM, EDM.at(np.array([sigmas[i], down])), "sample", order=order, form="noise")
+        if down != sigmas[i + 1]:
+            step[-1] = renoised(step[-1], process.at(down), process.at(sigmas[i + 1]), i + 1, s_noise)
         rows += step
     run, kwargs = start(rows, (1.0, sigma_min), x), extra_args or {}
     step, begins = 0, True
 
-    def evaluate(given: Tensor, sigma: Tensor) -> tuple[Tensor, None, list[Tensor]]:
-        denoised = model(given, sigma, **kwargs)
+    def evaluate(given: Tensor, t: Tensor) -> tuple[Tensor, None, list[Tensor]]:
+        denoised = model(given, t, **kwargs)
         progress.update()
         if begins and callback is not None:
             time = torch.tensor(times[step], dtype=x.dtype)
             at = time.neg().exp()
             show(callback, run, x.dtype, i=step, sigma=at, sigma_hat=at, t=time, t_up=time, denoised=denoised)
-        ends = levels[step : step + 2].tolist()
+        ends = sigmas[step : step + 2].tolist()
         return denoised, None, [draw(*ends).to(run.x.dtype)] if rows[run.i].x.noise else []
 
     with tqdm(total=n, disable=disable) as progress:
@@ -101,11 +102,11 @@ def sample_dpm_adaptive(
     noise_sampler: NoiseSampler | None = None,
     return_info: bool = False,
 ) -> Tensor | tuple[Tensor, dict[str, int]]:
-    """DPM-Solver-12 or -23 with steps of controlled error, from sigma_max to sigma_min (or up, with eta = 0).
+    """DPM-Solver-12 or -23 with adaptive step size, from sigma_max to sigma_min (or upwards, with eta = 0).
 
-    See `fastdiff.sample_adaptive` for the error and the controller. callback sees "t", "t_up", "error", "h", "steps",
-    "nfe", "n_accept", "n_reject" too, after each attempt; return_info returns the last four. The host reads the error
-    once an attempt.
+    See `fastdiff.sample_adaptive` for the error estimate and the controller. callback runs after each attempt and also
+    sees "t", "t_up", "error", "h", "steps", "nfe", "n_accept" and "n_reject"; return_info also returns the last four.
+    The host waits for the device once per attempt, to read the error. Raises ValueError naming the argument.
     """
     sigma_min, sigma_max = _ends(sigma_min, sigma_max, eta)
     if order not in (2, 3):
@@ -126,8 +127,8 @@ def sample_dpm_adaptive(
             rows = embedded_step(EDM, EDM.at(s), EDM.at(down), "sample", f"dpm_{order - 1}{order}")
             run, outputs = start(rows, (1.0, down), now), []
 
-            def evaluate(given: Tensor, sigma: Tensor, seen: list[Tensor] = outputs) -> tuple[Tensor, None]:
-                seen.append(model(given, sigma, **(extra_args or {})))
+            def evaluate(given: Tensor, t: Tensor, seen: list[Tensor] = outputs) -> tuple[Tensor, None]:
+                seen.append(model(given, t, **(extra_args or {})))
                 progress.update()
                 return seen[-1], None
 
@@ -159,12 +160,12 @@ def _ends(sigma_min: float | Tensor, sigma_max: float | Tensor, eta: float) -> t
 
 
 def _process(model: Denoiser) -> Schedule:
-    """How noise is put back."""
+    """The forward process by which noise is added back."""
     return EDM if flow_sampling(model) is None else FLOW
 
 
 def _down(process: Schedule, s: float, t: float, eta: float, sigma_min: float) -> float:
-    """The level that the solver goes to, from which noise leads up to t; it goes no lower than sigma_min."""
+    """The sigma that the solver steps down to, at least sigma_min; noise takes x from there up to t."""
     if not eta:
         return t
     if process is FLOW:
@@ -173,10 +174,10 @@ def _down(process: Schedule, s: float, t: float, eta: float, sigma_min: float) -
 
 
 def _noised(
-    x: Tensor, process: Schedule, levels: tuple[float, float, float], s_noise: float, draw: Draw | None
+    x: Tensor, process: Schedule, sigmas: tuple[float, float, float], s_noise: float, draw: Draw | None
 ) -> Tensor:
-    """x at the second of the levels, taken up to the third; the step began at the first."""
-    begin, down, end = levels
+    """x with noise added, from the second of the sigmas up to the third; the step began at the first."""
+    begin, down, end = sigmas
     if down == end:
         return x
     low, high = process.at(down), process.at(end)
@@ -185,15 +186,15 @@ def _noised(
     return solver_step(x, x, make_row(a_x=kept, A=[0.0, spread]), history=[draw(begin, end).to(x.dtype)]).x
 
 
-ON_LEVELS = {"sample_dpm_fast": sample_dpm_fast, "sample_dpm_adaptive": sample_dpm_adaptive}
+ON_SIGMA_RANGE = {"sample_dpm_fast": sample_dpm_fast, "sample_dpm_adaptive": sample_dpm_adaptive}
 
 
 def on_sigmas(name: str) -> Callable[..., Tensor]:
-    """One of ON_LEVELS called as all other samplers are: fn(model, x, sigmas, extra_args, callback, disable, ...).
+    """One of ON_SIGMA_RANGE as the other samplers are called: fn(model, x, sigmas, extra_args, callback, disable, ...).
 
-    It goes from sigmas[0] to the last level above 0; sample_dpm_fast with as many evaluations as there are steps.
+    It goes from sigmas[0] to the last sigma above 0. sample_dpm_fast makes as many evaluations as there are steps.
     """
-    function = ON_LEVELS[name]
+    function = ON_SIGMA_RANGE[name]
 
     def sample(
         model: Denoiser,
@@ -204,13 +205,13 @@ def on_sigmas(name: str) -> Callable[..., Tensor]:
         disable: bool | None = None,
         **options: object,
     ) -> Tensor:
-        levels = read_levels(sigmas).tolist()
-        if len(levels) < 2:
+        sigmas = read_sigmas(sigmas).tolist()
+        if len(sigmas) < 2:
             return x
-        count = {"n": len(levels) - 1} if function is sample_dpm_fast else {}
-        last = levels[-1] or levels[-2]
+        count = {"n": len(sigmas) - 1} if function is sample_dpm_fast else {}
+        last = sigmas[-1] or sigmas[-2]
         return function(
-            model, x, last, levels[0], **count, extra_args=extra_args, callback=callback, disable=disable, **options
+            model, x, last, sigmas[0], **count, extra_args=extra_args, callback=callback, disable=disable, **options
         )
 
     sample.__name__ = sample.__qualname__ = name

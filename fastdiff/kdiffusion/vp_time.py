@@ -1,4 +1,4 @@
-"""sigma's place on the time axis of the VP SDE, which DEIS' polynomials are in."""
+"""The VP SDE's time as a function of sigma; DEIS uses polynomials in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from ..plans.schedule import EDM
 
-LEAST, MOST, LEAST_TIME = 0.002, 80.0, 1e-3  # sigma and time of the ends: EDM's sigmas on [1e-3, 1]
+MIN_SIGMA, MAX_SIGMA, MIN_TIME = 0.002, 80.0, 1e-3  # sigma and time of the ends: EDM's sigmas on [1e-3, 1]
 
 
 class VPTime(EDM):
@@ -20,9 +20,9 @@ class VPTime(EDM):
     """
 
     def __init__(self) -> None:
-        super().__init__(LEAST, MOST)
-        low, high = math.log1p(LEAST**2), math.log1p(MOST**2)
-        self.beta_d = 2 * (low / LEAST_TIME - high) / (LEAST_TIME - 1)
+        super().__init__(MIN_SIGMA, MAX_SIGMA)
+        low, high = math.log1p(MIN_SIGMA**2), math.log1p(MAX_SIGMA**2)
+        self.beta_d = 2 * (low / MIN_TIME - high) / (MIN_TIME - 1)
         self.beta_min = high - self.beta_d / 2
 
     def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:

@@ -6,13 +6,14 @@ import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-KEPT = 4  # contexts a module: guidance may call with the conditional and the unconditional one in turn
-ROWS = 8  # contexts of fewer tokens cost less to project than to look up
+MAX_CONTEXTS = 4  # of a module: guidance may call with the conditional and the unconditional one in turn
+MIN_TOKENS = 8  # contexts of fewer tokens cost less to project than to look up
 
 
 @dataclass
@@ -74,20 +75,22 @@ class CrossAttentionCache:
                 return entry
             place, kept = id(context), weakref.ref(entries)
             entries[place] = _Entry(weakref.ref(context, lambda gone: _drop(kept, place, gone)))
-            if len(entries) > KEPT:
+            if len(entries) > MAX_CONTEXTS:
                 entries.popitem(last=False)
             return None
 
 
 def _drop(kept: weakref.ref, place: int, gone: weakref.ref) -> None:
     entries = kept()
-    entry = None if entries is None else entries.get(place)
+    if entries is None:
+        return
+    entry = entries.get(place)
     if entry is not None and entry.context is gone:
         entries.pop(place, None)
 
 
 def _can_keep(context: Tensor, layers: tuple[nn.Module, ...]) -> bool:
-    if type(context) is not Tensor or context.ndim < 2 or context.shape[:-1].numel() < ROWS:
+    if type(context) is not Tensor or context.ndim < 2 or context.shape[:-1].numel() < MIN_TOKENS:
         return False
     if not all(_is_plain(layer) for layer in layers):
         return False
@@ -113,7 +116,7 @@ def _key(context: Tensor, layers: tuple[nn.Module, ...]) -> tuple:
         torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
         torch.cuda.current_stream(context.device).cuda_stream if context.is_cuda else None,
     )
-    parameters = (p for layer in layers for p in (layer.weight, layer.bias))
+    parameters: list[Any] = [p for layer in layers for p in (layer.weight, layer.bias)]
     return (*modes, *(None if t is None else _state(t) for t in (context, *parameters)))
 
 

@@ -5,12 +5,11 @@ A backend that refuses the case is passed over; PyTorch's own op and the referen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-if TYPE_CHECKING:
-    from .registry import CallSpec
+from .call_spec import CallSpec
 
 
 def preferred(op: str, case: CallSpec) -> tuple[str, ...]:
@@ -35,6 +34,7 @@ class Measured(NamedTuple):
     backends: tuple[str, ...]
 
     def fits(self, case: CallSpec) -> bool:
+        """Whether the measurement holds for this call on this device."""
         *_, keys, head_size = case.shape
         if head_size not in self.head_sizes or keys not in self.keys or case.dtype not in _HALF:
             return False

@@ -8,21 +8,22 @@ and `_plain_layout`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import _C
+from .call_spec import CallSpec, Implementation
 from .definitions.attention import MAX_HEAD_SIZE
 from .layout import layout_of
-from .registry import CallSpec, Implementation
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3, torch.int64: 4}
 _FLOATING = tuple(dtype for dtype in _KINDS if dtype.is_floating_point)
 
 
-def _plain_values(run: Callable, table: np.ndarray, i: int, x: Tensor, *others: object) -> None:
+def _plain_values(run: Callable[..., Any], table: np.ndarray, i: int, x: Tensor, *others: Any) -> None:
     """`run` with guidance, threshold and seeds [B] in the kernel's dtype, on x's device."""
     tensors, (guidance, threshold, seeds), outputs = others[:4], others[4:7], others[7:]
 
@@ -34,7 +35,7 @@ def _plain_values(run: Callable, table: np.ndarray, i: int, x: Tensor, *others: 
 
 
 def _plain_layout(
-    run: Callable,
+    run: Callable[..., Any],
     table: np.ndarray,
     i: int,
     x: Tensor,
@@ -49,18 +50,21 @@ def _plain_layout(
 ) -> None:
     """`run` with contiguous [B, n] tensors."""
 
-    def flat(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.reshape(len(tensor), -1).contiguous()
+    def flat(tensor: Tensor) -> Tensor:
+        return tensor.reshape(len(tensor), -1).contiguous()
+
+    def flat_or_none(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else flat(tensor)
 
     results = [None if out is None else torch.empty_like(flat(out)) for out in outputs]
-    tensors = (flat(x), flat(base), flat(m), flat(m_uncond), [flat(h) for h in history])
+    tensors = (flat(x), flat_or_none(base), flat(m), flat_or_none(m_uncond), [flat_or_none(h) for h in history])
     run(table, i, *tensors, guidance, threshold, seeds, *results)
     for out, result in zip(outputs, results, strict=True):
-        if out is not None:
+        if out is not None and result is not None:
             out.copy_(result.view(out.shape))
 
 
-def _attention(run: Callable) -> Callable:
+def _attention(run: Callable[..., Any]) -> Callable[..., Tensor]:
     """Attention in new memory laid out like q; heads whose elements are no neighbours along D are copied."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -72,7 +76,7 @@ def _attention(run: Callable) -> Callable:
     return attention
 
 
-def _group_norm(run: Callable) -> Callable:
+def _group_norm(run: Callable[..., Any]) -> Callable[..., Tensor]:
     """Group norm in new memory laid out like x; what `run` cannot read as it is, is copied."""
 
     def group_norm(

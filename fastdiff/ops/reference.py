@@ -5,7 +5,7 @@ Half-precision inputs are computed in float32. The kernels are held to these fun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..plans.table import MAX_NOISE, reads_noise
+from .call_spec import Implementation
 from .philox import normal
-from .registry import Implementation
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -44,7 +44,7 @@ def solver_step(
     xi = [_noise(row, j, x, seeds, dtype) for j in range(MAX_NOISE)]
     outputs = []
     for line in ("a", "b"):
-        terms = [(row[f"{line}_base"], base), (row[f"{line}_x"], x)]
+        terms: list[tuple[float, Tensor | None]] = [(row[f"{line}_base"], base), (row[f"{line}_x"], x)]
         terms += zip(row[line.upper()], (d, *history), strict=False)
         terms += zip(row[f"xi_{line}"], xi, strict=True)
         outputs.append(_combine(x, dtype, terms))
@@ -65,11 +65,13 @@ def _per_sample(values: Tensor, x: Tensor) -> Tensor:
     return values.to(compute_dtype(x.dtype)).view(-1, *[1] * (x.ndim - 1))
 
 
-def _combine(like: Tensor, dtype: torch.dtype, terms: Sequence[tuple[float, Tensor | None]]) -> Tensor:
+def _combine(like: Tensor, dtype: torch.dtype, terms: Iterable[tuple[float, Tensor | None]]) -> Tensor:
     """Sum of weight * tensor over the non-zero weights."""
     total = torch.zeros_like(like, dtype=dtype)
     for weight, tensor in terms:
+        # What has no weight is not read: it may be absent, and 0 * inf would be NaN.
         if weight != 0:
+            assert tensor is not None
             total = total + float(weight) * tensor.to(dtype)
     return total
 
@@ -77,6 +79,7 @@ def _combine(like: Tensor, dtype: torch.dtype, terms: Sequence[tuple[float, Tens
 def _noise(row: np.void, j: int, x: Tensor, seeds: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if not reads_noise(row, j):
         return None
+    assert seeds is not None  # as the public op checks
     return normal(seeds, int(row["noise"][j]), x.shape[1:].numel(), dtype).view(x.shape)
 
 

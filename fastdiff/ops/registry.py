@@ -8,32 +8,13 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
+from typing import Any
 
 from .auto_choice import preferred
+from .call_spec import CallSpec, Implementation
 
 BACKENDS = ("reference", "cpu", "triton", "cuda", "torch")
 OPS = ("solver_step", "group_norm", "attention")
-
-
-class CallSpec(NamedTuple):
-    """What the choice depends on. shape: x's for solver_step and group_norm, (B, H, N, keys, D) for attention."""
-
-    device: str
-    dtype: torch.dtype
-    shape: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Implementation:
-    """One backend's version of an op. `refuse` says in words why it cannot serve a case, or None if it can."""
-
-    run: Callable
-    refuse: Callable[[CallSpec], str | None] = lambda case: None
-
 
 _forced: ContextVar[str | None] = ContextVar("fastdiff_backend", default=None)
 
@@ -82,7 +63,7 @@ def refusal(op: str, name: str, case: CallSpec) -> str | None:
     return found if isinstance(found, str) else found.refuse(case)
 
 
-def choose(op: str, case: CallSpec) -> Callable:
+def choose(op: str, case: CallSpec) -> Callable[..., Any]:
     """The function that serves the case. Raises RuntimeError if a forced backend cannot."""
     return _choose(op, case, forced_backend())
 
@@ -93,8 +74,10 @@ def chosen(op: str, case: CallSpec) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _choose(op: str, case: CallSpec, forced: str | None) -> Callable:
-    return _load(op, _chosen(op, case, forced)).run
+def _choose(op: str, case: CallSpec, forced: str | None) -> Callable[..., Any]:
+    found = _load(op, _chosen(op, case, forced))
+    assert isinstance(found, Implementation)  # what `_chosen` names refuses nothing
+    return found.run
 
 
 def _chosen(op: str, case: CallSpec, forced: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class StepTable:
         self._steps: Tensor | None = None
         self._launch: tuple[int, int, int, int] | None = None
 
-    def write(self, calls: Sequence[tuple], times: Tensor) -> None:
+    def write(self, calls: Sequence[tuple[Any, ...]], times: Tensor) -> None:
         """calls: for each row the arguments of a `solver_step` backend. times: [rows], float64, on the CPU."""
         packed = [_C().solver_step_pack(*call) for call in calls]
         narrowest = min(packed, key=lambda row: row[2])
@@ -46,7 +47,8 @@ class StepTable:
         self.t.copy_(self._times[0])
 
     def launch(self) -> None:
-        """Run the next row."""
+        """Run the next row. `write` comes first."""
+        assert self._launch is not None
         _C().solver_step_table(self._steps, self._counter, self._times, self.t, *self._launch)
 
 
@@ -69,7 +71,8 @@ def borrowed(tensor: Tensor) -> Tensor:
     return torch.as_tensor(_Memory(tensor), device=tensor.device).view(tensor.dtype)
 
 
-def _C():
+def _C() -> Any:
+    """The compiled extension, imported when a table is first written: there may be none."""
     from . import _C
 
     return _C

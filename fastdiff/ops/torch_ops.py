@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from .call_spec import Implementation
 from .layout import layout_of
 from .reference import from_first
-from .registry import Implementation
 
 
 def group_norm(
@@ -25,6 +25,7 @@ def group_norm(
     shift: Tensor | None,
     act: str,
 ) -> Tensor:
+    """`reference.group_norm` by PyTorch's kernel, computed in x's dtype. Differentiable."""
     per_channel = (-1, x.shape[1]) + (1,) * (x.ndim - 2)
     if add is not None:
         x = x + add.to(x.dtype).view(per_channel)
@@ -68,7 +69,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def _in_eights(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """With zeros up to a head size that is a multiple of eight."""
     size = q.shape[-1]
-    return _cudnn_first(*(F.pad(t, (0, -size % 8)) for t in (q, k, v)), scale)[..., :size]
+    q, k, v = (F.pad(t, (0, -size % 8)) for t in (q, k, v))
+    return _cudnn_first(q, k, v, scale)[..., :size]
 
 
 def _cudnn_first(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -84,7 +86,7 @@ def _cudnn_first(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         torch._C._set_sdp_priority_order(before)
 
 
-_CUDNN = int(SDPBackend.CUDNN_ATTENTION)
+_CUDNN: int = SDPBackend.CUDNN_ATTENTION.value
 
 
 @functools.cache

@@ -54,6 +54,7 @@ def make_grid(
     if sigmas is not None:
         points = _explicit_sigmas(schedule, _sequence("sigmas", sigmas))
     elif isinstance(grid, str):
+        assert steps is not None  # a named grid has a number of steps, as checked above
         points = _named(schedule, int(steps), grid, final_sigma, rho, steps_offset, log_snr_min)
     else:
         points = schedule.at(_sequence("grid", grid))
@@ -167,11 +168,11 @@ def _check(
     rho: float,
     steps_offset: int,
 ) -> None:
-    named = sigmas is None and isinstance(grid, str)
-    if named and grid not in GRIDS and not grid.startswith("ays:"):
-        raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, or an array of times, got {grid!r}")
-    if named and (not isinstance(steps, (int, np.integer)) or steps < 1):
-        raise ValueError(f"steps: expected a whole number >= 1, got {steps!r}")
+    if sigmas is None and isinstance(grid, str):
+        if grid not in GRIDS and not grid.startswith("ays:"):
+            raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, or an array of times, got {grid!r}")
+        if not isinstance(steps, (int, np.integer)) or steps < 1:
+            raise ValueError(f"steps: expected a whole number >= 1, got {steps!r}")
     if final_sigma not in FINAL_SIGMAS:
         raise ValueError(f"final_sigma: expected one of {', '.join(FINAL_SIGMAS)}, got {final_sigma!r}")
     if not 0 < start <= 1:

@@ -18,20 +18,23 @@ import numpy as np
 
 from .. import files
 from .limits import Limited
-from .prediction import FORMS, PREDICTIONS
-from .row import LinearUpdate, Row, table_of
-from .schedule import KNOTS, Schedule
-from .table import MAX_HISTORY, MAX_NOISE
+from .plan_check import check_labels, check_rows
+from .plan_file import read_plan
+from .row import LinearUpdate, Row, history_depth, table_of
+from .schedule import Schedule
 
 VERSION = 3  # 2 had drop_history under another name
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows of a run and what they are for.
+    """A run as a table of coefficients. `fastdiff.plan` makes one; `print(plan.explain())` shows it.
 
-    start, end: (alpha, sigma) of the first x and of the result. solver, grid: names, for the reader.
+    rows: one for each model evaluation. end: (alpha, sigma) of the result.
+    prediction: what the model predicts: "epsilon", "sample", "v_prediction", "flow_prediction" or "score".
+    solver, grid: names, for the reader.
     schedule: the schedule it was made for, as `Schedule.knots()`; empty where that is not known.
+    Raises ValueError where a row reads what is not there, or a number is not finite.
     """
 
     rows: tuple[Row, ...]
@@ -42,7 +45,8 @@ class Plan:
     schedule: tuple[tuple[float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        _validate(self)
+        check_labels(self.prediction, self.end, self.solver, self.grid, self.schedule)
+        check_rows(self.rows)
 
     def __repr__(self) -> str:
         ends = [f"t {self.rows[0].t:g} to {self.rows[-1].t:g}", f"sigma {self.start[1]:.4g} to {self.end[1]:.4g}"]
@@ -80,15 +84,8 @@ class Plan:
 
     @cached_property
     def depth(self) -> int:
-        """How many history entries must be kept, H_0 included; at least 1."""
-        deepest, needed = 1, 0  # needed: how many of the newest outputs the rows from here on read
-        for row in reversed(self.rows):
-            for k in sorted(row.drop_history):
-                needed += needed > k
-            needed = max(needed, len(row.x.history), 0 if row.base is None else len(row.base.history))
-            deepest = max(deepest, needed)
-            needed = max(needed - 1, 0)
-        return deepest
+        """Number of model outputs that must be kept, the newest included; at least 1."""
+        return history_depth(self.rows)
 
     @property
     def stochastic(self) -> bool:
@@ -131,10 +128,8 @@ class Plan:
         return {"fastdiff_plan": VERSION, **asdict(self)}
 
     @classmethod
-    def from_dict(cls, data: dict[str, object]) -> Plan:
+    def from_dict(cls, data: object) -> Plan:
         """The plan that `to_dict` described, through JSON or not. Raises ValueError naming the field."""
-        from .plan_file import read_plan
-
         if not isinstance(data, dict) or "fastdiff_plan" not in data:
             raise ValueError("no fastdiff_plan version in it")
         if data["fastdiff_plan"] not in (2, VERSION):
@@ -157,61 +152,6 @@ class Plan:
 
 def _lines(rows: Iterable[Row]) -> list[LinearUpdate]:
     return [line for row in rows for line in (row.x, row.base) if line is not None]
-
-
-def _validate(plan: Plan) -> None:
-    if not plan.rows:
-        raise ValueError("plan: expected at least one row in rows")
-    if plan.prediction not in PREDICTIONS:
-        raise ValueError(f"plan: expected a prediction of {', '.join(PREDICTIONS)}, got {plan.prediction!r}")
-    if len(plan.end) != 2 or not all(_finite(v) for v in plan.end):
-        raise ValueError(f"plan: expected end to be (alpha, sigma), got {plan.end}")
-    if not isinstance(plan.solver, str) or not isinstance(plan.grid, str):
-        raise ValueError(f"plan: expected names for solver and grid, got {plan.solver!r}, {plan.grid!r}")
-    known = all(len(knot) == 3 and all(map(_finite, knot)) for knot in plan.schedule)
-    if len(plan.schedule) not in (0, KNOTS) or not known:
-        raise ValueError(f"plan: expected {KNOTS} knots (t, alpha, sigma) of its schedule, got {plan.schedule}")
-    kept = 0
-    for i, row in enumerate(plan.rows):
-        kept += 1
-        _validate_row(row, i, kept)
-        kept -= len(row.drop_history)
-    if plan.depth > MAX_HISTORY:
-        raise ValueError(
-            f"plan: by what the rows read of the history and drop from it, {plan.depth} outputs are needed at once, at"
-            f" most {MAX_HISTORY} are kept"
-        )
-
-
-def _validate_row(row: Row, i: int, kept: int) -> None:
-    """kept: how many outputs there are, the row's own included."""
-    numbers, indices = [row.t, row.alpha, row.sigma, row.p_x, row.p_m, row.c_in], set()
-    for name, line in (("x", row.x), ("base", row.base)):
-        if line is None and name == "base":
-            continue
-        if not isinstance(line, LinearUpdate):
-            raise ValueError(f"plan: row {i} has {name} = {line!r}, expected a LinearUpdate")
-        numbers += [line.base, line.x, *line.history, *(w for _, w in line.noise)]
-        drawn, read = [j for j, _ in line.noise], len(line.history)
-        if len(set(drawn)) != len(drawn):
-            raise ValueError(f"plan: row {i} names the same noise twice in {name}.noise: {drawn}")
-        if read > MAX_HISTORY:
-            raise ValueError(f"plan: row {i} reads {read} outputs in {name}.history, at most {MAX_HISTORY} are kept")
-        if read > kept:
-            raise ValueError(f"plan: row {i} reads H_{read - 1} in {name}.history, which no earlier row has made")
-        indices |= set(drawn)
-    if not all(map(_finite, numbers)):
-        raise ValueError(f"plan: row {i} holds a number that is not finite: {row}")
-    if len(indices) > MAX_NOISE or any(not isinstance(j, int) or not 0 <= j < 2**32 for j in indices):
-        raise ValueError(f"plan: row {i} draws noise {indices}, expected at most {MAX_NOISE} numbers below 2^32")
-    if row.form not in (*FORMS, "mixed"):
-        raise ValueError(f"plan: row {i} has form {row.form!r}, expected one of {FORMS} or 'mixed'")
-    if len(set(row.drop_history)) != len(row.drop_history) or any(k not in range(kept) for k in row.drop_history):
-        raise ValueError(f"plan: row {i} forgets {row.drop_history}, expected places among {kept} outputs")
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _triple(knot: tuple[float, ...]) -> str:

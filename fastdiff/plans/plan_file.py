@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from typing import Any
 
 from .prediction import FORMS, PREDICTIONS, convert
 from .row import LinearUpdate, Row
@@ -11,20 +12,19 @@ from .row import LinearUpdate, Row
 NUMBERS = ("t", "alpha", "sigma", "p_x", "p_m", "c_in")
 
 
-def read_plan(data: object) -> dict[str, object]:
+def read_plan(data: object) -> dict[str, Any]:
     """The arguments of a `Plan` from what `Plan.to_dict` gave. Raises ValueError naming the field."""
-    data = _fields(data, ("fastdiff_plan", "rows", "end", "prediction", "solver", "grid", "schedule"), "the plan")
-    prediction = _one_of(data["prediction"], PREDICTIONS, "prediction")
-    rows = [
-        _row(row, f"rows[{i}]", prediction, data["fastdiff_plan"]) for i, row in enumerate(_list(data["rows"], "rows"))
-    ]
-    knots = enumerate(_list(data["schedule"], "schedule"))
+    found = _fields(data, ("fastdiff_plan", "rows", "end", "prediction", "solver", "grid", "schedule"), "the plan")
+    prediction = _one_of(found["prediction"], PREDICTIONS, "prediction")
+    version = found["fastdiff_plan"]
+    rows = [_row(row, f"rows[{i}]", prediction, version) for i, row in enumerate(_list(found["rows"], "rows"))]
+    knots = enumerate(_list(found["schedule"], "schedule"))
     return {
         "rows": tuple(rows),
-        "end": _levels(data["end"], "end"),
+        "end": _levels(found["end"], "end"),
         "prediction": prediction,
-        "solver": _name(data["solver"], "solver"),
-        "grid": _name(data["grid"], "grid"),
+        "solver": _name(found["solver"], "solver"),
+        "grid": _name(found["grid"], "grid"),
         "schedule": tuple(_numbers(knot, f"schedule[{i}]", 3) for i, knot in knots),
     }
 
@@ -32,15 +32,15 @@ def read_plan(data: object) -> dict[str, object]:
 def _row(data: object, where: str, prediction: str, version: object) -> Row:
     if isinstance(data, dict) and version == 2 and "forget" in data:
         data = {"drop_history" if name == "forget" else name: value for name, value in data.items()}
-    data = _fields(data, tuple(f.name for f in fields(Row)), where)
-    numbers = {name: _number(data[name], f"{where}.{name}") for name in NUMBERS}
+    found = _fields(data, tuple(f.name for f in fields(Row)), where)
+    numbers = {name: _number(found[name], f"{where}.{name}") for name in NUMBERS}
     row = Row(
         **numbers,
-        form=_one_of(data["form"], (*FORMS, "mixed"), f"{where}.form"),
-        x=_line(data["x"], f"{where}.x"),
-        base=None if data["base"] is None else _line(data["base"], f"{where}.base"),
+        form=_one_of(found["form"], (*FORMS, "mixed"), f"{where}.form"),
+        x=_line(found["x"], f"{where}.x"),
+        base=None if found["base"] is None else _line(found["base"], f"{where}.base"),
         drop_history=tuple(
-            _index(k, f"{where}.drop_history") for k in _list(data["drop_history"], f"{where}.drop_history")
+            _index(k, f"{where}.drop_history") for k in _list(found["drop_history"], f"{where}.drop_history")
         ),
     )
     _levels((row.alpha, row.sigma), f"{where}.alpha, {where}.sigma")
@@ -60,16 +60,16 @@ def _require_x0(row: Row, where: str, prediction: str) -> None:
 
 
 def _line(data: object, where: str) -> LinearUpdate:
-    data = _fields(data, tuple(f.name for f in fields(LinearUpdate)), where)
+    found = _fields(data, tuple(f.name for f in fields(LinearUpdate)), where)
     noise = []
-    for i, term in enumerate(_list(data["noise"], f"{where}.noise")):
+    for i, term in enumerate(_list(found["noise"], f"{where}.noise")):
         index, weight = _list(term, f"{where}.noise[{i}]", 2)
         noise.append((_index(index, f"{where}.noise[{i}]"), _number(weight, f"{where}.noise[{i}]")))
-    base, x = (_number(data[name], f"{where}.{name}") for name in ("base", "x"))
-    return LinearUpdate(base, x, _numbers(data["history"], f"{where}.history"), tuple(noise))
+    base, x = (_number(found[name], f"{where}.{name}") for name in ("base", "x"))
+    return LinearUpdate(base, x, _numbers(found["history"], f"{where}.history"), tuple(noise))
 
 
-def _fields(data: object, names: tuple[str, ...], where: str) -> dict[str, object]:
+def _fields(data: object, names: tuple[str, ...], where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected an object with the fields {', '.join(names)}, got {data!r:.80}")
     missing = [name for name in names if name not in data]
@@ -80,7 +80,7 @@ def _fields(data: object, names: tuple[str, ...], where: str) -> dict[str, objec
     return data
 
 
-def _list(value: object, where: str, length: int | None = None) -> list | tuple:
+def _list(value: object, where: str, length: int | None = None) -> list[Any] | tuple[Any, ...]:
     if not isinstance(value, (list, tuple)) or length not in (None, len(value)):
         expected = "a list" if length is None else f"a list of {length}"
         raise ValueError(f"{where}: expected {expected}, got {value!r:.80}")
@@ -123,6 +123,6 @@ def _name(value: object, where: str) -> str:
 
 
 def _one_of(value: object, known: tuple[str, ...], where: str) -> str:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{where}: expected one of {', '.join(known)}, got {value!r:.80}")
     return value

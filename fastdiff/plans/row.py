@@ -82,7 +82,21 @@ class Row:
     @property
     def base_move(self) -> str:
         """Where the next base comes from: "next" x, "keep", "here" (this x), or "write" (computed)."""
-        return {None: "next", BASE_UNCHANGED: "keep", BASE_FROM_X: "here"}.get(self.base, "write")
+        moves: dict[LinearUpdate | None, str] = {None: "next", BASE_UNCHANGED: "keep", BASE_FROM_X: "here"}
+        return moves.get(self.base, "write")
+
+
+def history_depth(rows: Sequence[Row]) -> int:
+    """Number of outputs that must be kept so that every row finds what it reads, H_0 included; at least 1."""
+    # Backwards: a row needs what it reads itself, and what the rows after it need, one place nearer to its own output.
+    deepest, needed = 1, 0
+    for row in reversed(rows):
+        for k in sorted(row.drop_history):
+            needed += needed > k
+        needed = max(needed, len(row.x.history), 0 if row.base is None else len(row.base.history))
+        deepest = max(deepest, needed)
+        needed = max(needed - 1, 0)
+    return deepest
 
 
 def table_of(rows: Sequence[Row]) -> np.ndarray:

@@ -30,8 +30,8 @@ class Points(NamedTuple):
         with np.errstate(divide="ignore"):
             return np.log(self.alpha) - np.log(self.sigma)
 
-    def at(self, i: int | slice) -> Points:
-        """The i-th point (or a slice of them)."""
+    def at(self, i: int | slice | np.ndarray) -> Points:
+        """The i-th point, or those of a slice or of an array of places."""
         return Points(self.t[i], self.alpha[i], self.sigma[i])
 
 
@@ -41,6 +41,11 @@ class Schedule(ABC):
     t_min, t_max: the times of least and most noise that the model knows. kind: "vp", "ve" or "flow".
     t_clean: the time whose sigma is exactly 0. num_train_timesteps: for discrete schedules.
     default_prediction: what its models mostly predict.
+
+    >>> Schedule.scaled_linear()
+    <Schedule vp, 1000 training steps: t 0 to 999, sigma/alpha 0.02917 to 14.61>
+    >>> float(Schedule.flow(shift=3.0).alpha(0.25))
+    0.75
     """
 
     kind: str

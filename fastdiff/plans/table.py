@@ -38,6 +38,10 @@ ROW = np.dtype(
     ]
 )
 WIDTH = ROW.itemsize // 8
+assert ROW.names is not None  # for type checkers: it is a record
+assert ROW.fields is not None
+FIELDS = ROW.names
+OFFSET = {name: int(ROW.fields[name][1]) // 8 for name in FIELDS}  # of a field's first number in the flat row
 
 
 def empty_table(rows: int) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Runs of plans: a model, its noise, and the loop."""
+"""Runs of plans: the register machine, the model's calls, the noise and the loop."""

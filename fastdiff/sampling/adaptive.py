@@ -1,4 +1,4 @@
-"""sample_adaptive: steps as long as the error of an embedded pair allows, made on the fly and run by the same op."""
+"""sample_adaptive: adaptive step size by an embedded pair; rows are made on the fly and run by the same op."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from .run import Run
 
 @dataclass
 class Controller:
-    """The next step's length in lambda, from the last errors (a PID controller; Soderlind 2003).
+    """A PID step-size controller (Soderlind 2003): the next step's length in lambda from the last errors.
 
-    A step is accepted where the length it asks for next is at least `safety` times its own.
+    With e_n the error of the n-th step and p the order, the length is multiplied by 1 + atan(f - 1), where
+    f = (1 / e_n)^((P + I + D) / p) (1 / e_(n-1))^(-(P + 2 D) / p) (1 / e_(n-2))^(D / p). A step is accepted if its own
+    factor is at least `safety`.
     """
 
     h: float
@@ -37,7 +39,7 @@ class Controller:
     _inverse: list[float] = field(default_factory=list)
 
     def propose(self, error: float) -> bool:
-        """Whether the step with this error is accepted; h becomes the length to try next."""
+        """Whether a step with this error is accepted; sets h to the length to try next."""
         now = 1 / (error + 1e-8)
         first, second = self._inverse or (now, now)
         p, i, d = self.proportional, self.integral, self.derivative
@@ -71,16 +73,17 @@ def sample_adaptive(
     return_plan: bool = False,
     **kwargs: object,
 ) -> Tensor | tuple[Tensor, Plan]:
-    """Follow the probability flow ODE with steps of controlled error, and return x0 [B, ...].
+    """Integrate the probability flow ODE with adaptive step size, and return x0 [B, ...].
 
-    pair: "dpm_12", "dpm_23" or "rk_45" (`fastdiff.plans.solvers.embedded`). A step is accepted by the root mean square
-    over all samples of (high - low) / max(atol, rtol max(|low|, |low of the step before|)). h_init: the first step's
-    length in lambda. pid, safety: the controller's proportional, integral and derivative coefficients, its threshold.
-    max_nfe: model evaluations at most. return_plan: also the plan of the accepted steps, which draws the same sample.
-    model, noise, guidance, uncond, guidance_mode, model_dtype, kwargs: as for `fastdiff.sample`; schedule, prediction,
-    final_sigma: as for `fastdiff.plan`. The host reads one error a step.
-    Raises ValueError or TypeError naming the argument; RuntimeError where the evaluations do not suffice or are not
-    finite.
+    pair: the embedded pair "dpm_12", "dpm_23" or "rk_45" (`fastdiff.plans.solvers.embedded`). A step's error is the
+        root mean square over all samples of (high - low) / max(atol, rtol max(|low|, |low of the step before|)).
+    h_init: the first step's length in lambda = log(alpha / sigma). pid, safety: coefficients and acceptance threshold
+        of the step-size controller (`Controller`). max_nfe: the most model evaluations.
+    return_plan: also return the plan of the accepted steps, which draws the same sample.
+    model, noise, guidance, uncond, guidance_mode, model_dtype, kwargs: as for `fastdiff.sample`. schedule, prediction,
+        final_sigma: as for `fastdiff.plan`.
+    The host waits for the device once per step, to read the error. Raises ValueError or TypeError naming the argument,
+    and RuntimeError if max_nfe evaluations do not suffice or the model returns numbers that are not finite.
     """
     require_schedule(schedule)
     _check(noise, pair, rtol, atol, h_init, final_sigma, max_nfe)
@@ -136,7 +139,7 @@ def _first_order(s: Points, t: Points, prediction: str) -> Row:
 
 
 def scaled_error(high: Tensor, low: Tensor, before: Tensor, rtol: float, atol: float) -> float:
-    """Root mean square of (high - low) / max(atol, rtol max(|low|, |before|)); the host reads it."""
+    """Root mean square of (high - low) / max(atol, rtol max(|low|, |before|)). The host waits for it."""
     scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp_min(atol)
     error = float(((high - low) / scale).square().mean().sqrt())
     if not math.isfinite(error):

@@ -1,4 +1,4 @@
-"""Bounds on x0 in a run: a clamp or a dynamic threshold, in one launch with the row or in one before it."""
+"""Bounds on x0 in a run: a clamp or a dynamic threshold, applied in the row's own launch or in one before it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from .program import next_c_in
 
 
 class Bounds:
-    """Bounds the x0 that each row of a plan sees. At least one of clamp and threshold is given.
+    """Bounds the x0 that each row of a plan sees, by clamp, threshold or both.
 
     clamp: the bound on |x0|. threshold: (ratio, limit) of dynamic thresholding (Saharia et al. 2022, section 2.3).
-    guidance: one scale for all samples. step: the backend.
-    table: the plan's rows, of which some read the bounded x0 instead of the model's output (`fastdiff.plans.limits`).
+    guidance: one scale for all samples. step: the backend that runs a row.
+
+    table: the plan's rows; some read the bounded x0 instead of the model's output (`fastdiff.plans.limits`).
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Bounds:
     def apply(
         self, i: int, x: Tensor, m: Tensor, m_uncond: Tensor | None, guidance: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What row i reads: (m, m_uncond, threshold [B]), or the bounded x0 [B, ...] alone in place of m."""
+        """What row i reads: (m, m_uncond, threshold [B]), or (bounded x0, None, None)."""
         limit = None
         if self._threshold is not None and self._bounded[i]:
             ratio, most = self._threshold

@@ -1,4 +1,4 @@
-"""Models of flow maps: they are told where to go, model(x, t, r), and predict the mean velocity from t to r."""
+"""Flow-map models: model(x, t, r) predicts the mean velocity from time t to time r."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..plans.plan import Plan
 
 
 def flow_map(model: Callable[..., Tensor], plan: Plan) -> Callable[..., Tensor]:
-    """The model as `fastdiff.sample` calls it, f(x, t, ...) = model(x, t, r, ...), for the runs of this plan.
+    """Adapt a flow-map model to `fastdiff.sample` for runs of this plan: f(x, t, ...) = model(x, t, r, ...).
 
-    model: model(x, t, r, **kwargs) -> the mean velocity u of x from t to r, with x_r = x + (r - t) u (MeanFlow: Geng et
-    al. 2025, arXiv 2505.13447, eq. 9; shortcut models with d = t - r: Frans et al. 2024, arXiv 2410.12557). r is [B]
-    like t: the time of the plan's next row, or its end's after the last. Euler's step of a flow schedule is then exact:
-    plan = fd.plan("euler", fd.Schedule.flow(), steps, prediction="flow_prediction").
-    Raises ValueError for plans that evaluate a step more than once or whose prediction is not a velocity.
+    model: model(x [B, ...], t [B], r [B], **kwargs) -> the mean velocity u [B, ...] from t to r, x_r = x + (r - t) u
+    (MeanFlow: Geng et al. 2025, arXiv 2505.13447, eq. 9; shortcut models, with d = t - r: Frans et al. 2024, arXiv
+    2410.12557). r is the time of the plan's next row, or of its end after the last row. An Euler step on a flow
+    schedule is then exact: plan = fd.plan("euler", fd.Schedule.flow(), steps, prediction="flow_prediction").
+    Raises ValueError for a plan with several evaluations per step, or whose prediction is not a velocity.
     """
     times = [row.t for row in plan.rows]
     if plan.prediction != "flow_prediction" or any(row.alpha + row.sigma != 1 for row in plan.rows):
@@ -27,12 +27,12 @@ def flow_map(model: Callable[..., Tensor], plan: Plan) -> Callable[..., Tensor]:
         raise ValueError(f"plan: expected one evaluation a step, at times that fall, got {times}")
     tables: dict[torch.device, Tensor] = {}
 
-    def told(x: Tensor, t: Tensor, **kwargs: object) -> Tensor:
+    def with_target(x: Tensor, t: Tensor, **kwargs: object) -> Tensor:
         if t.device not in tables:
             tables[t.device] = torch.tensor([*times, plan.end[1]], dtype=torch.float64, device=t.device)
         known = tables[t.device]
-        row = (t.double()[:, None] - known[:-1]).abs().argmin(1)  # found where t lies: the host waits for nothing
+        row = (t.double()[:, None] - known[:-1]).abs().argmin(1)  # found on the device, so that the host does not wait
         return model(x, t, known[row + 1].to(t.dtype), **kwargs)
 
-    told.__wrapped__ = getattr(model, "forward", model)  # where its keywords are named
-    return told
+    vars(with_target)["__wrapped__"] = getattr(model, "forward", model)  # where its keywords are named
+    return with_target

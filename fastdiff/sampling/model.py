@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022): how the model is called for both of its outputs."""
+"""How the model is called: its keyword arguments, its output, and classifier-free guidance (Ho & Salimans 2022)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Model = Callable[..., Tensor]
 
 
 def is_guided(guidance: float | Tensor | None) -> bool:
-    """Whether an unconditional evaluation is needed at all; a scale of exactly 1 needs none."""
+    """Whether an unconditional evaluation is needed; a scale of exactly 1 needs none."""
     return guidance is not None and (isinstance(guidance, Tensor) or guidance != 1)
 
 
@@ -31,11 +31,14 @@ def check_guidance(guidance: float | Tensor | None, uncond: object, guidance_mod
 
 
 class ModelCalls:
-    """How one evaluation calls the model: `evaluator()` is the function for it.
+    """The model calls of one evaluation; `evaluator()` makes them.
 
-    With guidance the model is called once on [unconditional; conditional] inputs ("batch"), or twice ("calls").
-    guidance: the scale, None where it is not used. copies: how many times over the model's input holds x. arguments:
-    the keyword arguments of each call, the unconditional one first. uncond: those that differ there.
+    model, guidance, uncond, guidance_mode, kwargs: as for `fastdiff.sample`. shape: x's, [B, ...]. With guidance the
+    model is called once on [unconditional; conditional] inputs ("batch"), or twice ("calls").
+
+    guidance: the scale, or None where it is not used. copies: number of copies of x in the model input (2 for guidance
+    in one batch). arguments: the keyword arguments of each call, the unconditional one first.
+    Raises ValueError naming the argument.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class ModelCalls:
         self.arguments = self.new_arguments(uncond or {}, kwargs or {})
 
     def new_arguments(self, uncond: dict[str, object], kwargs: dict[str, object]) -> tuple[dict[str, object], ...]:
-        """`arguments` for other keyword arguments. Raises ValueError naming one that cannot be told twice at once."""
+        """`arguments` for other keyword arguments. Raises ValueError naming one that cannot be batched."""
         other = {**kwargs, **uncond}
         if self.mode == "plain":
             return (kwargs,)
@@ -64,7 +67,10 @@ class ModelCalls:
         return ({name: _double(name, kwargs.get(name), other[name], self._shape[0]) for name in other},)
 
     def evaluator(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
-        """The function (model_input, t) -> (m, m_uncond) [B, ...]. It checks what the model returns."""
+        """The function (model_input, t) -> (m, m_uncond), each [B, ...]; m_uncond is None without guidance.
+
+        It raises TypeError or ValueError if the model does not return a tensor of x's shape.
+        """
         model, shape, first, last = self._model, self._shape, self.arguments[0], self.arguments[-1]
         batch = shape[0]
         doubled = (2 * batch, *shape[1:])
@@ -86,7 +92,7 @@ class ModelCalls:
 
 
 def _double(name: str, cond: object, uncond: object, batch: int) -> object:
-    """One keyword argument for [unconditional; conditional]."""
+    """One keyword argument for a batch of [unconditional; conditional]."""
     if isinstance(cond, Tensor) and isinstance(uncond, Tensor) and cond.ndim and cond.shape[0] == batch:
         return torch.cat([uncond.expand(cond.shape), cond])
     if cond is uncond or (not isinstance(cond, Tensor) and not isinstance(uncond, Tensor) and cond == uncond):
@@ -98,7 +104,7 @@ def _double(name: str, cond: object, uncond: object, batch: int) -> object:
 
 
 def _output(m: object, shape: tuple[int, ...]) -> Tensor:
-    """The tensor that the model returned: itself, alone in a tuple, or as an object's `sample`, as diffusers' do."""
+    """The tensor that the model returned: as it is, in a tuple of one, or as an object's `sample`, as in diffusers."""
     if not isinstance(m, Tensor):
         m = _unwrapped(m)
     if m.shape != shape:

@@ -1,4 +1,4 @@
-"""Counter-based noise: one stream a sample, the same numbers on every backend and in every batch."""
+"""Counter-based noise: one stream per sample, the same numbers on every backend and in every batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..ops import make_row, solver_step
 
 
 def seed_tensor(seeds: Sequence[int] | Tensor, batch: int, device: torch.device | str | None = None) -> Tensor:
-    """[B] int64 seeds. Raises TypeError or ValueError naming `seeds`."""
+    """The seeds as int64 [B] on the device. Raises TypeError or ValueError naming `seeds`."""
     if isinstance(seeds, Tensor):
         if seeds.dtype.is_floating_point or seeds.dtype == torch.bool:
             raise TypeError(f"seeds: expected whole numbers, got {seeds.dtype}")
@@ -34,10 +34,14 @@ def randn(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Standard normal noise whose sample b depends only on seeds[b] (Philox4x32-10 and Box-Muller).
+    """Standard normal noise [B, ...] whose sample b depends only on seeds[b] (Philox4x32-10 and Box-Muller).
 
-    shape: [B, ...]; seeds: B whole numbers; index: which noise of the run, in [0, 2^32): 0 is the initial noise,
-    solvers draw from 1 upwards. The numbers are the same, to the rounding of log and cos, on every device and backend.
+    shape: [B, ...]. seeds: B whole numbers. index: which noise of the run, in [0, 2^32); 0 is the initial noise,
+    solvers draw from 1 upwards. The numbers are the same on every device and backend, to the rounding of log and cos.
+    Raises TypeError or ValueError naming the argument.
+
+    >>> torch.equal(randn((2, 3), seeds=[5, 7])[1:], randn((1, 3), seeds=[7]))
+    True
     """
     if not 0 <= index < 2**32:
         raise ValueError(f"index: expected a whole number in [0, 2^32), got {index}")

@@ -1,4 +1,4 @@
-"""A plan compiled for the loop: which of a run's buffers every row reads and writes, and all else known beforehand."""
+"""A plan compiled for the loop: the buffers that each row reads and writes, known before the run starts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _programs: dict[int, tuple[weakref.ref[Plan], Program]] = {}
 
 
 def program_of(plan: Plan) -> Program:
-    """The plan's program, compiled once and kept as long as the plan: hashing a plan takes longer than running it."""
+    """The plan's program, compiled once. It is found by identity: hashing a plan takes longer than running it."""
     found = _programs.get(id(plan))
     if found is not None and found[0]() is plan:
         return found[1]
@@ -57,7 +57,7 @@ def program_of(plan: Plan) -> Program:
 
 
 def next_c_in(table: np.ndarray) -> np.ndarray:
-    """The table with every c_in one row earlier: the model's input that row i + 1 reads is written after row i."""
+    """The table with every c_in moved to the row before, which is the one that writes the scaled model input."""
     table = table.copy()
     table["c_in"] = np.append(table["c_in"][1:], 1.0)
     return table
@@ -71,7 +71,7 @@ def with_guidance(table: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _compile(plan: Plan) -> Program:
-    """Run the rows on numbers of buffers. The first x is number 0; a row writes to the lowest ones that are free."""
+    """Advance registers that hold buffer numbers. The start is buffer 0; a row writes to the lowest free numbers."""
     moves = moves_of(plan.rows)
     states, calls = [Registers(0, 0)], []
     for move in moves:

@@ -1,7 +1,7 @@
 """The register machine: what one row of a plan does to x, base and the history.
 
-This is the only place where that is written. What a register is, the caller decides: a tensor, a differentiable
-tensor, or the number of a buffer. So does `step`, which does the arithmetic and says where its results live.
+This is written here only. The caller decides what a register is (a tensor, a differentiable tensor, the number of a
+buffer) and, through `step`, how the arithmetic is done and where its results live.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Step = Callable[[T, T, tuple[T, ...]], tuple[T, "T | None", T]]
 
 
 def advance(registers: Registers[T], moves: Moves, step: Step[T]) -> Registers[T]:
-    """The registers after a row; those given are left as they are, so a row can be run twice.
+    """The registers after a row. The given ones do not change, so a row can be run twice.
 
     step(x, base, earlier outputs) -> (x', base', D): the row's arithmetic. base' is read only where the row writes one.
     """
@@ -71,7 +71,7 @@ def settle(
 
 
 def moves_of(rows: Sequence[Row], keeps: int | None = None) -> tuple[Moves, ...]:
-    """The moves of each row. keeps: how many outputs are kept throughout; as many as later rows read where None."""
+    """The moves of each row. keeps: how many outputs are kept throughout; if None, as many as later rows read."""
     needed, moves = 0, []
     for row in reversed(rows):
         kept = needed
@@ -86,7 +86,7 @@ def moves_of(rows: Sequence[Row], keeps: int | None = None) -> tuple[Moves, ...]
 
 
 def noise_as_history(table: np.ndarray, moves: Sequence[Moves]) -> np.ndarray:
-    """A table for steps that are given their noises as tensors: they follow the outputs that the row reads.
+    """A table for steps that get their noises as tensors, placed in the history after the outputs that the row reads.
 
     Raises ValueError for a row that reads more outputs and noises than the history holds.
     """

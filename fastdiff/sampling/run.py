@@ -1,4 +1,4 @@
-"""One run of a plan: its buffers, and the two loops over its rows, one that is watched and one that is not."""
+"""One run of a plan: its buffers and the loop over its rows, watched (`Run.steps`) or not (`Run.drive`)."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from .bounds import Bounds
 from .program import Slots, program_of, with_guidance
 from .registers import noise_as_history
 
-Times = Sequence[Tensor]  # [copies * B] for each row
-Evaluate = Callable[[Tensor, Tensor], tuple]  # (model input, t) -> (m, m_uncond), and (m, m_uncond, noises) of `steps`
+Times = Sequence[Tensor]  # the model's t at each row, [copies * B]
+Evaluate = Callable[[Tensor, Tensor], tuple]  # (model input, t) -> the arguments of `Run.apply` after i
 Bound = tuple[Tensor, Tensor, list[Tensor], Tensor, "Tensor | None", "Tensor | None"]  # `Slots` with their tensors
 
 
 def each_on_device(
     values: Sequence[float] | np.ndarray, count: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """[count] of each value, copied to the device at once."""
-    numbers = torch.from_numpy(np.asarray(values, dtype=np.float64)).to(dtype).to(device, non_blocking=True)
-    return numbers[:, None].expand(-1, count).contiguous().unbind(0)
+    """A tensor [count] for each value, all copied to the device at once."""
+    column = torch.from_numpy(np.array(values, dtype=np.float64)[:, None])
+    return column.to(dtype).to(device, non_blocking=True).expand(-1, count).contiguous().unbind(0)
 
 
 class Run:
-    """A plan from one x [B, ...], in buffers of its own: after the first steps it allocates nothing.
+    """A run of a plan from x [B, ...], in buffers of its own. Two runs share nothing, and no step allocates memory.
 
-    x: the start, float32 or float64; it is the run's first buffer and is written to. model_dtype: of the model's input.
-    copies: how many times over the input holds x (2 for guidance in one batch). guidance: a number or [B]; used where
-    there is an unconditional output. seeds: [B] int64 for the noise; with given_noise the caller makes the noise.
-    clamp, threshold (ratio, limit): bounds on x0. model_input: where the input is written; a new tensor, or x itself
-    where that is the same, if None. watched: whether D is wanted where no row reads it. step: what runs a row, in place
-    of the backend that serves x.
+    x: the start, float32 or float64. It becomes the run's first buffer and is overwritten.
+    model_dtype: dtype of the model's input. copies: number of copies of x in it (2 for guidance in one batch).
+    model_input: the tensor it is written to; if None a new one, or x itself where the two are the same.
+    guidance: the scale, a number or [B], used if there is an unconditional output. seeds: [B] int64, for the noise.
+    given_noise: the caller passes each row's noises as tensors instead. clamp, threshold (ratio, limit): bounds on x0.
+    watched: whether to keep D where no row reads it. step: runs a row instead of the backend chosen for x.
 
-    A run is at row i: `x`, `base` and `model_input` are those before it. It is a value: two runs share nothing.
+    `i` is the number of the next row; `x`, `base`, `history` and `model_input` are the registers before it.
     """
 
     def __init__(
@@ -63,9 +63,12 @@ class Run:
         if step is None:
             step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
         self._step, self._seeds = step, seeds
-        scales = isinstance(guidance, Tensor)
-        self._guidance = guidance.to(x.device, torch.float64, non_blocking=True) if scales else None
-        scale = None if scales else guidance
+        self._guidance: Tensor | None = None  # [B]; one scale for all samples goes into the table
+        scale: float | None = None
+        if isinstance(guidance, Tensor):
+            self._guidance = guidance.to(x.device, torch.float64, non_blocking=True)
+        else:
+            scale = guidance
         self._bounds: Bounds | None = None
         if clamp is not None or threshold is not None:
             self._bounds = Bounds(plan, x, clamp, threshold, scale, step)
@@ -83,7 +86,7 @@ class Run:
         self.refresh_input()
 
     def _bind(self, call: Slots, stores: bool) -> Bound:
-        """The call's buffers, made where there are none yet. stores: whether D has one."""
+        """The tensors of a row, allocated where there are none yet. stores: whether D is kept."""
 
         def buffer(number: int) -> Tensor:
             found = self._buffers.get(number)
@@ -108,35 +111,35 @@ class Run:
 
     @property
     def history(self) -> list[Tensor]:
-        """The outputs that rows from here on read, newest first."""
+        """The outputs that later rows read, newest first."""
         return [self._buffers[number] for number in self._program.states[self.i].history]
 
     @property
     def model_input(self) -> Tensor:
-        """[copies * B, ...] what the model reads next: c_in x in its dtype."""
+        """[copies * B, ...] what the model reads next: c_in x in the model's dtype."""
         return self.x if self._input is None else self._input
 
     def refresh_input(self) -> None:
-        """Make model_input anew from x, after x was changed from outside."""
+        """Recompute model_input after x was changed from outside."""
         if self._input is not None:
             scaled = self.x * self.plan.rows[min(self.i, self.plan.nfe - 1)].c_in
             for copy in self._input.split(max(len(scaled), 1)):
                 copy.copy_(scaled)
 
     def times(self, values: Sequence[float] | np.ndarray | None = None, dtype: torch.dtype | None = None) -> Times:
-        """What the model is told at each row, [copies * B] each, copied to the device at once.
+        """The model's t at each row, [copies * B] each, copied to the device at once.
 
-        values: one a row, the plan's t if None; dtype: theirs, x's if None.
+        values: one per row; the plan's t if None. dtype: x's if None.
         """
         x = self._buffers[0]
         values = self._program.times if values is None else values
         return each_on_device(values, len(self.model_input), dtype or x.dtype, x.device)
 
     def apply(self, i: int, m: Tensor, m_uncond: Tensor | None = None, noises: Sequence[Tensor] = ()) -> None:
-        """Run row i on the model's output there, [B, ...]. It may be run again, until a later row has been.
+        """Run row i on the model's output m [B, ...]. It may be run again until a later row has run.
 
-        m_uncond: the unconditional output, under guidance. noises: the row's, each [B, ...], in the order of their
-        indices, where the caller makes them (`given_noise`).
+        m_uncond: [B, ...] the unconditional output, under guidance. noises: with `given_noise`, the row's noises, each
+        [B, ...], in the order of their indices.
         """
         x, base, history, x_out, base_out, d_out = self._calls[i]
         limit = None
@@ -150,9 +153,9 @@ class Run:
         self.i = i + 1
 
     def steps(self, evaluate: Evaluate, times: Times) -> Iterator[int]:
-        """Evaluate the model and run the row, one row at a time; yields i after row i.
+        """Evaluate the model and run the row, one row at a time, and yield i after row i.
 
-        evaluate: (model_input, t) -> the arguments of `apply` after i.
+        evaluate: (model_input, t) -> the arguments of `apply` after i. Before it returns the run is still at row i.
         """
         for i, t in enumerate(times):
             with torch.no_grad():
@@ -160,7 +163,10 @@ class Run:
             yield i
 
     def drive(self, evaluate: Evaluate, times: Times) -> Tensor:
-        """The x after all rows, each evaluated and run while nobody looks: `steps`, at the least cost to the host."""
+        """Do all `steps` at the least cost to the host and return the last x [B, ...]. `i` stays put until the end.
+
+        evaluate: (model_input, t) -> (m, m_uncond).
+        """
         if self._bounds is not None:
             for _ in self.steps(evaluate, times):
                 pass
@@ -176,7 +182,7 @@ class Run:
         return self.x
 
     def data_prediction(self, i: int, x_before: Tensor) -> Tensor:
-        """[B, ...] x0 as row i saw it: its D, converted to data form where need be. x_before: the x it began with."""
+        """[B, ...] x0 as row i saw it: its D, converted to data form. x_before: the x that the row started from."""
         row, d = self.plan.rows[i], self._calls[i][-1]
         assert d is not None, "an unwatched run does not keep what nobody reads"
         if row.form == "data":

@@ -1,4 +1,4 @@
-"""sample and iter_sample: the loop."""
+"""sample and iter_sample: a plan's run, unwatched or step by step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from .start import OPTIONS, check_sample, sample_seeds, start_state
 class Step:
     """One model evaluation and its update, as `iter_sample` yields it.
 
-    i: 0 .. n - 1. t, alpha, sigma: where the model was evaluated. x: [B, ...] the state after the update; accepted:
-    whether it is a solution at its time, not a stage inside a step. x, x0 are the run's buffers: clone what you keep.
+    i: 0 to n - 1. t, alpha, sigma: where the model was evaluated. x: [B, ...] the state after the update. accepted:
+    whether x is a solution at its time rather than a stage inside a step. x and x0 are buffers that the run overwrites:
+    clone what you keep.
     """
 
     i: int
@@ -36,7 +37,7 @@ class Step:
 
     @property
     def x0(self) -> Tensor:
-        """[B, ...] the data that this evaluation predicted."""
+        """[B, ...] the data predicted by this evaluation. Raises ValueError if the row does not read the model."""
         return self._run.data_prediction(self.i, self._before)
 
 
@@ -57,7 +58,7 @@ def iter_sample(
     model_dtype: torch.dtype | None = None,
     **kwargs: object,
 ) -> Iterator[Step]:
-    """Run a plan and yield a `Step` after every model evaluation. Arguments as for `sample`."""
+    """Run a plan and yield a `Step` after every model evaluation. Arguments and errors are those of `sample`."""
     run, evaluate = _begin(
         model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit,
         model_dtype, kwargs, watched=True,
@@ -87,33 +88,46 @@ def sample(
     graph: bool | str = False,
     **kwargs: object,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Draw samples: start from `noise`, call the model once a row of the plan, return x0.
+    """Draw samples: start from `noise`, call the model once per row of the plan, and return x0 [B, ...].
 
-    model: model(x, t, **kwargs) -> prediction, a tensor, one alone in a tuple, or an object whose `sample` it is;
-        x [B, ...], t [B] float in the schedule's units; kwargs are passed on, but misspelt options are refused.
-    noise: [B, ...] unit Gaussian noise of any shape, float32, float64 or half precision; the state is float32 (float64
-        for float64 noise), the model reads `model_dtype` (the noise's dtype where not given), the result has noise's.
-    guidance: classifier-free guidance scale (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u).
-    uncond: the keyword arguments that differ in the unconditional evaluation.
-    guidance_mode: "batch" calls the model once on [unconditional; conditional] inputs, "calls" twice.
-    seeds: one whole number a sample for the noise of stochastic solvers; drawn from torch's generator where not given.
-    image: start from alpha image + sigma noise (with a plan made with start < 1: image to image).
-    mask: broadcastable to x, 1 where to generate; elsewhere every accepted state is the image at its noise level.
-    clamp: bound on |x0|. threshold: ratio of dynamic thresholding (Saharia et al. 2022), at most threshold_limit.
-        Where a row keeps another form of output (noise, velocity), it is that of the bounded x0.
-    callback: sees every `Step`; returning False ends the run and what is done so far comes back.
-    progress: a tqdm bar. return_trajectory: also return the accepted states [K, B, ...], the start first.
+    model: model(x, t, **kwargs) -> prediction [B, ...], for x [B, ...] and t [B] in the schedule's units. It returns a
+        tensor, a tuple of one tensor, or an object with the tensor as `.sample`. kwargs are the model's own; an unknown
+        keyword is an error that names the nearest option.
+    plan: from `fastdiff.plan`, `fastdiff.fit` or `Plan.load`.
+    noise: [B, ...] unit Gaussian noise of any shape, float64, float32, float16 or bfloat16. The state is float32, or
+        float64 for float64 noise. The result has noise's dtype.
+    guidance: scale g of classifier-free guidance (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u).
+    uncond: the keyword arguments that are different in the unconditional evaluation.
+    guidance_mode: "batch" calls the model once on [unconditional; conditional] inputs, "calls" calls it twice.
+    seeds: B whole numbers, or an integer tensor [B], for the noise of stochastic solvers; from torch's generator if
+        None.
+    image: [B, ...] start from alpha image + sigma noise instead of noise alone; for image to image make the plan with
+        start < 1.
+    mask: broadcastable to x, 1 where to generate. Elsewhere every accepted state is `image` with the noise of its time.
+    clamp: bound on |x0|. threshold: quantile for dynamic thresholding (Saharia et al. 2022, section 2.3), in (0, 1];
+        threshold_limit: its largest bound. Both act on x0 whatever form a row's output has.
+    model_dtype: dtype of the x that the model reads; noise's if None.
+    callback: called with every `Step`. If it returns False the run ends there, and the x so far is returned.
+    progress: show a tqdm bar. return_trajectory: also return the start and the accepted states, [K, B, ...].
     graph: capture model and steps as one CUDA graph and replay it, now and in later calls with the same module, shapes
-        and number of rows (`fastdiff.capture`); the result is the same to the bit. "auto" runs without one where the
-        model cannot be captured or the noise is on no CUDA device. Not with callback, progress, trajectory or mask.
+        and number of rows (`fastdiff.capture`). The result is the same bit for bit. "auto" falls back to eager if the
+        model cannot be captured or the noise is not on a CUDA device. Not with callback, progress, return_trajectory or
+        mask.
     No gradients are recorded. Raises TypeError or ValueError naming the argument.
+
+    >>> plan = fd.plan("unipc", fd.Schedule.flow(), steps=8)
+    >>> velocity = lambda x, t: (2 * t - 1).view(-1, 1) * x / ((1 - t) ** 2 + t**2).view(-1, 1)  # of unit Gaussian data
+    >>> sample(velocity, plan, torch.randn(16, 3)).shape
+    torch.Size([16, 3])
     """
     watched = callback is not None or progress or return_trajectory or mask is not None
     if graph:
         drawn = _from_graph(
-            model, plan, noise, graph, watched, seeds, image, guidance=guidance, uncond=uncond,
-            guidance_mode=guidance_mode, clamp=clamp, threshold=threshold, threshold_limit=threshold_limit,
-            model_dtype=model_dtype, **kwargs,
+            model, plan, noise, graph, watched, seeds, image,
+            {
+                "guidance": guidance, "uncond": uncond, "guidance_mode": guidance_mode, "clamp": clamp,
+                "threshold": threshold, "threshold_limit": threshold_limit, "model_dtype": model_dtype, **kwargs,
+            },
         )  # fmt: skip
         if drawn is not None:
             return drawn
@@ -155,7 +169,7 @@ def _begin(
     kwargs: dict[str, object],
     watched: bool,
 ) -> tuple[Run, Evaluate]:
-    """The run before its first row, and what evaluates the model, every argument checked."""
+    """Check every argument; return the run before its first row and the function that evaluates the model."""
     check_sample(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
     if kwargs:
         check_keywords(model, kwargs, OPTIONS)
@@ -175,7 +189,7 @@ def _begin(
 
 
 def _steps(run: Run, evaluate: Evaluate, noise: Tensor, image: Tensor | None, mask: Tensor | None) -> Iterator[Step]:
-    """A `Step` after every row, the masked part of x made anew."""
+    """A `Step` after every row, with the masked part of x replaced."""
     before, plan = run.x, run.plan
     for i in run.steps(evaluate, run.times()):
         row = plan.rows[i]
@@ -193,9 +207,9 @@ def _from_graph(
     watched: bool,
     seeds: Sequence[int] | Tensor | None,
     image: Tensor | None,
-    **options: object,
+    options: dict[str, object],
 ) -> Tensor | None:
-    """The samples, or None where graph="auto" has to do without."""
+    """The samples, or None where graph="auto" falls back to eager. options: those of `Captured` and the model's."""
     if graph not in (True, "auto"):
         raise ValueError(f"graph: expected False, True or 'auto', got {graph!r}")
     if watched:
@@ -218,7 +232,7 @@ def _from_graph(
 
 @torch.no_grad()
 def _keep_known(run: Run, i: int, noise: Tensor, image: Tensor, mask: Tensor) -> None:
-    """Put the image, at its noise level, where the mask is 0 (Lugmayr et al. 2022, eq. 8, without resampling)."""
+    """Put the image, noised as x is, where the mask is 0 (Lugmayr et al. 2022, eq. 8, without resampling)."""
     row = run.plan.rows[i]
     places = [(run.x, run.plan.point_after(i))]
     if run.base is not run.x:

@@ -1,4 +1,4 @@
-"""How a run begins: its arguments checked, its first state, its seeds."""
+"""The start of a run: argument checks, the first state, the seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS = (
 
 @torch.no_grad()
 def start_state(plan: Plan, noise: Tensor, image: Tensor | None) -> Tensor:
-    """The first x [B, ...], float32 or float64: the plan's scale times noise, or the image at its noise level."""
+    """The first x [B, ...], float32 or float64: the scaled noise, or alpha image + sigma noise."""
     dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
     alpha, sigma = plan.start
     state = noise.to(dtype) * (plan.init_scale if image is None else sigma)
@@ -29,7 +29,7 @@ def start_state(plan: Plan, noise: Tensor, image: Tensor | None) -> Tensor:
 
 
 def sample_seeds(plan: Plan, noise: Tensor, seeds: Sequence[int] | Tensor | None) -> Tensor | None:
-    """[B] int64 on noise's device: the seeds given, or drawn where the plan needs some."""
+    """[B] int64 on noise's device: the given seeds, or random ones if the plan draws noise, else None."""
     if seeds is None and not program_of(plan).stochastic:
         return None
     drawn = torch.randint(2**62, (len(noise),)) if seeds is None else seeds
@@ -46,7 +46,7 @@ def check_sample(
     threshold_limit: float,
     model_dtype: torch.dtype | None,
 ) -> None:
-    """Raises TypeError or ValueError naming the argument of `fastdiff.sample` that does not fit."""
+    """Raises TypeError or ValueError naming the argument of `fastdiff.sample` that is wrong."""
     if not isinstance(plan, Plan):
         raise TypeError(f"plan: expected a fastdiff.Plan, got {type(plan).__name__}")
     checks.require_float("noise", noise)

@@ -1,8 +1,9 @@
-"""estimate_statistics: what DPM-Solver-v3 needs to know of a model, from a few long runs of it."""
+"""estimate_statistics: the model statistics that DPM-Solver-v3 needs, from one long run."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..keywords import check_keywords, options_of
 from ..ops import checks
-from ..plans.catalogue import plan as make_plan
+from ..plans.build import plan as make_plan
 from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Schedule
@@ -21,7 +22,7 @@ from .sample import iter_sample
 __all__ = ["Statistics", "estimate_statistics"]
 
 _PROBE = 1e-2  # length of the finite difference, in units of a component's standard deviation
-_RIDGE = 1e-6  # where f is this small a part of sigma eps / alpha, it is noise, and s is 0
+_RIDGE = 1e-6  # f this small beside sigma eps / alpha is noise; s is 0 there
 
 
 @torch.no_grad()
@@ -32,16 +33,18 @@ def estimate_statistics(
     *,
     steps: int = 60,
     prediction: str | None = None,
-    **options: object,
+    **options: Any,
 ) -> Statistics:
-    """The l and s of Zheng et al. 2023 (arXiv 2310.13268, eq. 7 and 11) along `steps` steps of DPM-Solver++(2M).
+    """Estimate l and s of DPM-Solver-v3 (Zheng et al. 2023, arXiv 2310.13268, eq. 7 and 11) along a run of the model.
 
-    l(lambda) is the mean diagonal entry of sigma d(eps)/dx, by Hutchinson's estimator and central differences (one
-    random sign vector for each state, two evaluations). s(lambda) is the regression of df/dlambda on f, without offset,
-    df/dlambda by central differences along the runs; f = (sigma eps - l x) / alpha. The model is called 3 steps times.
-    noise: [B, ...]; some tens of samples do, fewer where they are large. options: as for `fastdiff.sample`: guidance,
-    uncond, the model's own. Use the statistics with the same: fd.plan("dpm_solver_v3", ..., statistics=).
-    Raises ValueError where the model gives numbers that are not finite.
+    The run is `steps` steps of DPM-Solver++(2M); the model is called 3 steps times. With f = (sigma eps - l x) / alpha:
+    l(lambda) is the mean diagonal entry of sigma d(eps)/dx, by Hutchinson's estimator and central differences, with one
+    random sign vector and two evaluations per state. s(lambda) is the slope of the regression of df/dlambda on f
+    without intercept, df/dlambda by central differences along the run.
+    noise: [B, ...]; a few tens of samples are enough, fewer if they are large. options: those of `fastdiff.iter_sample`
+    and the model's own, such as guidance and uncond; draw with the same ones:
+    fd.plan("dpm_solver_v3", ..., statistics=).
+    Raises TypeError or ValueError naming the argument, ValueError if the model returns numbers that are not finite.
     """
     checks.require_float("noise", noise)
     own = options_of(iter_sample)
@@ -74,7 +77,7 @@ def estimate_statistics(
     return Statistics(at, l, s)
 
 
-def _eps(model: Model, run: Plan, row: Row, x: Tensor, options: dict[str, object]) -> Tensor:
+def _eps(model: Model, run: Plan, row: Row, x: Tensor, options: dict[str, Any]) -> Tensor:
     """eps at one row of the run for another state, with the run's guidance."""
     here = Plan((replace(row, x=LinearUpdate(x=1.0), base=None),), run.end, run.prediction)
     step = next(iter_sample(model, here, x / here.init_scale, **options))

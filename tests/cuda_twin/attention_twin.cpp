@@ -1,5 +1,5 @@
 // Runs attention's kernel code on the CPU, block by block over the grid that the launcher would ask for. Cases come on
-// standard input: the Attention, what its Machine has, and the buffers (buffers.h). On standard output go a report and
+// standard input: the Attention, what its Device has, and the buffers (buffers.h). On standard output go a report and
 // the buffers as the kernel left them.
 #include <cstring>
 
@@ -15,23 +15,23 @@ struct Report {
   char kernel[64], text[96];
 };
 
-template <bool kBrain, int D, int kTiles, bool kMasked>
-void name(char* to, Flash<kBrain, D, kTiles, kMasked>) {
+template <bool kBf16, int D, int kTiles, bool kMasked>
+void name(char* to, Flash<kBf16, D, kTiles, kMasked>) {
   snprintf(to, 64, "flash %d %d%s", D, kTiles, kMasked ? " masked" : "");
 }
 
-template <bool kBrain, int D, int kKeys>
-void name(char* to, Short<kBrain, D, kKeys>) {
+template <bool kBf16, int D, int kKeys>
+void name(char* to, ShortKeys<kBf16, D, kKeys>) {
   snprintf(to, 64, "short %d %d", D, kKeys);
 }
 
 template <int D>
-void name(char* to, Single<D>) {
+void name(char* to, Float32<D>) {
   snprintf(to, 64, "single %d", D);
 }
 
-template <bool kBrain, int D>
-void name(char* to, Hopper<kBrain, D>) {
+template <bool kBf16, int D>
+void name(char* to, Hopper<kBf16, D>) {
   snprintf(to, 64, "hopper %d", D);
 }
 
@@ -55,16 +55,16 @@ struct OnHost {
 };
 
 void run_case(Attention& a) {
-  int64_t device[3];
-  receive(device, sizeof device);
-  const Machine machine{device[0], device[1], device[2] != 0};
+  int64_t sent[3];  // multiprocessors, shared memory of a block, whether it is Hopper
+  receive(sent, sizeof sent);
+  const Device device{sent[2] ? 90 : 80, static_cast<int>(sent[0]), static_cast<int>(sent[1]), 0};
   const std::vector<Buffer> buffers = read_buffers();
   for (Heads* h : {&a.q, &a.k, &a.v, &a.out}) relocate(h->data, buffers);
   Report report{};
   const OnHost launch{&report};
-  const char* text = a.dtype == DType::f32   ? prepare_single(a, launch)
-                     : a.dtype == DType::f16 ? prepare_halves<false>(a, machine, launch)
-                                             : prepare_halves<true>(a, machine, launch);
+  const char* text = a.dtype == DType::f32   ? prepare_float32(a, launch)
+                     : a.dtype == DType::f16 ? prepare_half<false>(a, device, launch)
+                                             : prepare_half<true>(a, device, launch);
   if (text) snprintf(report.text, sizeof report.text, "%s", text);
   fwrite(&report, sizeof report, 1, stdout);
   write_buffers(buffers);

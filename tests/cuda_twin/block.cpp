@@ -90,18 +90,18 @@ float shuffle_xor(float v, int lanes) {
   return taken;
 }
 
-void copy16(void* shared, const void* global, bool there) {
+void cp_async_16(void* shared, const void* global, bool there) {
   require_aligned(shared, 16), require_aligned(global, 16);
   memset(shared, 0xff, 16);  // whoever reads it too early gets NaN
   block->me().copies.push_back({shared, global, there});
 }
 
-void commit_copies() {
+void cp_async_commit() {
   block->me().groups.push_back(std::move(block->me().copies));
   block->me().copies.clear();
 }
 
-void wait_for_copies(int pending) {
+void cp_async_wait(int pending) {
   auto& groups = block->me().groups;
   for (; groups.size() > static_cast<size_t>(pending); groups.pop_front()) {
     for (const Copy& c : groups.front()) {
@@ -112,13 +112,13 @@ void wait_for_copies(int pending) {
   }
 }
 
-void load_matrices(uint32_t* to, int count, bool transposed, const void* row) {
+void ldmatrix(uint32_t* to, int count, bool transposed, const void* row) {
   struct Offer {
     uint32_t* to;
     const void* row;
   };
   require_aligned(row, 16);
-  block->meet_warp(transposed ? "load_matrices, transposed" : "load_matrices", Offer{to, row}, [&](auto& offers) {
+  block->meet_warp(transposed ? "ldmatrix, transposed" : "ldmatrix", Offer{to, row}, [&](auto& offers) {
     for (int i = 0; i < count; ++i) {
       uint16_t matrix[8][8];
       for (int r = 0; r < 8; ++r) memcpy(matrix[r], offers[8 * i + r]->row, 16);
@@ -133,12 +133,12 @@ void load_matrices(uint32_t* to, int count, bool transposed, const void* row) {
 }
 
 // PTX ISA, "Matrix Fragments for mma.m16n8k16" and "mma.m16n8k8" with elements of 16 bits.
-void multiply(float* c, const uint32_t* a, const uint32_t* b, int depth, bool brain) {
+void multiply(float* c, const uint32_t* a, const uint32_t* b, int depth, bool bf16) {
   struct Offer {
     float* c;
     const uint32_t *a, *b;
   };
-  block->meet_warp(depth == 16 ? "multiply16" : "multiply8", Offer{c, a, b}, [&](auto& offers) {
+  block->meet_warp(depth == 16 ? "mma_m16n8k16" : "mma_m16n8k8", Offer{c, a, b}, [&](auto& offers) {
     for (int l = 0; l < kWarp; ++l) {
       for (int i = 0; i < 4; ++i) {
         const int row = l / 4 + i / 2 * 8, column = l % 4 * 2 + i % 2;
@@ -146,7 +146,7 @@ void multiply(float* c, const uint32_t* a, const uint32_t* b, int depth, bool br
         for (int k = 0; k < depth; ++k) {
           const auto* left = offers[row % 8 * 4 + k % 8 / 2];
           const auto* right = offers[column * 4 + k % 8 / 2];
-          sum += half_at(left->a[row / 8 + k / 8 * 2], k % 2, brain) * half_at(right->b[k / 8], k % 2, brain);
+          sum += half_at(left->a[row / 8 + k / 8 * 2], k % 2, bf16) * half_at(right->b[k / 8], k % 2, bf16);
         }
         offers[l]->c[i] += sum;
       }

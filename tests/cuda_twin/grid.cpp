@@ -41,14 +41,14 @@ void run_grid(const Launch& launch, const std::function<void(int64_t, int, char*
   grid = nullptr;
 }
 
-void arrive_at_cluster() {
+void cluster_arrive() {
   Meeting& all = grid->cluster;
   if (block->me().cluster != -1) give_up("a thread arrives at the cluster twice");
   block->me().cluster = all.round;
   if (++all.arrived == grid->launch.resident * grid->launch.threads) all.arrived = 0, ++all.round;
 }
 
-void wait_for_cluster() {
+void cluster_wait() {
   const int arrival = block->me().cluster;
   if (arrival == -1) give_up("a thread waits for the cluster and has not arrived");
   if (grid->cluster.round == arrival) block->wait_while(grid->cluster.round, arrival);
@@ -63,7 +63,7 @@ void* peer_of(void* shared, int rank) {
 
 void raise_flag(uint32_t* flag) { *flag = 1; }
 
-void await_flag(const uint32_t* flag) {
+void wait_flag(const uint32_t* flag) {
   const int& raised = *reinterpret_cast<const int*>(flag);
   if (raised == 0) block->wait_while(raised, 0);
   if (raised != 1) give_up("a flag that nobody cleared");

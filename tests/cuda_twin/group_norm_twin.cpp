@@ -14,7 +14,7 @@ namespace {
 
 struct Case {
   GroupNorm norm;
-  Chip chip;
+  Device device;
   uint32_t lot;
 };
 
@@ -53,7 +53,7 @@ void run_case(Case& c) {
   relocate(norm.x, buffers);
   relocate(norm.y, buffers);
 
-  Plan p = plan(norm, c.chip);
+  Plan p = plan(norm, c.device);
   const Slabs& s = p.slabs;
   Report report{static_cast<int64_t>(p.form), p.width, s.together, s.pieces, s.columns, s.lanes, s.share, s.parts,
                 s.teams, s.slabs, p.shared, p.blocks, workspace_bytes(p), {}};

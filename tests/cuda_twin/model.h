@@ -38,7 +38,7 @@ struct Copy {
 struct Product {
   float* d;
   int wide;
-  bool own, brain;  // own: a is in registers
+  bool own, bf16;  // own: a is in registers
   uint32_t a[4];
   uint64_t from_a, from_b;
   std::vector<float> before;
@@ -121,9 +121,9 @@ void set_up(Block& of, int threads, size_t stack, const char* shared, std::funct
 // All threads of these blocks, until they are done.
 void run_together(std::vector<Block>& blocks, uint32_t lot);
 
-inline float half_at(uint32_t word, int i, bool brain) {
+inline float half_at(uint32_t word, int i, bool bf16) {
   float pair[2];
-  unpack_halves(word, brain, pair[0], pair[1]);
+  unpack_halves(word, bf16, pair[0], pair[1]);
   return pair[i];
 }
 

@@ -1,11 +1,7 @@
 // Prints what solver_step answers where there is no GPU: it must be an error text, not a crash.
 #include <cstdio>
 
-#include "../../csrc/solver_step.h"
-
-namespace fastdiff::cuda {
-const char* solver_step(const SolverStep& step, void* stream);
-}
+#include "../../csrc/cuda/solver_step.h"
 
 int main() {
   alignas(16) float memory[8] = {};

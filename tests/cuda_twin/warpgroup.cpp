@@ -37,9 +37,9 @@ struct Cores {
 
 Fiber& thread_of(int group, int t) { return block->fibers[static_cast<size_t>(group * kGroup + t)]; }
 
-void ask(float* d, int wide, const uint32_t* a, uint64_t from_a, uint64_t b, bool brain) {
-  if (!block->begun[static_cast<size_t>(block->group())]) give_up("a product without begin_products");
-  Product product{d, wide, a != nullptr, brain, {}, from_a, b, std::vector<float>(d, d + 4 * wide)};
+void ask(float* d, int wide, const uint32_t* a, uint64_t from_a, uint64_t b, bool bf16) {
+  if (!block->begun[static_cast<size_t>(block->group())]) give_up("a product without wgmma_begin");
+  Product product{d, wide, a != nullptr, bf16, {}, from_a, b, std::vector<float>(d, d + 4 * wide)};
   if (a) std::copy(a, a + 4, product.a);
   block->me().products.push_back(product);
   std::fill(d, d + 4 * wide, NAN);
@@ -55,11 +55,11 @@ void perform(int group, size_t index) {
     for (int k = 0; k < 16; ++k) {
       const Product& holder = thread_of(group, row / 16 * 32 + row % 8 * 4 + k % 8 / 2).products[index];
       const uint32_t word = first.own ? holder.a[row / 8 % 2 + k / 8 * 2] : from_a(row, k, true);
-      a[row][k] = half_at(word, first.own ? k % 2 : 0, first.brain);
+      a[row][k] = half_at(word, first.own ? k % 2 : 0, first.bf16);
     }
   }
   for (int n = 0; n < 8 * first.wide; ++n) {
-    for (int k = 0; k < 16; ++k) b[static_cast<size_t>(n * 16 + k)] = half_at(from_b(n, k, !first.own), 0, first.brain);
+    for (int k = 0; k < 16; ++k) b[static_cast<size_t>(n * 16 + k)] = half_at(from_b(n, k, !first.own), 0, first.bf16);
   }
   for (int t = 0; t < kGroup; ++t) {
     const Product& product = thread_of(group, t).products[index];
@@ -79,25 +79,25 @@ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(static_cast<const char*>(shared) - block->shared) + kBase;
 }
 
-void init_barrier(uint64_t* barrier, int arrivals) {
+void mbarrier_init(uint64_t* barrier, int arrivals) {
   require_aligned(barrier, 8);
   *barrier = 0;
   block->barriers[barrier] = {arrivals, arrivals};
 }
 
-void arrive(uint64_t* barrier) {
+void mbarrier_arrive(uint64_t* barrier) {
   Barrier& b = block->barriers.at(barrier);
   if (--b.missing) return;
   b.missing = b.arrivals;
   ++b.phase;
 }
 
-void wait_barrier(uint64_t* barrier, int parity) {
+void mbarrier_wait(uint64_t* barrier, int parity) {
   const Barrier& b = block->barriers.at(barrier);
   if (b.phase % 2 == parity) block->wait_while(b.phase, b.phase);
 }
 
-void show_products() {
+void fence_async_proxy() {
   auto& hidden = block->hidden;
   for (auto it = hidden.begin(); it != hidden.end();) it = it->second == block->current ? hidden.erase(it) : ++it;
 }
@@ -106,15 +106,15 @@ void sync_warpgroup(int) {
   block->meet(block->groups[static_cast<size_t>(block->group())], kGroup, "sync_warpgroup", [] {});
 }
 
-void begin_products() {
+void wgmma_begin() {
   const int group = block->group();
-  block->meet(block->groups[static_cast<size_t>(group)], kGroup, "begin_products",
+  block->meet(block->groups[static_cast<size_t>(group)], kGroup, "wgmma_begin",
               [=] { block->begun[static_cast<size_t>(group)] = true; });
 }
 
-void finish_products() {
+void wgmma_finish() {
   const int group = block->group();
-  block->meet(block->groups[static_cast<size_t>(group)], kGroup, "finish_products", [=] {
+  block->meet(block->groups[static_cast<size_t>(group)], kGroup, "wgmma_finish", [=] {
     const size_t count = thread_of(group, 0).products.size();
     for (int t = 0; t < kGroup; ++t) {
       auto& products = thread_of(group, t).products;
@@ -127,8 +127,8 @@ void finish_products() {
   });
 }
 
-void multiply_shared(float* d, uint64_t a, uint64_t b, bool brain) { ask(d, 16, nullptr, a, b, brain); }
+void wgmma_shared(float* d, uint64_t a, uint64_t b, bool bf16) { ask(d, 16, nullptr, a, b, bf16); }
 
-void multiply_own(float* d, int wide, const uint32_t* a, uint64_t b, bool brain) { ask(d, wide, a, 0, b, brain); }
+void wgmma_registers(float* d, int wide, const uint32_t* a, uint64_t b, bool bf16) { ask(d, wide, a, 0, b, bf16); }
 
 }  // namespace fastdiff::cuda

@@ -20,6 +20,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
     Returns [B, H, N, D] laid out like q. Softmax in float32 (float64 for float64). Differentiable in q, k, v. In
     bfloat16 results below 2^-126 may be rounded to 0.
     Raises TypeError or ValueError naming the argument.
+
+    >>> q, text = torch.randn(2, 4096, 8, 40), torch.randn(2, 77, 8, 40)
+    >>> attention(q.transpose(1, 2), text.transpose(1, 2), text.transpose(1, 2)).shape
+    torch.Size([2, 8, 4096, 40])
     """
     checks.require_float("q", q)
     if q.ndim != 4:
@@ -35,7 +39,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
     return _call(q, k, v, max(size, 1) ** -0.5 if scale is None else float(scale))
 
 
-def _run(q, k, v, scale) -> Tensor:
+def _run(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     shape = (*q.shape[:3], k.shape[2], q.shape[3])
     run = registry.choose("attention", registry.CallSpec(q.device.type, q.dtype, shape))
     if q.numel() == 0:  # whose strides mean nothing
@@ -49,7 +53,7 @@ def _laid_out_like(q: Tensor, out: Tensor) -> Tensor:
     return out if out.stride() == target.stride() else target.copy_(out)
 
 
-def _meta(q, k, v, scale) -> Tensor:
+def _meta(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return torch.empty_like(q)
 
 

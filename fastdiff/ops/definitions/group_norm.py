@@ -32,6 +32,10 @@ def group_norm(
     act: "none" or "silu". Statistics in float32 (float64 for float64 x). Differentiable in all tensors. In bfloat16
     results below 2^-126 may be rounded to 0.
     Raises TypeError or ValueError naming the argument.
+
+    >>> x, embedding = torch.randn(2, 64, 16, 16), torch.randn(2, 64)
+    >>> group_norm(x, 32, add=embedding, act="silu").shape
+    torch.Size([2, 64, 16, 16])
     """
     _check(x, groups, weight, bias, eps, add, scale, shift, act)
     return _call(x, groups, weight, bias, eps, add, scale, shift, act)
@@ -71,14 +75,34 @@ def _check(
             checks.require_device(name, tensor, x)
 
 
-def _run(x, groups, weight, bias, eps, add, scale, shift, act) -> Tensor:
+def _run(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    add: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    act: str,
+) -> Tensor:
     run = registry.choose("group_norm", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
     if x.numel() == 0:  # whose strides mean nothing
         return _meta(x, groups, weight, bias, eps, add, scale, shift, act)
     return run(x, groups, weight, bias, eps, add, scale, shift, act).contiguous(memory_format=layout_of(x))
 
 
-def _meta(x, groups, weight, bias, eps, add, scale, shift, act) -> Tensor:
+def _meta(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    add: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    act: str,
+) -> Tensor:
     return torch.empty_like(x, memory_format=layout_of(x))
 
 

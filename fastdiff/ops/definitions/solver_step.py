@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...plans.table import MAX_HISTORY, MAX_NOISE, ROW, WIDTH, empty_table, flat_row, reads_history, reads_noise
+from ...plans.table import FIELDS, MAX_HISTORY, MAX_NOISE, ROW, WIDTH, empty_table, flat_row, reads_history, reads_noise
 from .. import checks, reference, registry
 from ..layout import empty_input
 from ..torch_library import register
@@ -33,10 +33,10 @@ def make_row(**fields: float | Sequence[float]) -> list[float]:
     """
     table = empty_table(1)
     for name, value in fields.items():
-        if name not in ROW.names:
-            raise ValueError(f"make_row: expected a field of {', '.join(ROW.names)}, got {name!r}")
-        if np.ndim(value):
-            table[name][0, : len(value)] = value
+        if name not in FIELDS:
+            raise ValueError(f"make_row: expected a field of {', '.join(FIELDS)}, got {name!r}")
+        if isinstance(value, Sequence) or np.ndim(value):
+            table[name][0, : np.size(value)] = value
         else:
             table[name][0] = value
     return flat_row(table[0])
@@ -99,19 +99,21 @@ def _check(
         raise ValueError("x: expected at least one dimension, the batch, got a scalar")
     if len(row) != WIDTH:
         raise ValueError(f"row: expected {WIDTH} numbers (see make_row), got {len(row)}")
-    named = {"m": m, "base": base, "m_uncond": m_uncond, **{f"history[{k}]": h for k, h in enumerate(history)}}
-    for name, tensor in named.items():
-        if tensor is None and name != "m":
-            continue
+    optional = {"base": base, "m_uncond": m_uncond}
+    given = {"m": m, **{name: tensor for name, tensor in optional.items() if tensor is not None}}
+    for name, tensor in (given | {f"history[{k}]": h for k, h in enumerate(history)}).items():
         checks.require_float(name, tensor)
         checks.require_shape(name, tensor, x.shape)
         checks.require_device(name, tensor, x)
-    per_sample = {"guidance": (guidance, torch.float64), "threshold": (threshold, torch.float64)}
-    for name, (tensor, dtype) in {**per_sample, "seeds": (seeds, torch.int64)}.items():
-        if tensor is not None:
-            checks.require_shape(name, tensor, (len(x),))
-            checks.require_dtype(name, tensor, dtype)
-            checks.require_device(name, tensor, x)
+    for name, values, dtype in (
+        ("guidance", guidance, torch.float64),
+        ("threshold", threshold, torch.float64),
+        ("seeds", seeds, torch.int64),
+    ):
+        if values is not None:
+            checks.require_shape(name, values, (len(x),))
+            checks.require_dtype(name, values, dtype)
+            checks.require_device(name, values, x)
     if copies not in (1, 2):
         raise ValueError(f"copies: expected 1 or 2, got {copies}")
     if len(history) >= MAX_HISTORY:
@@ -134,7 +136,18 @@ def _table(numbers: Sequence[float]) -> np.ndarray:
 
 
 def _run(
-    x, m, row, base, history, m_uncond, guidance, threshold, seeds, write_base, input_dtype, copies
+    x: Tensor,
+    m: Tensor,
+    row: Sequence[float],
+    base: Tensor | None,
+    history: Sequence[Tensor],
+    m_uncond: Tensor | None,
+    guidance: Tensor | None,
+    threshold: Tensor | None,
+    seeds: Tensor | None,
+    write_base: bool,
+    input_dtype: torch.dtype | None,
+    copies: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     outputs = _meta(x, m, row, base, history, m_uncond, guidance, threshold, seeds, write_base, input_dtype, copies)
     out_x, out_base, out_d, out_input = outputs
@@ -149,7 +162,18 @@ def _run(
 
 
 def _meta(
-    x, m, row, base, history, m_uncond, guidance, threshold, seeds, write_base, input_dtype, copies
+    x: Tensor,
+    m: Tensor,
+    row: Sequence[float],
+    base: Tensor | None,
+    history: Sequence[Tensor],
+    m_uncond: Tensor | None,
+    guidance: Tensor | None,
+    threshold: Tensor | None,
+    seeds: Tensor | None,
+    write_base: bool,
+    input_dtype: torch.dtype | None,
+    copies: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def like(wanted: bool) -> Tensor:
         return torch.empty_like(x) if wanted else x.new_empty(0)
@@ -159,7 +183,18 @@ def _meta(
 
 
 def _formula(
-    x, m, row, base, history, m_uncond, guidance, threshold, seeds, write_base, input_dtype, copies
+    x: Tensor,
+    m: Tensor,
+    row: Sequence[float],
+    base: Tensor | None,
+    history: Sequence[Tensor],
+    m_uncond: Tensor | None,
+    guidance: Tensor | None,
+    threshold: Tensor | None,
+    seeds: Tensor | None,
+    write_base: bool,
+    input_dtype: torch.dtype | None,
+    copies: int,
 ) -> tuple[Tensor, ...]:
     record = _table(row)[0]
     new_x, new_base, d = reference.solver_step(

@@ -15,13 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..call_spec import CallSpec, Implementation
 from ..definitions.attention import MAX_HEAD_SIZE
-from ..registry import CallSpec, Implementation
 from .attention_plan import plan_of
 from .layout import on_device
 
-LEAST, LARGEST = 2.0**-149, torch.finfo(torch.float32).max  # positive float32
-FARTHEST = 2**23  # elements from one row to the next, so that offsets within a tile fit 32 bits
+MIN_FACTOR, MAX_FACTOR = 2.0**-149, torch.finfo(torch.float32).max  # positive float32
+MAX_STRIDE = 2**23  # elements from one row to the next, so that offsets within a tile fit 32 bits
 
 
 @triton.jit
@@ -55,6 +55,7 @@ def _load(
 @triton.jit
 def _logits(q1, q2, k1, k2, row, keys, SECOND: tl.constexpr, WHOLE: tl.constexpr):
     """q k^T, not yet scaled, and -inf past the last key."""
+    # "ieee": float32 operands are not rounded to TF32. Halves are multiplied exactly and summed in float32 either way.
     logits = tl.dot(q1, k1.T, input_precision="ieee")
     if SECOND > 0:
         logits = tl.dot(q2, k2.T, logits, input_precision="ieee")
@@ -70,6 +71,7 @@ def _weights(logits, top, factor):
 @triton.jit
 def _add(weights, v1, v2, sum1, sum2, SECOND: tl.constexpr):
     """Both parts of the sums over keys, with the weighted values of a tile."""
+    # Weights are at most 1; in half precision they are rounded as every fused attention rounds them.
     weights = weights.to(v1.dtype)
     sum1 = tl.dot(weights, v1, sum1, input_precision="ieee")
     if SECOND > 0:
@@ -85,9 +87,11 @@ def _step(
     """The running maximum, sum of weights and weighted values after one more tile of keys."""
     k1, k2 = _load(k, row, k_row, keys, FIRST, SECOND, SIZE, WHOLE)
     logits = _logits(q1, q2, k1, k2, row, keys, SECOND, WHOLE)
+    # Values are loaded before the exponentials, which hide the wait.
     v1, v2 = _load(v, row, v_row, keys, FIRST, SECOND, SIZE, WHOLE)
     higher = tl.maximum(top, tl.max(logits, 1))
     weights = _weights(logits, higher, factor)
+    # What was summed so far was relative to the old maximum. Before the first tile that is -inf, and kept is 0.
     kept = tl.exp2((top - tl.where(higher == float("-inf"), 0.0, higher)) * factor)
     total = total * kept + tl.sum(weights, 1)
     sum1 = sum1 * kept[:, None]
@@ -152,6 +156,7 @@ def attention_kernel(
     factor: the scale times log2(e). Strides are in units of UNIT elements: their multiples of eight tell the compiler
     that loads are aligned, which it would assume of multiples of sixteen only.
     """
+    # 64-bit offsets once a program, to the head and to its rows; 32 bits within a tile (MAX_STRIDE sees to that).
     head = (tl.program_id(0) // walks).to(tl.int64)
     walk = tl.program_id(0) % walks
     batch, head = head // heads, head % heads
@@ -163,6 +168,7 @@ def attention_kernel(
     q_far, k_far, v_far, y_far = q_row.to(tl.int64), k_row.to(tl.int64), v_row.to(tl.int64), y_row.to(tl.int64)
     row = tl.arange(0, ROWS)
     if RESIDENT:
+        # All keys and values are loaded once and stay, while the program walks over its tiles of queries.
         first_key = tl.arange(0, KEYS)
         k1, k2 = _load(k, first_key, k_row, keys, FIRST, SECOND, SIZE, WHOLE_KEYS)
         v1, v2 = _load(v, first_key, v_row, keys, FIRST, SECOND, SIZE, WHOLE_KEYS)
@@ -174,6 +180,7 @@ def attention_kernel(
         for at in tl.range(start, tl.minimum(start + share * ROWS, queries), ROWS, num_stages=STAGES):
             q1, q2 = _load(q + at * q_far, row, q_row, queries - at, FIRST, SECOND, SIZE, WHOLE_ROWS)
             logits = _logits(q1, q2, k1, k2, first_key, keys, SECOND, WHOLE_KEYS)
+            # All logits of a row are there: one maximum, no running correction.
             top = tl.max(logits, 1)
             if TAIL > 0:
                 more = _logits(q1, q2, k3, k4, last_key, keys, SECOND, WHOLE_TAIL)
@@ -194,6 +201,7 @@ def attention_kernel(
         top = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         sum1, sum2 = _zeros(ROWS, FIRST, SECOND)
+        # Full tiles without a mask, and the rest in a smaller tile of its own where registers suffice for both.
         whole = keys // KEYS * KEYS if TAIL > 0 else keys
         for at in tl.range(0, whole, KEYS, num_stages=STAGES):
             top, total, sum1, sum2 = _step(
@@ -225,9 +233,12 @@ def run(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         return y
     plan = plan_of(q, k.shape[2])
     strides = [t.stride()[:3] for t in (q, k, v, y)]
+    # All strides are multiples of this: the compiler is told by a factor that it knows at compile time.
     unit = math.gcd(*(step for steps in strides for step in steps), 8)
     steps = [step // unit for steps in strides for step in steps]
-    factor = min(max(scale * math.log2(math.e), LEAST), LARGEST)
+    # exp(x) = exp2(x log2 e), and exp2 is one instruction. A factor that is 0 or infinite in float32 would make NaN, of
+    # a key that is not there or of the largest logit.
+    factor = min(max(scale * math.log2(math.e), MIN_FACTOR), MAX_FACTOR)
     with on_device(q):
         KERNELS["attention"][(plan.programs,)](
             q, k, v, y, *steps, factor, q.shape[1], q.shape[2], k.shape[2], plan.walks, plan.share,
@@ -237,7 +248,7 @@ def run(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _readable(t: Tensor) -> Tensor:
-    return t if t.stride(-1) == 1 and t.stride(2) < FARTHEST else t.contiguous()
+    return t if t.stride(-1) == 1 and t.stride(2) < MAX_STRIDE else t.contiguous()
 
 
 def refuse(case: CallSpec) -> str | None:

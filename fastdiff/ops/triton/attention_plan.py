@@ -15,11 +15,13 @@ from torch import Tensor
 
 from .group_norm_plan import Device, device_of
 
-SMALLEST = 16  # rows, columns and keys of a matrix instruction
+MIN_TILE = 16  # rows, columns and keys of a matrix instruction
 PER_MULTIPROCESSOR = 3
 
 
 class Tile(NamedTuple):
+    """How much of an attention a program takes at once, on one architecture."""
+
     rows: int  # queries
     fewest: int  # queries, where there are too few for the machine; wgmma and tcgen05 take no fewer than 64
     keys: int
@@ -36,7 +38,7 @@ class Plan(NamedTuple):
     walks: int  # programs of one head
     share: int  # tiles of queries that each takes
     warps: int
-    constants: dict  # compile-time arguments
+    constants: dict[str, int]  # compile-time arguments
 
 
 # By element size and by the largest head size that a tile is meant for.
@@ -77,10 +79,10 @@ def plan_of(q: Tensor, keys: int) -> Plan:
 
 def parts_of(size: int) -> tuple[int, int]:
     """A power of two, or two, whose sum is the least that holds the head size."""
-    whole = _at_least(SMALLEST, size)
+    whole = _at_least(MIN_TILE, size)
     first = whole // 2
-    second = _at_least(SMALLEST, size - first)
-    return (first, second) if first >= SMALLEST and first + second < whole else (whole, 0)
+    second = _at_least(MIN_TILE, size - first)
+    return (first, second) if first >= MIN_TILE and first + second < whole else (whole, 0)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -93,7 +95,7 @@ def _plan(shape: tuple[int, ...], keys: int, itemsize: int, device: Device) -> P
     resident = keys <= tile.resident
     share = _ceil(heads * _ceil(queries, rows), enough) if resident else 1
     walks = _ceil(_ceil(queries, rows), share)
-    warps = min(tile.warps, rows // SMALLEST) if itemsize == 2 else tile.warps  # a matrix instruction's rows
+    warps = min(tile.warps, rows // MIN_TILE) if itemsize == 2 else tile.warps  # a matrix instruction's rows
     first, second = parts_of(size)
     constants = {
         "SIZE": size, "FIRST": first, "SECOND": second, "ROWS": rows, "WHOLE_ROWS": queries % rows == 0,
@@ -106,7 +108,7 @@ def _tile(tiles: dict[int, Tile], size: int) -> Tile:
     return next(tile for largest, tile in tiles.items() if size <= largest)
 
 
-def _keys(tile: Tile, rows: int, keys: int) -> dict:
+def _keys(tile: Tile, rows: int, keys: int) -> dict[str, int]:
     """Tiles of KEYS and, unless TAIL is 0, a last one of its own size; which of them are full."""
     if keys <= tile.resident:
         block, tail = parts_of(keys)
@@ -114,7 +116,7 @@ def _keys(tile: Tile, rows: int, keys: int) -> dict:
     else:
         block = min(tile.keys, rows)  # few queries at a time leave few registers to a thread
         rest = keys % block
-        tail = _at_least(SMALLEST, rest) if tile.tail else 0
+        tail = _at_least(MIN_TILE, rest) if tile.tail else 0
     return {"KEYS": block, "TAIL": tail, "WHOLE_KEYS": rest == 0 or tail > 0, "WHOLE_TAIL": rest == tail}
 
 

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..call_spec import CallSpec, Implementation
 from ..layout import layout_of
-from ..registry import CallSpec, Implementation
 from .group_norm_plan import MAX_COLUMNS, plan_of
 from .layout import on_device
 
@@ -25,6 +25,8 @@ def _group_sum(tile, LIVE: tl.constexpr, COLUMNS: tl.constexpr, TOGETHER: tl.con
     if TOGETHER == 1:
         total = tl.sum(tl.sum(tile, 1), 0)
     else:
+        # Groups lie side by side in the columns: column sums, then for each group the columns that are its own. No
+        # reshape: a group's columns need not be a power of two.
         GROUPS: tl.constexpr = triton.next_power_of_2(TOGETHER)
         own = tl.arange(0, COLUMNS)[None, :] // (LIVE // TOGETHER) == tl.arange(0, GROUPS)[:, None]
         each = tl.sum(tl.where(own, tl.sum(tile, 0)[None, :], 0.0), 1)
@@ -88,11 +90,13 @@ def _looped_statistics(
     n = 0.0
     for start in range(first, end, ROWS):
         value, mask = _load(x, add, pivot, start + lane, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
+        # Welford's recurrence in every lane of the tile: the lanes never wait for one another until the end.
         n += 1.0
         delta = tl.where(mask, value - mean, 0.0)
-        step = delta * (1.0 / n)
+        step = delta * (1.0 / n)  # n is the same for all lanes: one division a tile
         mean += step
         m2 += delta * (delta - step)
+    # How many elements each lane has seen: the last tile may be partial.
     count = tl.where(column < LIVE, (end - first - lane + ROWS - 1) // ROWS, 0).to(tl.float32)
     total = (end - first).to(tl.float32) * (LIVE // TOGETHER)
     return _merge(mean, m2, count, total, LIVE, COLUMNS, TOGETHER)
@@ -129,6 +133,7 @@ def _modulation(weight, bias, scale, shift, channel, mask):
     if bias is not None:
         b = tl.load(bias + channel, mask=mask, other=0).to(tl.float32)
     if scale is not None:
+        # (w n + b) (1 + scale) + shift, multiplied out: one multiply-add an element is left.
         factor = 1.0 + tl.load(scale + channel, mask=mask, other=0).to(tl.float32)
         a *= factor
         b *= factor
@@ -139,6 +144,7 @@ def _modulation(weight, bias, scale, shift, channel, mask):
 
 @triton.jit
 def _store(y, value, mean, rstd, a, b, row, column, mask, STRIDE: tl.constexpr, SILU: tl.constexpr):
+    # rstd a first, which is one number a channel; the mean is subtracted before it is scaled, so it costs no digits.
     h = (value - mean) * (rstd * a) + b
     if SILU:
         h = h / (1.0 + tl.exp(-h))
@@ -189,6 +195,7 @@ def group_norm_kernel(
     if shift is not None:
         shift += sample.to(tl.int64) * shift_row + channel
 
+    # The pivot: the group's own first element, by the column that the group begins in.
     first_column = 0
     if TOGETHER > 1:
         first_column = tl.minimum(column, LIVE - 1) // (LIVE // TOGETHER) * (LIVE // TOGETHER)
@@ -198,6 +205,7 @@ def group_norm_kernel(
 
     size = rows.to(tl.float32) * (LIVE // TOGETHER)
     if WHOLE:
+        # The slab fits the registers: one read, the mean, then the deviations from it.
         value, mask = _load(x, add, pivot, lane, column, rows, units, STRIDE, LIVE, COLUMNS, LAST)
         mean = _group_sum(tl.where(mask, value, 0.0), LIVE, COLUMNS, TOGETHER) / size
         off = tl.where(mask, value - mean, 0.0)
@@ -208,6 +216,7 @@ def group_norm_kernel(
         _store(y, value, mean, rstd, a, b, lane, column, mask, STRIDE, SILU)
     else:
         if STATISTICS:
+            # One launch: every program of the slab takes all of its statistics. Two: its own share, merged by the next.
             from_row = 0 if OUTPUT else first
             to_row = rows if OUTPUT else end
             mean, m2 = _looped_statistics(
@@ -220,6 +229,7 @@ def group_norm_kernel(
             rstd = tl.rsqrt(m2 / size + eps)
             if LAST:
                 a, b = _modulation(weight, bias, scale, shift, column, column < LIVE)
+            # Read again, from the cache where it is still there.
             for begin in range(first, end, ROWS):
                 row = begin + lane
                 value, mask = _load(x, add, pivot, row, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
@@ -231,6 +241,7 @@ def group_norm_kernel(
             at = 2 * split
             if TOGETHER > 1:
                 at += column // (LIVE // TOGETHER) * splits * 2
+                # All columns of a group hold its statistics; the first of them writes.
                 own = (column < LIVE) & (column % (LIVE // TOGETHER) == 0)
                 tl.store(partials + at, mean, mask=own)
                 tl.store(partials + at + 1, m2, mask=own)

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-WIDEST = 8  # elements a thread moves at once
+MAX_UNIT = 8  # elements a thread moves at once
 MAX_SPLITS = 128
 MAX_COLUMNS = 4096  # channels of one group in channels_last
 
 
 class Device(NamedTuple):
+    """What the plans depend on. warp: threads that run in step."""
+
     arch: str
     multiprocessors: int
     warp: int
 
 
 class Config(NamedTuple):
+    """How work is cut on one architecture."""
+
     on_chip: int  # elements one program can hold in registers
     tile: int  # elements one program takes at once where it cannot hold all
     threads: int  # of a program that works on such a tile
@@ -55,7 +60,7 @@ class Plan(NamedTuple):
     group_channels: int
     warps: int
     twice: bool  # statistics and output in launches of their own
-    constants: dict  # compile-time arguments
+    constants: dict[str, int]  # compile-time arguments
 
 
 def plan_of(x: Tensor, groups: int, last: bool) -> Plan:
@@ -64,6 +69,7 @@ def plan_of(x: Tensor, groups: int, last: bool) -> Plan:
 
 
 def device_of(x: Tensor) -> Device:
+    """x's device."""
     return _device(x.device.index) if x.is_cuda else ABSENT
 
 
@@ -82,7 +88,7 @@ def _plan(shape: tuple[int, ...], groups: int, last: bool, itemsize: int, device
     batch, channels, positions = shape[0], shape[1], math.prod(shape[2:])
     group_channels = channels // groups
     if not last:
-        width = math.gcd(positions, WIDEST)
+        width = math.gcd(positions, MAX_UNIT)
         rows, units, columns = group_channels * positions // width, positions // width, width
         return _cut(config, device, batch, groups, rows, units, columns, width, 1, group_channels, False, itemsize)
     aligned = 16 // itemsize
@@ -95,7 +101,7 @@ def _plan(shape: tuple[int, ...], groups: int, last: bool, itemsize: int, device
                 group_channels, True, itemsize)  # fmt: skip
 
 
-def _together(groups: int, group_channels: int, good) -> int:
+def _together(groups: int, group_channels: int, good: Callable[[int], bool]) -> int:
     """The fewest groups whose channels make a good row, or 1."""
     divisors = (n for n in range(1, groups + 1) if groups % n == 0)
     return next((n for n in divisors if good(n * group_channels)), 1)

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 MAX_DIMS = 3
-WIDEST = 8  # elements a thread moves at once
-LONG = 4096  # elements: enough to be worth a loop of their own
+MAX_UNIT = 8  # elements a thread moves at once
+MIN_LOOP = 4096  # elements: enough to be worth a loop of their own
 _Strides = tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """A loop over `batch` samples of `count` elements, counted through `dims` dimensions."""
+    """A loop over `batch` samples of `elements` elements each, counted through `dims` dimensions."""
 
     groups: tuple[_Strides, ...]  # the strides the operands of each group must have
     batch: int
-    count: int
+    elements: int
     dims: int
     inner: tuple[int, int]  # sizes of the second and the third dimension
     strides: tuple[int, ...]  # for each group: the strides of the batch, in units, and of three dimensions
     copy: int  # from one copy of the last group to the next, in units
-    unit: int  # what count, the batch strides and copy are multiples of: accesses this wide are aligned
+    unit: int  # what elements, the batch strides and copy are multiples of: accesses this wide are aligned
     wide: bool  # some offset does not fit 32 bits
 
 
@@ -42,7 +42,7 @@ def joint_layout(shape: tuple[int, ...], groups: tuple[_Strides, ...], per_sampl
     if not ordered:
         dims.sort(key=lambda dim: dim[1], reverse=True)
     dims = _merge(dims)
-    if not per_sample and math.prod(size for size, _ in dims[1:]) >= LONG:
+    if not per_sample and math.prod(size for size, _ in dims[1:]) >= MIN_LOOP:
         batch, batch_strides = dims.pop(0)  # any outermost dimension will do
     if len(dims) > MAX_DIMS:
         contiguous = torch.empty(shape, device="meta").stride()
@@ -51,7 +51,7 @@ def joint_layout(shape: tuple[int, ...], groups: tuple[_Strides, ...], per_sampl
     dims += [(1, (0,) * len(groups))] * (MAX_DIMS - len(dims))
     sizes = [size for size, _ in dims]
     count, copy = math.prod(sizes), shape[0] * groups[-1][0]
-    unit = math.gcd(count, copy, *batch_strides, WIDEST)
+    unit = math.gcd(count, copy, *batch_strides, MAX_UNIT)
     strides = [s for g, b in enumerate(batch_strides) for s in (b // unit, *(steps[g] for _, steps in dims))]
     reach = max(sum((size - 1) * step for size, step in zip(shape, group, strict=True)) for group in groups)
     wide = max(count, reach + copy) >= 2**31 - 2**16

@@ -20,12 +20,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ...plans.table import MAX_HISTORY, MAX_NOISE, ROW, reads_history, reads_noise
+from ..call_spec import CallSpec, Implementation
 from ..reference import compute_dtype
-from ..registry import CallSpec, Implementation
 from .layout import conform, joint_layout, on_device, same_layout, target
 from .philox import normal
 
-BLOCK = 1024
+BLOCK = 1024  # elements of one sample that a program takes
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 WARPS = 2 if torch.version.hip else 4  # eight elements a thread: 128-bit accesses in half precision too
 
@@ -33,6 +33,8 @@ WARPS = 2 if torch.version.hip else 4  # eight elements a thread: 128-bit access
 @triton.jit
 def _offset(b, e, size_1, size_2, stride_b, stride_0, stride_1, stride_2, DIMS: tl.constexpr, UNIT: tl.constexpr):
     """Where element e of sample b lies. Multiplying by UNIT tells Triton what the offset is a multiple of."""
+    # Divisions by run-time sizes cost more than the arithmetic of a row; contiguous memory merges into one dimension
+    # and needs none.
     if DIMS == 1:
         at = e * stride_0
     elif DIMS == 2:
@@ -45,6 +47,7 @@ def _offset(b, e, size_1, size_2, stride_b, stride_0, stride_1, stride_2, DIMS: 
 
 @triton.jit
 def _weight(value, DTYPE: tl.constexpr):
+    # Triton passes a Python float as float32: a float64 weight comes as the int64 of its bits.
     if tl.float64 == DTYPE:
         value = value.to(tl.int64).to(tl.float64, bitcast=True)
     return value
@@ -83,16 +86,18 @@ def _solver_step(
     COPIES: tl.constexpr, CLAMP: tl.constexpr, DIMS: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
     DTYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    # One sample a program, so that its seed, guidance and threshold are single loads.
     pid = tl.program_id(0)
-    if WIDE:
+    if WIDE:  # offsets past 2^31; 32-bit arithmetic is half the instructions and registers
         pid = pid.to(tl.int64)
     b = pid // blocks
     start = pid % blocks * BLOCK
     e = start + tl.arange(0, BLOCK)
-    mask = e < units * UNIT
+    mask = e < units * UNIT  # a multiple of UNIT, as the compiler sees: whole vectors are in or out
     at = _offset(b, e, size_1, size_2, state_b, state_0, state_1, state_2, DIMS, UNIT)
     zero = tl.zeros([BLOCK], DTYPE)
 
+    # x and the model's output come first, since D needs them; the rest is a sum.
     d = zero
     new_x = zero
     new_base = zero
@@ -107,6 +112,7 @@ def _solver_step(
         if m_uncond is not None:
             scale = _weight(guidance, DTYPE) if guidances is None else tl.load(guidances + b).to(DTYPE)
             uncond = tl.load(m_uncond + model_at, mask=mask).to(DTYPE)
+            # In this form guidance 1 is m up to rounding, and large scales multiply the difference alone.
             prediction = uncond + scale * (prediction - uncond)
         d += _weight(p_m, DTYPE) * prediction
     # Comparisons with NaN are false, so NaN passes through both limits.
@@ -115,7 +121,7 @@ def _solver_step(
         d = tl.where(d > limit, limit, tl.where(d < -limit, -limit, d))
     if thresholds is not None:
         s = tl.load(thresholds + b).to(DTYPE)
-        d = tl.where(d > s, s, tl.where(d < -s, -s, d)) / s
+        d = tl.where(d > s, s, tl.where(d < -s, -s, d)) / s  # Saharia et al. 2022, section 2.3
 
     new_x += _weight(a0, DTYPE) * d
     new_base += _weight(b0, DTYPE) * d
@@ -127,6 +133,7 @@ def _solver_step(
     new_x, new_base = _add(new_x, new_base, h5, a5, b5, at, mask, DTYPE)
     new_x, new_base = _add(new_x, new_base, h6, a6, b6, at, mask, DTYPE)
     new_x, new_base = _add(new_x, new_base, h7, a7, b7, at, mask, DTYPE)
+    # Noise is computed from (seed, index, element) in registers: no tensor of it is ever in memory.
     seed = tl.load(seeds + b) if seeds is not None else 0
     new_x, new_base = _add_noise(new_x, new_base, seed, noise0, xi_a0, xi_b0, start, BLOCK, DTYPE)
     new_x, new_base = _add_noise(new_x, new_base, seed, noise1, xi_a1, xi_b1, start, BLOCK, DTYPE)
@@ -138,12 +145,14 @@ def _solver_step(
         tl.store(out_d + at, d, mask=mask)
     if out_input is not None:
         input_at = _offset(b, e, size_1, size_2, input_b, input_0, input_1, input_2, DIMS, UNIT)
+        # From x' in the compute precision, not as it was rounded for out_x.
         model_input = _weight(c_in, DTYPE) * new_x
         tl.store(out_input + input_at, model_input, mask=mask)
         if COPIES == 2:
             tl.store(out_input + input_copy * UNIT + input_at, model_input, mask=mask)
 
 
+# A function object of the same code with annotations of its own: weights as float32, or as the bits of float64.
 PARAMETERS = _solver_step.__code__.co_varnames[: _solver_step.__code__.co_argcount]
 WEIGHTS = PARAMETERS[PARAMETERS.index("p_x") : PARAMETERS.index("noise0")]
 
@@ -174,6 +183,7 @@ class _Row(NamedTuple):
 @functools.lru_cache(maxsize=4096)
 def _ready(record: bytes, dtype: torch.dtype, base_is_x: bool) -> _Row:
     row = np.frombuffer(record, ROW).copy()[0]
+    # One load instead of two where the registers are the same tensor.
     if base_is_x:
         row["a_x"] += row["a_base"]
         row["b_x"] += row["b_base"]
@@ -214,6 +224,7 @@ def run(
     dtype = compute_dtype(x.dtype)
     row = _ready(table[i].tobytes(), dtype, base is x)
     draws = row.noises != (None, None)
+    # Both outputs are walked by one set of strides.
     if m_uncond is not None and not same_layout(m_uncond, m.stride()):
         m, m_uncond = m.contiguous(), m_uncond.contiguous()
     layout = joint_layout(
@@ -235,17 +246,17 @@ def run(
     ]
     outputs = [(out_x, state), (out_base, state), (out_d, state), (out_input, model_input)]
     written = [target(tensor, strides) for tensor, strides in outputs]
-    blocks = -(-layout.count // BLOCK)
+    blocks = -(-layout.elements // BLOCK)
     with on_device(x):
         KERNELS[dtype][(layout.batch * blocks,)](
             *inputs, *written, *row.weights, *row.noises,
-            blocks, layout.count // layout.unit, *layout.inner, *layout.strides, layout.copy,
+            blocks, layout.elements // layout.unit, *layout.inner, *layout.strides, layout.copy,
             COPIES=1 if out_input is None else len(out_input) // len(x), CLAMP=row.clamps,
             DIMS=layout.dims, UNIT=layout.unit, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
             num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     for (tensor, _), result in zip(outputs, written, strict=True):
-        if tensor is not result:
+        if tensor is not None and result is not None and tensor is not result:
             tensor.copy_(result)
 
 

@@ -24,6 +24,8 @@ from ..schedule import Points, Schedule
 from .ancestral import ddim_row
 from .quadrature import lagrange
 
+# Adams-Bashforth on equal steps, orders 1 to 4, newest output first: what the integrals of `adams_weights` over
+# t - s come to there.
 EQUAL_STEPS = (
     (1.0,),
     (3 / 2, -1 / 2),
@@ -50,6 +52,8 @@ def adams(
     """
 
     def weights(past: np.ndarray, end: float) -> np.ndarray:
+        # The first steps have fewer outputs and so a lower order. With one output a step to s = 0 ends on D itself,
+        # which no extrapolation from noisier levels improves.
         past = past[: 1 if lower_order_final and end == 0 else order]
         return (end - past[0]) * np.array(EQUAL_STEPS[len(past) - 1]) if equal_steps else adams_weights(past, end)
 
@@ -62,6 +66,7 @@ def gradient_estimation(
     """Euler's step along gamma d_0 + (1 - gamma) d_1, the step to sigma = 0 along d_0; gamma = 3/2 would be iPNDM's."""
 
     def weights(past: np.ndarray, end: float) -> np.ndarray:
+        # Algorithm 2; to s = 0 along d_0 alone, which ends on D itself.
         mixture = [1.0] if end == 0 or len(past) == 1 else [gamma, 1 - gamma]
         return (end - past[0]) * np.array(mixture)
 
@@ -81,9 +86,11 @@ def _multistep(
     rows: list[Row] = []
     for i in range(len(points.t) - 1):
         s, t = points.at(i), points.at(i + 1)
+        # s is infinite where alpha = 0. There and from there DDIM's step is the limit of Euler's.
         if math.isinf(levels[i]) or math.isinf(levels[i + 1]):
             rows.append(ddim_row(s, t, prediction, i + 1))
             continue
+        # Newest first, as the history is; no polynomial passes through an infinite level.
         past = levels[: i + 1][np.isfinite(levels[: i + 1])][::-1]
         rows.append(Row.at(s, form, prediction, step_line(s, t, form, weights(past, float(levels[i + 1])))))
     return rows
@@ -102,6 +109,7 @@ def scale_of(point: Points, form: str) -> float:
 
 def step_line(s: Points, t: Points, form: str, weights: np.ndarray) -> LinearUpdate:
     """x_t from x_s and the outputs, newest first."""
+    # x = k z: the step in z keeps z_s with weight 1, so x_s gets k_t / k_s and every output k_t.
     k_s, k_t = scale_of(s, form), scale_of(t, form)
     return LinearUpdate(x=k_t / k_s, history=tuple(float(k_t * w) for w in weights))
 
@@ -111,6 +119,7 @@ def adams_weights(levels: np.ndarray, end: float) -> np.ndarray:
 
     Gauss-Legendre with as many nodes as a polynomial of that degree asks for: exact to rounding.
     """
+    # n nodes are exact up to degree 2 n - 1, and the polynomials have degree len(levels) - 1.
     nodes, weights = np.polynomial.legendre.leggauss(len(levels) // 2 + 1)
     half = (end - levels[0]) / 2
     return half * (lagrange(levels, levels[0] + half * (nodes + 1)) @ weights)

@@ -23,8 +23,11 @@ def step_down(s: Points, t: Points, eta: float) -> tuple[float, float]:
     """(share of sigma_t that stays predicted noise, share that is drawn fresh), in units of sigma_t."""
     if eta == 0:
         return 1.0, 0.0
+    # The ratio of sigma_t / alpha_t to sigma_s / alpha_s, crosswise: alpha_s and sigma_t may be 0. Sorted, it is at
+    # most 1 also where the noise rises.
     low, high = sorted((float(s.alpha * t.sigma), float(t.alpha * s.sigma)))
     ratio = low / high if high else 1.0
+    # With eta > 1 more than sigma_t may be asked for: then all of the noise is fresh.
     up = min(1.0, eta * math.sqrt(1 - ratio**2))
     # 1 - up^2 multiplied out: ratio^2 is far below 1 in long steps, and subtracting would lose it.
     return math.sqrt(max(0.0, 1 - eta**2 + (eta * ratio) ** 2)), up
@@ -32,10 +35,12 @@ def step_down(s: Points, t: Points, eta: float) -> tuple[float, float]:
 
 def ddim_row(s: Points, t: Points, prediction: str, noise_index: int, eta: float = 0.0, s_noise: float = 1.0) -> Row:
     """The step from s to t, data form; from sigma = 0, towards noise, noise form."""
+    # At sigma = 0 no eps follows from x and x0, so the model's eps is asked for: x_t = alpha_t x0 + sigma_t eps.
     if float(s.sigma) == 0:
         line = LinearUpdate(x=float(t.alpha / s.alpha), history=(float(t.sigma),))
         return Row.at(s, "noise", prediction, line)
     down, up = (float(t.sigma) * share for share in step_down(s, t, eta))
+    # Eq. 12 with x0 = D and eps = (x_s - alpha_s D) / sigma_s, sorted by x_s and D.
     x_weight = down / float(s.sigma)
     noise = ((noise_index, s_noise * up),) if up else ()
     line = LinearUpdate(x=x_weight, history=(float(t.alpha) - float(s.alpha) * x_weight,), noise=noise)

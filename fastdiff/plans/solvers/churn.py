@@ -44,6 +44,7 @@ class Churn(NamedTuple):
         gamma = min(self.s_churn / steps, self.max_churn)
         if gamma == 0 or math.isinf(level) or not self.s_tmin <= level <= self.s_tmax:
             return s
+        # s (1 + gamma) in lambda = -log(s); log1p keeps a small gamma's digits.
         return schedule.at_log_snr(np.float64(s.log_snr - math.log1p(gamma)))
 
 
@@ -54,6 +55,7 @@ def churned(schedule: Schedule, points: Points, step: Step, churn: Churn) -> lis
     for i in range(steps):
         s, t = points.at(i), points.at(i + 1)
         above = churn.above(schedule, s, steps)
+        # There is no row before the first one: the run itself then starts at the higher level.
         if rows and above is not s:
             rows[-1] = renoised(rows[-1], s, above, i, churn.s_noise)
         rows += step(i, above, t)
@@ -68,11 +70,12 @@ def restarted(
     intervals: (low, high, steps, repeats), low and high as s = sigma / alpha; the stretch is laid out by Karras' rho 7.
     """
     rows: list[Row] = []
-    index = len(points.t)
+    index = len(points.t)  # noises up to here belong to the start and to the steps
     for i in range(len(points.t) - 1):
         low = points.at(i + 1)
         rows += step(i, points.at(i), low)
         for at, high, steps, repeats in intervals:
+            # sigma = at alpha instead of sigma / alpha = at: alpha may be 0 at the start.
             if not math.isclose(at * float(low.alpha), float(low.sigma), rel_tol=1e-9):
                 continue
             stretch = _stretch(schedule, low, high, int(steps))
@@ -86,6 +89,7 @@ def restarted(
 
 def with_level(schedule: Schedule, points: Points, level: float) -> Points:
     """The points, and the one with sigma / alpha = level among them."""
+    # A second point at a level of the grid would be a step of length zero; 1e-9 is far above rounding.
     log_snr = -math.log(level)
     if np.isclose(points.log_snr, log_snr, rtol=0, atol=1e-9).any():
         return points
@@ -99,13 +103,16 @@ def renoised(row: Row, low: Points, high: Points, index: int, s_noise: float) ->
     """The row whose result at `low` goes on to `high`."""
     factor = float(high.alpha / low.alpha)
     kept = factor * float(low.sigma)
+    # sigma'^2 - kept^2 as a product: where little noise is put back the difference of the squares would cancel.
     spread = s_noise * math.sqrt(max(0.0, (float(high.sigma) - kept) * (float(high.sigma) + kept)))
     return replace(row, x=LinearUpdate(x=factor, noise=((index, spread),)).substitute_x(row.x))
 
 
 def _stretch(schedule: Schedule, low: Points, high: float, steps: int) -> Points:
+    # Uniform in s^(1/7) (Karras et al. 2022, eq. 5), from high down to the point that the run came from.
     u = np.linspace(high ** (1 / 7), math.exp(-float(low.log_snr)) ** (1 / 7), steps + 1)
     points = schedule.at_log_snr(-7 * np.log(u))
+    # That point exactly, not through powers and logarithms: the next step begins there.
     for values, end in zip(points, low, strict=True):
         values[-1] = end
     return points

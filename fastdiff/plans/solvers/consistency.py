@@ -36,6 +36,7 @@ def consistency(
     for i in range(len(points.t) - 1):
         s, t = points.at(i), points.at(i + 1)
         alpha, sigma = float(t.alpha), float(t.sigma)
+        # x_t = alpha_t (c_skip x + c_out D) + noise up to sigma_t, less what x0 still carries.
         c_skip, c_out = (0.0, 1.0) if timestep_scaling is None else _boundary(timestep_scaling * float(s.t))
         spread = s_noise * _rest(sigma, alpha * noise_left)
         noise = ((i + 1, spread),) if spread else ()
@@ -56,6 +57,8 @@ def tcd(schedule: Schedule, points: Points, prediction: str, *, gamma: float = 0
     for i in range(count):
         s, t = points.at(i), points.at(i + 1)
         to = t if i == count - 1 or gamma == 0 else _below(schedule, t, gamma)
+        # DDIM's step to `to`, then the forward process from there up to t, which multiplies everything by
+        # alpha_t / alpha_to. D gets what x leaves missing of alpha_t x0.
         scale = float(t.alpha / to.alpha)
         x_weight = scale * float(to.sigma / s.sigma)
         spread = s_noise * _rest(float(t.sigma), scale * float(to.sigma))
@@ -66,10 +69,12 @@ def tcd(schedule: Schedule, points: Points, prediction: str, *, gamma: float = 0
 
 
 def _boundary(tau: float) -> tuple[float, float]:
+    # (c_skip, c_out) of Song et al. 2023 with sigma_data = 1/2: the identity at tau = 0, where x is the data.
     return 0.25 / (tau**2 + 0.25), tau / math.sqrt(tau**2 + 0.25)
 
 
 def _below(schedule: Schedule, t: Points, gamma: float) -> Points:
+    # A discrete model was distilled on whole indices and knows no time between two of them.
     time = (1 - gamma) * float(t.t)
     return schedule.at(np.float64(math.floor(time) if schedule.num_train_timesteps is not None else time))
 

@@ -45,13 +45,16 @@ def deis(
     rows = []
     for i, p in enumerate(orders):
         s, t = points.at(i), points.at(i + 1)
+        # rho runs over the finite interval to 0 on the way to clean data, lambda over an infinite one.
         clean_end = variable == "rho" and float(t.sigma) == 0 and float(s.alpha) > 0
         if clean_end or is_finite(s, t):
+            # step_orders counts in lambda and gives the step to sigma = 0 order 1; in rho it may keep its order.
             used = min(order, 1 + finite_before(points, i)) if clean_end else p
             past = points.at(slice(i + 1 - used, i + 1))
             weights = _weights(schedule, Points(*(v[::-1] for v in past)), t, variable)
             rows.append(Row.at(s, "noise", prediction, step_line(s, t, "noise", weights)))
         else:
+            # eps says nothing about x0 where alpha = 0.
             form = "data" if float(s.alpha) == 0 else "noise"
             x_weight, d_weight = first_order(s, t, form)
             rows.append(Row.at(s, form, prediction, LinearUpdate(x=x_weight, history=(d_weight,))))
@@ -61,8 +64,10 @@ def deis(
 def _weights(schedule: Schedule, past: Points, t: Points, variable: str) -> np.ndarray:
     """w_j for the outputs at `past`, newest first."""
     if variable == "rho":
+        # A polynomial in the variable of integration: exact with few nodes, and no logarithm of rho = 0.
         return adams_weights(past.sigma / past.alpha, float(t.sigma / t.alpha))
     log_snr, weights = gauss(_panels(schedule, past.at(0), t))
+    # d(rho) = -e^(-lambda) d(lambda): over lambda the integrand is smooth, over rho all of it lies near one end.
     element = -weights * np.exp(-log_snr)
     if variable == "time":
         return lagrange(past.t, schedule.t_of_log_snr(log_snr)) @ element
@@ -74,6 +79,7 @@ def _panels(schedule: Schedule, s: Points, t: Points) -> np.ndarray:
     edges = unit_panels(float(s.log_snr), float(t.log_snr))
     if schedule.num_train_timesteps is None:
         return edges
+    # The training indices strictly between the ends: between two of them log(alpha) is linear in t.
     indices = np.arange(math.floor(min(s.t, t.t)) + 1, math.ceil(max(s.t, t.t)))
     edges = np.union1d(edges, np.clip(schedule.log_snr(indices), edges.min(), edges.max()))
     return edges if s.log_snr < t.log_snr else edges[::-1]

@@ -44,8 +44,13 @@ class Statistics:
         if len(arrays[0]) == 0 or not np.all(np.diff(arrays[0]) > 0):
             raise ValueError("statistics: expected log_snr to rise")
 
+    def __repr__(self) -> str:
+        return f"<Statistics at {len(self.log_snr)} values of log_snr>"
+
     def integral(self, values: np.ndarray, at: np.ndarray) -> np.ndarray:
         """The integral of l or s from the first log_snr to each of the places."""
+        # Exact for a piecewise linear function: the whole pieces before, and the trapezium from the last knot on.
+        # Outside the knots np.interp is constant, so the same expression goes on linearly, to the left with i = 0.
         knots = self.log_snr
         whole = np.concatenate([[0.0], np.cumsum(np.diff(knots) * (values[1:] + values[:-1]) / 2)])
         i = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 1)
@@ -76,6 +81,8 @@ def dpm_solver_v3(
     used = 0  # outputs that the step before took, 0 where there is nothing to correct
     for i in range(count):
         s, t = points.at(i), points.at(i + 1)
+        # The state at s again, now with the output at s as well. The predictor starts from it and not from x, the
+        # point where the model was asked.
         corrected = _step(points, i - 1, used, statistics, ahead=True) if corrector and used > 1 else None
         if not is_finite(s, t):
             rows.append(ddim_row(s, t, prediction, i + 1))  # to sigma = 0 the state has no weight: nothing to correct
@@ -93,6 +100,7 @@ def _step(points: Points, i: int, order: int, statistics: Statistics, ahead: boo
     """From point i to i + 1 with `order` outputs, of which the newest is at i + 1 where it lies ahead."""
     first, last = float(points.log_snr[i]), float(points.log_snr[i + 1])
     places = points.log_snr[(i + 1 if ahead else i) - np.arange(order)]
+    # l and s have kinks at their knots: a panel ends at each of them, so that all panels are smooth.
     edges = np.union1d(unit_panels(first, last), np.clip(statistics.log_snr, min(first, last), max(first, last)))
     at, element = gauss(edges if first < last else edges[::-1])
 
@@ -100,6 +108,8 @@ def _step(points: Points, i: int, order: int, statistics: Statistics, ahead: boo
         start, end = statistics.integral(values, np.array([since])), statistics.integral(values, np.atleast_1d(where))
         return end - start
 
+    # Everything relative to the step's ends: L and S themselves may be large, their rises over a step are not.
+    # e^(S_s - S_k) does not depend on lambda and is multiplied on afterwards.
     integrand = np.exp(rise(statistics.l, at, last) + rise(statistics.s, at, first)) * element
     weights = lagrange(places, at) @ integrand * np.exp(-rise(statistics.s, places, first))
     alpha = float(points.alpha[i + 1])

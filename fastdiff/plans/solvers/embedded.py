@@ -17,6 +17,8 @@ from .exponential import stage_lines
 
 ORDERS = {"dpm_12": 2, "dpm_23": 3, "rk_45": 5}  # of the higher one
 
+# The tableau of Cash & Karp: nodes, stages, weights of the fifth and of the fourth order. In each line the oldest
+# slope comes first.
 _NODES = (0, 1 / 5, 3 / 10, 3 / 5, 1, 7 / 8)
 _STAGES = (
     (1 / 5,),
@@ -54,12 +56,14 @@ def _exponential(
         to_end = stage_lines([s, t], t, form, 2, correction, 1.0, 1.0)[0]
     else:
         to_end = stage_lines(stages[:2], t, form, 2, correction, places[0], places[0])[-1]
+    # It reads the outputs up to one stage before the last: one place further back in the last row's history.
     low = replace(to_end, history=(0.0, *to_end.history))
     bases = [BASE_UNCHANGED] * (order - 1) + [low]
     return [Row.at(point, form, prediction, line, base) for point, line, base in zip(stages, lines, bases, strict=True)]
 
 
 def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str) -> list[Row]:
+    # sigma / (alpha + sigma) is at most 1 and smooth where sigma / alpha grows without bound.
     coordinate = "sigma" if schedule.kind == "ve" else "flow"
     form = form_of(schedule, coordinate)
     first, last = (float(schedule.coordinate(p, coordinate)) for p in (s, t))
@@ -67,6 +71,7 @@ def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str) -> l
     points = [s, *(t if c == 1 else schedule.at_coordinate(first + c * h, coordinate) for c in _NODES[1:])]
 
     def line(end: Points, weights: tuple[float, ...]) -> LinearUpdate:
+        # z_end = z_s + h sum_j w_j d_j and x = k z; flipped, because the history is newest first.
         k = scale_of(end, form)
         return LinearUpdate(base=k / scale_of(s, form), history=tuple(float(k * h * w) for w in np.flip(weights)))
 

@@ -30,7 +30,6 @@ def around_empty_steps(
 
 def _empty(point: Points, prediction: str) -> Row:
     if float(point.alpha) == 0 and prediction in ("epsilon", "score"):  # tells no x0; nothing reads the output
-        return Row(
-            *(float(v) for v in point), "noise", 0.0, 1.0, LinearUpdate(x=1.0), BASE_UNCHANGED, drop_history=(0,)
-        )
+        t, alpha, sigma = (float(v) for v in point)
+        return Row(t, alpha, sigma, "noise", 0.0, 1.0, LinearUpdate(x=1.0), BASE_UNCHANGED, drop_history=(0,))
     return Row.at(point, "data", prediction, LinearUpdate(x=1.0), BASE_UNCHANGED, drop_history=(0,))

@@ -1,19 +1,15 @@
-"""The entries of the catalogue: what each solver is, claims, and is called elsewhere."""
+"""The catalogue's entries: every solver with its order, its cost, its source and its other names."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
-from ..row import Row
-from ..schedule import Points, Schedule
 from .adams import adams, gradient_estimation
 from .ancestral import ddim
 from .consistency import consistency, tcd
 from .deis import deis
 from .dpm_solver_v3 import dpm_solver_v3
+from .entry import Solver
 from .er_sde import er_sde
 from .exponential import multistep, singlestep
 from .karras import dpm_2, dpm_2_ancestral, euler, heun, midpoint
@@ -23,39 +19,6 @@ from .sa_solver import sa_solver
 from .sde import dpmpp_2s_ancestral, dpmpp_sde
 from .seeds import seeds
 from .unipc import unipc
-
-LONG = 2.5  # times as long in lambda as the step before: too long for a second order; from 2 to 3 measured the same
-
-
-@dataclass(frozen=True)
-class Solver:
-    """One entry of the catalogue.
-
-    order: of convergence on the ODE; for stochastic solvers, of the mean and variance (weak order), at most 2 because
-    differences of outputs carry the noise of earlier steps; 0 for models that map noise to data and follow no ODE.
-    nfe: model evaluations a step. extra_nfe: evaluations besides those, in a long enough run. max_order: the highest
-    that the option `order` takes. aliases: names it goes by elsewhere. from_clean: whether it may begin at sigma = 0
-    where the velocity is finite there.
-    build: (schedule, points, prediction, options) -> rows, as published.
-    """
-
-    name: str
-    build: Callable[..., list[Row]] = field(repr=False)
-    order: int
-    nfe: int
-    paper: str
-    aliases: tuple[str, ...] = ()
-    stochastic: bool = False
-    extra_nfe: int = 0
-    max_order: int = 3
-    from_clean: bool = False
-
-    def rows(self, schedule: Schedule, points: Points, prediction: str, **options: object) -> list[Row]:
-        """What `fastdiff.plan` makes of it: as published, but of first order on steps too long to extrapolate over."""
-        if "max_ratio" in inspect.signature(self.build).parameters:
-            options = {"max_ratio": LONG, **options}
-        return self.build(schedule, points, prediction, **options)
-
 
 _DDIM = "Song et al. 2021, arXiv 2010.02502"
 _DDPM = "Ho et al. 2020, arXiv 2006.11239"
@@ -79,20 +42,24 @@ _ER_SDE = "Cui et al. 2023, arXiv 2309.06169"
 _RESTART = "Xu et al. 2023, arXiv 2306.14878"
 
 SOLVERS = (
+    # First order: DDIM, and what it is called with and without fresh noise.
     Solver("ddim", ddim, 1, 1, _DDIM, ("DDIMScheduler", "dpm_solver_1", "dpmpp_1")),
     Solver("ddpm", partial(ddim, eta=1.0), 1, 1, _DDPM, ("DDPMScheduler",), True),
     Solver("euler", euler, 1, 1, _EDM, ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")),
     Solver(
         "euler_ancestral", partial(ddim, eta=1.0), 1, 1, _EDM, ("Euler a", "EulerAncestralDiscreteScheduler"), True
     ),
+    # Runge-Kutta in the noise level, two evaluations a step.
     Solver("heun", heun, 2, 2, _EDM, ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"), from_clean=True),
     Solver("dpm_2", dpm_2, 2, 2, _EDM, ("DPM2", "KDPM2DiscreteScheduler"), from_clean=True),
     Solver("dpm_2_ancestral", dpm_2_ancestral, 2, 2, _EDM, ("DPM2 a", "KDPM2AncestralDiscreteScheduler"), True),
+    # Exponential integrators of eps: singlestep (s) and multistep (m).
     Solver("dpm_solver_2s", partial(singlestep, order=2, form="noise"), 2, 2, _DPM, ("DPM-Solver-2",)),
     Solver("dpm_solver_3s", partial(singlestep, order=3, form="noise"), 3, 3, _DPM, ("DPM-Solver-3",)),
     Solver("dpm_solver_2m", partial(multistep, order=2, form="noise"), 2, 1, _DPM),
     Solver("dpm_solver_3m", partial(multistep, order=3, form="noise"), 2, 1, _DPM),
     Solver("dpm_solver_3m_exact", partial(multistep, order=3, form="noise", exact=True), 3, 1, _DPM),
+    # The same of x0, ODE and SDE.
     Solver("dpmpp_2s", partial(singlestep, order=2), 2, 2, _DPMPP, ("DPM++ 2S", "DPMSolverSinglestepScheduler")),
     Solver("dpmpp_3s", partial(singlestep, order=3), 3, 3, _DPMPP, ("DPM++ 3S",)),
     Solver("dpmpp_2m", partial(multistep, order=2), 2, 1, _DPMPP, ("DPM++ 2M", "DPMSolverMultistepScheduler")),
@@ -105,8 +72,10 @@ SOLVERS = (
     Solver(
         "dpmpp_3m_sde", partial(multistep, order=3, eta=1.0, correction="heun"), 2, 1, _DPMPP, ("DPM++ 3M SDE",), True
     ),
+    # Predictor and corrector in one row.
     Solver("unipc", unipc, 3, 1, _UNIPC, ("UniPC", "uni_pc_bh2", "UniPCMultistepScheduler")),
     Solver("unipc_bh1", partial(unipc, variant="bh1"), 3, 1, _UNIPC, ("uni_pc",)),
+    # Adams-Bashforth: in the noise level, of eps in another variable, with classical weights.
     Solver(
         "lms", partial(adams, lower_order_final=False), 4, 1, "Katherine Crowson, k-diffusion",
         ("LMSDiscreteScheduler",), max_order=8, from_clean=True,
@@ -121,9 +90,11 @@ SOLVERS = (
     ),
     Solver("pndm", pndm, 2, 1, _PNDM, ("PNDMScheduler",), extra_nfe=9),
     Solver("plms", partial(pndm, runge_kutta=False), 2, 1, _PNDM, extra_nfe=1),
+    # Models that map noise to data; more steps only refresh.
     Solver("lcm", consistency, 0, 1, _LCM, ("LCMScheduler",), True),
     Solver("consistency", consistency, 0, 1, _CM, ("CMStochasticIterativeScheduler",), True),
     Solver("tcd", tcd, 0, 1, _TCD, ("TCDScheduler",), True),
+    # Others, in the order in which they came.
     Solver("midpoint", midpoint, 2, 2, _FLOW, from_clean=True),
     Solver("res_multistep", partial(multistep, order=2, correction="heun", lower_order_final=False), 2, 1, _RES),
     Solver("gradient_estimation", gradient_estimation, 1, 1, _GE),

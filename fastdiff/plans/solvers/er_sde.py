@@ -48,7 +48,8 @@ def er_sde(
             rho = points.sigma[i + 1 - p : i + 2][::-1] / points.alpha[i + 1 - p : i + 2][::-1]
             r, history, spread = _step(rho, noise_scaler)
         else:
-            r, history, spread = 0.0, [1.0], sigma_t / alpha_t
+            # The limit for rho_s = inf or rho_t = 0, both with phi_t / phi_s = 0: D and fresh noise alone.
+            r, history, spread = 0.0, np.ones(1), sigma_t / alpha_t
         noise = ((i + 1, s_noise * alpha_t * spread),) if s_noise * spread else ()
         x_weight = alpha_t / float(s.alpha) * r if r else 0.0
         line = LinearUpdate(x=x_weight, history=tuple(float(alpha_t * w) for w in history), noise=noise)
@@ -64,13 +65,16 @@ def _step(rho: np.ndarray, scaler: NoiseScaler) -> tuple[float, np.ndarray, floa
     if not 0 <= r * start <= end * (1 + 1e-12):
         raise ValueError("noise_scaler: expected a function that rises at least as fast as rho")
     log_snr, element = gauss(unit_panels(-math.log(start), -math.log(end)))
+    # rho at the nodes; -d(rho) = rho d(lambda), and from rho_t to rho_s is backwards in lambda: both signs cancel.
     at = np.exp(-log_snr)
     integrand = (phi_t / scaler(at) - 1) * at * element
     weights = np.zeros(len(rho) - 1)
     weights[0] = 1 - r
     for k in range(1, len(weights)):
         c = float(integrand @ (at - start) ** (k - 1)) / math.factorial(k - 1)
+        # The k-th derivative is k! times the divided difference over k + 1 places.
         weights[: k + 1] += c * _divided_difference(rho[1 : k + 2]) * math.factorial(k)
+    # rho_t^2 - r^2 rho_s^2 as a product, without cancellation: it is 0 for phi = rho, the ODE.
     return r, weights, math.sqrt(max(0.0, (end - r * start) * (end + r * start)))
 
 

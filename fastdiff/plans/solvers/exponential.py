@@ -30,6 +30,8 @@ from ..table import MAX_HISTORY
 
 def phi(k: int, z: float) -> float:
     """phi_0 = e^z, phi_k(z) = (phi_{k-1}(z) - 1/(k-1)!) / z, phi_k(0) = 1/k!; by its series for |z| < 1."""
+    # The recursion subtracts nearly equal numbers near 0 and loses digits with each k. The series' rest after 20 terms
+    # is below 1 / 20! = 4e-19.
     if abs(z) < 1:
         return sum(z**n / math.factorial(n + k) for n in range(20))
     return math.expm1(z) / z if k == 1 else (phi(k - 1, z) - 1 / math.factorial(k - 1)) / z
@@ -49,6 +51,7 @@ class Side(NamedTuple):
 
     @classmethod
     def of(cls, point: Points, form: str) -> Side:
+        """form: "data" or "noise"."""
         alpha, sigma, log_snr = float(point.alpha), float(point.sigma), float(point.log_snr)
         return cls(alpha, sigma, log_snr) if form == "data" else cls(sigma, alpha, -log_snr)
 
@@ -63,6 +66,8 @@ class Interval(NamedTuple):
 
     @classmethod
     def between(cls, s: Side, t: Side, eta: float = 0.0) -> Interval:
+        """Both sides in one form."""
+        # The ratio straight from the schedule's numbers; e^(-h) u_t / u_s is the same with more rounding.
         h = t.log - s.log
         return cls(t.u, t.w / s.w * (math.exp(-eta * h) if eta else 1.0), h, eta)
 
@@ -74,9 +79,11 @@ class Interval(NamedTuple):
 def first_order(s: Points, t: Points, form: str) -> tuple[float, float]:
     """(weight of x, weight of D) of the exact step for constant D: DDIM. Finite wherever the form is."""
     a, b = Side.of(s, form), Side.of(t, form)
+    # u_t psi_1(h) = u_t (1 - e^(-h)) by expm1: in short steps u_t - u_s w_t / w_s would cancel.
     if math.isfinite(b.log - a.log):
         step = Interval.between(a, b)
         return step.ratio, step.weight(1)
+    # The same without lambda: E = (x_s - u_s D) / w_s is kept, x_t = u_t D + w_t E.
     return b.w / a.w, b.u - a.u * b.w / a.w
 
 
@@ -151,6 +158,7 @@ def multistep(
         here = "data" if float(s.alpha) == 0 else form  # eps says nothing about x0 at alpha = 0
         noise: tuple[tuple[int, float], ...] = ()
         if not is_finite(s, t):
+            # Over an infinite interval the fresh noise forgets all of x: e^(-eta h) = 0.
             x_weight, d_weight = first_order(s, t, here) if eta == 0 else (0.0, float(t.alpha))
             history: tuple[float, ...] = (d_weight,)
             spread = float(t.sigma)
@@ -158,7 +166,9 @@ def multistep(
             step = Interval.between(Side.of(s, here), Side.of(t, here), eta if here == "data" else 0.0)
             x_weight = step.ratio
             history = _differences(step, _ratios(points, i, p), correction, exact)
+            # sigma_t sqrt(1 - e^(-2 eta h)): a small difference in short steps, of which expm1 keeps all digits.
             spread = float(t.sigma) * math.sqrt(-math.expm1(-2 * eta * abs(step.h)))
+            # Noise form at eta = 1 (see the head of this file); h is negative there.
             if eta and here == "noise":
                 history = tuple(2 * weight for weight in history)
                 spread = float(t.sigma) * math.sqrt(abs(math.expm1(-2 * step.h)))
@@ -179,11 +189,15 @@ def _differences(step: Interval, r: list[float], correction: str, exact: bool) -
     first = np.array([step.weight(1), 0.0, 0.0])
     if not r:
         return (float(first[0]),)
+    # Differences of outputs over lambda in units of h: d1_0 of the newest two, d1_1 of the two before.
     d1_0 = np.array([1.0, -1.0, 0.0]) / r[0]
     if len(r) == 1:
+        # psi_1 / 2 agrees with psi_2 to the order needed; it is what the midpoint rule makes of the integral.
         second = 0.5 * step.weight(1) if correction == "midpoint" else step.weight(2)
         return tuple(float(v) for v in (first + second * d1_0)[:2])
     d1_1 = np.array([0.0, 1.0, -1.0]) / r[1]
+    # Through three outputs: h D' at the newest one, and the divided difference h^2 D'' / 2, which published codes use
+    # as if it were h^2 D''.
     d1 = d1_0 + r[0] / (r[0] + r[1]) * (d1_0 - d1_1)
     d2 = (d1_0 - d1_1) / (r[0] + r[1]) * (2.0 if exact else 1.0)
     return tuple(float(v) for v in first + step.weight(2) * d1 + step.weight(3) * d2)
@@ -225,18 +239,22 @@ def stage_lines(
     stages: list[Points], t: Points, form: str, order: int, correction: str, r1: float, r2: float, eta: float = 0.0
 ) -> list[LinearUpdate]:
     """The updates of one step's stages, each from the base; of the SDE's mean with eta."""
+    # Every stage starts from the base x_s, which the outputs of earlier stages correct.
     s = Side.of(stages[0], form)
     to = [Interval.between(s, Side.of(p, form), eta) for p in (*stages[1:], t)]
     if order == 1:
         return [LinearUpdate(base=to[0].ratio, history=(to[0].weight(1),))]
     lines = [LinearUpdate(base=to[0].ratio, history=(to[0].weight(1),))]
     if order == 2:
+        # D' = (D_1 - D_0) / (r1 h) over the whole step.
         c = (0.5 * to[1].weight(1) if correction == "midpoint" else to[1].weight(2)) / r1
         return [*lines, LinearUpdate(base=to[1].ratio, history=(c, to[1].weight(1) - c))]
+    # The second stage lies r2 h from s: psi_2(r2 h) r2 h D' with D' = (D_1 - D_0) / (r1 h).
     c = r2 / r1 * to[1].weight(2)
     lines.append(LinearUpdate(base=to[1].ratio, history=(c, to[1].weight(1) - c)))
     first, second, third = (to[2].weight(k) for k in (1, 2, 3))
     if correction == "midpoint":
+        # Of all outputs the end needs D_0 and D_2 alone; D_1 served to place D_2.
         c = second / r2
         return [*lines, LinearUpdate(base=to[2].ratio, history=(c, 0.0, first - c))]
     # Taylor form: D1 = (r2 d_1 - r1 d_2) / (r2 - r1), D2 = 2 (d_2 - d_1) / (r2 - r1), d_k = (D_k - D_0) / r_k

@@ -45,6 +45,7 @@ def euler(
     """Euler's step, the same in every noise level. s_churn, s_tmin, s_tmax, s_noise, max_churn: see `Churn`."""
 
     def step(i: int, s: Points, t: Points) -> list[Row]:
+        # Euler's step in sigma / alpha is DDIM's, and so it is in every other coordinate.
         return [ddim_row(s, t, prediction, i + 1)]
 
     return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise, max_churn))
@@ -118,10 +119,12 @@ def midpoint(schedule: Schedule, points: Points, prediction: str, *, coordinate:
 
 
 def _midpoint(s: float, t: float) -> Rule:
+    # Euler to halfway, whose slope serves for the whole step.
     return Rule((s + t) / 2, 1.0)
 
 
 def _trapezium(s: float, t: float) -> Rule:
+    # Euler all the way, then the mean of both ends' slopes.
     return Rule(t, 0.5)
 
 
@@ -140,6 +143,7 @@ def dpm_2_ancestral(
     least = float(schedule.coordinate(schedule.at(schedule.t_min), "sigma"))
     for i in range(len(points.t) - 1):
         s, t = points.at(i), points.at(i + 1)
+        # Levels are s = sigma / alpha, in which k-diffusion's ancestral step is defined.
         level_s, level_t = (_over(float(p.sigma), float(p.alpha)) for p in (s, t))
         if level_t == 0 and finite_at_zero(schedule, prediction):
             rows += last_step(i, s, t)
@@ -149,9 +153,12 @@ def dpm_2_ancestral(
         if down == 0 or math.isinf(level_s):
             rows.append(ddim_row(s, t, prediction, i + 1, eta, s_noise))
             continue
+        # Halfway in log(s), as dpm_2's inner point in k-diffusion.
         middle = max(math.sqrt(level_s * down), min(least, level_t))  # with eta > 1 it would lie below t
         point = schedule.at_log_snr(-math.log(middle))
         k_s, k_m, k_t = float(s.alpha), float(point.alpha), float(t.alpha)
+        # Euler to the middle, z_m = (m / s) z_s + (1 - m / s) D_s, then z_t = z_s + (down - s) (z_m - D_m) / m. In the
+        # second row z_m is x and z_s is base.
         first = LinearUpdate(base=k_m / k_s * middle / level_s, history=(k_m * (1 - middle / level_s),))
         slope = (down - level_s) / middle
         noise = ((i + 1, s_noise * up_share * float(t.sigma)),) if up_share else ()
@@ -180,14 +187,17 @@ def two_stage(schedule: Schedule, prediction: str, rules: Rules, coordinate: str
 
     def step(i: int, s: Points, t: Points) -> list[Row]:
         level_s, level_t = (float(schedule.coordinate(p, coordinate)) for p in (s, t))
+        # An infinite level, at alpha = 0, has no middle.
         rule = None if math.isinf(max(level_s, level_t)) else rules(level_s, level_t)
         if rule is None:
             return [ddim_row(s, t, prediction, i + 1)]
+        # The end itself where that is the inner point: through the level and back it would differ by rounding.
         point = t if rule.middle == level_t else schedule.at_coordinate(rule.middle, coordinate)
         if min(level_s, level_t) == 0 < rule.middle and float(point.log_snr) > most_log_snr:
             return [ddim_row(s, t, prediction, i + 1)]
         slope_form = form_of(schedule, coordinate)
-        scales = tuple(scale_of(p, slope_form) for p in (s, point, t))
+        scales = scale_of(s, slope_form), scale_of(point, slope_form), scale_of(t, slope_form)
+        # At s = 0 the slope (z - D) / s is 0 / 0 in data form; the model's velocity is the slope, and finite.
         zero = min(level_s, rule.middle) == 0
         lines = (slope_lines if zero else data_lines)(rule, level_s, level_t, scales)
         form = slope_form if zero else "data"
@@ -201,6 +211,7 @@ def slope_lines(
 ) -> tuple[LinearUpdate, LinearUpdate]:
     """The rule's two updates from outputs that are the slopes dz/ds. scales: k of z = x / k at s, middle and t."""
     k_s, k_m, k_t = scales
+    # z_m = z_s + (m - s) d_s; z_t = z_s + (t - s) (share d_m + (1 - share) d_s), d_m being the newer output.
     first = LinearUpdate(base=k_m / k_s, history=(k_m * (rule.middle - s),))
     later, now = k_t * (t - s) * rule.share, k_t * (t - s) * (1 - rule.share)
     return first, LinearUpdate(base=k_t / k_s, history=(later, now))
@@ -209,6 +220,7 @@ def slope_lines(
 def data_lines(rule: Rule, s: float, t: float, scales: tuple[float, float, float]) -> tuple[LinearUpdate, LinearUpdate]:
     """The same from outputs D, of which the slopes are (z - D) / s."""
     k_s, k_m, k_t = scales
+    # The slopes put in: d_s = (z_s - D_s) / s of the base, d_m = (z_m - D_m) / m of x, the inner point.
     first = LinearUpdate(base=k_m / k_s * (rule.middle / s), history=(k_m * (1 - rule.middle / s),))
     later, now = (t - s) * rule.share / rule.middle, (t - s) * (1 - rule.share) / s
     return first, LinearUpdate(base=k_t / k_s * (1 + now), x=k_t / k_m * later, history=(-k_t * later, -k_t * now))

@@ -35,9 +35,11 @@ def pndm(schedule: Schedule, points: Points, prediction: str, *, runge_kutta: bo
     start = RUNGE_KUTTA_STEPS if runge_kutta else 1
     for i in range(begin, count):
         s, t = points.at(i), points.at(i + 1)
+        # The inner points of a start need a finite lambda at both ends.
         if i - begin < start and float(t.sigma) > 0 and float(t.alpha) > 0:
             rows += (_runge_kutta if runge_kutta else _improved_euler)(schedule, s, t, prediction)
         else:
+            # Each step of the start leaves one output in the history, its first, as a plain step does.
             known = i - begin + 1
             rows.append(Row.at(s, "noise", prediction, transfer(s, t, EQUAL_STEPS[min(known, 4) - 1])))
     return rows
@@ -45,6 +47,7 @@ def pndm(schedule: Schedule, points: Points, prediction: str, *, runge_kutta: bo
 
 def transfer(s: Points, t: Points, mixture: tuple[float, ...], base: bool = False) -> LinearUpdate:
     """x_t from x_s and eps = sum_k mixture_k H_k."""
+    # Eq. 11 in noise form: alpha_t / alpha_s x_s + (sigma_t - sigma_s alpha_t / alpha_s) eps.
     x_weight, d_weight = first_order(s, t, "noise")
     history = tuple(d_weight * share for share in mixture)
     return LinearUpdate(base=x_weight, history=history) if base else LinearUpdate(x=x_weight, history=history)
@@ -59,6 +62,7 @@ def _improved_euler(schedule: Schedule, s: Points, t: Points, prediction: str) -
 
 def _runge_kutta(schedule: Schedule, s: Points, t: Points, prediction: str) -> list[Row]:
     """Four evaluations, of which only the first is remembered."""
+    # Every stage transfers x_s itself; the last one takes Simpson's mixture (1, 2, 2, 1) / 6 of the four outputs.
     middle = schedule.at(np.float64((s.t + t.t) / 2))
     return [
         Row.at(s, "noise", prediction, transfer(s, middle, (1.0,)), BASE_UNCHANGED),

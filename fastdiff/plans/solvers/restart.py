@@ -9,6 +9,7 @@ from ..schedule import Points, Schedule
 from .churn import restarted, with_level
 from .karras import heun_step
 
+# (low, high, steps, repeats) over sigma / alpha.
 INTERVALS = ((0.06, 0.3, 3, 2),)
 
 
@@ -32,5 +33,6 @@ def restart(
             raise ValueError(f"intervals: expected (low, high, steps, repeats) with low < high, got {interval}")
         if not least <= low < high <= most:
             raise ValueError(f"intervals: expected levels of sigma/alpha within {schedule!r}, got {interval}")
+        # A stretch can only begin where a step ends.
         points = with_level(schedule, points, low)
     return restarted(schedule, points, heun_step(schedule, prediction, coordinate), intervals, s_noise)

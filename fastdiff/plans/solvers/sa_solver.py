@@ -73,10 +73,13 @@ def sa_solver(
         left = count - i if lower_order_final else count
         corrected = None
         if before is not None and corrector_order:
+            # The step before once more, now with the output at its end; with its tau and its noise, which the
+            # counter-based generator simply draws again.
             order = min(corrector_order, left + 2, usable_before(points, i - 1, max_ratio) + 2)
             step = _step(points, i - 1, order, before, simple, ahead=True)
             noise = ((i, s_noise * step.spread),) if s_noise * step.spread else ()
             corrected = LinearUpdate(base=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
+        # PECE: x becomes the corrected state, and the output at the predicted one is dropped.
         if pece and corrected is not None:
             rows.append(Row.at(s, "data", prediction, corrected, drop_history=(0,)))
             corrected = None
@@ -89,6 +92,7 @@ def sa_solver(
         step = _step(points, i, order, before, simple)
         noise = ((i + 1, s_noise * step.spread),) if s_noise * step.spread else ()
         line = LinearUpdate(x=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
+        # The next row corrects from base: the corrected state, or x where nothing was corrected.
         keeps = corrector_order and i + 1 < count
         line = line if corrected is None else line.substitute_x(corrected)
         rows.append(Row.at(s, "data", prediction, line, (corrected or BASE_FROM_X) if keeps else None))
@@ -111,11 +115,14 @@ def _step(points: Points, i: int, order: int, tau: float, simple: bool, ahead: b
     newest = i + 1 if ahead else i
     places = log_snr[newest - np.arange(order)]
     if simple and order == 2:
+        # The difference of two outputs by the first term of its integral in h, from appendix D.
         share = alpha * rate * h / 2 * (1.0 if ahead else h / (places[1] - places[0]))
         whole = -alpha * math.expm1(-rate * h)
         weights = np.array([share, whole - share] if ahead else [whole - share, share])
     else:
+        # The kernel e^(-rate (last - lambda)) decays rate times as fast as lambda runs: panels shorter by that much.
         at, element = gauss(unit_panels(first, last, rate))
         weights = lagrange(places, at) @ (alpha * rate * np.exp(-rate * (last - at)) * element)
     ratio = sigma / float(points.sigma[i]) * math.exp(-(tau**2) * h)
+    # expm1: the noise's variance of a short step, or of a small tau, without cancellation.
     return _Step(ratio, weights, sigma * math.sqrt(-math.expm1(-2 * tau**2 * h)))

@@ -35,11 +35,14 @@ def dpmpp_sde(
             continue
         middle = schedule.at_log_snr(s.log_snr + r * (t.log_snr - s.log_snr))
         level_s, level_m, level_t = (float(p.sigma / p.alpha) for p in (s, middle, t))
+        # The middle's share of the Brownian path, which k-diffusion runs over sigma / alpha.
         share = (level_s - level_m) / (level_s - level_t)
         x_m, d_m, up_m = _ancestral(s, middle, eta, s_noise)
         x_t, d_t, up_t = _ancestral(s, t, eta, s_noise)
+        # Both lines start from the base. The path's increment over the whole step is made of those of its two parts.
         first = LinearUpdate(base=x_m, history=(d_m,), noise=((index, up_m),) if up_m else ())
         whole = ((index, up_t * math.sqrt(share)), (index + 1, up_t * math.sqrt(1 - share))) if up_t else ()
+        # (1 - 1/2r) D_s + 1/2r D_m: with r = 1/2 the output at the middle alone.
         late = 1 / (2 * r)
         second = LinearUpdate(base=x_t, history=(d_t * late, d_t * (1 - late)), noise=whole)
         rows += [Row.at(s, "data", prediction, first, BASE_UNCHANGED), Row.at(middle, "data", prediction, second)]
@@ -55,6 +58,7 @@ def dpmpp_2s_ancestral(
     for i in range(len(points.t) - 1):
         s, t = points.at(i), points.at(i + 1)
         share, up = step_down(s, t, eta)
+        # Solve down to less noise than t has; fresh noise fills it up to sigma_t.
         down = t._replace(sigma=t.sigma * share)
         if not is_finite(s, down):
             rows.append(ddim_row(s, t, prediction, i + 1, eta, s_noise))
@@ -71,5 +75,6 @@ def dpmpp_2s_ancestral(
 def _ancestral(s: Points, t: Points, eta: float, s_noise: float) -> tuple[float, float, float]:
     """(weight of x, of D, of fresh noise): the exact step for constant D to sigma_down, and sigma_up."""
     down, up = step_down(s, t, eta)
+    # Constant D: sigma_down / sigma_s of x stays, and D gets what that leaves missing of alpha_t x0.
     x_weight = float(t.sigma) * down / float(s.sigma)
     return x_weight, float(t.alpha) - float(s.alpha) * x_weight, s_noise * up * float(t.sigma)

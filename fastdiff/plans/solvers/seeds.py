@@ -52,8 +52,11 @@ def seeds(
         for k in range(order):
             now, after = stages[k], stages[k + 1]
             step = (places[k + 1] - places[k]) * h
+            # From stage k, which is x, and not from x_s: what stage k holds of the outputs is in x already, so only
+            # the difference of the two stages' weights is added here.
             factor = float(after.sigma / now.sigma) * math.exp(-eta * step)
             history = float(after.alpha) * weights[k + 1] - factor * float(now.alpha) * weights[k]
+            # sqrt(1 - e^(-2 eta step)) by expm1, as the noise of a short step is small.
             spread = s_noise * float(after.sigma) * math.sqrt(-math.expm1(-2 * eta * step))
             noise = ((order * i + k + 1, spread),) if spread else ()
             line = LinearUpdate(x=factor, history=tuple(float(w) for w in history[k::-1]), noise=noise)
@@ -64,6 +67,7 @@ def seeds(
 def _weights(h: float, order: int, correction: str, r1: float, r2: float) -> list[np.ndarray]:
     """a_kj of the start (none), of the stages and of the end, over D_1, D_2, D_3."""
     none, first = np.zeros(3), np.array([psi(1, r1 * h), 0.0, 0.0])
+    # Data form: psi_1 of D_1 is what a constant D gives, psi_2 the weight of its slope (algorithms 3 and 4).
     whole = psi(1, h)
     if order == 2:
         share = (whole / 2 if correction == "midpoint" else psi(2, h)) / r1

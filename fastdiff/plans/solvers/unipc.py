@@ -48,11 +48,12 @@ def unipc(
     rows: list[Row] = []
     for i, p in enumerate(orders):
         s = points.at(i)
-        here = "data" if float(s.alpha) == 0 else form
+        here = "data" if float(s.alpha) == 0 else form  # eps says nothing about x0 at alpha = 0
         ratio, weights = predictor(points, i, p, here, variant)
         corrected = None
         if corrector and i > 0 and i - 1 not in uncorrected and is_finite(points.at(i - 1), s):
             corrected = corrected_line(points, i - 1, orders[i - 1], form, variant)
+        # The predictor starts from the corrected state, a line of this same row: substituted, one pass does both.
         line = LinearUpdate(x=ratio, history=weights)
         if corrected is not None:
             line = line.substitute_x(corrected)
@@ -86,22 +87,26 @@ def corrected_line(points: Points, i: int, order: int, form: str, variant: str) 
     """UniC for the step i -> i + 1, read at the next row: H_0 is the output at the predicted point."""
     s, t = points.at(i), points.at(i + 1)
     step = Interval.between(Side.of(s, form), Side.of(t, form))
+    # One more condition than the predictor: the output at the step's end, r = 1.
     r = np.append(_places(points, i, order - 1), 1.0)
     a = np.array([0.5]) if order == 1 and variant != "vary" else _solve(r, step.h, variant)
     differences = a / r
     old = _weights(step, differences[:-1], variant)
+    # The difference m_t - m_0 written out: its factor goes to H_0 and from H_1.
     new = float(step.u * _b(step.h, variant) * differences[-1])
     return LinearUpdate(base=step.ratio, history=(new, old[0] - new, *old[1:]))
 
 
 def _weights(step: Interval, differences: np.ndarray, variant: str) -> tuple[float, ...]:
     """Weights of m_0 and of the outputs whose differences from m_0 carry the given factors."""
+    # sum_k a_k (m_k - m_0) / r_k: every factor of an m_k is taken from m_0.
     others = step.u * _b(step.h, variant) * differences
     return (step.weight(1) - float(others.sum()), *(float(v) for v in others))
 
 
 def _places(points: Points, i: int, count: int) -> np.ndarray:
     """r_k of the outputs before point i, nearest first: negative numbers."""
+    # Reversed: t, s, and the points before s, nearest first.
     log_snr = points.at(slice(i - count, i + 2)).log_snr[::-1]
     return (log_snr[2:] - log_snr[1]) / (log_snr[0] - log_snr[1])
 
@@ -109,6 +114,7 @@ def _places(points: Points, i: int, count: int) -> np.ndarray:
 def _solve(r: np.ndarray, h: float, variant: str) -> np.ndarray:
     """The a_k of eq. 5 for as many conditions as there are places."""
     n = np.arange(1, len(r) + 1)
+    # Vandermonde's system in r; at most three places, so nothing is lost in solving it.
     right = [math.factorial(k) * psi(k + 1, h) / _b(h, variant) for k in n]
     return np.linalg.solve(r[None, :] ** (n - 1)[:, None], np.array(right))
 

@@ -1,8 +1,8 @@
-"""A whole run as one CUDA graph: the model and the solver's steps, captured once, replayed with no work on the host.
+"""A whole run as one CUDA graph: model and solver steps are captured once and replayed without work on the host.
 
-Where the compiled CUDA kernel serves the call, the steps are read from a table on the device (`ops.step_table`), so a
-captured graph runs any plan of as many rows. Elsewhere (Triton, or dynamic thresholding) each step is captured with its
-numbers in it, and another plan needs another capture.
+With the compiled CUDA kernel the steps read a table on the device (`ops.step_table`), so one graph runs every plan with
+the same number of rows. Otherwise (Triton, or dynamic thresholding) the coefficients are captured with the steps, and
+another plan needs another capture.
 """
 
 from __future__ import annotations

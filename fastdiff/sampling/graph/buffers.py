@@ -1,4 +1,4 @@
-"""What a captured run reads: tensors that stay where they are, filled anew before each replay."""
+"""The tensors that a captured run reads: they stay in place and are filled before each replay."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..start import check_sample, sample_seeds, start_state
 
 
 class Buffers:
-    """Room for x, the model's input, seeds, guidance and arguments of runs on noise like the example's.
+    """Buffers for x, the model's input, seeds, guidance and arguments of runs on noise like the example's.
 
-    clamp, threshold (ratio, None where there is none), threshold_limit: the bounds on x0 of every run.
+    clamp, threshold (ratio or None, limit): the bounds on x0 in every run.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Buffers:
         seeds: Sequence[int] | Tensor | None,
         image: Tensor | None,
     ) -> None:
-        """Begin a run of the plan. guidance: the scale that is there stays if None."""
+        """Set the inputs of the next replay. guidance: None leaves the scale as it is."""
         self.x.copy_(start_state(plan, noise, image))
         for copy in self.model_input.split(len(self.x)):
             copy.copy_(self.x * plan.rows[0].c_in)
@@ -82,7 +82,7 @@ class Buffers:
                 raise ValueError(f"arguments: {mine!r} was captured and is no tensor, so it cannot become {given!r}")
 
     def start_run(self, plan: Plan, step: Callable | None = None) -> Run:
-        """A run on these buffers; its own are those between its first and its last x. step: as for `Run`."""
+        """A run that starts in these buffers and allocates the rest. step: as for `Run`."""
         ratio, limit = self._threshold
         return Run(
             plan, self.x, model_dtype=self._model_dtype, copies=self.calls.copies, guidance=self._guidance,
@@ -95,11 +95,11 @@ class Buffers:
         return self.calls.evaluator()
 
     def one_launch_a_row(self, plan: Plan) -> bool:
-        """Whether a table on the device can hold the plan's rows: no limit on x0 asks for more than the row itself."""
+        """Whether a table on the device can hold the plan's rows: no bound on x0 needs a launch of its own."""
         return self._threshold[0] is None and (self._clamp is None or not any(plan.limited.splits))
 
     def new_t(self) -> Tensor:
-        """[copies * B] what the model is told."""
+        """A new tensor [copies * B] for the model's t."""
         return torch.empty(len(self.model_input), dtype=self.x.dtype, device=self.x.device)
 
 

@@ -1,4 +1,4 @@
-"""The last graph of each module, for `sample(..., graph=True)`."""
+"""The last graph captured for each module, for `sample(..., graph=True)`."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def _weak(model: Model) -> bool:
 
 
 def _signature(model: Model, noise: Tensor, named: dict, arguments: dict) -> tuple:
-    """What a graph holds and cannot change: shapes, places of weights, options and plain arguments."""
+    """What a graph has captured and cannot change: shapes, addresses of weights, options and plain arguments."""
     guided = is_guided(named.get("guidance"))
     fixed = tuple(repr(named.get(name)) for name in _STRUCTURE[2:])
     leaves, layout = pytree.tree_flatten((arguments, named.get("uncond")))
     described = tuple((tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else repr(v) for v in leaves)
-    weights = ()
+    weights: tuple[int, ...] = ()
     if isinstance(model, torch.nn.Module):
         weights = tuple(w.data_ptr() for w in [*model.parameters(), *model.buffers()])
     like = tuple(noise.shape), noise.dtype, noise.device

@@ -33,7 +33,7 @@ def capture(
 ) -> Captured:
     """Capture the whole run as a CUDA graph: `run = fd.capture(model, plan, noise)`, then `x0 = run(noise)`.
 
-    example: [B, ...] noise of the shape, dtype and device that will come. guidance, uncond, guidance_mode, clamp,
+    example: [B, ...] noise with the shape, dtype and device of later calls. guidance, uncond, guidance_mode, clamp,
     threshold, threshold_limit, model_dtype, kwargs: as for `fastdiff.sample`. whole: False captures one step and
     replays it for every row. Raises fastdiff.CaptureError where the model cannot be captured, ValueError or TypeError
     naming the argument.
@@ -47,8 +47,8 @@ def capture(
 class Captured:
     """A captured run: `captured(noise)` draws samples, for other noise, seeds, guidance, arguments and plans.
 
-    Made by `fastdiff.capture`. Every replay reads the inputs given to it from buffers of its own; a weight changed in
-    place is seen, one that was replaced is not. Results equal those of `fastdiff.sample` bit for bit.
+    Made by `fastdiff.capture`. A replay reads its inputs from buffers of its own. It sees weights that were changed in
+    place, but not weights that were replaced. Results equal those of `fastdiff.sample` bit for bit.
     """
 
     @torch.no_grad()
@@ -98,7 +98,8 @@ class Captured:
         """x0 [B, ...] for noise [B, ...] of the example's shape, dtype and device.
 
         plan: another plan with as many rows. guidance: another scale, a number or [B]. kwargs, uncond: other arguments
-        of the same structure, shapes and dtypes. seeds, image: as for `fastdiff.sample`. What is left out stays.
+        of the same structure, shapes and dtypes. What is left out stays as it was. seeds, image: as for
+        `fastdiff.sample`. Raises TypeError or ValueError naming the argument.
         """
         check_like("noise", noise, self._example)
         if is_guided(guidance) and not self._buffers.guided:

@@ -1,29 +1,33 @@
-"""Capturing a program as a CUDA graph, and saying which op stood in the way."""
+"""Capture a program as a CUDA graph, and find the op that prevents it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class CaptureError(RuntimeError):
-    """The model does something that a CUDA graph cannot hold."""
+    """The model does something that a CUDA graph cannot capture."""
 
 
-class Recorded:
-    """A captured program: calling it replays. result: what it returned when it was captured."""
+T = TypeVar("T")
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, result: object) -> None:
+
+class Recorded(Generic[T]):
+    """A captured program; calling it replays the graph. result: what the program returned during capture."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, result: T) -> None:
         self.graph, self.result = graph, result
 
-    def __call__(self) -> object:
+    def __call__(self) -> T:
         self.graph.replay()
         return self.result
 
 
-def record(program: Callable[[], object], warm_up: Callable[[], object]) -> Recorded:
+def record(program: Callable[[], T], warm_up: Callable[[], object]) -> Recorded[T]:
     """Capture `program`, after running `warm_up` on a side stream. Raises CaptureError naming the op."""
     side, current = torch.cuda.Stream(), torch.cuda.current_stream()
     side.wait_stream(current)
@@ -46,7 +50,7 @@ def record(program: Callable[[], object], warm_up: Callable[[], object]) -> Reco
 class _LastOp(TorchDispatchMode):
     name: str | None = None
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         self.name = str(func)
         return func(*args, **(kwargs or {}))
 

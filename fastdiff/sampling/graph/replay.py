@@ -1,4 +1,4 @@
-"""What is captured: every step with its own numbers, or steps that read a table on the device."""
+"""The two programs that are captured: steps with their own coefficients, or steps that read a table on the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .cuda_graph import record
 
 
 class FixedProgram:
-    """Every step captured with its own numbers."""
+    """Every step is captured with its own coefficients."""
 
     def __init__(self, buffers: Buffers, plan: Plan, whole: bool) -> None:
         if not whole:
@@ -40,7 +40,7 @@ class FixedProgram:
 
 
 class TableProgram:
-    """Steps read from a table on the device; `whole` captures all of them, otherwise one is replayed for each row."""
+    """Steps read a table on the device. whole: capture all of them; otherwise capture one, replayed once per row."""
 
     def __init__(self, buffers: Buffers, plan: Plan, whole: bool) -> None:
         self._buffers, self._plan, self._whole = buffers, plan, whole
@@ -51,7 +51,7 @@ class TableProgram:
         self._write(plan)
         count = plan.nfe if whole else 1
 
-        def run() -> list:
+        def run() -> list[tuple[Tensor, Tensor | None]]:
             outputs = []
             for _ in range(count):
                 m, m_uncond = evaluate(buffers.model_input, self._t)
@@ -88,7 +88,7 @@ class TableProgram:
         return self._result
 
     def _write(self, plan: Plan) -> None:
-        """The plan's steps as they would be run, with the buffers of a run of its own."""
+        """Write the plan's steps into the table, with the buffers that a run of it would use."""
         calls: list[tuple] = []
 
         def keep(*call: object) -> None:

@@ -1,28 +1,31 @@
-"""The converged samples that a fit is judged by."""
+"""The reference samples that a fit is judged by: the model's own, by a plan of so many steps that it has converged."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..plans.catalogue import plan
+from ..plans.build import plan
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
+from .budget import clock
 from .files import load_json, load_tensors, save_json, save_tensors
-from .subject import Subject, clock
+from .target import FitTarget
 
-CONTESTANTS = tuple(
+Contestant = tuple[str, dict[str, Any], str]  # solver, its options, grid
+CONTESTANTS: tuple[Contestant, ...] = tuple(
     (solver, options, grid)
     for solver, options in (("unipc", {"order": 3}), ("dpm_solver_3m_exact", {}))
     for grid in ("quadratic", "logsnr", "time", "karras")
 )
-PROBED = 8  # samples on which convergence is checked
-FIRST, MOST = 40, 640
-KEPT_EVERY = 20.0  # seconds, so that a killed process loses no more
+PROBE_SAMPLES = 8  # on which convergence is checked
+MIN_STEPS, MAX_STEPS = 40, 640
+SAVE_INTERVAL = 20.0  # seconds, so that a killed process loses no more
 
 
 def distances(x: Tensor, exact: Tensor) -> Tensor:
@@ -30,14 +33,14 @@ def distances(x: Tensor, exact: Tensor) -> Tensor:
     return (x.double() - exact.double()).flatten(1).square().mean(1).sqrt()
 
 
-def check_model(subject: Subject, schedule: Schedule, prediction: str) -> list[float]:
+def check_model(target: FitTarget, schedule: Schedule, prediction: str) -> list[float]:
     """The root mean square of a few samples by a cheap plan, which tells one model from another.
 
     Raises ValueError where they hold NaN or are not the same a second time.
     """
     table = _plan(*CONTESTANTS[0], schedule, prediction, 3)
-    places = torch.arange(min(PROBED, len(subject.noise)))
-    first, second = (subject.draw(table, places) for _ in range(2))
+    places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
+    first, second = (target.draw(table, places) for _ in range(2))
     _require_finite(first)
     gap = float(distances(first, second).max())
     # What reductions in another order leave is far below this; dropout or fresh noise is far above.
@@ -49,43 +52,43 @@ def check_model(subject: Subject, schedule: Schedule, prediction: str) -> list[f
     return distances(first, torch.zeros_like(first)).tolist()
 
 
-class Teacher:
+class ReferenceSampler:
     """The plan whose samples count as converged, and those samples [N, ...] of all noises.
 
     Both are kept in the folder, as the fit's of that name, and what is there is not drawn again.
     """
 
-    def __init__(self, subject: Subject, folder: Path | None, fit: str) -> None:
-        self.subject, self.folder, self.fit = subject, folder, fit
+    def __init__(self, target: FitTarget, folder: Path | None, fit: str) -> None:
+        self.target, self.folder, self.fit = target, folder, fit
 
-    def plan(self, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
-        """Raises Exhausted where the budget ends before it is found."""
+    def find_plan(self, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
+        """The converged plan. Raises Exhausted where the budget ends before it is found."""
         kept = None if self.folder is None else load_json(self.folder / "teacher.json", self.fit)
         if kept is not None:
             return Plan.from_dict(kept)
-        table = converged(self.subject, schedule, prediction, tolerance)
+        table = converged(self.target, schedule, prediction, tolerance)
         if self.folder is not None:
             save_json(self.folder / "teacher.json", self.fit, table.to_dict())
         return table
 
-    def samples(self, table: Plan, progress: bool) -> Tensor:
-        """Raises Exhausted where the budget ends first; what is drawn by then is kept."""
+    def draw_references(self, table: Plan, progress: bool) -> Tensor:
+        """The samples [N, ...]. Raises Exhausted where the budget ends first; what is drawn by then is kept."""
         drawn = self._kept()
-        done, total = sum(map(len, drawn)), len(self.subject.noise)
+        done, total = sum(map(len, drawn)), len(self.target.noise)
         bar = tqdm(total=total, initial=done, unit="sample", desc="teacher", disable=not progress)
         kept, saved = clock(), done
         try:
-            for part in self.subject.parts(torch.arange(done, total)):
-                x = self.subject.draw(table, part).cpu()
+            for part in self.target.parts(torch.arange(done, total)):
+                x = self.target.draw(table, part).cpu()
                 _require_finite(x)
                 drawn.append(x)
                 bar.update(len(part))
-                if clock() - kept > KEPT_EVERY:
+                if clock() - kept > SAVE_INTERVAL:
                     kept, saved = clock(), self._keep(drawn, saved)
         finally:
             bar.close()
             self._keep(drawn, saved)
-        return torch.cat(drawn).to(self.subject.noise.device)
+        return torch.cat(drawn).to(self.target.noise.device)
 
     def _kept(self) -> list[Tensor]:
         path = None if self.folder is None else self.folder / "teacher.safetensors"
@@ -100,22 +103,22 @@ class Teacher:
         return count
 
 
-def converged(subject: Subject, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
+def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
     """A plan that agrees with itself at half the steps, to `tolerance` of the samples' size in the median.
 
     Several solvers and grids compete at first; the best doubles its steps until it agrees. Raises ValueError where it
     never does.
     """
-    places = torch.arange(min(PROBED, len(subject.noise)))
-    contestants, steps = list(CONTESTANTS), FIRST
-    while steps <= MOST:
+    places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
+    contestants, steps = list(CONTESTANTS), MIN_STEPS
+    while steps <= MAX_STEPS:
         found = []
         for contestant in contestants:
             try:
                 pair = [_plan(*contestant, schedule, prediction, n) for n in (steps // 2, steps)]
             except ValueError:  # this schedule or prediction is not for this solver and grid
                 continue
-            coarse, fine = (subject.draw(table, places) for table in pair)
+            coarse, fine = (target.draw(table, places) for table in pair)
             change = float(distances(coarse, fine).median() / fine.double().square().mean().sqrt())
             found.append((math.inf if math.isnan(change) else change, contestant, pair[1]))
         change, best, table = min(found, key=lambda f: f[0])
@@ -128,7 +131,7 @@ def converged(subject: Subject, schedule: Schedule, prediction: str, tolerance: 
     )
 
 
-def _plan(solver: str, options: dict[str, object], grid: str, schedule: Schedule, prediction: str, steps: int) -> Plan:
+def _plan(solver: str, options: dict[str, Any], grid: str, schedule: Schedule, prediction: str, steps: int) -> Plan:
     return plan(solver, schedule, steps, grid=grid, prediction=prediction, **options)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from time import monotonic
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,41 +15,14 @@ from ..plans.schedule import Points
 from ..sampling.model import Model, ModelCalls, check_guidance, is_guided
 from ..sampling.sample import iter_sample, sample
 from ..sampling.start import start_state
+from .budget import Budget
 
 
-def clock() -> float:
-    """Seconds, of which only differences mean anything: the time that a fit goes by."""
-    return monotonic()
+class FitTarget:
+    """What a plan is fitted to: the model on `noise` [N, ...].
 
-
-class Exhausted(Exception):
-    """The budget is spent."""
-
-
-class Budget:
-    """Counts evaluations (one model call on one sample; two under guidance) and seconds."""
-
-    def __init__(self, seconds: float | None, evaluations: int | None) -> None:
-        self.limits, self.began, self.evaluations = (seconds, evaluations), clock(), 0
-
-    @property
-    def seconds(self) -> float:
-        return clock() - self.began
-
-    @property
-    def share(self) -> float:
-        """How much of it is spent: 1 and more where none is left; 0 where there is no limit."""
-        pairs = zip((self.seconds, self.evaluations), self.limits, strict=True)
-        return max((spent / limit if limit else 1.0 for spent, limit in pairs if limit is not None), default=0.0)
-
-    def check(self) -> None:
-        """Raises Exhausted where none is left."""
-        if self.share >= 1:
-            raise Exhausted
-
-
-class Subject:
-    """The model on `noise` [N, ...]; conditions with N first are taken apart with it."""
+    Conditions and guidance whose first dimension is N are split with it. batch: samples that the model sees at once.
+    """
 
     def __init__(
         self,
@@ -58,7 +31,7 @@ class Subject:
         budget: Budget,
         batch: int,
         guidance: float | Tensor | None = None,
-        uncond: dict[str, object] | None = None,
+        uncond: Mapping[str, object] | None = None,
         guidance_mode: str = "batch",
         model_dtype: torch.dtype | None = None,
         conditions: dict[str, object] | None = None,
@@ -80,9 +53,14 @@ class Subject:
         for part in self.parts(places):
             self.budget.check()
             noise = self._noise(part, plan, start)
-            drawn.append(sample(self.model, plan, noise, model_dtype=self.model_dtype, **self._options(part)))
+            drawn.append(self._run(plan, noise, part))
             self.spend(part, plan.nfe)
         return torch.cat(drawn)
+
+    def _run(self, plan: Plan, noise: Tensor, part: Tensor) -> Tensor:
+        x = sample(self.model, plan, noise, model_dtype=self.model_dtype, **self._options(part))
+        assert isinstance(x, Tensor)  # not a pair: no trajectory was asked for
+        return x
 
     def trace(self, plan: Plan, places: Tensor) -> tuple[Points, Tensor, Tensor]:
         """Of a plan of one evaluation a step: its points [M + 1], its states there, the x0 predicted at the first M."""
@@ -133,11 +111,13 @@ class Subject:
         noise = self.noise[part]
         return noise if start is None else start(noise, plan)
 
-    def _options(self, part: Tensor) -> dict[str, object]:
+    def _options(self, part: Tensor) -> dict[str, Any]:
         uncond = None if self.uncond is None else {name: self._of(v, part) for name, v in self.uncond.items()}
-        guided = {"guidance": self.scale(part), "uncond": uncond, "guidance_mode": self.mode}
+        guided: dict[str, Any] = {"guidance": self.scale(part), "uncond": uncond, "guidance_mode": self.mode}
         return guided | {name: self._of(value, part) for name, value in self.conditions.items()}
 
     def _of(self, value: object, part: Tensor) -> object:
-        whole = isinstance(value, Tensor) and value.ndim and len(value) == len(self.noise)
-        return value[part.to(value.device)] if whole else value
+        """The part's share of a tensor that has a number for each noise; anything else as it is."""
+        if isinstance(value, Tensor) and value.ndim and len(value) == len(self.noise):
+            return value[part.to(value.device)]
+        return value

@@ -6,13 +6,13 @@
 
 namespace fastdiff::cuda {
 
-template <bool kBrain, int D, int kKeys>
-struct Short {
-  using P = Products<kBrain, D>;
+template <bool kBf16, int D, int kKeys>
+struct ShortKeys {
+  using P = Products<kBf16, D>;
   using Rows = typename P::Rows;
   static constexpr int kWarps = 4, kThreads = 32 * kWarps, kQueries = 16 * kWarps;
   static constexpr int kTile = kKeys * Rows::kPitch, kPanel = kQueries * Rows::kPitch, kShared = 2 * (kTile + kPanel);
-  static_assert(kKeys > 80 || kShared <= kLeastShared);
+  static_assert(kKeys > 80 || kShared <= kMinShared);
 
   static FASTDIFF_DEVICE void run(const Problem& p, char* shared, int block, int thread) {
     const Head<uint16_t> head(p, block / p.blocks);
@@ -24,7 +24,7 @@ struct Short {
     int64_t query = static_cast<int64_t>(block % p.blocks) * kQueries;
     load_queries(p, panel, head, query, thread);
     for (; query < p.queries; query += step) {
-      wait_copies<0>();
+      cp_async_wait<0>();
       sync_block();  // the panel is there, and nobody reads the other one any more
       if (query + step < p.queries) load_queries(p, next, head, query + step, thread);
       attend(p, shared, panel + thread / 32 * 16 * Rows::kPitch, head, query + thread / 32 * 16, thread % 32);
@@ -43,7 +43,7 @@ struct Short {
   static FASTDIFF_DEVICE void load_queries(const Problem& p, char* to, const Head<uint16_t>& head, int64_t query,
                                            int thread) {
     load<kQueries>(p, to, head.q + query * p.q.row_stride, p.q.row_stride, p.queries - query, thread);
-    commit_copies();
+    cp_async_commit();
   }
 
   // The 16 queries of a warp, whose place in shared memory the results take.
@@ -51,14 +51,14 @@ struct Short {
                                      int64_t query, int lane) {
     typename P::Queries q[1];
     q[0].load(rows, lane, p.sign);
-    float s[1][kKeys / 8][4] = {}, out[1][P::kWide][4] = {};
+    float s[1][kKeys / 8][4] = {}, out[1][P::kNTiles][4] = {};
     P::logits(s, q, keys, lane);
     if (p.keys < kKeys) mask(s[0], p.keys, lane);
     SoftmaxRow first, second;
-    first.weigh(s[0], 0, p.scale), second.weigh(s[0], 1, p.scale);
+    first.exponentiate(s[0], 0, p.scale), second.exponentiate(s[0], 1, p.scale);
     P::values(out, s, keys + kTile, lane);
     sync_warp();
-    P::put(rows, out[0], first.share(), second.share(), lane);
+    P::put(rows, out[0], first.inverse_sum(), second.inverse_sum(), lane);
     sync_warp();
     store_rows<uint16_t, D, false, 16, 32>(p, head.out + query * p.out.row_stride, p.out.row_stride, rows,
                                            p.queries - query, lane);

@@ -7,7 +7,7 @@
 namespace fastdiff::cuda {
 
 template <int D>
-struct Single {
+struct Float32 {
   using Rows = Tile<float, D>;
   using Four = Chunk<float>;
   static constexpr int kThreads = 128, kShare = 8, kGroups = kThreads / kShare;
@@ -15,10 +15,10 @@ struct Single {
   static constexpr int kMine = kQueries / kGroups, kMyKeys = kKeys / kShare, kMyColumns = D / (4 * kShare);
   static constexpr int kPanel = kQueries * Rows::kPitch, kTile = kKeys * Rows::kPitch, kWeights = kKeys + 1;
   static constexpr int kShared = kPanel + 2 * kTile + kQueries * kWeights * 4;
-  static_assert(kShared <= kLeastShared);
+  static_assert(kShared <= kMinShared);
 
   struct Row {
-    float top = -INFINITY, sum = 0;
+    float max = -INFINITY, sum = 0;
     float out[kMyColumns][4] = {};
   };
 
@@ -35,18 +35,18 @@ struct Single {
       sync_block();  // nobody reads the last tile any more
       load<kKeys>(p, keys, head.k + key * p.k.row_stride, p.k.row_stride, p.keys - key, thread);
       load<kKeys>(p, values, head.v + key * p.v.row_stride, p.v.row_stride, p.keys - key, thread);
-      commit_copies();
-      wait_copies<0>();
+      cp_async_commit();
+      cp_async_wait<0>();
       sync_block();
-      weigh(p, row, shared, keys, weights, p.keys - key, at);
+      exponentiate(p, row, shared, keys, weights, p.keys - key, at);
       sync_warp();
       add_values(p, row, values, weights, at);
     }
 #pragma unroll
     for (int r = 0; r < kMine; ++r) {
-      const float share = 1 / across(row[r].sum, [](float a, float b) { return a + b; });
+      const float inverse_sum = 1 / across(row[r].sum, [](float a, float b) { return a + b; });
       const int64_t query = first + at.group + r * kGroups;
-      if (query < p.queries) store(p, row[r], head.out + query * p.out.row_stride, share, at);
+      if (query < p.queries) store(p, row[r], head.out + query * p.out.row_stride, inverse_sum, at);
     }
   }
 
@@ -62,22 +62,22 @@ struct Single {
     load_rows<float, D, true, kRows, kThreads>(p, to, from, stride, rows, thread);
   }
 
-  // The weights of a tile of keys, to shared memory; results so far decay.
-  static FASTDIFF_DEVICE void weigh(const Problem& p, Row (&row)[kMine], const char* queries, const char* keys,
+  // The weights of a tile of keys, to shared memory; results so far are rescaled.
+  static FASTDIFF_DEVICE void exponentiate(const Problem& p, Row (&row)[kMine], const char* queries, const char* keys,
                                     float* weights, int64_t count, Place at) {
     float s[kMine][kMyKeys] = {};
     multiply(p, s, queries + at.group * Rows::kPitch, keys + at.share * Rows::kPitch);
 #pragma unroll
     for (int r = 0; r < kMine; ++r) {
-      float top = row[r].top;
+      float max = row[r].max;
 #pragma unroll
       for (int k = 0; k < kMyKeys; ++k) {
         s[r][k] = at.share + k * kShare >= count ? -INFINITY : p.sign ? -s[r][k] : s[r][k];
-        top = fmaxf(top, s[r][k]);
+        max = fmaxf(max, s[r][k]);
       }
-      top = across(top, [](float a, float b) { return fmaxf(a, b); });
-      const float origin = top == -INFINITY ? 0 : top;
-      const float decay = exp2_fast((row[r].top - origin) * p.scale);
+      max = across(max, [](float a, float b) { return fmaxf(a, b); });
+      const float origin = max == -INFINITY ? 0 : max;
+      const float rescale = exp2_fast((row[r].max - origin) * p.scale);
       float sum = 0;
 #pragma unroll
       for (int k = 0; k < kMyKeys; ++k) {
@@ -85,9 +85,9 @@ struct Single {
         weights[(at.group + r * kGroups) * kWeights + at.share + k * kShare] = weight;
         sum += weight;
       }
-      row[r].top = top, row[r].sum = row[r].sum * decay + sum;
+      row[r].max = max, row[r].sum = row[r].sum * rescale + sum;
 #pragma unroll
-      for (int i = 0; i < 4 * kMyColumns; ++i) row[r].out[i / 4][i % 4] *= decay;
+      for (int i = 0; i < 4 * kMyColumns; ++i) row[r].out[i / 4][i % 4] *= rescale;
     }
   }
 
@@ -130,16 +130,16 @@ struct Single {
     }
   }
 
-  static FASTDIFF_DEVICE void store(const Problem& p, const Row& row, float* to, float share, Place at) {
+  static FASTDIFF_DEVICE void store(const Problem& p, const Row& row, float* to, float inverse_sum, Place at) {
 #pragma unroll
     for (int j = 0; j < kMyColumns; ++j) {
       const int column = 4 * (j * kShare + at.share);
       if (column >= p.head_size) break;
       Four v;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) v.e[e] = row.out[j][e] * share;
-      if (p.wide) {
-        *reinterpret_cast<uint4*>(to + column) = bits<uint4>(v);
+      for (int e = 0; e < 4; ++e) v.e[e] = row.out[j][e] * inverse_sum;
+      if (p.aligned16) {
+        *reinterpret_cast<uint4*>(to + column) = bit_cast<uint4>(v);
       } else {
         for (int e = 0; e < 4; ++e)
           if (column + e < p.head_size) to[column + e] = v.e[e];
@@ -147,7 +147,7 @@ struct Single {
     }
   }
 
-  static FASTDIFF_DEVICE Four four(const char* at) { return bits<Four>(*reinterpret_cast<const uint4*>(at)); }
+  static FASTDIFF_DEVICE Four four(const char* at) { return bit_cast<Four>(*reinterpret_cast<const uint4*>(at)); }
 
   // Over the threads that share a query.
   template <class F>

@@ -1,0 +1,37 @@
+"""What a fit may spend: seconds, and evaluations of the model."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+
+def clock() -> float:
+    """Seconds, of which only differences mean anything: the time that a fit goes by."""
+    return monotonic()
+
+
+class Exhausted(Exception):
+    """The budget is spent."""
+
+
+class Budget:
+    """Counts seconds and evaluations: one model call on one sample is one, two under guidance. None sets no limit."""
+
+    def __init__(self, seconds: float | None, evaluations: int | None) -> None:
+        self.limits, self.began, self.evaluations = (seconds, evaluations), clock(), 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the fit began."""
+        return clock() - self.began
+
+    @property
+    def share(self) -> float:
+        """How much of it is spent: 1 and more where none is left; 0 where there is no limit."""
+        pairs = zip((self.seconds, self.evaluations), self.limits, strict=True)
+        return max((spent / limit if limit else 1.0 for spent, limit in pairs if limit is not None), default=0.0)
+
+    def check(self) -> None:
+        """Raises Exhausted where none is left."""
+        if self.share >= 1:
+            raise Exhausted

@@ -1,0 +1,57 @@
+"""The compiled kernels, whose source is csrc/. Functions for CUDA tensors are there where nvcc was at build time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+def bind(
+    tensor: type,
+    dtypes: dict[Any, int],
+    threads: Callable[[], int],
+    stream: Callable[[int], int],
+    workspace: Callable[[int, int], Tensor],
+    plain_values: Callable[..., None],
+    plain_layout: Callable[..., None],
+    use_exchange: bool,
+    /,
+) -> None: ...
+def build_info() -> dict[str, Any]: ...
+def usable_isas() -> list[str]: ...
+def set_isa(name: str, /) -> None: ...
+def solver_step_cpu(
+    table: np.ndarray,
+    i: int,
+    x: Tensor,
+    base: Tensor | None,
+    m: Tensor,
+    m_uncond: Tensor | None,
+    history: Sequence[Tensor | None],
+    guidance: Tensor | None,
+    threshold: Tensor | None,
+    seeds: Tensor | None,
+    out_x: Tensor,
+    out_base: Tensor | None,
+    out_d: Tensor | None,
+    out_input: Tensor | None,
+    /,
+) -> None: ...
+def solver_step_pack(*call: Any) -> tuple[bytes, int, int, int, int]: ...
+def solver_step_table(
+    steps: Tensor, counter: Tensor, times: Tensor, t: Tensor, a: int, b: int, c: int, d: int, /
+) -> None: ...
+def group_norm_cpu(
+    x: Tensor,
+    out: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    add: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    silu: int,
+    /,
+) -> bool: ...
+def attention_cpu(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float, /) -> None: ...
