@@ -38,13 +38,13 @@ import torch
 from diffusers.utils import logging
 from torch import Tensor
 
+from .advance import advance
 from .compile import SCHEDULERS
 from .recipe import Recipe, Rows
 from .rows import Table, Threshold, make_table
 from .run_state import Key, RunAttribute, RunState, ThreadLocalRuns
 from .runs import index_of
-from .spaces import Wanted
-from .step import advance
+from .space import Wanted
 from .times import check_times
 from .watch import Watch, differ
 

@@ -18,7 +18,8 @@ from .noise import float32_noise, output_noise
 from .recipe import Recipe
 from .rows import with_noise
 from .run_state import Key, RunState, Scheduler
-from .spaces import VP_OR_FLOW, Placed, VpOrFlow, Wanted, shifted
+from .space import Placed, Wanted
+from .spaces import VP_OR_FLOW, VpOrFlow, shifted
 from .step import fused_step
 from .times import grid_of
 

@@ -14,7 +14,7 @@ from ..plans.solvers.pndm import transfer
 from .base import FusedScheduler
 from .recipe import Recipe
 from .run_state import Key, RunAttribute, RunState, Scheduler
-from .spaces import Placed, Space, Wanted
+from .space import Placed, Space, Wanted
 from .step import fused_step
 
 

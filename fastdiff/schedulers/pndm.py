@@ -16,7 +16,8 @@ from ..plans.solvers.pndm import transfer
 from .base import FusedScheduler
 from .recipe import Recipe
 from .run_state import Key, RunAttribute, RunState, Scheduler
-from .spaces import Placed, TrainingTime, Wanted
+from .space import Placed, Wanted
+from .spaces import TrainingTime
 from .step import fused_step
 
 

@@ -11,7 +11,7 @@ from ..plans.row import Row
 from ..plans.schedule import Points
 from .rows import Refused
 from .run_state import Generators, Key, RunState, Scheduler
-from .spaces import Space
+from .space import Space
 
 Rows = Sequence[Row | Refused]
 

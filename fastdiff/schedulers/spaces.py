@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,79 +18,12 @@ from ..plans.prediction import convert
 from ..plans.row import Row
 from ..plans.schedule import Points, Schedule
 from .run_state import RunState, Scheduler
-
-Placed = tuple[np.ndarray, "np.ndarray | None"]  # times, and sigmas with the end where the class has them
+from .space import Placed, Space, Wanted, in_training
 
 # What solvers are told about the schedule; the points themselves are explicit.
 VP_SCHEDULE = Schedule.vp()
 VE_SCHEDULE = Schedule.edm(sigma_min=1e-12, sigma_max=1e12)
 FLOW_SCHEDULE = Schedule.flow(t_min=1e-12)
-
-
-class Wanted(NamedTuple):
-    """What set_timesteps was given in place of a number of steps."""
-
-    timesteps: Sequence[float] | None = None
-    sigmas: Sequence[float] | None = None
-    mu: float | None = None
-
-    @property
-    def given(self) -> dict[str, object]:
-        """The ones that are not None."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Space:
-    """Whole times of a training schedule, and sigma(t) of them where the class has them.
-
-    fractional: whether the model reads fractional times. stages: evaluations a step; with two, timesteps names each
-    evaluation, so each sigma but the first comes twice, and the last step has one.
-    run_tensors: the run's tensors that rows are made from. ready: whether diffusers' constructor sets the times, so
-    that a step may come before set_timesteps. absent_is_last: whether a time that is not in timesteps is the last.
-    """
-
-    fractional: bool = False
-    stages: int = 1
-    run_tensors: tuple[str, ...] = ("timesteps", "sigmas")
-    ready: bool = False
-    absent_is_last: bool = False
-
-    def count(self, scheduler: Scheduler, wanted: Wanted) -> int:
-        """How many steps the times, or sigmas, ask for."""
-        return len(wanted.sigmas) - 1 if wanted.timesteps is None else len(wanted.timesteps)
-
-    def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
-        """The caller's times on the training schedule; run holds diffusers' own for as many steps."""
-        if wanted.timesteps is not None:
-            times, training = in_training(scheduler, wanted.timesteps), training_sigmas(scheduler)
-            return times, np.append(np.interp(times, np.arange(len(training)), training), float(run.sigmas[-1]))
-        if wanted.sigmas is None:
-            return run.timesteps.double().cpu().numpy(), run.sigmas.double().cpu().numpy()
-        sigmas = np.asarray(wanted.sigmas, dtype=np.float64)
-        return self.time_of(scheduler, sigmas[:-1]), sigmas
-
-    def time_of(self, scheduler: Scheduler, sigmas: np.ndarray) -> np.ndarray:
-        """The model's times at sigma(t)."""
-        training = np.log(training_sigmas(scheduler))
-        times = np.interp(np.log(sigmas), training, np.arange(len(training)))
-        return times if self.fractional else times.round()
-
-    def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
-        """Whether diffusers' own set_timesteps, whose arguments have these names, takes it right."""
-        return all(name in names for name in given)
-
-    def read_attributes(self, recipe: Any) -> tuple[str, ...]:
-        """The scheduler's own attributes that rows are made from."""
-        return recipe.reads
-
-    def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
-        """Where the run's steps from number `begin` on begin and end."""
-        return run.at(run.times[begin:])
-
-    def fit(self, scheduler: Scheduler, row: Row) -> Row:
-        """The row of a solver for this scheduler's model."""
-        return row
 
 
 class TrainingTime(Space):
@@ -258,20 +191,6 @@ def shifted(sigmas: np.ndarray, shift: float, mu: float | None) -> np.ndarray:
     """Flow times under a shift; exp(mu) in place of it where mu is given."""
     shift = shift if mu is None else math.exp(mu)
     return shift * sigmas / (1 + (shift - 1) * sigmas)
-
-
-def in_training(scheduler: Scheduler, timesteps: Sequence[float]) -> np.ndarray:
-    """The caller's times, which have to be the model's."""
-    times, last = np.asarray(timesteps, dtype=np.float64), len(scheduler.alphas_cumprod) - 1
-    if times.min() < 0 or times.max() > last:
-        raise ValueError(f"timesteps: expected times from 0 to {last}, got {timesteps!r}")
-    return times
-
-
-def training_sigmas(scheduler: Scheduler) -> np.ndarray:
-    """sigma(t) = sigma / alpha at each of the model's times."""
-    table = scheduler.alphas_cumprod.double().cpu().numpy()
-    return np.sqrt((1 - table) / table)
 
 
 def keep_one_time(parent: Callable) -> Callable:

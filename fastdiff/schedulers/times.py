@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .run_state import Scheduler
-from .spaces import Wanted
+from .space import Wanted
 
 GRIDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
