@@ -11,6 +11,10 @@ from scheduler_loops import loop
 
 from fastdiff import schedulers
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 NAMES = [name for name in schedulers.__all__ if hasattr(diffusers, name) and name != "SchedulerMixin"]
 BOUNDS = ("clip_sample", "thresholding")
 each_class = pytest.mark.parametrize("name", NAMES)
@@ -40,7 +44,7 @@ def test_step_has_the_parameters_of_diffusers_step_and_a_generator(name):
 @each_class
 def test_arguments_by_place_are_those_by_name(name):
     defaults = {k: p.default for k, p in inspect.signature(getattr(schedulers, name).step).parameters.items()}
-    given = {k: v for k, v in list(defaults.items())[4:]} | {"return_dict": False, "generator": torch.Generator()}
+    given = dict(list(defaults.items())[4:]) | {"return_dict": False, "generator": torch.Generator()}
     results = []
     for by_place in (True, False):
         scheduler, t, x = begun(name)
