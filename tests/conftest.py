@@ -31,6 +31,8 @@ MOST_PROCESSES = 8  # of about a gigabyte each
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """The whole suite takes all cores, unless -n says otherwise or the output is wanted as it comes."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # a process of a divided suite comes here too, and so does a pytest that one of its tests starts
     option = config.option
     unset = getattr(option, "numprocesses", 0) is None and option.dist == "no"  # and there is pytest-xdist
     whole = {Path(config.invocation_params.dir, arg).resolve() for arg in config.args} == {Path(__file__).parent}

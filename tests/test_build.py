@@ -18,6 +18,8 @@ import torch
 
 from fastdiff.ops import registry
 
+pytestmark = pytest.mark.slow  # a second or two for each wheel
+
 ROOT = Path(__file__).parents[1]
 PROSE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "constraints.txt", "mkdocs.yml", *PROSE)

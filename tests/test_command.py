@@ -77,6 +77,7 @@ def test_trajectory_is_a_strip_from_noise_to_the_result() -> None:
     assert width > 2 * height
 
 
+@pytest.mark.slow
 def test_compare_shows_the_distance_from_the_converged_solution(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from fastdiff.fitting.search import candidates
 
 STEPS = 5
 COUNT = 160
+pytestmark = pytest.mark.slow
 SHORT = {"prediction": "sample", "batch": 32, "iterations": 20}
 
 

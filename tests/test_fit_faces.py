@@ -19,6 +19,8 @@ from fastdiff.commands.sample import draw, labels_of
 from fastdiff.fitting.search import candidates
 from fastdiff.kdiffusion import get_sigmas_karras, plan_sampler
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

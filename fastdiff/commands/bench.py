@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ ROW, COUNT = 10, 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `fastdiff bench`."""
     parser.add_argument("--seconds", type=positive, default=0.5, help="for each measurement (default: %(default)s)")
 
 
@@ -41,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         solver, _, steps = entry.partition(":")
         table = plan(solver, demo.schedule(), int(steps), grid="quadratic", prediction=demo.PREDICTION)
         error = np.median(distances(draw(model, table, seeds, labels), exact))
-        microseconds = measure(lambda table=table: draw(model, table, seeds, labels), arguments.seconds)
+        microseconds = measure(partial(draw, model, table, seeds, labels), arguments.seconds)
         print(f"{entry:28s} {table.nfe:10d} {error:12.4f} {len(seeds) / microseconds * 1e6:10.0f}")
     return 0
 
@@ -70,7 +73,7 @@ def _steps(shape: tuple[int, ...]) -> list[Callable[[], object]]:
         from diffusers import DPMSolverMultistepScheduler
     except ImportError:
         return [ours, eager]
-    scheduler = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    scheduler: Any = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     scheduler.set_timesteps(2 * ROW)
     for t in scheduler.timesteps[:ROW]:
         scheduler.step(m, t, x)

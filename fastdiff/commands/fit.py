@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ FIRST_SEED = 10**6  # far from the seeds that anybody samples, so that a fit is 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `fastdiff fit`."""
     parser.add_argument("--model", choices=("demo",), default="demo", help="(default: %(default)s)")
     parser.add_argument("--steps", type=whole(1), required=True, help="model evaluations of the plan")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write, - for standard output")
@@ -34,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="keeps the work; the same command goes on where it stopped")
 
 
-def fit_demo(
-    steps: int, *, samples: int = 640, seed: int = 0, guidance: float | None = None, **options: object
-) -> Plan:
+def fit_demo(steps: int, *, samples: int = 640, seed: int = 0, guidance: float | None = None, **options: Any) -> Plan:
     """`fastdiff.fit` on the shipped model, with every digit equally often."""
     seeds = list(range(FIRST_SEED * (seed + 1), FIRST_SEED * (seed + 1) + samples))
     uncond = None if guidance is None else {"y": torch.full((1,), demo.NUM_CLASSES)}

@@ -13,6 +13,7 @@ from ..ops import registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `fastdiff info`: none."""
     del parser  # no arguments of its own
 
 

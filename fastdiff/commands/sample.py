@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ MOST_SEEDS = 10**6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `fastdiff sample`."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--solver",
@@ -66,6 +68,7 @@ def seed_list(text: str) -> list[int]:
 
 
 def digit(text: str) -> int:
+    """A whole number from 0 to 9."""
     if text not in [str(d) for d in range(demo.NUM_CLASSES)]:
         raise argparse.ArgumentTypeError(f"expected a digit 0 to 9, got {text!r}")
     return int(text)
@@ -83,7 +86,7 @@ def draw(
     labels: Tensor,
     guidance: float | None = None,
     dtype: torch.dtype = torch.float32,
-    **options: object,
+    **options: Any,
 ) -> Tensor:
     """The samples of these seeds, in batches; each depends on its own seed alone."""
     if guidance is not None:
@@ -92,7 +95,9 @@ def draw(
     for first in range(0, len(seeds), BATCH):
         part = slice(first, first + BATCH)
         noise = randn((len(seeds[part]), *demo.SHAPE), seeds[part], dtype=dtype)
-        parts.append(sample(model, run, noise, seeds=seeds[part], y=labels[part], **options))
+        x = sample(model, run, noise, seeds=seeds[part], y=labels[part], **options)
+        assert isinstance(x, Tensor)  # not a pair: no trajectory was asked for
+        parts.append(x)
     return torch.cat(parts)
 
 

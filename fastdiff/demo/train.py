@@ -142,7 +142,7 @@ def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int 
     plateau = 1 - trainer.recipe.decay
     decay_time = time.monotonic() + 60 * minutes * plateau
     bar = tqdm(total=trainer.steps, initial=trainer.step, unit="step", mininterval=1, disable=None)
-    losses = deque(maxlen=100)
+    losses: deque[float] = deque(maxlen=100)
     while trainer.steps is None or trainer.step < trainer.steps:
         if trainer.steps is None and time.monotonic() > decay_time:
             bar.total = trainer.steps = math.ceil(trainer.step / plateau)

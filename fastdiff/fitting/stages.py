@@ -60,14 +60,14 @@ class Fit:
         return Trial(stage, name, plan.nfe, *sizes, self.target.budget.seconds)
 
 
-def run(fit: Fit, teacher: Plan, steps: int, iterations: int, start_iterations: int) -> None:
+def run(fit: Fit, converged: Plan, steps: int, iterations: int, start_iterations: int) -> None:
     """All stages, the later ones from the best that the earlier ones found."""
-    schedule, prediction = fit.schedule, teacher.prediction
+    schedule, prediction = fit.schedule, converged.prediction
     found = from_catalogue(fit, schedule, prediction, steps)
     chosen = found[0]
     one_a_step = len(chosen.plan.rows) == len(chosen.points.t) - 1
-    if fit.head is None and one_a_step and 2 * steps <= teacher.nfe:
-        programmed = from_dynamic_programme(fit, chosen.spec, teacher, steps)
+    if fit.head is None and one_a_step and 2 * steps <= converged.nfe:
+        programmed = from_dynamic_programme(fit, chosen.spec, converged, steps)
         chosen = min((chosen, programmed), key=lambda c: float(fit.judge(c.plan).mean()))
     if not fit.target.differentiable(chosen.plan):
         fit.journal.note("descent", "not run: no gradient comes back through the model")
@@ -100,12 +100,12 @@ def from_catalogue(fit: Fit, schedule: Schedule, prediction: str, steps: int) ->
     return best
 
 
-def from_dynamic_programme(fit: Fit, spec: SolverSpec, teacher: Plan, steps: int) -> Candidate:
-    """A solver on the points of the teacher's run between which first-order steps err least."""
+def from_dynamic_programme(fit: Fit, spec: SolverSpec, converged: Plan, steps: int) -> Candidate:
+    """A solver on the points of the converged run between which first-order steps err least."""
     if record := fit.journal.finished("gits"):
         return _restored(record, spec.schedule, spec.prediction)
     places = torch.arange(min(MAX_TRACED_SAMPLES, fit.fitted, fit.target.batch))
-    chosen = dp_grid(*fit.target.trace(teacher, places), steps)
+    chosen = dp_grid(*fit.target.trace(converged, places), steps)
     candidate = Candidate(spec, "dynamic programme", chosen, spec.build(chosen))
     trial = fit.trial("gits", candidate.name, candidate.plan), candidate.plan
     fit.journal.finish("gits", [trial], _record(candidate))

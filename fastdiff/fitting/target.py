@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class FitTarget:
         budget: Budget,
         batch: int,
         guidance: float | Tensor | None = None,
-        uncond: dict[str, object] | None = None,
+        uncond: Mapping[str, object] | None = None,
         guidance_mode: str = "batch",
         model_dtype: torch.dtype | None = None,
         conditions: dict[str, object] | None = None,

@@ -34,10 +34,12 @@ class GroupNorm(torch.nn.GroupNorm):
     def forward(
         self, x: Tensor, add: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None
     ) -> Tensor:
+        """act(GN(x + add) * (1 + scale) + shift): x [B, C, ...]; add, scale, shift [B, C]."""
         return group_norm(
             x, self.num_groups, self.weight, self.bias, self.eps,
             add=add, scale=scale, shift=shift, act=self.activation or "none",
         )  # fmt: skip
 
     def extra_repr(self) -> str:
+        """torch.nn.GroupNorm's, and the activation."""
         return f"{super().extra_repr()}, activation={self.activation}"

@@ -34,6 +34,7 @@ class Measured(NamedTuple):
     backends: tuple[str, ...]
 
     def fits(self, case: CallSpec) -> bool:
+        """Whether the measurement holds for this call on this device."""
         *_, keys, head_size = case.shape
         if head_size not in self.head_sizes or keys not in self.keys or case.dtype not in _HALF:
             return False

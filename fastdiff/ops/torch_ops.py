@@ -25,6 +25,7 @@ def group_norm(
     shift: Tensor | None,
     act: str,
 ) -> Tensor:
+    """`reference.group_norm` by PyTorch's kernel, computed in x's dtype. Differentiable."""
     per_channel = (-1, x.shape[1]) + (1,) * (x.ndim - 2)
     if add is not None:
         x = x + add.to(x.dtype).view(per_channel)

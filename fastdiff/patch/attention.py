@@ -33,7 +33,8 @@ def project(
     cache: CrossAttentionCache | None, context: Tensor, to_k: nn.Module, to_v: nn.Module
 ) -> tuple[Tensor, Tensor]:
     """(to_k(context), to_v(context))."""
-    return (to_k(context), to_v(context)) if cache is None else cache.project(context, to_k, to_v)
+    k, v = (to_k(context), to_v(context)) if cache is None else cache.project(context, to_k, to_v)
+    return k, v
 
 
 class FastMultiheadAttention(nn.MultiheadAttention):

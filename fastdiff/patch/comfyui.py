@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,14 +27,15 @@ class PatcherHandle(Handle):
     place while it runs the clone.
     """
 
-    def __init__(self, patcher: object) -> None:
+    def __init__(self, patcher: Any) -> None:
         super().__init__(patcher.clone())
         self._names = {module: name for name, module in self.model.model.named_modules()}
         self._taken = dict(self.model.object_patches)
         self._overridden = OVERRIDE in self.model.model_options.get("transformer_options", {})
         self._twins: dict[str, nn.Module] = {}
 
-    def set_class(self, thing: nn.Module, new: type, what: str) -> None:
+    def set_class(self, thing: Any, new: Any, what: str, **added: object) -> None:
+        """Have a twin of class `new`, which shares all that the module holds, put in its place in the clone."""
         name = self._names[thing]
         if not name or any(name == taken or name.startswith(f"{taken}.") for taken in self._taken):
             return  # what another patch put there runs, and not this module
@@ -44,13 +46,15 @@ class PatcherHandle(Handle):
         self.changes[what] += 1
 
     def override_attention(self) -> None:
+        """Have ComfyUI's attentions ask `attention_override`, unless another override is set."""
         options = self.model.model_options.setdefault("transformer_options", {})
         if options.setdefault(OVERRIDE, attention_override) is not attention_override:
             self.left[f"{OVERRIDE}: another one is set"] += 1
         elif not self._overridden:
             self.changes[f"{OVERRIDE}, for every attention that asks it"] += 1
 
-    def has_changed(self, thing: object) -> bool:
+    def has_changed(self, thing: Any) -> bool:
+        """Whether the module, or what the clone has in its place, is fastdiff's."""
         patch = self.model.object_patches.get(self._names.get(thing))
         return super().has_changed(thing) or super().has_changed(patch)
 
@@ -66,7 +70,7 @@ class PatcherHandle(Handle):
 
 
 def attention_override(
-    func: Callable,
+    func: Callable[..., Any],
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -81,7 +85,7 @@ def attention_override(
 
     Calls with a mask, and those for which the choice would fall on PyTorch's op, go to `func`, ComfyUI's own.
     """
-    each = (q, k, v) if skip_reshape else tuple(heads_of(t, heads) for t in (q, k, v))
+    each = (q, k, v) if skip_reshape else (heads_of(q, heads), heads_of(k, heads), heads_of(v, heads))
     if mask is not None or any(t.requires_grad for t in each) or not _pays(*each):
         named = {"attn_precision": attn_precision, "skip_reshape": skip_reshape}
         return func(q, k, v, heads, mask=mask, skip_output_reshape=skip_output_reshape, **named, **kwargs)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from torch import nn
 
+if TYPE_CHECKING:
 
-class Fast:
+    class _Unknown(nn.Module):
+        """What a `Fast` class is mixed into: a module with parts that only the project that made it knows."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _Unknown = object
+
+
+class Fast(_Unknown):
     """Mixed into a class that fastdiff does not know before it meets it; can be pickled all the same."""
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         return _instance, type(self).__bases__, vars(self)
 
 
 @functools.cache
-def subclass(fast: type, cls: type) -> type:
+def subclass(fast: Any, cls: Any) -> Any:
     """`cls` with the forward of `fast`; the same class for the same two."""
     return type(f"Fast{cls.__name__}", (fast, cls), {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 
 class Handle:
@@ -14,14 +15,14 @@ class Handle:
     attribute.
     """
 
-    def __init__(self, model: object) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
-        self._classes: list[tuple[object, type, tuple[str, ...]]] = []
-        self._attributes: list[tuple[object, str, object]] = []
+        self._classes: list[tuple[Any, type, tuple[str, ...]]] = []
+        self._attributes: list[tuple[Any, str, object]] = []
         self.changes: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
 
-    def set_class(self, thing: object, new: type, what: str, **added: object) -> None:
+    def set_class(self, thing: Any, new: type, what: str, **added: object) -> None:
         """Make the object one of class `new`, with attributes that it did not have."""
         self._classes.append((thing, type(thing), tuple(added)))
         thing.__class__ = new

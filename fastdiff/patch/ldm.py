@@ -7,7 +7,9 @@ another one and is left alone.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +117,7 @@ class _Known:
         return needed <= names <= allowed and method is not None and _arguments(method) == ["self", *self.call.split()]
 
 
-def _arguments(method: object) -> list[str]:
+def _arguments(method: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(method).parameters)
 
 
@@ -148,7 +150,7 @@ def fast_attention(module: nn.Module) -> type | None:
     return subclass(known.fast, type(module)) if known is not None and known.fits(module) else None
 
 
-def fast_block(module: nn.Module) -> type | None:
+def fast_block(module: Any) -> type | None:
     """The module's class on fastdiff's ops, where it is one of the residual blocks above, with SiLU."""
     known = _BLOCKS.get(type(module).__name__)
     if known is None or not known.fits(module):
@@ -162,7 +164,7 @@ def fast_block(module: nn.Module) -> type | None:
     return subclass(known.fast, type(module)) if fuses else None
 
 
-def _means_silu(cls: type) -> bool:
+def _means_silu(cls: Any) -> bool:
     """Whether the function `nonlinearity` in the class's file is SiLU."""
     function, probe = cls.forward.__globals__.get("nonlinearity"), torch.linspace(-9, 9, 37)
     return function is not None and torch.allclose(function(probe), F.silu(probe))

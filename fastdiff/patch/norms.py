@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,14 +15,17 @@ from .fast import Fast, subclass
 
 
 def normalise(
-    norm: nn.GroupNorm,
+    norm: Any,
     x: Tensor,
     add: Tensor | None = None,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     act: str = "none",
 ) -> Tensor:
-    """act(norm(x + add) * (1 + scale) + shift), add, scale, shift [B, C]; by the norm's own code where it must be."""
+    """act(norm(x + add) * (1 + scale) + shift), add, scale, shift [B, C]; by the norm's own code where it must be.
+
+    norm: a torch.nn.GroupNorm, of whatever subclass or mixture.
+    """
     modulated = add is not None or scale is not None
     fuses = is_norm(norm) and _weights_are_its_own(norm, x) and not wants_gradient(norm, x, add, scale, shift)
     if fuses and (modulated or not _is_small(x, act)):
@@ -43,7 +47,7 @@ def _is_small(x: Tensor, act: str) -> bool:
 _SMALL = {"none": 1 << 15, "silu": 1 << 14}  # elements, measured
 
 
-def _fused(norm: nn.GroupNorm, x: Tensor, act: str, **modulation: Tensor | None) -> Tensor:
+def _fused(norm: Any, x: Tensor, act: str, **modulation: Tensor | None) -> Tensor:
     return group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, act=act, **modulation)
 
 
@@ -100,7 +104,7 @@ def why_other(layer: nn.Module) -> str | None:
     return "it has hooks, or a forward of its own" if hooked(layer) else None
 
 
-def fast_norm(layer: nn.GroupNorm) -> type:
+def fast_norm(layer: nn.Module) -> type:
     """The class of a norm that is one by itself."""
     return subclass(FastGroupNorm, type(layer))
 
@@ -126,7 +130,7 @@ def _casts_weights(cls: type) -> bool:
     return known and all(hasattr(cls, name) for name in _CASTS)
 
 
-def _weights_are_its_own(norm: nn.GroupNorm, x: Tensor) -> bool:
+def _weights_are_its_own(norm: Any, x: Tensor) -> bool:
     """Whether a norm whose weights may be moved or patched at the call has them where x is, as they are stored.
 
     A cast to x's dtype needs no care: the op reads weights of any.

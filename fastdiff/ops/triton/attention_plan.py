@@ -20,6 +20,8 @@ PER_MULTIPROCESSOR = 3
 
 
 class Tile(NamedTuple):
+    """How much of an attention a program takes at once, on one architecture."""
+
     rows: int  # queries
     fewest: int  # queries, where there are too few for the machine; wgmma and tcgen05 take no fewer than 64
     keys: int

@@ -21,12 +21,16 @@ MAX_COLUMNS = 4096  # channels of one group in channels_last
 
 
 class Device(NamedTuple):
+    """What the plans depend on. warp: threads that run in step."""
+
     arch: str
     multiprocessors: int
     warp: int
 
 
 class Config(NamedTuple):
+    """How work is cut on one architecture."""
+
     on_chip: int  # elements one program can hold in registers
     tile: int  # elements one program takes at once where it cannot hold all
     threads: int  # of a program that works on such a tile
@@ -65,6 +69,7 @@ def plan_of(x: Tensor, groups: int, last: bool) -> Plan:
 
 
 def device_of(x: Tensor) -> Device:
+    """x's device."""
     return _device(x.device.index) if x.is_cuda else ABSENT
 
 

@@ -51,6 +51,7 @@ class Side(NamedTuple):
 
     @classmethod
     def of(cls, point: Points, form: str) -> Side:
+        """form: "data" or "noise"."""
         alpha, sigma, log_snr = float(point.alpha), float(point.sigma), float(point.log_snr)
         return cls(alpha, sigma, log_snr) if form == "data" else cls(sigma, alpha, -log_snr)
 
@@ -65,6 +66,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def between(cls, s: Side, t: Side, eta: float = 0.0) -> Interval:
+        """Both sides in one form."""
         # The ratio straight from the schedule's numbers; e^(-h) u_t / u_s is the same with more rounding.
         h = t.log - s.log
         return cls(t.u, t.w / s.w * (math.exp(-eta * h) if eta else 1.0), h, eta)

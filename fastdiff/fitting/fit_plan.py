@@ -1,0 +1,163 @@
+"""`fit`: the checks, the folder, and the order of what is done."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..keywords import check_keywords, options_of
+from ..ops import checks
+from ..plans.plan import Plan
+from ..plans.schedule import Schedule, require_schedule
+from ..sampling.model import Model
+from .budget import Budget, Exhausted
+from .files import write
+from .gaussian import GaussianStart
+from .journal import Journal, Trial, claim
+from .references import ReferenceSampler, check_model
+from .search import first_plan
+from .stages import Fit, run
+from .target import FitTarget
+
+MIN_SAMPLES = 32
+
+
+def fit(
+    model: Model,
+    schedule: Schedule,
+    steps: int,
+    noise: Tensor,
+    *,
+    prediction: str | None = None,
+    guidance: float | Tensor | None = None,
+    uncond: Mapping[str, object] | None = None,
+    guidance_mode: str = "batch",
+    model_dtype: torch.dtype | None = None,
+    head: GaussianStart | int | None = None,
+    held_out: float = 0.25,
+    iterations: int = 100,
+    start_iterations: int = 20,
+    batch: int = 64,
+    save_memory: bool = False,
+    tolerance: float = 2e-3,
+    seconds: float | None = None,
+    evaluations: int | None = None,
+    folder: str | os.PathLike | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    report: Callable[[Trial], object] | None = None,
+    **conditions: object,
+) -> Plan:
+    """The plan of `steps` model evaluations whose samples are closest to the model's converged ones.
+
+    First draws reference samples: the model's own, with so many steps that they have converged. Then searches, in
+    stages of rising cost:
+
+    1. every ODE solver of the catalogue on every grid;
+    2. a grid by dynamic programming (GITS, arXiv 2405.11326);
+    3. a grid and the model's times by gradients (LD3, arXiv 2405.15506);
+    4. all weights of the table too (arXiv 2403.01329, 2502.17423, 2510.17699), held near the theory's, by Gauss-Newton
+       steps (`fastdiff.fitting.descent`).
+
+    Plans are compared by their mean distance, over held-out samples, from the references; the distance of a sample is
+    its root mean square difference. The best plan of all stages is returned, so it is never worse than the catalogue's
+    best. If no gradient comes back through the model, the fit ends after stage 2.
+
+    model, guidance, uncond, guidance_mode, model_dtype: as for `fastdiff.sample`. prediction: as for `fastdiff.plan`.
+    noise: [N, ...] unit Gaussian noise, N at least 32 and better 500. Tensors in `conditions`, `uncond` and `guidance`
+        whose first dimension is N are split with it.
+    held_out: the share of the samples that plans are compared by; the others are fitted to.
+    head: a `GaussianStart`, or its rank: one of that rank is then estimated from the references and kept as
+        STEPS/head.safetensors in the folder. Where the plan begins is fitted too; it runs as
+        `sample(model, plan, head(noise, plan))`.
+    iterations: of the last stage. With guidance more can pay.
+    start_iterations: of each of the three solvers that stage 4 begins from; the best one goes on.
+    batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
+    tolerance: relative change at which the references count as converged.
+    seconds, evaluations: the budget. One evaluation is one model call on one sample, forwards or backwards. When it is
+        spent, the best plan so far is returned: the catalogue's first one if none has been judged yet.
+    folder: keeps the references, for fits with any number of steps, and every stage in a folder named by the number of
+        steps. The same call with the same folder resumes there. A file that is truncated, changed or another fit's is
+        an error that names it.
+    seed: of the batches. progress: show tqdm bars.
+    report: called with every `Trial`; `print` will do, under `print(fastdiff.fitting.HEADER)`.
+    conditions: keyword arguments of the model.
+
+    Raises ValueError or TypeError naming the argument: too few samples, a model that returns NaN or is not
+    deterministic, references that do not converge, a folder of another fit. Raises RuntimeError where the budget is
+    spent before the references have converged.
+    """
+    _check(noise, held_out, steps=steps, iterations=iterations, start_iterations=start_iterations, batch=batch)
+    for name, value in (("tolerance", tolerance), ("seconds", seconds), ("evaluations", evaluations)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: expected a number > 0, got {value}")
+    if isinstance(head, int) and folder is None:
+        raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
+    require_schedule(schedule)
+    check_keywords(model, conditions, options_of(fit))
+    prediction = schedule.default_prediction if prediction is None else prediction
+    budget = Budget(seconds, evaluations)
+    target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, conditions)
+    root = None if folder is None else Path(folder)
+    journal = Journal(None if root is None else root / f"{steps}", report)
+    held_out_count = max(1, round(held_out * len(noise)))
+    converges = False
+    try:
+        fingerprint = check_model(target, schedule, prediction)
+        shared = ""
+        if root is not None and journal.folder is not None:
+            shared = claim(
+                root, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint
+            )
+            head_name = _digest(head.mean) if isinstance(head, GaussianStart) else head
+            journal.fit = claim(
+                journal.folder,
+                shared=shared, steps=steps, held_out=held_out_count, batch=batch, seed=seed, head=head_name,
+            )  # fmt: skip
+        sampler = ReferenceSampler(target, root, shared)
+        converged = sampler.find_plan(schedule, prediction, tolerance)
+        converges = True
+        references = sampler.draw_references(converged, progress)
+        if isinstance(head, int):
+            head = _estimate_head(references[:-held_out_count], schedule, head, journal)
+        task = Fit(target, schedule, references, held_out_count, journal, seed, head, save_memory, progress)
+        run(task, converged, steps, iterations, start_iterations)
+    except Exhausted:
+        journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
+    if journal.best is None and not converges:
+        raise RuntimeError(
+            f"budget: {budget.seconds:.0f} s and {budget.evaluations} evaluations were spent before the model's samples"
+            " converged; give it more"
+        )
+    best = first_plan(schedule, prediction, steps) if journal.best is None else journal.best[1]
+    return replace(best, schedule=schedule.knots())
+
+
+def _estimate_head(references: Tensor, schedule: Schedule, rank: int, journal: Journal) -> GaussianStart:
+    """A head start from the samples that are fitted to, kept in the fit's folder."""
+    assert journal.folder is not None  # as `fit` checks first
+    head = GaussianStart.estimate(references, schedule, rank)
+    write(journal.folder / "head.safetensors", head.save)
+    return head
+
+
+def _check(noise: Tensor, held_out: float, **counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
+    checks.require_float("noise", noise)
+    shape = tuple(noise.shape)
+    if noise.ndim < 2 or len(noise) < MIN_SAMPLES:
+        raise ValueError(f"noise: expected [N, ...] with at least {MIN_SAMPLES} samples, got shape {shape}")
+    if not 0 < held_out < 1 or len(noise) * (1 - held_out) < MIN_SAMPLES / 2:
+        raise ValueError(f"held_out: expected a share in (0, 1) that leaves {MIN_SAMPLES // 2} samples, got {held_out}")
+
+
+def _digest(x: Tensor) -> str:
+    return hashlib.sha256(x.detach().double().cpu().numpy().tobytes()).hexdigest()[:16]
