@@ -12,6 +12,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -81,7 +82,8 @@ def parts(scheduler: object, times: list[Tensor], x: Tensor, m: Tensor) -> Count
     choose = registry.choose
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "choose", lambda *case: timed("kernel", choose(*case)))
-        patch.setattr(scheduler, "_noise", timed("noise", scheduler._noise))
+        if scheduler.recipe.noise is not None:
+            patch.setattr(scheduler, "recipe", replace(scheduler.recipe, noise=timed("noise", scheduler.recipe.noise)))
         run(scheduler, times, x, m)
     return spent
 

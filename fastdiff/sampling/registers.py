@@ -50,6 +50,13 @@ def advance(registers: Registers[T], moves: Moves, step: Step[T]) -> Registers[T
     """
     x, base, history = registers
     new_x, new_base, d = step(x, base, history[: moves.reads])
+    return Registers(new_x, *settle(moves, x, base, history, new_x, new_base, d))
+
+
+def settle(
+    moves: Moves, x: T, base: T, history: Sequence[T], new_x: T, new_base: T | None, d: T
+) -> tuple[T, tuple[T, ...]]:
+    """(the next base, the history) after a row that has given x', base' and D: what `advance` does after its step."""
     if moves.base == "next":
         base = new_x
     elif moves.base == "here":
@@ -60,7 +67,7 @@ def advance(registers: Registers[T], moves: Moves, step: Step[T]) -> Registers[T
     history = (d, *history)
     if moves.drop:
         history = tuple(h for k, h in enumerate(history) if k not in moves.drop)
-    return Registers(new_x, base, history[: moves.keeps])
+    return base, history[: moves.keeps]
 
 
 def moves_of(rows: Sequence[Row], keeps: int | None = None) -> tuple[Moves, ...]:

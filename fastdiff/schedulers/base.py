@@ -16,7 +16,7 @@ A class of diffusers that is not here yet takes about 20 lines, in a file by its
         scale_model_input = scale_model_input
 
 1. The rows come from `fastdiff.plans.solvers`. `points` are where the run's steps begin and end, alpha and sigma each.
-   A row reads what its noise index or history says; `fastdiff.schedulers.rows` has what diffusers' own conventions need.
+   `fastdiff.schedulers.rows` has what diffusers' conventions need besides.
 2. The space (`fastdiff.schedulers.spaces`) says what the times and sigmas are, and what set_timesteps may be given.
 3. `fused_step` takes over the signature and docstring of diffusers' own step. Its arguments `key`, `native` and `check`
    are for options that change the rows, for those that stay diffusers' own, and for what has to be refused.
@@ -38,14 +38,13 @@ import torch
 from diffusers.utils import logging
 from torch import Tensor
 
+from .advance import advance
 from .compile import SCHEDULERS
-from .protocol import Key
 from .recipe import Recipe, Rows
 from .rows import Table, Threshold, make_table
-from .run_state import RunAttribute, RunState, ThreadLocalRuns
+from .run_state import Key, RunAttribute, RunState, ThreadLocalRuns
 from .runs import index_of
-from .spaces import Wanted
-from .step import advance
+from .space import Wanted
 from .times import check_times
 from .watch import Watch, differ
 
@@ -56,7 +55,7 @@ logger = logging.get_logger(__name__)
 
 
 class FusedScheduler:
-    """Before diffusers' class in the order of bases: configuration, add_noise, saving and loading stay diffusers' own."""
+    """Before diffusers' class in the order of bases: configuration, add_noise and saving stay diffusers' own."""
 
     timesteps, sigmas, num_inference_steps, custom_timesteps = (RunAttribute() for _ in range(4))
     model_outputs, lower_order_nums, last_sample = (RunAttribute() for _ in range(3))
@@ -122,9 +121,7 @@ class FusedScheduler:
 
     def _is_native(self, given: dict[str, object]) -> bool:
         """Whether diffusers' own set_timesteps takes these right."""
-        names = self.recipe.native_args
-        if names is None:
-            names = tuple(inspect.signature(super().set_timesteps).parameters)
+        names = tuple(inspect.signature(super().set_timesteps).parameters)
         return self.recipe.space.is_native(self, given, names)
 
     def _mend_times(self, run: RunState) -> None:
@@ -163,7 +160,7 @@ class FusedScheduler:
             self._prepare(run)
 
     def _require_steps(self, run: RunState) -> None:
-        if self.recipe.needs_set_timesteps and run.num_inference_steps is None:
+        if not self.recipe.space.ready and run.num_inference_steps is None:
             raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ops.torch_library import LIBRARY
-from .protocol import Scheduler
+from .run_state import Scheduler
 
 SCHEDULERS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # by handle
 
@@ -68,7 +68,7 @@ _register("scheduler_scale(Tensor x, Tensor? timestep, float time, int handle) -
 def compiled_step(
     scheduler: Scheduler, m: Tensor, timestep: Tensor | float, x: Tensor, noise: Tensor | None, key: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
-    """`step.advance` as a node of the graph that is being traced."""
+    """`advance` as a node of the graph that is being traced."""
     tensor = timestep if isinstance(timestep, Tensor) else None
     time = 0.0 if tensor is not None else float(timestep)
     return torch.ops.fastdiff.scheduler_step(m, tensor, time, x, noise, [float(v or 0) for v in key], scheduler._handle)

@@ -12,10 +12,9 @@ from ..plans.schedule import Points
 from ..plans.solvers.ancestral import ddim_row, step_down
 from .base import FusedScheduler
 from .noise import output_noise
-from .protocol import Key, Scheduler
 from .recipe import Recipe, Rows
 from .rows import attempt, bounded_starts, ddim_clipped_row, with_noise
-from .run_state import RunState
+from .run_state import Generators, Key, RunState, Scheduler
 from .spaces import TRAINING_TIME
 from .step import fused_step
 
@@ -46,22 +45,19 @@ def ddim_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
             row = ddim_row(s, t, prediction, 1, eta)
         return with_noise(row) if eta > 0 else row
 
-    return rows_between(bounded_starts(points) if bounded else points, run.at(after), make)
+    return rows_between(bounded_starts(points) if bounded else points, run.at(after[run.begin :]), make)
 
 
-def check_noise(scheduler: Scheduler, timestep: object, options: dict) -> None:
+def check_noise(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:
     """Raises ValueError where the noise is given twice."""
-    if options["eta"] > 0 and options["variance_noise"] is not None and options["generator"] is not None:
+    if generator is not None and options.get("variance_noise") is not None and options.get("eta", 0.0) > 0:
         raise ValueError("variance_noise: expected no generator beside it, got both")
 
 
 class DDIMScheduler(FusedScheduler, diffusers.DDIMScheduler):
     """DDIM with any eta (Song et al. 2021, arXiv 2010.02502, eq. 12)."""
 
-    recipe = Recipe(
-        ddim_rows, TRAINING_TIME, extra="converted", noise=output_noise, steps_by_time=True,
-        reads=("alphas_cumprod", "final_alpha_cumprod"),
-    )  # fmt: skip
+    recipe = Recipe(ddim_rows, TRAINING_TIME, extra="converted", noise=output_noise, steps_by_time=True)
     step = fused_step(
         diffusers.DDIMScheduler.step, DDIMSchedulerOutput, key=("eta", "use_clipped_model_output"), check=check_noise
     )
@@ -73,7 +69,7 @@ def inverse_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) 
     before = np.minimum(run.times - total // run.num_inference_steps, total - 1)
     if has_own_times(run):
         before = np.append(-1.0, run.times[:-1])
-    starts = run.at(before)
+    starts = run.at(before[run.begin :])
     if any(scheduler._bounds()):
         starts = bounded_starts(starts)
     return rows_between(starts, points, lambda s, t: ddim_clipped_row(s, t, scheduler.config.prediction_type))
@@ -83,7 +79,6 @@ class DDIMInverseScheduler(FusedScheduler, diffusers.DDIMInverseScheduler):
     """DDIM towards more noise: step's sample is one step less noisy than its time."""
 
     recipe = Recipe(
-        inverse_rows, TRAINING_TIME, extra="converted", steps_by_time=True,
-        reads=("alphas_cumprod", "initial_alpha_cumprod"), final_alpha="initial_alpha_cumprod",
-    )  # fmt: skip
+        inverse_rows, TRAINING_TIME, extra="converted", steps_by_time=True, final_alpha="initial_alpha_cumprod"
+    )
     step = fused_step(diffusers.DDIMInverseScheduler.step, DDIMInverseOutput)

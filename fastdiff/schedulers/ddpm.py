@@ -17,11 +17,10 @@ from ..plans.solvers.ancestral import ddim_row
 from .base import FusedScheduler
 from .ddim import rows_between
 from .noise import output_noise
-from .protocol import Generators, Key, Scheduler
 from .recipe import Recipe, Rows
 from .rows import bounded_starts
-from .run_state import RunState
-from .spaces import TRAINING_TIME
+from .run_state import Generators, Key, RunState, Scheduler
+from .spaces import TrainingTime
 from .step import fused_step
 
 
@@ -33,7 +32,9 @@ def ddpm_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
         noise = ((1, _spread(scheduler, s, t)),) if s.t > 0 else ()
         return replace(row, x=replace(row.x, noise=noise))
 
-    return rows_between(bounded_starts(points) if any(scheduler._bounds()) else points, _ends(run), make)
+    return rows_between(
+        bounded_starts(points) if any(scheduler._bounds()) else points, _ends(run).at(slice(run.begin, None)), make
+    )
 
 
 def _ends(run: RunState) -> Points:
@@ -73,7 +74,12 @@ class DDPMScheduler(FusedScheduler, diffusers.DDPMScheduler):
     """The posterior of the diffusion process (Ho et al. 2020, arXiv 2006.11239, eq. 7)."""
 
     recipe = Recipe(
-        ddpm_rows, TRAINING_TIME, extra="converted", noise=ddpm_noise, steps_by_time=True, needs_set_timesteps=False,
-        reads=("alphas_cumprod", "one", "variance_type"), final_alpha="one",
-    )  # fmt: skip
+        ddpm_rows,
+        TrainingTime(ready=True),
+        extra="converted",
+        noise=ddpm_noise,
+        steps_by_time=True,
+        reads=("variance_type",),
+        final_alpha="one",
+    )
     step = fused_step(diffusers.DDPMScheduler.step, DDPMSchedulerOutput)

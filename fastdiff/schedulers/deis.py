@@ -11,9 +11,8 @@ from ..plans.solvers.deis import deis
 from ..plans.solvers.empty import around_empty_steps
 from .base import FusedScheduler
 from .dpm_solver_multistep import SHORT_RUN
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunState
+from .run_state import Key, RunState, Scheduler
 from .spaces import VP_OR_FLOW
 from .step import fused_step
 
@@ -35,5 +34,5 @@ def deis_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
 class DEISMultistepScheduler(FusedScheduler, diffusers.DEISMultistepScheduler):
     """DEIS in log rho, of order 1 to 3 (Zhang & Chen 2023, arXiv 2204.13902)."""
 
-    recipe = Recipe(deis_rows, VP_OR_FLOW, native_args=(), absent_is_last=True)
+    recipe = Recipe(deis_rows, VP_OR_FLOW)
     step = fused_step(diffusers.DEISMultistepScheduler.step, SchedulerOutput)

@@ -15,11 +15,11 @@ from ..plans.solvers.empty import around_empty_steps
 from ..plans.solvers.exponential import multistep
 from .base import FusedScheduler
 from .noise import float32_noise, output_noise
-from .protocol import Key, Scheduler
 from .recipe import Recipe
 from .rows import with_noise
-from .run_state import RunState
-from .spaces import VP_OR_FLOW, Placed, VpOrFlow, Wanted, shifted
+from .run_state import Key, RunState, Scheduler
+from .space import Placed, Wanted
+from .spaces import VP_OR_FLOW, VpOrFlow, shifted
 from .step import fused_step
 from .times import grid_of
 
@@ -61,10 +61,7 @@ def form_of(scheduler: Scheduler) -> str:
 class DPMSolverMultistepScheduler(FusedScheduler, diffusers.DPMSolverMultistepScheduler):
     """DPM-Solver and DPM-Solver++ of order 1 to 3, ODE and SDE (Lu et al. 2022, arXiv 2206.00927, 2211.01095)."""
 
-    recipe = Recipe(
-        dpm_solver_rows, VP_OR_FLOW, output_dtype="output", noise=float32_noise, native_args=("timesteps",),
-        absent_is_last=True,
-    )  # fmt: skip
+    recipe = Recipe(dpm_solver_rows, VP_OR_FLOW, output_dtype="output", noise=float32_noise)
     step = fused_step(diffusers.DPMSolverMultistepScheduler.step, SchedulerOutput)
 
 
@@ -88,7 +85,7 @@ class RisingVpOrFlow(VpOrFlow):
         if wanted.timesteps is not None:
             sigmas[:-1] = np.asarray(wanted.timesteps) / total
         if sigmas[0] <= 0 or (np.diff(sigmas) < 0).any():
-            raise ValueError(f"timesteps, sigmas: expected sigmas that rise from above 0 to {sigmas[-1]}, got {sigmas}")
+            raise ValueError(f"timesteps, sigmas: expected levels that rise from above 0 to {sigmas[-1]}, got {sigmas}")
         return sigmas[:-1] * total, sigmas
 
 
@@ -109,7 +106,7 @@ def _noising(s: Points, t: Points, form: str, prediction: str) -> Row:
     ratio = float(t.alpha / s.alpha)
     variance = float(t.sigma**2 - (ratio * s.sigma) ** 2)
     if variance < 0:
-        raise ValueError(f"sigmas: expected sigmas that rise, got sigma = {s.sigma:.5g} before {t.sigma:.5g}")
+        raise ValueError(f"sigmas: expected levels that rise, got sigma = {s.sigma:.5g} before {t.sigma:.5g}")
     return Row.at(s, form, prediction, LinearUpdate(x=ratio, noise=((1, math.sqrt(variance)),)))
 
 
@@ -123,5 +120,5 @@ class DPMSolverMultistepInverseScheduler(FusedScheduler, diffusers.DPMSolverMult
     data, these begin at the first training time. `timesteps` and `sigmas` rise too, and the end is the largest sigma.
     """
 
-    recipe = Recipe(inverse_rows, RisingVpOrFlow(), noise=output_noise, absent_is_last=True)
+    recipe = Recipe(inverse_rows, RisingVpOrFlow(absent_is_last=True), noise=output_noise)
     step = fused_step(diffusers.DPMSolverMultistepInverseScheduler.step, SchedulerOutput)

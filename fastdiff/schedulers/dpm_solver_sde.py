@@ -12,10 +12,9 @@ from ..plans.schedule import Points
 from ..plans.solvers.sde import dpmpp_sde
 from .base import FusedScheduler
 from .heun import state_in_first_order
-from .protocol import Generators, Key, Scheduler
 from .recipe import Recipe
 from .rows import one_noise
-from .run_state import RunAttribute, RunState
+from .run_state import Generators, Key, RunAttribute, RunState, Scheduler
 from .spaces import SIGMA_TWICE, VE_SCHEDULE
 from .step import fused_step, scale_model_input
 
@@ -58,7 +57,7 @@ class DPMSolverSDEScheduler(FusedScheduler, diffusers.DPMSolverSDEScheduler):
     """
 
     noise_sampler, mid_point_sigma = RunAttribute(), RunAttribute()
-    recipe = Recipe(dpmpp_sde_rows, SIGMA_TWICE, extra="converted", noise=brownian_noise, needs_set_timesteps=False)
+    recipe = Recipe(dpmpp_sde_rows, SIGMA_TWICE, extra="converted", noise=brownian_noise)
     step = fused_step(diffusers.DPMSolverSDEScheduler.step, DPMSolverSDESchedulerOutput, key=("s_noise",))
     scale_model_input = scale_model_input
     state_in_first_order = state_in_first_order

@@ -15,9 +15,8 @@ from ..plans.solvers.exponential import first_order, is_finite, stage_lines
 from .base import FusedScheduler
 from .dpm_solver_multistep import form_of
 from .noise import output_noise
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunAttribute, RunState
+from .run_state import Key, RunAttribute, RunState, Scheduler
 from .spaces import VP_OR_FLOW
 from .step import fused_step
 
@@ -79,5 +78,5 @@ class DPMSolverSinglestepScheduler(FusedScheduler, diffusers.DPMSolverSinglestep
     """DPM-Solver singlestep of order 1 to 3 (Lu et al. 2022, arXiv 2206.00927 algorithms 1, 4, 5; 2211.01095)."""
 
     order_list = RunAttribute()
-    recipe = Recipe(singlestep_rows, VP_OR_FLOW, noise=output_noise, native_args=("timesteps",), absent_is_last=True)
+    recipe = Recipe(singlestep_rows, VP_OR_FLOW, noise=output_noise)
     step = fused_step(diffusers.DPMSolverSinglestepScheduler.step, SchedulerOutput)

@@ -13,24 +13,23 @@ from .base import FusedScheduler
 from .dpm_solver_multistep import configured_rows
 from .euler import check_input, churns, euler_rows
 from .noise import output_noise
-from .protocol import Key, Scheduler
 from .recipe import Recipe, Rows
-from .run_state import RunState
-from .spaces import EDM, VE_SCHEDULE
+from .run_state import Key, RunState, Scheduler
+from .spaces import EDM, VE_SCHEDULE, Edm
 from .step import fused_step, scale_model_input
 
 
 class EDMEulerScheduler(FusedScheduler, diffusers.EDMEulerScheduler):
     """Euler's method; with s_churn, diffusers' own step."""
 
-    recipe = Recipe(
-        euler_rows, EDM, output_dtype="output", extra="converted", extra_in_float32=True, native_args=(),
-        needs_set_timesteps=False,
-    )  # fmt: skip
+    recipe = Recipe(euler_rows, EDM, output_dtype="output", extra="converted", extra_in_float32=True)
     step = fused_step(
-        diffusers.EDMEulerScheduler.step, EDMEulerSchedulerOutput, x0="pred_original_sample", native=churns,
+        diffusers.EDMEulerScheduler.step,
+        EDMEulerSchedulerOutput,
+        x0="pred_original_sample",
+        native=churns,
         check=check_input,
-    )  # fmt: skip
+    )
     scale_model_input = scale_model_input
 
     def _rows(self, run: RunState, key: Key) -> Rows:
@@ -50,6 +49,6 @@ def edm_dpm_solver_rows(scheduler: Scheduler, run: RunState, points: Points, key
 class EDMDPMSolverMultistepScheduler(FusedScheduler, diffusers.EDMDPMSolverMultistepScheduler):
     """DPM-Solver++ of order 1 to 3, ODE and SDE (Lu et al. 2022, arXiv 2211.01095)."""
 
-    recipe = Recipe(edm_dpm_solver_rows, EDM, noise=output_noise, native_args=(), absent_is_last=True)
+    recipe = Recipe(edm_dpm_solver_rows, Edm(fractional=True, absent_is_last=True), noise=output_noise)
     step = fused_step(diffusers.EDMDPMSolverMultistepScheduler.step, SchedulerOutput)
     scale_model_input = scale_model_input

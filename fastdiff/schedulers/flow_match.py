@@ -17,10 +17,9 @@ from .base import FusedScheduler
 from .euler import check_time, churns
 from .heun import state_in_first_order
 from .noise import float32_noise
-from .protocol import Key, Scheduler
 from .recipe import Recipe
 from .rows import with_noise
-from .run_state import RunAttribute, RunState
+from .run_state import Key, RunAttribute, RunState, Scheduler
 from .spaces import FLOW, FLOW_SCHEDULE, FLOW_TWICE, keep_one_time
 from .step import fused_step
 
@@ -38,14 +37,11 @@ class FlowMatchEulerDiscreteScheduler(FusedScheduler, diffusers.FlowMatchEulerDi
     Steps with times of their own for each token are diffusers' own. s_churn and its like change nothing, as there.
     """
 
-    recipe = Recipe(
-        flow_euler_rows, FLOW, output_dtype="output", noise=float32_noise, keeps_output=False,
-        needs_set_timesteps=False,
-    )  # fmt: skip
+    recipe = Recipe(flow_euler_rows, FLOW, output_dtype="output", noise=float32_noise, keeps_output=False)
     step = fused_step(
         diffusers.FlowMatchEulerDiscreteScheduler.step,
         FlowMatchEulerDiscreteSchedulerOutput,
-        native=lambda scheduler, options: options["per_token_timesteps"] is not None,
+        native=lambda scheduler, options: options.get("per_token_timesteps") is not None,
         check=check_time,
     )
     stretch_shift_to_terminal = keep_one_time(diffusers.FlowMatchEulerDiscreteScheduler.stretch_shift_to_terminal)
@@ -74,9 +70,11 @@ class FlowMatchHeunDiscreteScheduler(FusedScheduler, diffusers.FlowMatchHeunDisc
     """Heun's method on the flow; with s_churn, diffusers' own step."""
 
     dt, prev_derivative, sample = RunAttribute(), RunAttribute(), RunAttribute()
-    recipe = Recipe(flow_heun_rows, FLOW_TWICE, output_dtype="output", needs_set_timesteps=False)
+    recipe = Recipe(flow_heun_rows, FLOW_TWICE, output_dtype="output")
     step = fused_step(
-        diffusers.FlowMatchHeunDiscreteScheduler.step, FlowMatchHeunDiscreteSchedulerOutput, native=churns,
+        diffusers.FlowMatchHeunDiscreteScheduler.step,
+        FlowMatchHeunDiscreteSchedulerOutput,
+        native=churns,
         check=check_time,
-    )  # fmt: skip
+    )
     state_in_first_order = state_in_first_order

@@ -9,9 +9,8 @@ from ..plans.row import Row
 from ..plans.schedule import Points
 from ..plans.solvers.karras import heun
 from .base import FusedScheduler
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunState
+from .run_state import Key, RunState, Scheduler
 from .spaces import SIGMA_TWICE, VE_SCHEDULE
 from .step import fused_step, scale_model_input
 
@@ -31,7 +30,7 @@ def state_in_first_order(self: Scheduler) -> bool:
 class HeunDiscreteScheduler(FusedScheduler, diffusers.HeunDiscreteScheduler):
     """Heun's method (Karras et al. 2022, arXiv 2206.00364, algorithm 1)."""
 
-    recipe = Recipe(heun_rows, SIGMA_TWICE, extra="converted", needs_set_timesteps=False)
+    recipe = Recipe(heun_rows, SIGMA_TWICE, extra="converted")
     step = fused_step(diffusers.HeunDiscreteScheduler.step, HeunDiscreteSchedulerOutput)
     scale_model_input = scale_model_input
     state_in_first_order = state_in_first_order

@@ -12,10 +12,9 @@ from ..plans.schedule import Points
 from ..plans.solvers.adams import EQUAL_STEPS
 from ..plans.solvers.pndm import transfer
 from .base import FusedScheduler
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunAttribute, RunState
-from .spaces import Placed, Space, Wanted
+from .run_state import Key, RunAttribute, RunState, Scheduler
+from .space import Placed, Space, Wanted
 from .step import fused_step
 
 

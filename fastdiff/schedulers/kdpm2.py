@@ -14,9 +14,8 @@ from ..plans.solvers.karras import dpm_2, dpm_2_ancestral
 from .base import FusedScheduler
 from .heun import state_in_first_order
 from .noise import output_noise
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunState
+from .run_state import Key, RunState, Scheduler
 from .spaces import SIGMA_TWICE, VE_SCHEDULE
 from .step import fused_step, scale_model_input
 
@@ -34,7 +33,7 @@ def ancestral_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key
 class KDPM2DiscreteScheduler(FusedScheduler, diffusers.KDPM2DiscreteScheduler):
     """The midpoint rule at the geometric middle of each step (k-diffusion's sample_dpm_2)."""
 
-    recipe = Recipe(kdpm2_rows, SIGMA_TWICE, extra="converted", needs_set_timesteps=False)
+    recipe = Recipe(kdpm2_rows, SIGMA_TWICE, extra="converted")
     step = fused_step(diffusers.KDPM2DiscreteScheduler.step, KDPM2DiscreteSchedulerOutput)
     scale_model_input = scale_model_input
     state_in_first_order = state_in_first_order
@@ -43,13 +42,13 @@ class KDPM2DiscreteScheduler(FusedScheduler, diffusers.KDPM2DiscreteScheduler):
 class KDPM2AncestralDiscreteScheduler(FusedScheduler, diffusers.KDPM2AncestralDiscreteScheduler):
     """Ancestral steps of KDPM2 (k-diffusion's sample_dpm_2_ancestral)."""
 
-    recipe = Recipe(ancestral_rows, SIGMA_TWICE, extra="converted", noise=output_noise, needs_set_timesteps=False)
+    recipe = Recipe(ancestral_rows, SIGMA_TWICE, extra="converted", noise=output_noise)
     step = fused_step(diffusers.KDPM2AncestralDiscreteScheduler.step, KDPM2AncestralDiscreteSchedulerOutput)
     scale_model_input = scale_model_input
     state_in_first_order = state_in_first_order
 
     def _mend_times(self, run: RunState) -> None:
-        """From sigma, noise of variance sigma_next^2 - sigma_down^2 follows a step to sigma_down = sigma_next^2 / sigma.
+        """Noise of variance sigma_next^2 - sigma_down^2 follows a step from sigma to sigma_down = sigma_next^2 / sigma.
 
         So the geometric middle of sigma and sigma_down, where the second evaluation is, is sigma_next itself. diffusers
         subtracts squares, and on steep schedules (cosine) nothing is left of sigma_down in float32.

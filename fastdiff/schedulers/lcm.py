@@ -13,10 +13,9 @@ from ..plans.schedule import Points
 from ..plans.solvers.consistency import consistency
 from .base import FusedScheduler
 from .noise import wider_noise
-from .protocol import Key, Scheduler
 from .recipe import Recipe
 from .rows import bounded_starts
-from .run_state import RunState
+from .run_state import Key, RunState, Scheduler
 from .spaces import TRAINING_TIME, VP_SCHEDULE
 from .step import fused_step
 
@@ -41,8 +40,5 @@ def lcm_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> l
 class LCMScheduler(FusedScheduler, diffusers.LCMScheduler):
     """Multistep consistency sampling (Luo et al. 2023, arXiv 2310.04378, algorithm 3)."""
 
-    recipe = Recipe(
-        lcm_rows, TRAINING_TIME, extra="base", noise=wider_noise, keeps_output=False,
-        reads=("alphas_cumprod", "final_alpha_cumprod"),
-    )  # fmt: skip
+    recipe = Recipe(lcm_rows, TRAINING_TIME, extra="base", noise=wider_noise, keeps_output=False)
     step = fused_step(diffusers.LCMScheduler.step, LCMSchedulerOutput)

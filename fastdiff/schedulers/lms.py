@@ -13,9 +13,8 @@ from ..plans.solvers.adams import adams
 from ..plans.solvers.empty import around_empty_steps
 from .base import FusedScheduler
 from .euler import check_input
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunState
+from .run_state import Generators, Key, RunState, Scheduler
 from .spaces import SIGMA, VE_SCHEDULE
 from .step import fused_step, scale_model_input
 
@@ -34,16 +33,16 @@ def lms_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> l
     return [replace(row, base=x0[row.form](row)) for row in around_empty_steps(points, "sample", make)]
 
 
-def check_first_input(scheduler: Scheduler, timestep: object, options: dict) -> None:
+def check_first_input(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:
     """diffusers refuses whole numbers here only as long as nothing has been scaled."""
     if not scheduler.is_scale_input_called:
-        check_input(scheduler, timestep, options)
+        check_input(scheduler, timestep, generator, options)
 
 
 class LMSDiscreteScheduler(FusedScheduler, diffusers.LMSDiscreteScheduler):
     """Linear multistep in sigma (k-diffusion's sample_lms)."""
 
-    recipe = Recipe(lms_rows, SIGMA, extra="base", needs_set_timesteps=False)
+    recipe = Recipe(lms_rows, SIGMA, extra="base")
     step = fused_step(
         diffusers.LMSDiscreteScheduler.step, LMSDiscreteSchedulerOutput, key=("order",), check=check_first_input
     )

@@ -6,7 +6,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .protocol import Generators
+from .run_state import Generators
 
 
 def output_noise(scheduler: object, run: object, step: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:

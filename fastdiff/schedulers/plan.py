@@ -16,17 +16,16 @@ from torch.compiler import is_compiling
 from ..ops.reference import compute_dtype
 from ..plans.plan import Plan
 from ..plans.prediction import convert
+from .advance import predicting_part
 from .base import FusedScheduler
 from .compile import compiled_scale
 from .plan_config import check_config, compare_shift, demanded_shift, kind_of, training_times
 from .plan_rows import reading_noise, rescaled, rows_from
-from .protocol import Generators, Key
 from .recipe import Recipe
 from .rows import Table, make_table
-from .run_state import RunState
+from .run_state import Generators, Key, RunState
 from .runs import row_to_read
-from .spaces import Space
-from .step import predicting_part
+from .space import Space
 
 MAX_UNEVENNESS = 2e-3  # how far from even a pipeline's own grid is: some round its times to whole numbers
 

@@ -1,4 +1,4 @@
-"""Pseudo numerical methods (Liu et al. 2022, arXiv 2202.09778): a mixture of noise predictions in place of the noise."""
+"""PNDM (Liu et al. 2022, arXiv 2202.09778): a mixture of noise predictions in place of the noise."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..plans.schedule import Points
 from ..plans.solvers.adams import EQUAL_STEPS
 from ..plans.solvers.pndm import transfer
 from .base import FusedScheduler
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunAttribute, RunState
-from .spaces import Placed, TrainingTime, Wanted
+from .run_state import Key, RunAttribute, RunState, Scheduler
+from .space import Placed, Wanted
+from .spaces import TrainingTime
 from .step import fused_step
 
 
@@ -33,7 +33,7 @@ class PlmsTime(TrainingTime):
 
 
 def pndm_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> list[Row]:
-    """For the scheduler's model: Runge-Kutta steps of four stages first, unless skipped, then Adams' of four outputs."""
+    """For the scheduler's model: Runge-Kutta steps of four stages unless skipped, then Adams' of four outputs."""
     stride = scheduler.config.num_train_timesteps // run.num_inference_steps
     begin, times = run.begin, run.times[run.begin :].astype(int)
     custom = getattr(run, "custom_timesteps", False)
@@ -79,7 +79,6 @@ class PNDMScheduler(FusedScheduler, diffusers.PNDMScheduler):
     recipe = Recipe(
         pndm_rows,
         PlmsTime(),
-        reads=("alphas_cumprod", "final_alpha_cumprod"),
         begins_at_place=True,  # its second time comes twice on purpose
     )
     step = fused_step(diffusers.PNDMScheduler.step, SchedulerOutput)

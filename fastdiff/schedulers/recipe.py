@@ -9,10 +9,9 @@ from torch import Tensor
 
 from ..plans.row import Row
 from ..plans.schedule import Points
-from .protocol import Generators, Key, Scheduler
 from .rows import Refused
-from .run_state import RunState
-from .spaces import Space
+from .run_state import Generators, Key, RunState, Scheduler
+from .space import Space
 
 Rows = Sequence[Row | Refused]
 
@@ -27,12 +26,10 @@ class Recipe:
     of x', or with extra_in_float32 as it was computed. noise: how a step's noise is drawn, (scheduler, run, step, m, x,
     generator) -> noise; None where nothing is.
     keeps_output: whether D is kept where no later row reads it: diffusers has model_outputs, or step gives it.
-    reads: the scheduler's own attributes that rows are made from. final_alpha: where diffusers keeps alpha^2 before the
-    first training time. native_args: of timesteps, sigmas, mu, what diffusers' set_timesteps takes right; None for all
-    that it has. bounds_x0: whether clip_sample and thresholding count where the class has them.
-    needs_set_timesteps: whether it has to come before step. steps_by_time: whether a step depends on its time alone.
-    begins_at_place: whether a run begins at the very element of timesteps that it is given, not at its value.
-    absent_is_last: whether a time that is not in timesteps counts as the last of them.
+    reads: the scheduler's own attributes that rows are made from, besides those that the space reads. final_alpha:
+    where diffusers keeps alpha^2 before the first training time. bounds_x0: whether clip_sample and thresholding count
+    where the class has them. steps_by_time: whether a step depends on its time alone. begins_at_place: whether a run
+    begins at the very element of timesteps that it is given, not at its value.
     """
 
     rows: Callable[[Scheduler, RunState, Points, Key], Rows] | None
@@ -44,9 +41,6 @@ class Recipe:
     keeps_output: bool = True
     reads: tuple[str, ...] = ()
     final_alpha: str = "final_alpha_cumprod"
-    native_args: tuple[str, ...] | None = None
     bounds_x0: bool = True
-    needs_set_timesteps: bool = True
     steps_by_time: bool = False
     begins_at_place: bool = False
-    absent_is_last: bool = False

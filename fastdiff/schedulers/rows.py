@@ -1,9 +1,9 @@
-"""Rows of a plan as a scheduler's `step` runs them: the kernel's records, and what each of them reads besides x and m."""
+"""Rows of a plan as a scheduler's `step` runs them: the kernel's records, and what each reads besides x and m."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,36 +15,33 @@ from ..plans.prediction import convert
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
 from ..plans.table import MAX_HISTORY
+from ..sampling.registers import Moves, moves_of, noise_as_history
 
 FAINT = 1e-20  # an alpha near 0 whose quotients are finite in float32
 OUTPUT = 0  # in place of a noise's index in a row: the model's output itself, as the row's first extra operand
 
 
 class RowReads(NamedTuple):
-    """What a row needs besides x and m, and what it leaves.
+    """What a row does to the registers, and what it needs besides them.
 
-    reads: how many outputs before this one. output: whether m is read again, next to them. draws: how many noises come
-    after that. move: where the next base comes from (`Row.base_move`). keeps: whether D joins the history.
-    drop_history: places in the history to drop, the furthest back first.
+    output: whether m is read again, next to earlier outputs. draws: how many noises come after that. keeps: whether D
+    joins the history.
     """
 
-    reads: int
+    moves: Moves
     output: bool
     draws: int
-    move: str
     keeps: bool
-    drop_history: tuple[int, ...]
 
 
 class Refused:
-    """In place of RowReads: a row that cannot be made. Only the step that would take it fails."""
+    """In place of RowReads, a row that cannot be made. Only the step that would take it fails."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    @property
-    def reads(self) -> int:
-        """What a step asks of its row first."""
+    def __iter__(self) -> Iterator:
+        """A step takes its row apart first."""
         raise ValueError(self.reason)
 
 
@@ -103,25 +100,19 @@ def make_table(
         read = make_table([with_x0_input(row, threshold.prediction) for row in rows], keeps=keeps)
         return read._replace(threshold=threshold, x0=x0)
     plan = Plan(tuple(rows), (1.0, 0.0), "sample")  # checks the rows; where they end does not matter here
-    records, reads = plan.table.copy(), []
-    keeps = keeps or plan.depth > 1
+    moves = moves_of(plan.rows, keeps=MAX_HISTORY)
+    records, keeps = noise_as_history(plan.table, moves), keeps or plan.depth > 1
     if clamp is not None:
         records["clamp"] = clamp
-    for record, row in zip(records, plan.rows, strict=True):
-        lines = (row.x, row.base or LinearUpdate())
-        earlier = max(0, *(len(line.history) - 1 for line in lines))
-        indices = sorted({j for line in lines for j, _ in line.noise})
-        place, count = 1 + earlier, len(indices)
-        if place + count > MAX_HISTORY:
-            raise ValueError(f"order: a row reads {place} outputs and {count} noises, at most {MAX_HISTORY} are kept")
-        for history, xi in (("A", "xi_a"), ("B", "xi_b")):
-            record[history][place : place + count] = record[xi][:count]
-            record[xi] = 0.0
-        output = OUTPUT in indices
-        drop_history = tuple(sorted(row.drop_history, reverse=True))
-        reads.append(RowReads(earlier, output, count - output, row.base_move, keeps, drop_history))
     records.flags.writeable = False
-    return Table(records, tuple(reads), plan.depth)
+    return Table(
+        records, tuple(_reads(row, move, keeps) for row, move in zip(plan.rows, moves, strict=True)), plan.depth
+    )
+
+
+def _reads(row: Row, moves: Moves, keeps: bool) -> RowReads:
+    output = any(j == OUTPUT for line in (row.x, row.base or LinearUpdate()) for j, _ in line.noise)
+    return RowReads(moves, output, moves.noises - output, keeps)
 
 
 def with_noise(row: Row, index: int = 1) -> Row:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import copy
 import threading
 from types import SimpleNamespace
+from typing import Any
 from weakref import ref
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..plans.schedule import Points
 from .rows import Table
 from .watch import Watch
 
+Scheduler = Any  # a FusedScheduler, which is made of the parts that take one
+Key = tuple[float, ...]  # the options of `step` that rows are made from
+Generators = torch.Generator | list[torch.Generator] | None
 MAX_RUNS = 8  # kept of one thread at a time; the oldest is forgotten first
 
 
@@ -39,7 +44,7 @@ class RunState:
     _begin_index: int | None = None
     begin: int = 0
     table: Table | None = None
-    key: object = None
+    key: Key | None = None
     last: ref | None = None
     kernel: object = None
     case: object = None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from .protocol import Scheduler
-from .run_state import RunState
+from .run_state import RunState, Scheduler
 
 
 def run_of_step(scheduler: Scheduler, timestep: object, sample: Tensor) -> RunState:
@@ -103,6 +102,6 @@ def index_of(scheduler: Scheduler, time: float, times: np.ndarray) -> int:
     found = np.flatnonzero(times == time)
     if len(found):
         return int(found[min(1, len(found) - 1)]) if found[0] else 0
-    if scheduler.recipe.absent_is_last:
+    if scheduler.recipe.space.absent_is_last:
         return len(scheduler.timesteps) - 1
     raise IndexError(f"timestep: expected one of scheduler.timesteps, got {time}")

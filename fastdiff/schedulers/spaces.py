@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,74 +17,13 @@ import torch
 from ..plans.prediction import convert
 from ..plans.row import Row
 from ..plans.schedule import Points, Schedule
-from .protocol import Scheduler
-from .run_state import RunState
-
-Placed = tuple[np.ndarray, "np.ndarray | None"]  # times, and sigmas with the end where the class has them
+from .run_state import RunState, Scheduler
+from .space import Placed, Space, Wanted, in_training
 
 # What solvers are told about the schedule; the points themselves are explicit.
 VP_SCHEDULE = Schedule.vp()
 VE_SCHEDULE = Schedule.edm(sigma_min=1e-12, sigma_max=1e12)
 FLOW_SCHEDULE = Schedule.flow(t_min=1e-12)
-
-
-class Wanted(NamedTuple):
-    """What set_timesteps was given in place of a number of steps."""
-
-    timesteps: Sequence[float] | None = None
-    sigmas: Sequence[float] | None = None
-    mu: float | None = None
-
-    @property
-    def given(self) -> dict[str, object]:
-        """The ones that are not None."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Space:
-    """Whole times of a training schedule, and sigma(t) of them where the class has them.
-
-    fractional: whether the model reads fractional times. stages: evaluations a step; with two, timesteps names each
-    evaluation, so each sigma but the first comes twice, and the last step has one.
-    run_tensors: the run's tensors that its rows are made from.
-    """
-
-    fractional: bool = False
-    stages: int = 1
-    run_tensors: tuple[str, ...] = ("timesteps", "sigmas")
-
-    def count(self, scheduler: Scheduler, wanted: Wanted) -> int:
-        """How many steps the times, or sigmas, ask for."""
-        return len(wanted.sigmas) - 1 if wanted.timesteps is None else len(wanted.timesteps)
-
-    def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
-        """The caller's times on the training schedule; run holds diffusers' own for as many steps."""
-        if wanted.timesteps is not None:
-            times, training = in_training(scheduler, wanted.timesteps), training_sigmas(scheduler)
-            return times, np.append(np.interp(times, np.arange(len(training)), training), float(run.sigmas[-1]))
-        if wanted.sigmas is None:
-            return run.timesteps.double().cpu().numpy(), run.sigmas.double().cpu().numpy()
-        sigmas = np.asarray(wanted.sigmas, dtype=np.float64)
-        return self.time_of(scheduler, sigmas[:-1]), sigmas
-
-    def time_of(self, scheduler: Scheduler, sigmas: np.ndarray) -> np.ndarray:
-        """The model's times at sigma(t)."""
-        training = np.log(training_sigmas(scheduler))
-        times = np.interp(np.log(sigmas), training, np.arange(len(training)))
-        return times if self.fractional else times.round()
-
-    def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
-        """Whether diffusers' own set_timesteps takes this right; names: the arguments that it takes right."""
-        return all(name in names for name in given)
-
-    def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
-        """Where the run's steps from number `begin` on begin and end."""
-        return run.at(run.times[begin:])
-
-    def fit(self, scheduler: Scheduler, row: Row) -> Row:
-        """The row of a solver for this scheduler's model."""
-        return row
 
 
 class TrainingTime(Space):
@@ -97,6 +36,9 @@ class TrainingTime(Space):
         if wanted.timesteps is not None:
             return in_training(scheduler, wanted.timesteps), None
         return self.time_of(scheduler, np.asarray(wanted.sigmas, dtype=np.float64)[:-1]), None
+
+    def read_attributes(self, recipe: Any) -> tuple[str, ...]:
+        return "alphas_cumprod", recipe.final_alpha, *recipe.reads
 
 
 class VpOrFlow(Space):
@@ -116,7 +58,8 @@ class VpOrFlow(Space):
         return super().count(scheduler, wanted)
 
     def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
-        return not given or (not self.flows(scheduler) and super().is_native(scheduler, given, names))
+        """mu is an AssertionError there, or changes the configuration."""
+        return not given or (given.keys() == {"timesteps"} and "timesteps" in names and not self.flows(scheduler))
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
         if not self.flows(scheduler):
@@ -173,6 +116,10 @@ class Sigma(Space):
 class Edm(Sigma):
     """The same with EDM's preconditioning: x0 = c_skip x + c_out m (Karras et al. 2022, arXiv 2206.00364, table 1)."""
 
+    def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
+        """diffusers takes sigmas as places on its own grid."""
+        return not given
+
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
         """The model's time is log(sigma) / 4."""
         sigmas = run.sigmas.double().cpu().numpy()
@@ -218,10 +165,10 @@ class Flow(Space):
 
 
 TRAINING_TIME = TrainingTime()
-VP_OR_FLOW = VpOrFlow()
-SIGMA, SIGMA_TWICE = Sigma(fractional=True), Sigma(fractional=True, stages=2)
-EDM = Edm(fractional=True)
-FLOW, FLOW_TWICE = Flow(fractional=True), Flow(fractional=True, stages=2)
+VP_OR_FLOW = VpOrFlow(absent_is_last=True)
+SIGMA, SIGMA_TWICE = (Sigma(fractional=True, stages=stages, ready=True) for stages in (1, 2))
+EDM = Edm(fractional=True, ready=True)
+FLOW, FLOW_TWICE = (Flow(fractional=True, stages=stages, ready=True) for stages in (1, 2))
 
 
 def flow_points(sigmas: np.ndarray) -> Points:
@@ -244,20 +191,6 @@ def shifted(sigmas: np.ndarray, shift: float, mu: float | None) -> np.ndarray:
     """Flow times under a shift; exp(mu) in place of it where mu is given."""
     shift = shift if mu is None else math.exp(mu)
     return shift * sigmas / (1 + (shift - 1) * sigmas)
-
-
-def in_training(scheduler: Scheduler, timesteps: Sequence[float]) -> np.ndarray:
-    """The caller's times, which have to be the model's."""
-    times, last = np.asarray(timesteps, dtype=np.float64), len(scheduler.alphas_cumprod) - 1
-    if times.min() < 0 or times.max() > last:
-        raise ValueError(f"timesteps: expected times from 0 to {last}, got {timesteps!r}")
-    return times
-
-
-def training_sigmas(scheduler: Scheduler) -> np.ndarray:
-    """sigma(t) = sigma / alpha at each of the model's times."""
-    table = scheduler.alphas_cumprod.double().cpu().numpy()
-    return np.sqrt((1 - table) / table)
 
 
 def keep_one_time(parent: Callable) -> Callable:

@@ -14,9 +14,8 @@ from ..plans.solvers.ancestral import ddim_row
 from ..plans.solvers.churn import renoised
 from .base import FusedScheduler
 from .noise import wider_noise
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunState
+from .run_state import Generators, Key, RunState, Scheduler
 from .spaces import TRAINING_TIME
 from .step import fused_step
 
@@ -34,9 +33,9 @@ def tcd_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> l
     return rows
 
 
-def check_eta(scheduler: Scheduler, timestep: object, options: dict) -> None:
+def check_eta(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:
     """Raises ValueError where eta is no share."""
-    if not 0 <= options["eta"] <= 1:
+    if not 0 <= options.get("eta", 0.0) <= 1:
         raise ValueError(f"eta: expected a number in [0, 1], got {options['eta']!r}")
 
 
@@ -46,8 +45,5 @@ class TCDScheduler(FusedScheduler, diffusers.TCDScheduler):
     clip_sample and thresholding of the configuration change nothing, as in diffusers.
     """
 
-    recipe = Recipe(
-        tcd_rows, TRAINING_TIME, extra="base", noise=wider_noise, keeps_output=False, bounds_x0=False,
-        reads=("alphas_cumprod", "final_alpha_cumprod"),
-    )  # fmt: skip
+    recipe = Recipe(tcd_rows, TRAINING_TIME, extra="base", noise=wider_noise, keeps_output=False, bounds_x0=False)
     step = fused_step(diffusers.TCDScheduler.step, TCDSchedulerOutput, key=("eta",), check=check_eta)

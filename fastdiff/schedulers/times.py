@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .protocol import Scheduler
-from .spaces import Wanted
+from .run_state import Scheduler
+from .space import Wanted
 
 GRIDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 

@@ -12,9 +12,8 @@ from ..plans.schedule import Points
 from ..plans.solvers.empty import around_empty_steps
 from ..plans.solvers.unipc import unipc
 from .base import FusedScheduler
-from .protocol import Key, Scheduler
 from .recipe import Recipe
-from .run_state import RunState
+from .run_state import Key, RunState, Scheduler
 from .spaces import VpOrFlow, keep_one_time
 from .step import fused_step
 
@@ -47,7 +46,7 @@ class UniPCMultistepScheduler(FusedScheduler, diffusers.UniPCMultistepScheduler)
     """UniPC of order 1 to 3 (Zhao et al. 2023, arXiv 2302.04867); where solver_p predicts, diffusers' own step."""
 
     recipe = Recipe(
-        unipc_rows, UniPCSpace(), output_dtype="sample", reads=("disable_corrector", "predict_x0"), absent_is_last=True
+        unipc_rows, UniPCSpace(absent_is_last=True), output_dtype="sample", reads=("disable_corrector", "predict_x0")
     )
     step = fused_step(
         diffusers.UniPCMultistepScheduler.step,

@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from .protocol import Scheduler
-
 
 class Watch:
     """What the rows of a run are made from: the configuration's attributes, the scheduler's, and the run's tensors.
@@ -16,17 +14,20 @@ class Watch:
     read again when a run begins, and an edit in the middle of a run is not seen.
     """
 
-    __slots__ = ("blind", "config", "named", "versions")
+    __slots__ = ("_values", "blind", "config", "named", "versions")
 
-    def __init__(self, scheduler: Scheduler, run: Any) -> None:
+    def __init__(self, scheduler: Any, run: Any) -> None:
         self.config = dict(vars(scheduler.config))
-        self.named = {name: _kept(getattr(scheduler, name)) for name in scheduler.recipe.reads}
-        values = [*(getattr(run, name, None) for name in scheduler.recipe.space.run_tensors), *self.named.values()]
+        self._values = [*self.config.values()]
+        space = scheduler.recipe.space
+        names = space.read_attributes(scheduler.recipe)
+        self.named = {name: _kept(getattr(scheduler, name)) for name in names}
+        values = [*(getattr(run, name, None) for name in space.run_tensors), *self.named.values()]
         tensors = [value for value in values if isinstance(value, Tensor)]
         self.versions = [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
         self.blind = len(self.versions) < len(tensors)
 
-    def is_stale(self, scheduler: Scheduler) -> bool:
+    def is_stale(self, scheduler: Any) -> bool:
         """Whether any of it is another now. Every step asks; no tensor's value is read."""
         for tensor, version in self.versions:
             if tensor._version != version:
@@ -35,7 +36,11 @@ class Watch:
             now = getattr(scheduler, name)
             if now is not value and (isinstance(value, Tensor) or differ(now, value)):
                 return True
-        return differ(scheduler._internal_dict.__dict__, self.config)
+        # Lists compare in half of the time that dicts take; an option that comes or goes changes the length.
+        try:
+            return [*scheduler._internal_dict.__dict__.values()] != self._values
+        except ValueError:  # arrays, see `differ`
+            return True
 
     def settings(self, run: Any) -> tuple[object, ...]:
         """By value, what the rows of every run of a scheduler are made from."""
