@@ -28,10 +28,7 @@ TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PAGES = [*TOP, *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md")))]
 LANGUAGES = {"python", "pycon", "sh", "text"}
 EXAMPLES = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-FASTER = {
-    "fit": ["--samples", "32", "--evaluations", "5000"],
-    "bench": ["--seconds", "0.001"],
-}
+FASTER = {"fit": ["--samples", "32", "--evaluations", "5000"]}
 
 
 class Block(NamedTuple):
@@ -72,6 +69,7 @@ def run(block: Block, page: str, names: dict[str, object]) -> None:
         exec(code, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("python", "pycon"))
 def test_the_code_of_a_page_runs_from_top_to_bottom(page):
     names = doc_stand_ins.names()
@@ -92,6 +90,7 @@ def check(block: Block, page: str, names: dict[str, object]) -> None:
     assert not failed, report.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("sh"))
 def test_the_commands_of_a_page_run(page):
     lines = [line for block in blocks_of(page) if block.language == "sh" for line in block.code.splitlines()]
