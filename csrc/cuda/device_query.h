@@ -8,17 +8,17 @@
 namespace fastdiff::cuda {
 
 inline cudaError_t query(int number, Device& device) {
-  int major = 0, minor = 0;
+  int major = 0, minor = 0, multiprocessors = 0;
   cudaError_t error = cudaSuccess;
   const auto ask = [&](cudaDeviceAttr attribute, int& value) {
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, number);
   };
   ask(cudaDevAttrComputeCapabilityMajor, major);
   ask(cudaDevAttrComputeCapabilityMinor, minor);
-  ask(cudaDevAttrMultiProcessorCount, device.multiprocessors);
+  ask(cudaDevAttrMultiProcessorCount, multiprocessors);
   ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, device.block_shared);
   ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device.shared);
-  device.arch = 10 * major + minor;
+  device.arch = 10 * major + minor, device.multiprocessors = multiprocessors;
   return error;
 }
 

@@ -57,7 +57,7 @@ struct OnHost {
 void run_case(Attention& a) {
   int64_t sent[3];  // multiprocessors, shared memory of a block, whether it is Hopper
   receive(sent, sizeof sent);
-  const Device device{sent[2] ? 90 : 80, static_cast<int>(sent[0]), static_cast<int>(sent[1]), 0};
+  const Device device{sent[2] ? 90 : 80, sent[0], static_cast<int>(sent[1]), 0};
   const std::vector<Buffer> buffers = read_buffers();
   for (Heads* h : {&a.q, &a.k, &a.v, &a.out}) relocate(h->data, buffers);
   Report report{};

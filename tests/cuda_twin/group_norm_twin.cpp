@@ -14,7 +14,7 @@ namespace {
 
 struct Case {
   GroupNorm norm;
-  Device device;
+  int32_t arch, multiprocessors, block_shared, shared;
   uint32_t lot;
 };
 
@@ -53,7 +53,7 @@ void run_case(Case& c) {
   relocate(norm.x, buffers);
   relocate(norm.y, buffers);
 
-  Plan p = plan(norm, c.device);
+  Plan p = plan(norm, Device{c.arch, c.multiprocessors, c.block_shared, c.shared});
   const Slabs& s = p.slabs;
   Report report{static_cast<int64_t>(p.form), p.width, s.together, s.pieces, s.columns, s.lanes, s.share, s.parts,
                 s.teams, s.slabs, p.shared, p.blocks, workspace_bytes(p), {}};
