@@ -50,24 +50,37 @@ def advance(registers: Registers[T], moves: Moves, step: Step[T]) -> Registers[T
     """
     x, base, history = registers
     new_x, new_base, d = step(x, base, history[: moves.reads])
-    return Registers(new_x, *settle(moves, x, base, history, new_x, new_base, d))
+    return Registers(new_x, next_base(moves, x, base, new_x, new_base), next_history(moves, history, d))
 
 
-def settle(
-    moves: Moves, x: T, base: T, history: Sequence[T], new_x: T, new_base: T | None, d: T
-) -> tuple[T, tuple[T, ...]]:
-    """(the next base, the history) after a row that has given x', base' and D: what `advance` does after its step."""
+def next_base(moves: Moves, x: T, base: T, new_x: T, new_base: T | None) -> T:
+    """The base after a row that has given x' and base'."""
     if moves.base == "next":
-        base = new_x
-    elif moves.base == "here":
-        base = x
-    elif moves.base == "write":
+        return new_x
+    if moves.base == "here":
+        return x
+    if moves.base == "write":
         assert new_base is not None
-        base = new_base
+        return new_base
+    return base
+
+
+def next_history(moves: Moves, history: Sequence[T], d: T) -> tuple[T, ...]:
+    """The history, newest first, after a row that has given D."""
     history = (d, *history)
     if moves.drop:
         history = tuple(h for k, h in enumerate(history) if k not in moves.drop)
-    return base, history[: moves.keeps]
+    return history[: moves.keeps]
+
+
+def push_output(moves: Moves, outputs: list[T | None], d: T) -> None:
+    """`next_history` in place, for a list of fixed length, oldest first, with None where there is no output yet."""
+    if moves.drop:
+        kept = next_history(moves, outputs[::-1], d)[: len(outputs)]
+        outputs[:] = [None] * (len(outputs) - len(kept)) + [*reversed(kept)]
+    else:
+        del outputs[0]
+        outputs.append(d)
 
 
 def moves_of(rows: Sequence[Row], keeps: int | None = None) -> tuple[Moves, ...]:

@@ -11,7 +11,7 @@ from torch.compiler import is_compiling
 from ..ops import checks, dynamic_threshold, registry, solver_step
 from ..ops.reference import compute_dtype, converted_output
 from ..plans.table import flat_row
-from ..sampling.registers import settle
+from ..sampling.registers import next_base, push_output
 from .compile import compiled_step
 from .rows import Threshold
 from .run_state import Generators, RunState, Scheduler
@@ -56,8 +56,7 @@ def advance(
         m = predicting_part(self, m, x)
     if not continues or run.case[1] is not x.dtype:
         _choose_kernel(run, x, m)
-    past = outputs[::-1] if keeps else []
-    history = past[: moves.reads]
+    history = outputs[: -moves.reads - 1 : -1] if moves.reads else []
     if reads_output:
         history.append(m)
     if draws:
@@ -68,12 +67,10 @@ def advance(
         m = _limited(table.x0[row], x, m, table.threshold)
     base = x if run.last_sample is None else run.last_sample
     new, new_base, d = _apply(self, run, row, x, base, m, history, moves.base == "write", keeps)
-    base, past = settle(moves, x, base, past, new, new_base, d)
+    base = next_base(moves, x, base, new, new_base)
     run.last_sample = None if base is new else base
     if keeps:
-        outputs[:] = past[size - 1 :: -1]
-        if moves.drop:
-            outputs[:0] = [None] * (size - len(outputs))
+        push_output(moves, outputs, d)
     if known < size:
         run.lower_order_nums = known + 1
     run._step_index = i + 1

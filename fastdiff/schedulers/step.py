@@ -38,6 +38,7 @@ def fused_step(
         signature = signature.replace(parameters=[*signature.parameters.values(), last])
     names = frozenset(signature.parameters)
     keys = tuple((name, signature.parameters[name].default) for name in key)
+    varies = native is not None or check is not None or bool(keys)  # otherwise most calls have nothing to look at
 
     @functools.wraps(parent)
     def step(
@@ -50,26 +51,26 @@ def fused_step(
         return_dict: bool = True,
         **options: object,
     ) -> object:
-        if args or not names.issuperset(options):
-            by_name = {"generator": generator} if generator is not None else {}
-            by_name |= options if return_dict else {**options, "return_dict": return_dict}
-            options = _bound(signature, self, model_output, timestep, sample, *args, **by_name)
-            return step(self, model_output, timestep, sample, **options)
-        if native is not None and native(self, options):
-            options |= {"generator": generator, "return_dict": return_dict}
-            return parent(self, model_output, timestep, sample, **{k: v for k, v in options.items() if k in own})
-        if check is not None:
-            check(self, timestep, generator, options)
-        recipe, numbers, noise = self.recipe, (), None
-        if options:
+        noise, numbers = None, ()
+        if varies or args or options:
+            if args or not names.issuperset(options):
+                by_name = {"generator": generator} if generator is not None else {}
+                by_name |= options if return_dict else {**options, "return_dict": return_dict}
+                options = _bound(signature, self, model_output, timestep, sample, *args, **by_name)
+                return step(self, model_output, timestep, sample, **options)
+            if native is not None and native(self, options):
+                options |= {"generator": generator, "return_dict": return_dict}
+                return parent(self, model_output, timestep, sample, **{k: v for k, v in options.items() if k in own})
+            if check is not None:
+                check(self, timestep, generator, options)
             noise = options.get("variance_noise")
             if x0 is not None and options.get(x0) is not None:
                 model_output, numbers = options[x0], (1.0,)
-        if keys:
-            numbers = tuple([options.get(*option) for option in keys])
-        new, extra = self._advance(
-            model_output, timestep, sample, noise, None if recipe.noise is None else generator, numbers
-        )
+            if keys:
+                numbers = tuple([options.get(*option) for option in keys])
+        recipe = self.recipe
+        drawn_from = None if recipe.noise is None else generator
+        new, extra = self._advance(model_output, timestep, sample, noise, drawn_from, numbers)
         if recipe.extra is None:
             return output(new) if return_dict else (new,)
         if extra.dtype is not new.dtype and not recipe.extra_in_float32:
