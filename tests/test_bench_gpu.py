@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-import fastdiff  # noqa: F401  the one under test, before the checkout is on the path
+import fastdiff
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"ceilings", "first calls", "solver step", "group norm", "attention", "loop", "kernels"}
 
 
 @pytest.fixture(autouse=True)
-def bench_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def bench_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The checkout's bench/ beside the fastdiff that is under test, here and in the processes that it starts."""
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])  # last: the checkout's fastdiff may not be built
+    tested = Path(fastdiff.__file__).parents[1]  # first: the checkout's own may not be built
+    monkeypatch.setattr(sys, "path", [str(tested), *sys.path, str(ROOT)])
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))  # Python 3.11's fork server looks there first
 
 
 @pytest.fixture
