@@ -22,7 +22,6 @@ from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points, Schedule
 from ..plans.solvers.ancestral import ddim_row
-from ..sampling.registers import moves_of
 from ..sampling.run import Run
 from .caller_sigmas import points_at, read_sigmas, segments
 from .flow import FLOW, finite_log_snr, flow_sampling
@@ -78,7 +77,7 @@ def solve(
     run = start(rows, (float(points.alpha[-1]), float(sigma[-1])), x)
     if rows[0].sigma > sigma[0]:
         _churn_first(run, points.at(0), draw, options["s_noise"])
-    kwargs, moves = extra_args or {}, moves_of(rows)
+    kwargs, moves = extra_args or {}, run.moves
     begun = iter(np.concatenate([part[:-1] for part in parts]).tolist())
     since, begins = 0.0, True
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from typing import NamedTuple
 
 import numpy as np
 
 from ..plans.plan import Plan
+from ..plans.table import MAX_HISTORY
 from .registers import Moves, Registers, advance, moves_of
 
 
@@ -74,15 +74,17 @@ def _compile(plan: Plan) -> Program:
     """Advance registers that hold buffer numbers. The start is buffer 0; a row writes to the lowest free numbers."""
     moves = moves_of(plan.rows)
     states, calls = [Registers(0, 0)], []
+    numbers = range(MAX_HISTORY + 5)  # more than are ever live: x, base, the history and three outputs
+
+    def step(x: int, base: int, history: tuple[int, ...]) -> tuple[int, int | None, int]:
+        live = {x, base, *states[-1].history}
+        free = (number for number in numbers if number not in live)
+        outputs = next(free), next(free) if writes else None, next(free)
+        calls.append(Slots(x, base, history, *outputs))
+        return outputs
+
     for move in moves:
-
-        def step(x: int, base: int, history: tuple[int, ...], move: Moves = move) -> tuple[int, int | None, int]:
-            live = {x, base, *states[-1].history}
-            free = (number for number in itertools.count() if number not in live)
-            outputs = next(free), next(free) if move.base == "write" else None, next(free)
-            calls.append(Slots(x, base, history, *outputs))
-            return outputs
-
+        writes = move.base == "write"
         states.append(advance(states[-1], move, step))
     distinct = tuple(dict.fromkeys(calls))
     places = {call: place for place, call in enumerate(distinct)}

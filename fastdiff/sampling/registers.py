@@ -15,6 +15,7 @@ from ..plans.row import LinearUpdate, Row
 from ..plans.table import MAX_HISTORY
 
 T = TypeVar("T")
+NO_UPDATE = LinearUpdate()
 
 
 class Registers(NamedTuple, Generic[T]):
@@ -90,10 +91,10 @@ def moves_of(rows: Sequence[Row], keeps: int | None = None) -> tuple[Moves, ...]
         kept = needed
         for k in sorted(row.drop_history):
             needed += needed > k
-        lines = (row.x, row.base or LinearUpdate())
-        reads = max(0, *(len(line.history) - 1 for line in lines))
+        base = row.base or NO_UPDATE
+        reads = max(1, len(row.x.history), len(base.history)) - 1
         needed = max(needed - 1, reads)
-        noises = len({j for line in lines for j, _ in line.noise})
+        noises = len({j for j, _ in (*row.x.noise, *base.noise)})
         moves.append(Moves(reads, noises, row.base_move, row.drop_history, kept if keeps is None else keeps))
     return tuple(reversed(moves))
 
@@ -110,7 +111,7 @@ def noise_as_history(table: np.ndarray, moves: Sequence[Moves]) -> np.ndarray:
             raise ValueError(
                 f"row {i}: it reads {place} outputs and {move.noises} noises, at most {MAX_HISTORY} are kept"
             )
-        for line, xi in (("A", "xi_a"), ("B", "xi_b")):
+        for line, xi in (("A", "xi_a"), ("B", "xi_b")) if move.noises else ():
             record[line][place : place + move.noises] = record[xi][: move.noises]
             record[xi] = 0.0
     return table

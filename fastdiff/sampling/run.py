@@ -14,7 +14,7 @@ from ..plans.plan import Plan
 from ..plans.prediction import convert
 from .bounds import Bounds
 from .program import Slots, program_of, with_guidance
-from .registers import noise_as_history
+from .registers import Moves, noise_as_history
 
 Times = Sequence[Tensor]  # the model's t at each row, [copies * B]
 Evaluate = Callable[[Tensor, Tensor], tuple]  # (model input, t) -> the arguments of `Run.apply` after i
@@ -113,6 +113,11 @@ class Run:
     def history(self) -> list[Tensor]:
         """The outputs that later rows read, newest first."""
         return [self._buffers[number] for number in self._program.states[self.i].history]
+
+    @property
+    def moves(self) -> tuple[Moves, ...]:
+        """What each row does to x, base and the history."""
+        return self._program.moves
 
     @property
     def model_input(self) -> Tensor:
