@@ -73,7 +73,8 @@ def with_guidance(table: np.ndarray, scale: float) -> np.ndarray:
 def _compile(plan: Plan) -> Program:
     """Advance registers that hold buffer numbers. The start is buffer 0; a row writes to the lowest free numbers."""
     moves = moves_of(plan.rows)
-    states, calls = [Registers(0, 0)], []
+    states: list[Registers[int]] = [Registers(0, 0)]
+    calls: list[Slots] = []
     numbers = range(MAX_HISTORY + 5)  # more than are ever live: x, base, the history and three outputs
 
     def step(x: int, base: int, history: tuple[int, ...]) -> tuple[int, int | None, int]:

@@ -111,7 +111,9 @@ def noise_as_history(table: np.ndarray, moves: Sequence[Moves]) -> np.ndarray:
             raise ValueError(
                 f"row {i}: it reads {place} outputs and {move.noises} noises, at most {MAX_HISTORY} are kept"
             )
-        for line, xi in (("A", "xi_a"), ("B", "xi_b")) if move.noises else ():
+        if not move.noises:
+            continue
+        for line, xi in (("A", "xi_a"), ("B", "xi_b")):
             record[line][place : place + move.noises] = record[xi][: move.noises]
             record[xi] = 0.0
     return table
