@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fastdiff as fd
 from fastdiff.ops import registry
-from fastdiff.sampling.graph import Captured, CaptureError, captured
+from fastdiff.sampling.graph import CaptureError, captured
 from fastdiff.sampling.graph import replay as programs
 
 SCHEDULE = fd.Schedule.scaled_linear()
@@ -251,7 +251,7 @@ def test_memory_does_not_grow_with_the_steps() -> None:
     def used(steps: int) -> int:
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved()
-        kept = Captured(lambda x, t: 0.9 * x, plan("dpmpp_2m", steps), torch.randn(4, 4, 256, 256, device="cuda"))
+        kept = fd.capture(lambda x, t: 0.9 * x, plan("dpmpp_2m", steps), torch.randn(4, 4, 256, 256, device="cuda"))
         after = torch.cuda.memory_reserved()
         del kept
         return after - before

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 from ..ops.reference import compute_dtype
 from ..plans.catalogue import find_solver
 from ..plans.plan import Plan
-from ..plans.row import LinearUpdate, Row
+from ..plans.row import Row, with_one_noise
 from ..plans.schedule import Points, Schedule
 from ..plans.solvers.ancestral import ddim_row
 from ..sampling.run import Run
@@ -72,7 +71,7 @@ def solve(
     rows = [row for part in parts for row in _segment(solver, schedule, points.at(part), rise, options)]
     if not rows:
         return x
-    rows = [_one_noise(row) for row in rows] if whole else rows
+    rows = [with_one_noise(row) for row in rows] if whole else rows
     rows = rows if uncond is None else [plus_guidance(row) for row in rows]
     run = start(rows, (float(points.alpha[-1]), float(sigma[-1])), x)
     if rows[0].sigma > sigma[0]:
@@ -136,11 +135,3 @@ def _churn_first(run: Run, begin: Points, draw: Draw, s_noise: float) -> None:
     noise = draw(float(begin.sigma), row.sigma)
     run.x.mul_(kept).add_(noise, alpha=s_noise * math.sqrt((row.sigma - low) * (row.sigma + low)))
     run.refresh_input()
-
-
-def _one_noise(row: Row) -> Row:
-    """The row with its independent noises replaced by one of the same total variance."""
-    if len(row.x.noise) < 2:
-        return row
-    noise = ((max(j for j, _ in row.x.noise), math.hypot(*(w for _, w in row.x.noise))),)
-    return replace(row, x=LinearUpdate(row.x.base, row.x.x, row.x.history, noise))

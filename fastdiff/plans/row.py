@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -97,6 +98,14 @@ def history_depth(rows: Sequence[Row]) -> int:
         deepest = max(deepest, needed)
         needed = max(needed - 1, 0)
     return deepest
+
+
+def with_one_noise(row: Row) -> Row:
+    """The row with its independent noises for x' replaced by one of the same total variance, under the last index."""
+    if len(row.x.noise) < 2:
+        return row
+    noise = ((max(j for j, _ in row.x.noise), math.hypot(*(weight for _, weight in row.x.noise))),)
+    return replace(row, x=replace(row.x, noise=noise))
 
 
 def table_of(rows: Sequence[Row]) -> np.ndarray:

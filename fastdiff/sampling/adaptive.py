@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..keywords import check_keywords, options_of
 from ..ops import checks
+from ..ops.reference import compute_dtype
 from ..plans.grid import LOG_SNR_CUT
 from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
@@ -92,7 +93,7 @@ def sample_adaptive(
     prediction = schedule.default_prediction if prediction is None else prediction
     calls = ModelCalls(model, noise.shape, guidance, uncond, guidance_mode, kwargs)
     evaluate = calls.evaluator()
-    dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
+    dtype = compute_dtype(noise.dtype)
     done: list[Row] = []
     spent = 0
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops import checks
+from ..ops.reference import compute_dtype
 from ..plans.plan import Plan
 from .noise import seed_tensor
 from .program import program_of
@@ -22,7 +23,7 @@ OPTIONS = (
 @torch.no_grad()
 def start_state(plan: Plan, noise: Tensor, image: Tensor | None) -> Tensor:
     """The first x [B, ...], float32 or float64: the scaled noise, or alpha image + sigma noise."""
-    dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
+    dtype = compute_dtype(noise.dtype)
     alpha, sigma = plan.start
     state = noise.to(dtype) * (plan.init_scale if image is None else sigma)
     return state if image is None else state + alpha * image.to(dtype)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..keywords import check_keywords, options_of
 from ..ops import checks
+from ..ops.reference import compute_dtype
 from ..plans.build import plan as make_plan
 from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
@@ -49,7 +50,7 @@ def estimate_statistics(
     checks.require_float("noise", noise)
     own = options_of(iter_sample)
     check_keywords(model, [name for name in options if name not in own], (*options_of(estimate_statistics), *own))
-    noise = noise.to(torch.float64 if noise.dtype == torch.float64 else torch.float32)
+    noise = noise.to(compute_dtype(noise.dtype))
     run = make_plan("dpmpp_2m", schedule, steps, grid="logsnr", prediction=prediction, final_sigma="sigma_min")
     generator = torch.Generator().manual_seed(0)
     states, outputs, log_snr, slopes = [], [], [], []

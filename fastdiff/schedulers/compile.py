@@ -10,6 +10,7 @@ import weakref
 import torch
 from torch import Tensor
 
+from ..ops.reference import compute_dtype
 from ..ops.torch_library import LIBRARY
 from .run_state import Scheduler
 
@@ -33,7 +34,7 @@ def _shapes(
 ) -> tuple[Tensor, Tensor]:
     scheduler = SCHEDULERS[handle]
     new = torch.empty_like(x, dtype=scheduler._output_dtype(m.dtype, x.dtype))
-    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    exact = compute_dtype(x.dtype)
     return new, x.new_empty(0) if scheduler.recipe.extra is None else torch.empty_like(x, dtype=exact)
 
 

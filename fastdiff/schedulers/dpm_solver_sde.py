@@ -7,13 +7,12 @@ import torch
 from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler, DPMSolverSDESchedulerOutput
 from torch import Tensor
 
-from ..plans.row import Row
+from ..plans.row import Row, with_one_noise
 from ..plans.schedule import Points
 from ..plans.solvers.sde import dpmpp_sde
 from .base import FusedScheduler
 from .heun import state_in_first_order
 from .recipe import Recipe
-from .rows import one_noise
 from .run_state import Generators, Key, RunAttribute, RunState, Scheduler
 from .spaces import SIGMA_TWICE, VE_SCHEDULE
 from .step import fused_step, scale_model_input
@@ -22,7 +21,7 @@ from .step import fused_step, scale_model_input
 def dpmpp_sde_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> list[Row]:
     """For a model that predicts x0."""
     rows = dpmpp_sde(VE_SCHEDULE, points, "sample", s_noise=key[0] if key else 1.0)
-    return [one_noise(row) for row in rows]
+    return [with_one_noise(row) for row in rows]
 
 
 def brownian_noise(

@@ -120,13 +120,6 @@ def with_noise(row: Row, index: int = 1) -> Row:
     return row if row.x.noise else replace(row, x=replace(row.x, noise=((index, 0.0),)))
 
 
-def one_noise(row: Row) -> Row:
-    """The row with its independent noises as one of the same variance."""
-    if len(row.x.noise) < 2:
-        return row
-    return replace(row, x=replace(row.x, noise=((1, math.hypot(*(weight for _, weight in row.x.noise))),)))
-
-
 def ddim_clipped_row(s: Points, t: Points, prediction: str, share: float = 1.0, noise: float = 0.0) -> Row:
     """alpha_t x0 + share sigma_t eps + noise sigma_t xi, where a bound on x0 leaves eps as the model predicted it.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from ..ops.reference import compute_dtype
 from .compile import compiled_scale
 from .run_state import Generators, RunState, Scheduler
 from .runs import row_to_read
@@ -101,7 +102,7 @@ def scale_model_input(self: Scheduler, sample: Tensor, timestep: float | Tensor)
         return compiled_scale(self, sample, timestep)
     run, row = row_to_read(self, timestep, sample)
     self._refresh(run)
-    dtype = torch.float64 if sample.dtype is torch.float64 else torch.float32
+    dtype = compute_dtype(sample.dtype)
     if run.scales is None or run.scales[0].dtype is not dtype:
         run.scales = self._remembered(run, dtype, lambda: _scales(self, run, dtype))
     return sample * run.scales[row]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..reference import compute_dtype
 
 
 def dynamic_threshold(x0: Tensor, *, ratio: float = 0.995, limit: float = 1.0) -> Tensor:
@@ -23,7 +24,7 @@ def dynamic_threshold(x0: Tensor, *, ratio: float = 0.995, limit: float = 1.0) -
         raise ValueError(f"limit: expected a number >= 1, got {limit}")
     if x0.shape[1:].numel() == 0:
         return torch.ones(len(x0), dtype=torch.float64, device=x0.device)
-    magnitudes = x0.unsqueeze(-1).flatten(1).abs().to(torch.float64 if x0.dtype == torch.float64 else torch.float32)
+    magnitudes = x0.unsqueeze(-1).flatten(1).abs().to(compute_dtype(x0.dtype))
     position = ratio * (magnitudes.shape[1] - 1)
     low = int(position)
     # Only the largest few are needed: everything from order statistic `low` upwards.

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ...plans.plan import Plan
 from ..model import Model, is_guided
-from .captured import Captured
+from .captured import capture
 
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -27,14 +27,14 @@ def sample_captured(
 ) -> Tensor:
     """`sample(..., graph=True)`: the model's last graph if it fits the call, a new one otherwise.
 
-    options: those of `Captured` and the model's keyword arguments.
+    options: those of `capture` and the model's keyword arguments.
     """
     named = {name: options[name] for name in _STRUCTURE}
     arguments = {name: value for name, value in options.items() if name not in named}
     key = _signature(model, noise, named, arguments)
     found = _kept.get(model) if _weak(model) else None
     if found is None or found[0] != key or not found[1].serves(plan):
-        found = key, Captured(model, plan, noise, **options)
+        found = key, capture(model, plan, noise, **options)
         if _weak(model):
             _kept[model] = found
     changed = {name: named[name] for name in ("guidance", "uncond")}

@@ -16,6 +16,7 @@ from .buffers import Buffers, check_like
 from .replay import FixedProgram, TableProgram
 
 
+@torch.no_grad()
 def capture(
     model: Model,
     plan: Plan,
@@ -38,10 +39,18 @@ def capture(
     replays it for every row. Raises fastdiff.CaptureError where the model cannot be captured, ValueError or TypeError
     naming the argument.
     """
-    return Captured(
-        model, plan, example, guidance=guidance, uncond=uncond, guidance_mode=guidance_mode, clamp=clamp,
-        threshold=threshold, threshold_limit=threshold_limit, model_dtype=model_dtype, whole=whole, **kwargs,
-    )  # fmt: skip
+    check_sample(plan, example, None, None, clamp, threshold, threshold_limit, model_dtype)
+    if kwargs:
+        check_keywords(model, kwargs, (*OPTIONS, *options_of(capture)))
+    calls = ModelCalls(model, example.shape, guidance, uncond, guidance_mode, kwargs)
+    if example.numel() == 0:
+        raise ValueError(f"example: expected at least one element, got shape {tuple(example.shape)}")
+    buffers = Buffers(plan, example, calls, clamp, (threshold, threshold_limit), model_dtype or example.dtype)
+    x = buffers.x
+    case = registry.CallSpec(x.device.type, x.dtype, tuple(x.shape))
+    by_table = registry.chosen("solver_step", case) == "cuda" and buffers.one_launch_a_row(plan)
+    program = TableProgram if by_table else FixedProgram
+    return Captured(torch.empty_like(example), buffers, program(buffers, plan, whole))
 
 
 class Captured:
@@ -51,37 +60,8 @@ class Captured:
     place, but not weights that were replaced. Results equal those of `fastdiff.sample` bit for bit.
     """
 
-    @torch.no_grad()
-    def __init__(
-        self,
-        model: Model,
-        plan: Plan,
-        example: Tensor,
-        *,
-        guidance: float | Tensor | None = None,
-        uncond: Mapping[str, object] | None = None,
-        guidance_mode: str = "batch",
-        clamp: float | None = None,
-        threshold: float | None = None,
-        threshold_limit: float = 1.0,
-        model_dtype: torch.dtype | None = None,
-        whole: bool = True,
-        **kwargs: object,
-    ) -> None:
-        check_sample(plan, example, None, None, clamp, threshold, threshold_limit, model_dtype)
-        if kwargs:
-            check_keywords(model, kwargs, (*OPTIONS, *options_of(capture)))
-        calls = ModelCalls(model, example.shape, guidance, uncond, guidance_mode, kwargs)
-        if example.numel() == 0:
-            raise ValueError(f"example: expected at least one element, got shape {tuple(example.shape)}")
-        self._example = torch.empty_like(example)
-        bounds = clamp, (threshold, threshold_limit)
-        self._buffers = Buffers(plan, example, calls, *bounds, model_dtype or example.dtype)
-        x = self._buffers.x
-        case = registry.CallSpec(x.device.type, x.dtype, tuple(x.shape))
-        by_table = registry.chosen("solver_step", case) == "cuda" and self._buffers.one_launch_a_row(plan)
-        program = TableProgram if by_table else FixedProgram
-        self._program = program(self._buffers, plan, whole)
+    def __init__(self, example: Tensor, buffers: Buffers, program: FixedProgram | TableProgram) -> None:
+        self._example, self._buffers, self._program = example, buffers, program
 
     @torch.no_grad()
     def __call__(
