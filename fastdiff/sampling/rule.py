@@ -1,0 +1,100 @@
+"""What guidance does at one model evaluation: which calls are made, and how their outputs become one.
+
+With the outputs m, u, m_2 and m_3 of up to four calls, the point x and a state s that the method keeps:
+
+    y = w_c (m - u) + w_u u + w_2 (m_2 - u) + w_3 (m_3 - u) + w_x x + w_s s
+
+Differences are taken before they are weighted, since m is close to u late in a run. Where there is no u it counts as 0.
+The weights are numbers, or follow from inner products of such combinations (`fastdiff.ops.gram`), sample by sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from ..plans.prediction import convert
+from ..plans.row import Row
+
+COLUMNS = ("m", "uncond", "second", "third", "x", "state")
+"""What a weight multiplies, in the order of a weight's last dimension; all but uncond, x and state less uncond."""
+
+Array = Any  # a NumPy array on the CPU, a torch tensor on another device
+Call = Mapping[str, object] | Callable[..., Tensor]
+"""A further evaluation: other keyword arguments for the same model, or another model(x, t, **kwargs)."""
+
+
+class Point(NamedTuple):
+    """Where the model is evaluated: x = alpha x0 + sigma eps.
+
+    i, n: the number of this evaluation and of all. t: the model's time. prediction: what the model returns, as for
+    `fastdiff.plan`. row: the plan's row, None outside of a plan. after: (alpha, sigma) of the x that the row makes.
+    """
+
+    i: int
+    n: int
+    t: float
+    alpha: float
+    sigma: float
+    prediction: str
+    row: Row | None = None
+    after: tuple[float, float] | None = None
+
+    @property
+    def to_x0(self) -> tuple[float, float]:
+        """(p_x, p_m) of x0 = p_x x + p_m m. Raises ValueError where m leaves x0 undetermined."""
+        return convert(self.prediction, "data", self.alpha, self.sigma)
+
+    @property
+    def ratio(self) -> float:
+        """sigma / alpha, the noise level of EDM; infinite where alpha is 0."""
+        return self.sigma / self.alpha if self.alpha else float("inf")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What guidance does at one point. At most one of scale, weights, formula and combine is given; none means y = m.
+
+    calls: which calls give m, u, m_2 and m_3, None for one that is absent: 0 is the conditional call, 1 the
+        unconditional one, 2 and 3 the guidance's `extra`. Empty where no output has weight: then the model is not called.
+    scale: y = u + scale (m - u), a number or [B].
+    weights: [S, 6] or [B, S, 6] float64, in the order of COLUMNS. S = 1; or 2, where the second set makes the output
+        that goes into the history; or 3, where the third makes the next state.
+    basis: [n, 6], n <= 4, the combinations v_i = sum_j basis_ij (m, u, m_2, m_3, x, s)_j that `formula` knows of.
+    formula: of the Gram matrix [B, n + 1, n + 1], float64, of v_0 ... v_(n-1) and the constant 1, the weights [B, S, 6].
+    combine: (x, outputs in the order of `calls`) -> y, for what is no weighted sum.
+    past: how many earlier outputs u, newest first, stand in the places of u, m_2 and m_3 instead of calls.
+    stop: of the Gram matrix, whether `after_stop` replaces the guidance from the next evaluation on.
+    """
+
+    calls: tuple[int | None, ...] = (0,)
+    scale: float | np.ndarray | None = None
+    weights: np.ndarray | None = None
+    basis: np.ndarray | None = None
+    formula: Callable[[Array], Array] | None = None
+    combine: Callable[[Tensor, Sequence[Tensor]], Tensor] | None = None
+    past: int = 0
+    stop: Callable[[Array], bool] | None = None
+
+
+class Guidance:
+    """Base of `fastdiff.guidance`: frozen values that say what is done with the outputs of several calls.
+
+    extra: the calls beyond the conditional and the unconditional one. needs_uncond: whether `uncond` must be given.
+    stateful: whether a state [B, ...] is kept from evaluation to evaluation; it begins as 0.
+    """
+
+    extra: tuple[Call, ...] = ()
+    needs_uncond: bool = True
+    stateful: bool = False
+
+    def rule(self, point: Point) -> Rule:
+        """What is done at a point."""
+        raise NotImplementedError
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raises ValueError where the numbers do not fit samples of shape [B, ...]."""
