@@ -59,7 +59,8 @@ def _weights(rule: Rule, tensors: Sequence[Tensor | None], batch: int) -> np.nda
         return np.stack([scale, np.ones(batch), *[np.zeros(batch)] * 4], axis=-1)[:, None]
     if rule.weights is not None:
         return np.broadcast_to(rule.weights, (batch, *rule.weights.shape[-2:]))
-    assert rule.basis is not None and rule.formula is not None
+    assert rule.basis is not None
+    assert rule.formula is not None
     vectors = [
         sum(w * t.double() for w, t in zip(row, tensors, strict=True) if w != 0 and t is not None) for row in rule.basis
     ]

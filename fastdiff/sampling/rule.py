@@ -60,12 +60,14 @@ class Rule:
     """What guidance does at one point. At most one of scale, weights, formula and combine is given; none means y = m.
 
     calls: which calls give m, u, m_2 and m_3, None for one that is absent: 0 is the conditional call, 1 the
-        unconditional one, 2 and 3 the guidance's `extra`. Empty where no output has weight: then the model is not called.
+        unconditional one, 2 and 3 the guidance's `extra`. Empty where no output has weight:
+        the model is not called then.
     scale: y = u + scale (m - u), a number or [B].
     weights: [S, 6] or [B, S, 6] float64, in the order of COLUMNS. S = 1; or 2, where the second set makes the output
         that goes into the history; or 3, where the third makes the next state.
     basis: [n, 6], n <= 4, the combinations v_i = sum_j basis_ij (m, u, m_2, m_3, x, s)_j that `formula` knows of.
-    formula: of the Gram matrix [B, n + 1, n + 1], float64, of v_0 ... v_(n-1) and the constant 1, the weights [B, S, 6].
+    formula: of the Gram matrix [B, n + 1, n + 1], float64, of v_0 ... v_(n-1) and the constant 1, the weights
+        [B, S, 6].
     combine: (x, outputs in the order of `calls`) -> y, for what is no weighted sum.
     past: how many earlier outputs u, newest first, stand in the places of u, m_2 and m_3 instead of calls.
     stop: of the Gram matrix, whether `after_stop` replaces the guidance from the next evaluation on.
