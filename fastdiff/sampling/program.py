@@ -63,8 +63,8 @@ def next_c_in(table: np.ndarray) -> np.ndarray:
     return table
 
 
-def with_guidance(table: np.ndarray, scale: float) -> np.ndarray:
-    """The table with one guidance scale for all samples."""
+def with_guidance(table: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """The table with one guidance scale for all samples, the same in all rows or [rows]."""
     table = table.copy()
     table["guidance"] = scale
     return table

@@ -11,7 +11,9 @@ from torch import Tensor
 from ..keywords import check_keywords
 from ..ops import checks
 from ..plans.plan import Plan
-from .model import Model, ModelCalls
+from .guided import calls_of
+from .model import Model
+from .rule import Guidance
 from .run import Evaluate, Run
 from .start import OPTIONS, check_sample, sample_seeds, start_state
 
@@ -46,7 +48,7 @@ def iter_sample(
     plan: Plan,
     noise: Tensor,
     *,
-    guidance: float | Tensor | None = None,
+    guidance: float | Tensor | Guidance | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     seeds: Sequence[int] | Tensor | None = None,
@@ -72,7 +74,7 @@ def sample(
     plan: Plan,
     noise: Tensor,
     *,
-    guidance: float | Tensor | None = None,
+    guidance: float | Tensor | Guidance | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     seeds: Sequence[int] | Tensor | None = None,
@@ -96,9 +98,10 @@ def sample(
     plan: from `fastdiff.plan`, `fastdiff.fit` or `Plan.load`.
     noise: [B, ...] unit Gaussian noise of any shape, float64, float32, float16 or bfloat16. The state is float32, or
         float64 for float64 noise. The result has noise's dtype.
-    guidance: scale g of classifier-free guidance (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u).
+    guidance: scale g of classifier-free guidance (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u). Or one of
+        `fastdiff.guidance`, such as `fd.guidance.APG(7.5)`: the model is not called for outputs that have no weight.
     uncond: the keyword arguments that are different in the unconditional evaluation.
-    guidance_mode: "batch" calls the model once on [unconditional; conditional] inputs, "calls" calls it twice.
+    guidance_mode: "batch" calls the model once on [unconditional; conditional] inputs, "calls" makes a call for each.
     seeds: B whole numbers, or an integer tensor [B], for the noise of stochastic solvers; from torch's generator if
         None.
     image: [B, ...] start from alpha image + sigma noise instead of noise alone; for image to image make the plan with
@@ -156,7 +159,7 @@ def _begin(
     model: Model,
     plan: Plan,
     noise: Tensor,
-    guidance: float | Tensor | None,
+    guidance: float | Tensor | Guidance | None,
     uncond: Mapping[str, object] | None,
     guidance_mode: str,
     seeds: Sequence[int] | Tensor | None,
@@ -173,7 +176,7 @@ def _begin(
     check_sample(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
     if kwargs:
         check_keywords(model, kwargs, OPTIONS)
-    calls = ModelCalls(model, noise.shape, guidance, uncond, guidance_mode, kwargs)
+    calls = calls_of(model, plan, noise.shape, guidance, uncond, guidance_mode, kwargs)
     run = Run(
         plan,
         start_state(plan, noise, image),
@@ -185,7 +188,7 @@ def _begin(
         threshold=None if threshold is None else (threshold, threshold_limit),
         watched=watched,
     )
-    return run, calls.evaluator()
+    return run, calls.evaluator(run)
 
 
 def _steps(run: Run, evaluate: Evaluate, noise: Tensor, image: Tensor | None, mask: Tensor | None) -> Iterator[Step]:
