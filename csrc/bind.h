@@ -5,11 +5,13 @@
 
 namespace fastdiff {
 
-// values(run, *arguments): calls run again with guidance, threshold and seeds in the kernel's dtype, on x's device.
+// values(run, *arguments): calls run again with guidance, threshold, seeds and weights in the kernel's dtype, on x's
+// device.
 // layout(run, *arguments): the same with contiguous tensors.
 void bind_solver_step(PyObject* values, PyObject* layout);
 
 // (table, i, x, base, m, m_uncond, history, guidance, threshold, seeds, out_x, out_base, out_d, out_input) -> None
+// or those and (others, state, weights, out_state).
 PyObject* solver_step_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 PyObject* solver_step_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 // The same arguments -> (bytes, precision, width, grid x, grid y): the row as an entry of a device table.

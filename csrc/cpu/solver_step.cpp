@@ -5,6 +5,7 @@
 #include "kernels.h"
 #include "normal.h"
 #include "solver_step_sums.h"
+#include "solver_step_weights.h"
 
 namespace fastdiff::cpu {
 namespace {
@@ -24,13 +25,20 @@ class Kernel {
         a_(s.row.a_base, s.row.a_x, s.row.A, s.row.xi_a),
         b_(s.row.b_base, s.row.b_x, s.row.B, s.row.xi_b),
         per_sample_(elements_per_sample(s)),
-        guided_(s.row.p_m != 0 && s.m_uncond.data != nullptr) {
-    value_[X] = value_[M] = value_[M_UNCOND] = nullptr;
+        weighted_(s.row.p_m != 0 && s.weights != nullptr),
+        guided_(s.row.p_m != 0 && s.m_uncond.data != nullptr && !weighted_) {
+    value_[X] = value_[M] = value_[M_UNCOND] = value_[OTHERS] = value_[OTHERS + 1] = value_[STATE] = nullptr;
+    const bool sums = weighted_ || s.out_state.data != nullptr;
     const bool reads_x = s.row.p_x != 0 || s.row.a_x != 0 || s.row.b_x != 0;
-    if (reads_x) read(X, s.x);
+    if (reads_x || sums) read(X, s.x);
     if (s.row.a_base != 0 || s.row.b_base != 0) read(BASE, s.base);
-    if (s.row.p_m != 0) read(M, s.m);
-    if (guided_) read(M_UNCOND, s.m_uncond);
+    if (sums) {
+      read_present(M, s.m), read_present(M_UNCOND, s.m_uncond), read_present(STATE, s.state);
+      for (int k = 0; k < kMaxOthers; ++k) read_present(OTHERS + k, s.others[k]);
+    } else {
+      if (s.row.p_m != 0) read(M, s.m);
+      if (guided_) read(M_UNCOND, s.m_uncond);
+    }
     for (int k = 1; k < kMaxHistory; ++k) {
       if (reads_history(s.row, k)) read(H0 + k, s.history[k - 1]);
     }
@@ -38,6 +46,7 @@ class Kernel {
     write(OUT_X, s.out_x);
     write(OUT_BASE, s.out_base);
     write(OUT_INPUT, s.out_input);
+    write(OUT_STATE, s.out_state);
   }
 
   void run(int64_t first, int64_t last) {
@@ -56,6 +65,10 @@ class Kernel {
   };
 
   void read(int slot, const Operand& o) { reads_[count_++] = slot, view(slot, o); }
+
+  void read_present(int slot, const Operand& o) {
+    if (o.data != nullptr) read(slot, o);
+  }
 
   void write(int slot, const Operand& o) {
     if (o.data != nullptr) return view(slot, o);
@@ -89,8 +102,7 @@ class Kernel {
               static_cast<uint64_t>(begin / 4), (n + 3) / 4, scratch_[XI0 + j], each);
       value_[XI0 + j] = scratch_[XI0 + j];
     }
-    make(sample, n, d, x);
-    put(H0, d, sample, begin, n);
+    make(sample, n, weighted_ ? weighted_sum(0, sample, n, scratch_[Y]) : value_[M], d, x);
     put(OUT_X, x, sample, begin, n);
     if (views_[OUT_BASE].operand) {
       T* base = target(OUT_BASE, sample, begin);
@@ -103,15 +115,44 @@ class Kernel {
       for (int64_t i = 0; i < n; ++i) input[i] = c_in * x[i];
       for (int copy = 0; copy < s_.copies; ++copy) store(OUT_INPUT, input, sample + copy * s_.size[0], begin, n);
     }
+    // The D of the history, in the place of the one that is needed no more.
+    if (weighted_ && s_.sets > 1) convert_alone(conversion(sample, n, weighted_sum(1, sample, n, scratch_[Y]), d));
+    put(H0, d, sample, begin, n);
+    if (views_[OUT_STATE].operand) {
+      T* state = target(OUT_STATE, sample, begin);
+      weighted_sum(2, sample, n, state);
+      put(OUT_STATE, state, sample, begin, n);
+    }
+  }
+
+  // y of one set of weights; returns `out`.
+  const T* weighted_sum(int set, int64_t sample, int64_t n, T* out) const {
+    const double* weight = s_.weights + (sample * s_.sets + set) * kColumns;
+    WeightedSum<T> sum(value_[M_UNCOND]);
+    sum.add(weight[kWeightUncond], value_[M_UNCOND]);
+    sum.add(weight[kWeightX], value_[X]);
+    sum.add(weight[kWeightState], value_[STATE]);
+    sum.add_difference(weight[kWeightM], value_[M]);
+    sum.add_difference(weight[kWeightSecond], value_[OTHERS]);
+    sum.add_difference(weight[kWeightThird], value_[OTHERS + 1]);
+    sum.run(n, out);
+    return out;
   }
 
   __attribute__((always_inline)) static void prefetch(const T* from, int64_t count) {
     for (int64_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
   }
 
+  Block<T> conversion(int64_t sample, int64_t n, const T* m, T* d) const {
+    return {Conversion<T>(s_, sample), value_[X], m, value_[M_UNCOND], {}, a_.weight, n, d, nullptr};
+  }
+
+  void convert_alone(const Block<T>& block) const { convert<T, -1>(s_.row.p_x != 0, guided_, block); }
+
   // D and x'. One loop does both for the usual rows: D is still in a register when x' wants it.
-  void make(int64_t sample, int64_t n, T* d, T* x) {
-    Block<T> block{Conversion<T>(s_, sample), value_[X], value_[M], value_[M_UNCOND], {}, a_.weight, n, d, x};
+  void make(int64_t sample, int64_t n, const T* m, T* d, T* x) {
+    Block<T> block = conversion(sample, n, m, d);
+    block.sum = x;
     const bool reads_x = s_.row.p_x != 0;
     for (int k = 0; k < a_.terms; ++k) block.in[k] = value_[a_.slot[k]];
     const int fused = s_.row.p_m != 0 && a_.ends_in_d() ? a_.terms - 1 : -1;
@@ -124,7 +165,7 @@ class Kernel {
       case 4: return convert<T, 4>(reads_x, guided_, block);
     }
     if (s_.row.p_m != 0) {
-      convert<T, -1>(reads_x, guided_, block);
+      convert_alone(block);
     } else {
       sum_terms<T>(reads_x, &block.x, &block.to_d.p_x, n, d);
       for (int64_t i = 0; i < n; ++i) d[i] = block.to_d(d[i]);
@@ -174,7 +215,7 @@ class Kernel {
   const SolverStep& s_;
   const LinearCombination<T> a_, b_;
   const int64_t per_sample_;
-  const bool guided_;
+  const bool weighted_, guided_;  // how the model's output is made of several
   int count_ = 0;
   int reads_[kSlots];
   View views_[kSlots];  // of what the row reads and of all outputs

@@ -10,8 +10,11 @@ namespace {
 
 constexpr int kMaxTerms = 2 + kMaxHistory + kMaxNoise;
 
-// What a block can read or write. D is H_0.
-enum Slot { X, BASE, M, M_UNCOND, H0, XI0 = H0 + kMaxHistory, OUT_X = XI0 + kMaxNoise, OUT_BASE, OUT_INPUT, kSlots };
+// What a block can read or write. D is H_0; Y is the weighted sum that takes the place of M.
+enum Slot {
+  X, BASE, M, M_UNCOND, H0, XI0 = H0 + kMaxHistory, OUT_X = XI0 + kMaxNoise, OUT_BASE, OUT_INPUT,
+  OTHERS, STATE = OTHERS + kMaxOthers, Y, OUT_STATE, kSlots
+};
 
 // One of the row's two outputs, a weighted sum of slots. Zero weights are left out: their operands are not read, and an
 // infinity in one does no harm. D comes last: its elements are made in the same loop as the sum (convert).

@@ -72,18 +72,13 @@ class CallSet(NamedTuple):
     together: tuple[int, ...]
     alone: tuple[int, ...]
 
-    @property
-    def evaluations(self) -> int:
-        """How often the network is evaluated for a sample."""
-        return len(self.together) + len(self.alone)
-
 
 class GuidedCalls:
     """The model calls of each row under a guidance: the interface of `ModelCalls`.
 
     guidance: [rows] the scales of plain guidance, 1 in rows that have another rule. copies: number of copies of x in
     the model's input, as many as the largest call reads. arguments: the keyword arguments of each call, and those of
-    each call on several inputs at once.
+    each call on several inputs at once. evaluations: how often the last row evaluated the network for each sample.
     Raises ValueError naming the argument.
     """
 
@@ -109,6 +104,7 @@ class GuidedCalls:
         self.copies = max(1, *(len(calls.together) for calls in self._sets.values()))
         self.arguments = self.new_arguments(uncond or {}, kwargs)
         self._constants: dict[int, Tensor] | None = None
+        self.evaluations = 0
 
     def _set(self, slots: Sequence[int | None], mode: str) -> CallSet:
         last_first = sorted({call for call in slots if call is not None}, key=lambda call: (call == CONDITIONAL, call))
@@ -147,6 +143,7 @@ class GuidedCalls:
             m = checked_output(network(*_first(given, t, batch), **each[call]), self._shape)
             # A model may reuse its output's buffer in its next call.
             found[call] = m if call == calls.alone[-1] else m.clone()
+        self.evaluations = len(found)
         return found
 
     def constants(self, memory: Memory) -> dict[int, Tensor]:
@@ -163,22 +160,17 @@ def _first(given: Tensor, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 class GuidedEvaluator:
-    """The evaluations of one run: (model_input, t) -> (m, m_uncond, noises, `Weighted` or None), as `Run.apply` reads.
-
-    evaluations: how often the network was evaluated for each sample.
-    """
+    """The evaluations of one run: (model_input, t) -> (m, m_uncond, noises, `Weighted` or None), as `Run.apply` reads."""
 
     def __init__(self, calls: GuidedCalls, run: Any) -> None:
         self._calls, self._run = calls, run
         self._memory = Memory(calls.of, run.x)
         self._known = calls.constants(self._memory)
-        self.evaluations = 0
 
     def __call__(self, given: Tensor, t: Tensor) -> tuple:
         run, memory = self._run, self._memory
         rule = PLAIN if memory.stopped else self._calls.rules[run.i]
         outputs = self._calls.outputs(rule.calls, given, t)
-        self.evaluations += len(outputs)
         slots = memory.slots(rule, outputs)
         if rule.combine is not None:
             return rule.combine(run.x, [m for m in slots if m is not None]), None

@@ -25,8 +25,10 @@ def check_mode(guidance_mode: str) -> None:
 
 
 def check_guidance(guidance: float | Tensor | None, uncond: object, guidance_mode: str, batch: int) -> None:
-    """Raises ValueError naming the argument."""
+    """Raises TypeError or ValueError naming the argument."""
     check_mode(guidance_mode)
+    if guidance is not None and not isinstance(guidance, (int, float, Tensor)):
+        raise TypeError(f"guidance: expected a number or a tensor [B] here, got {guidance!r}")
     if is_guided(guidance) and uncond is None:
         raise ValueError("uncond: guidance needs the unconditional evaluation's keyword arguments, got None")
     if isinstance(guidance, Tensor):
@@ -42,7 +44,8 @@ class ModelCalls:
     model is called once on [unconditional; conditional] inputs ("batch"), or twice ("calls").
 
     guidance: the scale, or None where it is not used. copies: number of copies of x in the model input (2 for guidance
-    in one batch). arguments: the keyword arguments of each call, the unconditional one first.
+    in one batch). evaluations: how often a row evaluates the network for each sample. arguments: the keyword arguments of
+    each call, the unconditional one first.
     Raises ValueError naming the argument.
     """
 
@@ -60,6 +63,7 @@ class ModelCalls:
         self.guidance = guidance if is_guided(guidance) else None
         self.mode = "plain" if self.guidance is None else guidance_mode
         self.copies = 2 if self.mode == "batch" else 1
+        self.evaluations = 1 if self.mode == "plain" else 2
         self.arguments = self.new_arguments(uncond or {}, kwargs or {})
 
     def new_arguments(self, uncond: Mapping[str, object], kwargs: dict[str, object]) -> tuple[dict[str, object], ...]:

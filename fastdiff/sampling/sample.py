@@ -11,10 +11,10 @@ from torch import Tensor
 from ..keywords import check_keywords
 from ..ops import checks
 from ..plans.plan import Plan
-from .guided import calls_of
-from .model import Model
+from .guided import GuidedCalls, calls_of
+from .model import Model, ModelCalls
 from .rule import Guidance
-from .run import Evaluate, Run
+from .run import Run
 from .start import OPTIONS, check_sample, sample_seeds, start_state
 
 
@@ -23,8 +23,9 @@ class Step:
     """One model evaluation and its update, as `iter_sample` yields it.
 
     i: 0 to n - 1. t, alpha, sigma: where the model was evaluated. x: [B, ...] the state after the update. accepted:
-    whether x is a solution at its time rather than a stage inside a step. x and x0 are buffers that the run overwrites:
-    clone what you keep.
+    whether x is a solution at its time rather than a stage inside a step. evaluations: how often the network was
+    evaluated for each sample: 2 under plain guidance, 0 where no output has weight. x and x0 are buffers that the run
+    overwrites: clone what you keep.
     """
 
     i: int
@@ -34,6 +35,7 @@ class Step:
     sigma: float
     x: Tensor
     accepted: bool
+    evaluations: int
     _run: Run
     _before: Tensor
 
@@ -61,11 +63,11 @@ def iter_sample(
     **kwargs: object,
 ) -> Iterator[Step]:
     """Run a plan and yield a `Step` after every model evaluation. Arguments and errors are those of `sample`."""
-    run, evaluate = _begin(
+    run, calls = _begin(
         model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit,
         model_dtype, kwargs, watched=True,
     )  # fmt: skip
-    return _steps(run, evaluate, noise, image, mask)
+    return _steps(run, calls, noise, image, mask)
 
 
 @torch.no_grad()
@@ -134,17 +136,17 @@ def sample(
         )  # fmt: skip
         if drawn is not None:
             return drawn
-    run, evaluate = _begin(
+    run, calls = _begin(
         model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit,
         model_dtype, kwargs, watched,
     )  # fmt: skip
     if not watched:
-        return run.drive(evaluate, run.times()).to(noise.dtype)
-    steps = _steps(run, evaluate, noise, image, mask)
+        return run.drive(calls.evaluator(run), run.times()).to(noise.dtype)
+    steps = _steps(run, calls, noise, image, mask)
     if progress:
         from tqdm.auto import tqdm
 
-        steps = tqdm(steps, total=plan.nfe, desc=plan.solver, unit="call")
+        steps = tqdm(steps, total=plan.nfe, desc=plan.solver, unit="step")
     trajectory = [run.x.clone()] if return_trajectory else []
     for step in steps:
         if return_trajectory and step.accepted:
@@ -171,8 +173,8 @@ def _begin(
     model_dtype: torch.dtype | None,
     kwargs: dict[str, object],
     watched: bool,
-) -> tuple[Run, Evaluate]:
-    """Check every argument; return the run before its first row and the function that evaluates the model."""
+) -> tuple[Run, ModelCalls | GuidedCalls]:
+    """Check every argument; return the run before its first row and the calls that it makes."""
     check_sample(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
     if kwargs:
         check_keywords(model, kwargs, OPTIONS)
@@ -188,17 +190,19 @@ def _begin(
         threshold=None if threshold is None else (threshold, threshold_limit),
         watched=watched,
     )
-    return run, calls.evaluator(run)
+    return run, calls
 
 
-def _steps(run: Run, evaluate: Evaluate, noise: Tensor, image: Tensor | None, mask: Tensor | None) -> Iterator[Step]:
+def _steps(
+    run: Run, calls: ModelCalls | GuidedCalls, noise: Tensor, image: Tensor | None, mask: Tensor | None
+) -> Iterator[Step]:
     """A `Step` after every row, with the masked part of x replaced."""
-    before, plan = run.x, run.plan
+    before, plan, evaluate = run.x, run.plan, calls.evaluator(run)
     for i in run.steps(evaluate, run.times()):
         row = plan.rows[i]
         if mask is not None and image is not None and row.accepts:
             _keep_known(run, i, noise, image, mask)
-        yield Step(i, plan.nfe, row.t, row.alpha, row.sigma, run.x, row.accepts, run, before)
+        yield Step(i, plan.nfe, row.t, row.alpha, row.sigma, run.x, row.accepts, calls.evaluations, run, before)
         before = run.x
 
 
