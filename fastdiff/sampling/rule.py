@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..plans.plan import Plan
@@ -90,6 +92,11 @@ class Rule:
     combine: Callable[[Tensor, Sequence[Tensor]], Tensor] | None = None
     past: int = 0
     stop: Callable[[Array], bool] | None = None
+
+    @cached_property
+    def basis_tensor(self) -> Tensor:
+        """The basis as `fastdiff.ops.gram` reads it."""
+        return torch.tensor(self.basis, dtype=torch.float64)
 
     @property
     def number(self) -> float | None:
