@@ -122,5 +122,5 @@ def _recompute(formula: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _all_saved(values: list[object]) -> bool:
-    """Whether this was a list of tensors or None; an empty one has an empty list of gradients."""
-    return all(v is None or isinstance(v, _Saved) for v in values)
+    """Whether this was a list of tensors; an empty one has an empty list of gradients."""
+    return all(isinstance(v, _Saved) for v in values)

@@ -34,17 +34,20 @@ def gram(tensors: Sequence[Tensor | None], basis: Sequence[Sequence[float]] | np
     >>> gram([cond, uncond], [[1, -1], [1, 0]]).shape  # of cond - uncond, cond and 1
     torch.Size([2, 3, 3])
     """
-    tensors = list(tensors)
-    return _call(tensors, _basis(basis, len(tensors), _check(tensors)))
+    # An op's list of tensors has no room for None: those that are given, and their columns.
+    columns = [j for j, t in enumerate(tensors) if t is not None]
+    given = [t for t in tensors if t is not None]
+    _check(tensors, given)
+    return _call(given, columns, _basis(basis, len(tensors), given[0]))
 
 
-def _check(tensors: list[Tensor | None]) -> Tensor:
-    """The first tensor that is given."""
+def _check(tensors: Sequence[Tensor | None], given: list[Tensor]) -> None:
     if not 1 <= len(tensors) <= MAX_TENSORS:
         raise ValueError(f"tensors: expected 1 to {MAX_TENSORS}, got {len(tensors)}")
-    first = next((t for t in tensors if t is not None), None)
-    if first is None:
+    if not given:
         raise ValueError("tensors: expected at least one that is not None")
+    checks.require_float("tensors", given[0])
+    first = given[0]
     for j, t in enumerate(tensors):
         if t is not None:
             checks.require_float(f"tensors[{j}]", t)
@@ -52,7 +55,6 @@ def _check(tensors: list[Tensor | None]) -> Tensor:
             checks.require_device(f"tensors[{j}]", t, first)
     if first.ndim == 0:
         raise ValueError("tensors: expected at least one dimension, the batch, got a scalar")
-    return first
 
 
 def _basis(basis: Sequence[Sequence[float]] | np.ndarray | Tensor, count: int, like: Tensor) -> Tensor:
@@ -68,14 +70,23 @@ def _basis(basis: Sequence[Sequence[float]] | np.ndarray | Tensor, count: int, l
     return basis
 
 
-def _run(tensors: list[Tensor | None], basis: Tensor) -> Tensor:
-    if basis.device.type == "cpu" and any(t is None for t in tensors):
+def _run(given: list[Tensor], columns: list[int], basis: Tensor) -> Tensor:
+    first = given[0]
+    tensors = _with_absent(given, columns, basis)
+    if basis.device.type == "cpu" and len(given) < len(tensors):
         _check_absent(tensors, basis)
-    first = next(t for t in tensors if t is not None)
-    out = _meta(tensors, basis)
+    out = _meta(given, columns, basis)
     run = registry.choose("gram", registry.CallSpec(first.device.type, first.dtype, tuple(first.shape)))
     run(basis, tensors, out)
     return out
+
+
+def _with_absent(given: list[Tensor], columns: list[int], basis: Tensor) -> list[Tensor | None]:
+    """A tensor or None for each column."""
+    tensors: list[Tensor | None] = [None] * basis.shape[1]
+    for j, t in zip(columns, given, strict=True):
+        tensors[j] = t
+    return tensors
 
 
 def _check_absent(tensors: list[Tensor | None], basis: Tensor) -> None:
@@ -85,14 +96,13 @@ def _check_absent(tensors: list[Tensor | None], basis: Tensor) -> None:
             raise ValueError(f"tensors[{j}]: expected a tensor, because column {j} of basis is not zero, got None")
 
 
-def _meta(tensors: list[Tensor | None], basis: Tensor) -> Tensor:
-    first = next(t for t in tensors if t is not None)
+def _meta(given: list[Tensor], columns: list[int], basis: Tensor) -> Tensor:
     size = basis.shape[0] + 1
-    return first.new_empty((len(first), size, size), dtype=torch.float64)
+    return given[0].new_empty((given[0].shape[0], size, size), dtype=torch.float64)
 
 
-def _formula(tensors: list[Tensor | None], basis: Tensor) -> Tensor:
-    return reference.gram(basis, tensors)
+def _formula(given: list[Tensor], columns: list[int], basis: Tensor) -> Tensor:
+    return reference.gram(basis, _with_absent(given, columns, basis))
 
 
-_call = register("gram(Tensor?[] tensors, Tensor basis) -> Tensor", _run, _meta, _formula)
+_call = register("gram(Tensor[] tensors, int[] columns, Tensor basis) -> Tensor", _run, _meta, _formula)
