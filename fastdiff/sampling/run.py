@@ -16,19 +16,11 @@ from .bounds import Bounds
 from .guided import GuidedEvaluator
 from .program import Slots, program_of, with_guidance
 from .registers import Moves, noise_as_history
+from .times import Times, each_on_device
 from .weights import Weighted
 
-Times = Sequence[Tensor]  # the model's t at each row, [copies * B]
 Evaluate = Callable[[Tensor, Tensor], tuple]  # (model input, t) -> the arguments of `Run.apply` after i
 Bound = tuple[Tensor, Tensor, list[Tensor], Tensor, "Tensor | None", "Tensor | None"]  # `Slots` with their tensors
-
-
-def each_on_device(
-    values: Sequence[float] | np.ndarray, count: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, ...]:
-    """A tensor [count] for each value, all copied to the device at once."""
-    column = torch.from_numpy(np.array(values, dtype=np.float64)[:, None])
-    return column.to(dtype).to(device, non_blocking=True).expand(-1, count).contiguous().unbind(0)
 
 
 class Run:
@@ -177,11 +169,13 @@ class Run:
                 self.apply(i, *evaluate(self.model_input, t))
             yield i
 
-    def drive(self, evaluate: Evaluate, times: Times) -> Tensor:
+    def drive(self, evaluate: Evaluate, times: Times | None = None) -> Tensor:
         """Do all `steps` at the least cost to the host and return the last x [B, ...]. `i` stays put until the end.
 
-        evaluate: (model_input, t) -> (m, m_uncond), or a `GuidedEvaluator`.
+        evaluate: (model_input, t) -> (m, m_uncond), or a `GuidedEvaluator`. times: the plan's if None.
         """
+        if times is None:
+            return self._drive_by_plan(evaluate)
         if self._bounds is not None or isinstance(evaluate, GuidedEvaluator):
             for _ in self.steps(evaluate, times):
                 pass
@@ -195,6 +189,15 @@ class Run:
                 )  # fmt: skip
         self.i = len(self._calls)
         return self.x
+
+    def _drive_by_plan(self, evaluate: Evaluate) -> Tensor:
+        x, kept = self._buffers[0], self._program.kept_times
+        if type(x) is not Tensor or x.device.type != "cpu":  # a stream may still read what another run writes
+            return self.drive(evaluate, self.times())
+        lent = kept.borrow(len(self.model_input), x.dtype)
+        result = self.drive(evaluate, lent.times)
+        kept.give_back(lent)
+        return result
 
     def data_prediction(self, i: int, x_before: Tensor) -> Tensor:
         """[B, ...] x0 as row i saw it: its D, converted to data form. x_before: the x that the row started from."""

@@ -63,10 +63,11 @@ def iter_sample(
     **kwargs: object,
 ) -> Iterator[Step]:
     """Run a plan and yield a `Step` after every model evaluation. Arguments and errors are those of `sample`."""
-    run, calls = _begin(
-        model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit,
-        model_dtype, kwargs, watched=True,
-    )  # fmt: skip
+    with torch.no_grad():
+        run, calls = _begin(
+            model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold,
+            threshold_limit, model_dtype, kwargs, watched=True,
+        )  # fmt: skip
     return _steps(run, calls, noise, image, mask)
 
 
@@ -141,7 +142,7 @@ def sample(
         model_dtype, kwargs, watched,
     )  # fmt: skip
     if not watched:
-        return run.drive(calls.evaluator(run), run.times()).to(noise.dtype)
+        return run.drive(calls.evaluator(run)).to(noise.dtype)
     steps = _steps(run, calls, noise, image, mask)
     if progress:
         from tqdm.auto import tqdm
