@@ -31,7 +31,7 @@ from .flow import FLOW, ancestral, flow_sampling
 from .guidance import Unconditional
 from .loop import EDM, Build, Denoiser, solve
 from .noise import Extra, NoiseSampler, brownian, independent
-from .vp_time import VPTime
+from .vp_time import VP_TIME
 
 Callback = Callable[[dict], object] | None
 
@@ -203,7 +203,7 @@ def sample_deis(
         raise ValueError(f"deis_mode: expected 'tab' or 'rhoab', got {deis_mode!r}")
     solver = "deis" if deis_mode == "tab" else "deis_rhoab"
     return solve(
-        model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable, schedule=VPTime(),
+        model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable, schedule=VP_TIME,
         order=max_order,
     )  # fmt: skip
 
