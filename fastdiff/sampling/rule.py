@@ -71,7 +71,7 @@ class Rule:
     """What guidance does at one point. At most one of scale, weights, formula and combine is given; none means y = m.
 
     calls: which calls give m, u, m_2 and m_3, None for one that is absent: 0 is the conditional call, 1 the
-        unconditional one, 2 and 3 the guidance's `extra`. Empty where no output has weight:
+        unconditional one, 2 and up the guidance's `extra`. Empty where no output has weight:
         the model is not called then.
     scale: y = u + scale (m - u), a number or [B].
     weights: [S, 6] or [B, S, 6] float64, in the order of COLUMNS. S = 1; or 2, where the second set makes the output
