@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .attention import is_plain, multihead
 from .joint_order import JOINED, text_is_first
 from .temporary import Wrapper, is_inside, named, uncompiled
 
@@ -45,7 +46,8 @@ class Frame:
     @functools.cached_property
     def arguments(self) -> dict[str, Any]:
         """By the names of the forward of the module's class, in its order."""
-        signature = _signature(type(self.module))
+        cls: Any = type(self.module)
+        signature = _signature(cls)
         named = dict(signature.bind_partial(*self.args, **self.kwargs).arguments)
         for parameter in signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -123,6 +125,8 @@ class Attentions:
 
     def _attend(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         frames = (*self._frames, Frame(module, args, kwargs))
+        if isinstance(module, nn.MultiheadAttention):
+            forward = functools.partial(_multihead, module, forward)
         with _Watched(lambda core: self._changed(name, core, frames)) as watched:
             out = forward(*args, **kwargs)
         own = "self" if frames[-1].context is None else "cross"
@@ -173,6 +177,25 @@ def _described(module: nn.Module) -> str:
     return type(module).__name__ + (f" with {type(processor).__name__}" if processor is not None else "")
 
 
+def _multihead(
+    module: nn.MultiheadAttention,
+    forward: Callable[..., Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """PyTorch's module by an op that is seen: its own code is one function, or one kernel."""
+    masked = key_padding_mask is not None or attn_mask is not None or is_causal
+    if is_plain(module, query, masked, need_weights):
+        return multihead(module, query, key, value), None
+    return forward(query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+
+
 class _Watched(TorchFunctionMode):
     """Calls of attention go to a function."""
 
@@ -186,9 +209,6 @@ class _Watched(TorchFunctionMode):
             core = _pytorchs(*args, **kwargs)
         elif func is torch.ops.fastdiff.attention:
             core = _fastdiffs(*args)
-        elif func is F.multi_head_attention_forward:
-            with self:  # it calls the first
-                return func(*args, **kwargs)
         else:
             return func(*args, **kwargs)
         self.seen += 1

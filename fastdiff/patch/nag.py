@@ -52,7 +52,7 @@ def nag(
     model: a diffusers pipeline or its network: U-Nets with cross-attention, PixArt, Sana, LTX, Wan (from text), SD3,
     Flux. negative: [1 or B, tokens, C], the embedding that the pipeline would make of the negative prompt. mask: [1 or
     B, tokens], 1 for tokens that count, where the network is given a mask of the prompt's.
-    Raises TypeError or ValueError naming the argument. Afterwards the model is as it was; in other threads it always is.
+    Raises ValueError naming the argument. Afterwards the model is as it was; in other threads it always is.
 
     >>> with nag(unet, negative):
     ...     x = unet(x, t, encoder_hidden_states=prompt).sample

@@ -48,11 +48,12 @@ class _Forward:
 
     def __init__(self, module: nn.Module) -> None:
         own = vars(module)
-        self.module, self.entries = module, ()
+        self.module = module
+        self.entries: tuple[_Entry, ...] = ()
         self.before = {name: own.pop(name) for name in ("forward", "_compiled_call_impl") if name in own}
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        forward = self.before.get("forward") or type(self.module).forward.__get__(self.module)
+        forward: Callable[..., Any] = self.before.get("forward") or type(self.module).forward.__get__(self.module)
         for entry in self.entries:
             if entry.thread == threading.get_ident():
                 forward = functools.partial(entry.wrapper, forward)

@@ -68,8 +68,8 @@ def forcing(network: nn.Module, modules: Mapping[str, nn.Module], wrappers: Mapp
 
 
 def key(seed: int, t: float, *place: int) -> int:
-    """64 bits with sign from a seed, a time and a place in the network: the same for the same three."""
-    parts = struct.pack(f"<qd{len(place)}q", seed, t, *place)
+    """64 bits with sign from a seed, a time in float32 and a place in the network: the same for the same three."""
+    parts = struct.pack(f"<qf{len(place)}q", seed, t, *place)
     return int.from_bytes(hashlib.blake2b(parts, digest_size=8).digest(), "little", signed=True)
 
 
