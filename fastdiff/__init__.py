@@ -3,7 +3,7 @@
 from . import nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
-from .patch import accelerate, perturb
+from .patch import accelerate, perturb  # noqa: F401
 from .patch.nag import nag
 from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
@@ -34,7 +34,6 @@ __all__ = [
     "flow_map",
     "iter_sample",
     "nag",
-    "perturb",
     "plan",
     "sample",
     "sample_adaptive",

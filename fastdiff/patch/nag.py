@@ -54,8 +54,12 @@ def nag(
     B, tokens], 1 for tokens that count, where the network is given a mask of the prompt's.
     Raises ValueError naming the argument. Afterwards the model is as it was; in other threads it always is.
 
+    >>> from diffusers import UNet2DConditionModel
+    >>> unet = UNet2DConditionModel(block_out_channels=(32, 32, 64, 64), cross_attention_dim=16)
+    >>> x, prompt, negative = torch.randn(1, 4, 8, 8), torch.randn(1, 7, 16), torch.randn(1, 5, 16)
     >>> with nag(unet, negative):
-    ...     x = unet(x, t, encoder_hidden_states=prompt).sample
+    ...     unet(x, 300, prompt).sample.shape
+    torch.Size([1, 4, 8, 8])
     """
     _check(negative, mask, scale, tau, alpha)
     combine = functools.partial(normalised, scale=scale, tau=tau, alpha=alpha)
