@@ -320,6 +320,16 @@ def test_models_whose_way_with_a_text_is_not_known_are_refused():
             raise AssertionError
 
 
+def test_a_network_that_attends_to_no_text_is_an_error_when_called():
+    plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "mid_block_type": None}
+    model = sd15(**plain)
+    with (
+        pytest.raises(RuntimeError, match="has computed no attention to a text"),
+        fd.nag(model.module, model.arguments[2]),
+    ):
+        output_of(model)
+
+
 def test_calls_that_do_not_fit_the_negative_prompt_are_refused_and_undone():
     model = flux()
     before = state_of(model.module)

@@ -268,6 +268,49 @@ def test_a_model_that_calls_another_network_is_an_error(name):
         call(model.arguments[0], 0.5)
 
 
+def test_a_patch_put_around_a_module_during_a_call_stays_and_the_perturbation_does_not():
+    """Offloading wraps the forward of an object, for one."""
+    network, seen = nn.Sequential(nn.Linear(4, 4)), []
+    x = torch.randn(2, 4)
+
+    def model(x, t):
+        if not seen:
+            inner = network[0].forward
+            network[0].forward = lambda x: seen.append(1) or inner(x)
+        return network(x)
+
+    expected = network(x)
+    call = perturb.skipped_blocks(model, "0", network=network)
+    assert torch.equal(call(x, 0.5), x)
+    assert torch.equal(network(x), expected)
+    assert torch.equal(call(x, 0.5), x)
+    assert torch.equal(network(x), expected)
+    assert len(seen) == 3
+
+
+class FewerKeys(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.processor = None
+
+    def forward(self, x):
+        return nn.functional.scaled_dot_product_attention(x, x[..., ::2, :], x[..., ::2, :])
+
+
+def test_self_attention_to_fewer_keys_has_no_identity_but_queries_to_blur():
+    network = nn.Sequential(FewerKeys())
+    x = torch.randn(1, 2, 6, 4)
+    with pytest.raises(RuntimeError, match="identity_attention: 6 tokens attend to 3 others"):
+        perturb.identity_attention(lambda x, t: network(x), "0", network=network)(x, 0.5)
+    ours = perturb.blurred_queries(lambda x, t: network(x), "0", grid=(2, 3), network=network)(x, 0.5)
+    close(ours, mean_attention(x))
+
+
+def mean_attention(x):
+    weights = (x.mean(2, keepdim=True) @ x[..., ::2, :].mT / 2).softmax(-1)
+    return (weights @ x[..., ::2, :]).expand(x.shape)
+
+
 class OwnAttention(nn.Module):
     def forward(self, x):
         return (x @ x.mT).softmax(-1) @ x

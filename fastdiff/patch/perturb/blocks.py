@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...sampling import noise
-from ..attention_calls import Frame
+from ..attention_tokens import Frame
 from ..temporary import Wrapper
 from .layers import Layers, blocks
 from .perturbed import Perturbed, forcing, key, network_of

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention_calls import Frame, Tokens
+from ..attention_tokens import Frame, Tokens
 
 
 def blurred(x: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
