@@ -3,7 +3,8 @@
 from . import guidance, nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
-from .patch import accelerate
+from .patch import accelerate, perturb  # noqa: F401
+from .patch.nag import nag
 from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
 from .plans.plan import Plan
@@ -32,6 +33,7 @@ __all__ = [
     "fit",
     "flow_map",
     "iter_sample",
+    "nag",
     "plan",
     "sample",
     "sample_adaptive",
