@@ -1,5 +1,7 @@
 """fastdiff: samples from diffusion models in fewer and cheaper steps, without retraining."""
 
+import importlib
+
 from . import nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
@@ -48,8 +50,7 @@ def __getattr__(name: str) -> object:
         if name in schedulers.__all__:
             return getattr(schedulers, name)
     if name == "guiders" or (name.endswith("Guidance") and not name.startswith("_")):
-        from . import guiders
-
+        guiders = importlib.import_module(".guiders", __name__)
         if name == "guiders" or name in guiders.__all__:
             return guiders if name == "guiders" else getattr(guiders, name)
     raise AttributeError(f"module 'fastdiff' has no attribute {name!r}")

@@ -51,6 +51,7 @@ class Guider(BaseGuidance):
     _level = _UNKNOWN
     _moment: Moment | None = None  # the step that set_state began last
     _combiner: Combiner | None = None
+    _shape: tuple[int, ...] | None = None  # of the run's outputs
     _pending = False  # whether set_state has begun a step whose outputs are not combined yet
     _answered = False  # whether forward has been called in this step
     _listener: Listener | None = None  # knows what the network was given
@@ -86,7 +87,7 @@ class Guider(BaseGuidance):
     # Steps and runs.
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Tensor) -> None:
-        """Begins a step. One that does not come next after the step before begins a run, with no momentum."""
+        """Begins a step. One that does not come next after the step before begins a run, as other shapes do."""
         due = None if self._step is None else self._step + self._answered
         if step != due or num_inference_steps != self._num_inference_steps:
             self._begin_run()
@@ -187,6 +188,9 @@ class Guider(BaseGuidance):
         if missing:
             raise ValueError(f"{', '.join(missing)}: expected a tensor, got None")
         self._answered = True
+        if pred_cond.shape != self._shape:
+            self._begin_run()
+            self._shape = pred_cond.shape
         return GuiderOutput(pred=self._guide(names, predictions), pred_cond=pred_cond, pred_uncond=pred_uncond)
 
     def _guide(self, names: list[str], predictions: dict[str, Tensor | None]) -> Tensor:
@@ -199,7 +203,7 @@ class Guider(BaseGuidance):
             self._combiner = Combiner(method)
         self._combiner.guidance = method  # settings may change during a run
         point, x = self._place(predictions["pred_cond"])
-        return self._combiner(point, x, list(predictions.values()))
+        return self._combiner(point, x, [predictions.get(name) for name in self._input_predictions])
 
     def _place(self, pred_cond: Tensor) -> tuple[Point, Tensor]:
         """Where the network was evaluated, and x there; something of its shape where the method makes no use of x."""

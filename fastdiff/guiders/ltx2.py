@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import diffusers.guiders as host
+from diffusers.guiders.guider_utils import GuiderOutput
+from torch import Tensor
 
 from ..guidance import Term, Terms
 from ..sampling.rule import Guidance
@@ -37,6 +39,17 @@ class LTX2Guidance(Guider, host.LTX2Guidance):
         weights = {name: self._weight(name) if name in names else 0.0 for name in _SCALES}
         terms = [Term(weights[name], {"prediction": name}) for name in ("pred_cond_stg", "pred_cond_modality")]
         return Terms(1 + weights["pred_uncond"], terms=terms, rescale=self.guidance_rescale)
+
+    def forward(
+        self,
+        pred_cond: Tensor,
+        pred_uncond: Tensor | None = None,
+        pred_cond_stg: Tensor | None = None,
+        pred_cond_modality: Tensor | None = None,
+    ) -> GuiderOutput:
+        """As of all guiders; the last two are conditional predictions, of a perturbed network and of each modality."""
+        others = {"pred_cond_stg": pred_cond_stg, "pred_cond_modality": pred_cond_modality}
+        return super().forward(pred_cond, pred_uncond, **others)
 
     def _input_of(self, name: str) -> int:
         return self._PREDICTION_INDEX[name]
