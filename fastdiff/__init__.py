@@ -2,7 +2,7 @@
 
 import importlib
 
-from . import nn, ops  # noqa: F401
+from . import guidance, nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
 from .patch import accelerate
