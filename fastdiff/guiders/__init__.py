@@ -30,6 +30,7 @@ except ImportError as error:
         " classes extend"
     ) from error
 
+from .frequency import FrequencyDecoupledGuidance
 from .ltx2 import LTX2Guidance
 from .perturbed import AutoGuidance, PerturbedAttentionGuidance, SkipLayerGuidance, SmoothedEnergyGuidance
 from .projected import AdaptiveProjectedGuidance, AdaptiveProjectedMixGuidance
@@ -46,6 +47,7 @@ _CLASSES = (
     AutoGuidance,
     ClassifierFreeGuidance,
     ClassifierFreeZeroStarGuidance,
+    FrequencyDecoupledGuidance,
     LTX2Guidance,
     MagnitudeAwareGuidance,
     PerturbedAttentionGuidance,

@@ -88,6 +88,7 @@ class Guider(BaseGuidance):
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Tensor) -> None:
         """Begins a step. One that does not come next after the step before begins a run, as other shapes do."""
+        self._abandon()
         due = None if self._step is None else self._step + self._answered
         if step != due or num_inference_steps != self._num_inference_steps:
             self._begin_run()
@@ -99,9 +100,8 @@ class Guider(BaseGuidance):
             raise ValueError("guidance_interval: the guider has to know noise levels: call guider.follow(scheduler)")
 
     def _begin_run(self) -> None:
-        """Forgets the run before, and undoes what an evaluation that failed left on the network."""
+        """Forgets the run before."""
         self._combiner = None
-        self._undo()
 
     def _guided(self, moment: Moment | None, start: float, stop: float) -> bool:
         """Whether the guider is enabled and a moment lies in the window and in the interval."""
@@ -150,19 +150,23 @@ class Guider(BaseGuidance):
     def prepare_models(self, denoiser: nn.Module) -> None:
         """Called before each evaluation of the network."""
         self._count_prepared += 1
-        self._undo()
+        self._abandon()
         self._changes = ExitStack()
         for change in self._changes_for(denoiser, self._prepared()):
             self._changes.enter_context(change)
 
     def cleanup_models(self, denoiser: nn.Module) -> None:
         """Called after each evaluation of the network: undoes what prepare_models did."""
-        self._undo()
-
-    def _undo(self) -> None:
         changes, self._changes = self._changes, None
         if changes is not None:
             changes.close()
+
+    def _abandon(self) -> None:
+        """Undoes what is left on the network of an evaluation that failed."""
+        changes, self._changes = self._changes, None
+        if changes is not None:
+            failure = RuntimeError("the evaluation failed")
+            changes.__exit__(type(failure), failure, None)
 
     def _changes_for(self, denoiser: nn.Module, name: str) -> list[AbstractContextManager[Any]]:
         """What is done to the network while it makes a prediction."""
