@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 
 import diffusers
@@ -72,7 +71,7 @@ def test_images_are_those_of_diffusers(pipeline, name, options):
     ("name", "options"),
     [
         ("SkipLayerGuidance", {"skip_layer_config": LayerSkipConfig([0, 2]), "skip_layer_guidance_stop": 1.0}),
-        ("SkipLayerGuidance", {"skip_layer_config": LayerSkipConfig([1]), "skip_layer_guidance_stop": 0.8, "stop": 0.6}),
+        ("SkipLayerGuidance", {"skip_layer_config": LayerSkipConfig([1]), "skip_layer_guidance_stop": 0.6, "guidance_rescale": 0.3}),
         ("AutoGuidance", {"auto_guidance_config": [LayerSkipConfig([1])]}),
     ],
 )
@@ -119,9 +118,8 @@ def test_a_step_of_zero_velocity_does_not_move_the_state(pipeline):
     guider = guiders.ClassifierFreeZeroStarGuidance(zero_init_steps=STEPS).follow(scheduler)
     image = modular.latents(make(scheduler, guider), STEPS)
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
-    if pipeline == "sdxl":  # x = (x0 + sigma eps) with x0 = eps, from unit noise
-        sigma = float(scheduler.sigmas[0])
-        noise = noise * math.sqrt(1 + sigma**2) / (1 + sigma)
+    if pipeline == "sdxl":  # x = x0 + sigma eps, with x0 = eps all the way
+        noise = noise * float(scheduler.init_noise_sigma / (1 + scheduler.sigmas[0]))
     assert_same(image, noise)
 
 
