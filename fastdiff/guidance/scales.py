@@ -43,6 +43,13 @@ def at(scale: object, point: Point, dimensions: Sequence[int] = (0, 1)) -> Value
     return numbers("scale", scale(point), dimensions) if callable(scale) else scale  # type: ignore[return-value]
 
 
+def number_at(scale: object, point: Point) -> float:
+    """The scale at a point, one for all samples."""
+    number = at(scale, point, (0,))
+    assert isinstance(number, float)
+    return number
+
+
 def is_one(scale: Values) -> bool:
     """Whether every scale is 1, where the conditional output alone is the result."""
     return scale == 1 if not isinstance(scale, tuple) else all(is_one(part) for part in scale)
