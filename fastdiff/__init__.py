@@ -5,7 +5,8 @@ import importlib
 from . import guidance, nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
-from .patch import accelerate
+from .patch import accelerate, perturb
+from .patch.nag import nag
 from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
 from .plans.plan import Plan
@@ -34,6 +35,8 @@ __all__ = [
     "fit",
     "flow_map",
     "iter_sample",
+    "nag",
+    "perturb",
     "plan",
     "sample",
     "sample_adaptive",
