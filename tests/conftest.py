@@ -60,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "k_diffusion" in item.fixturenames:
+        if not {"k_diffusion", "comfyui"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.peers)
         if not COMPILING.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.compiles)
@@ -94,6 +94,14 @@ def k_diffusion() -> types.ModuleType:
     from peers import k_diffusion_sampling
 
     return k_diffusion_sampling()
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> types.ModuleType:
+    """ComfyUI's comfy.k_diffusion.sampling; the test is skipped where ComfyUI is not on the path."""
+    from peers import comfyui_sampling
+
+    return comfyui_sampling()
 
 
 @pytest.fixture

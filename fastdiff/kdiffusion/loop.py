@@ -24,11 +24,10 @@ from ..plans.solvers.ancestral import ddim_row
 from ..sampling.run import Run
 from .caller_sigmas import points_at, read_sigmas, segments
 from .flow import FLOW, finite_log_snr, flow_sampling
-from .guidance import Unconditional, plus_guidance
+from .guidance import Build, Unconditional, reads_other
 from .noise import Draw, Extra
 
 Denoiser = Callable[..., Tensor]
-Build = Callable[..., list[Row]]
 
 EDM = Schedule.edm(sigma_min=1e-12, sigma_max=1e12)  # the bounds are the caller's sigmas
 
@@ -72,7 +71,6 @@ def solve(
     if not rows:
         return x
     rows = [with_one_noise(row) for row in rows] if whole else rows
-    rows = rows if uncond is None else [plus_guidance(row) for row in rows]
     run = start(rows, (float(points.alpha[-1]), float(sigma[-1])), x)
     if rows[0].sigma > sigma[0]:
         _churn_first(run, points.at(0), draw, options["s_noise"])
@@ -92,8 +90,8 @@ def solve(
         end = rows[i + 1].sigma if i + 1 < len(rows) else sigma[-1]
         output, noises = denoised, []
         if uncond is not None:
-            output = uncond.take()
-            noises.append((denoised - output).to(dtype))
+            output, other = uncond.operands(denoised)
+            noises += [other.to(dtype)] if reads_other(row) else []
         for _ in range(moves[i].noises - len(noises)):
             noises.append(draw(since, end).to(dtype))
             since = since if whole else end
