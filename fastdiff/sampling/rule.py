@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from ..plans.plan import Plan
 from ..plans.prediction import convert
 from ..plans.row import Row
 
@@ -33,6 +34,7 @@ class Point(NamedTuple):
 
     i, n: the number of this evaluation and of all. t: the model's time. prediction: what the model returns, as for
     `fastdiff.plan`. row: the plan's row, None outside of a plan. after: (alpha, sigma) of the x that the row makes.
+    plan: the plan itself, None outside of one.
     """
 
     i: int
@@ -43,6 +45,13 @@ class Point(NamedTuple):
     prediction: str
     row: Row | None = None
     after: tuple[float, float] | None = None
+    plan: Plan | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, i: int) -> Point:
+        """The point of a plan's row i."""
+        row, after = plan.rows[i], plan.point_after(i)
+        return cls(i, plan.nfe, row.t, row.alpha, row.sigma, plan.prediction, row, after, plan)
 
     @property
     def to_x0(self) -> tuple[float, float]:
@@ -87,12 +96,25 @@ class Guidance:
     """Base of `fastdiff.guidance`: frozen values that say what is done with the outputs of several calls.
 
     extra: the calls beyond the conditional and the unconditional one. needs_uncond: whether `uncond` must be given.
-    stateful: whether a state [B, ...] is kept from evaluation to evaluation; it begins as 0.
+    stateful: whether a state [B, ...] is kept from evaluation to evaluation; it begins as 0. after_stop: the guidance
+    that replaces this one once a rule's `stop` says so.
     """
 
-    extra: tuple[Call, ...] = ()
-    needs_uncond: bool = True
-    stateful: bool = False
+    @property
+    def extra(self) -> tuple[Call, ...]:
+        return ()
+
+    @property
+    def needs_uncond(self) -> bool:
+        return True
+
+    @property
+    def stateful(self) -> bool:
+        return False
+
+    @property
+    def after_stop(self) -> Guidance | None:
+        return None
 
     def rule(self, point: Point) -> Rule:
         """What is done at a point."""
