@@ -104,6 +104,14 @@ def comfyui() -> types.ModuleType:
     return comfyui_sampling()
 
 
+@pytest.fixture(params=["stand-in", pytest.param("ComfyUI", marks=pytest.mark.peers)])
+def comfy_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
+    """What runs guided samplers: a stand-in for ComfyUI, and ComfyUI itself where it is on the path."""
+    from comfy_guiders import Real, StandIn
+
+    return StandIn(monkeypatch) if request.param == "stand-in" else Real()
+
+
 @pytest.fixture
 def double() -> Iterator[None]:
     """k-diffusion makes its tolerances and times in the default dtype."""

@@ -25,7 +25,7 @@ FLOORS = (
     ("fastdiff.sampling",),
     ("fastdiff.nn", "fastdiff.guidance", "fastdiff.posterior"),
     ("fastdiff.fitting",),
-    ("fastdiff.schedulers", "fastdiff.kdiffusion", "fastdiff.dpm_solver", "fastdiff.patch"),
+    ("fastdiff.schedulers", "fastdiff.kdiffusion", "fastdiff.comfyui", "fastdiff.dpm_solver", "fastdiff.patch"),
     ("fastdiff.demo",),
     ("fastdiff",),
     ("fastdiff.commands",),

@@ -1,0 +1,85 @@
+"""One guided run of ComfyUI: its calls and their combination, as functions in the run's own model_options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..guidance import Combiner, Guidance, Point
+from .calls import ModelCall, checked
+from .levels import Levels
+
+CALLS = "sampler_calc_cond_batch_function"  # ComfyUI's name for a function that evaluates the model's conditions
+AFTER = "sampler_post_cfg_function"  # and for those that run on the guided output
+WANTS_UNCOND = "disable_cfg1_optimization"  # by which others ask for the unconditional output
+
+
+class GuidedRun:
+    """Applies a guidance to the runs of a guider; two runs share nothing.
+
+    guider: a running comfy.samplers.CFGGuider. sigmas: [n + 1]. shape: of x. Raises ValueError where a condition that
+    the guidance asks for is missing.
+    """
+
+    def __init__(self, guidance: Guidance, guider: Any, sigmas: Tensor, shape: torch.Size) -> None:
+        guidance.check(shape)
+        self.conditions: dict[str, Any] = guider.conds
+        wanted = [{"condition": "positive"}, *([{"condition": "negative"}] if guidance.needs_uncond else [])]
+        for call in wanted:
+            checked(call, self.conditions)
+        self.extra = [checked(call, self.conditions) for call in guidance.extra]
+        self.levels = Levels(guider.inner_model.model_sampling, sigmas)
+        self.combiner = Combiner(guidance)
+        self._inner: Any = None
+        self._made: tuple[Point, list[Tensor | None]] | None = None
+
+    def install(self, options: dict[str, Any]) -> None:
+        """Put the run's functions into its model_options: before those of others that see the guided output."""
+        self._inner = options.get(CALLS)
+        options[CALLS] = self.calls
+        options[AFTER] = [self.combined, *options.get(AFTER, [])]
+
+    def calls(self, args: dict[str, Any]) -> list[Tensor]:
+        """Make the calls that the rule names. Returns the conditional and the unconditional output, for others to see.
+
+        Where one of them was not made, the other stands for it; where neither was, x.
+        """
+        point = self.levels.point(args["sigma"])
+        wanted = {number for number in self.combiner.rule(point).calls if number is not None}
+        seen = {0, 1} if args["model_options"].get(WANTS_UNCOND) and "negative" in self.conditions else set()
+        outputs = self._outputs(sorted(wanted | seen), args)
+        self._made = point, outputs
+        shown = [m for m in outputs[:2] if m is not None] or [args["input"]]
+        return [shown[0], shown[-1]]
+
+    def combined(self, args: dict[str, Any]) -> Tensor:
+        """The guided output, of the two outputs as other functions may have changed them, and of the further ones."""
+        assert self._made is not None, "ComfyUI evaluates the conditions before it combines them"
+        (point, outputs), self._made = self._made, None
+        for number, name in enumerate(("cond_denoised", "uncond_denoised")):
+            if outputs[number] is not None:
+                outputs[number] = args[name]
+        return self.combiner(point, args["input"], outputs)
+
+    def _outputs(self, numbers: list[int], args: dict[str, Any]) -> list[Tensor | None]:
+        """The outputs by call. Those with the run's own options are made together."""
+        calls: list[ModelCall] = [{"condition": "positive"}, {"condition": "negative"}, *self.extra]
+        outputs: list[Tensor | None] = [None] * max(2, len(calls))
+        plain = [number for number in numbers if "options" not in calls[number]]
+        groups = [plain] if plain else []
+        for group in [*groups, *([number] for number in numbers if number not in plain)]:
+            change = calls[group[0]].get("options")
+            options = args["model_options"] if change is None else change(args["model_options"])
+            conditions = [self.conditions[calls[number]["condition"]] for number in group]
+            for number, output in zip(group, self._evaluate(conditions, options, args), strict=True):
+                outputs[number] = output
+        return outputs
+
+    def _evaluate(self, conditions: list[Any], options: dict[str, Any], args: dict[str, Any]) -> list[Tensor]:
+        if self._inner is not None:
+            return self._inner({**args, "conds": conditions, "model_options": options})
+        from comfy.samplers import calc_cond_batch
+
+        return calc_cond_batch(args["model"], conditions, args["input"], args["sigma"], options)
