@@ -23,6 +23,7 @@ class Network(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         self.seen: list[tuple[float, float, bool]] = []  # (t, the condition's mean, whether perturbed), a call
+        self.places: set[tuple[float, int]] = set()  # (the condition's mean, its place as patches know it)
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor, control: object = None, transformer_options: dict | None = None,
@@ -32,6 +33,9 @@ class Network(nn.Module):
         value = context.mean((1, 2)).view(-1, *[1] * (x.ndim - 1))
         perturbed = ("middle", 0) in replaced.get("attn1", {}) or ("double_block", 1) in replaced.get("dit", {})
         self.seen += [(float(a), round(float(b), 4), perturbed) for a, b in zip(t, value.flatten(), strict=True)]
+        places = (transformer_options or {}).get("cond_or_uncond", [])
+        for place, values in zip(places, value.flatten().chunk(max(1, len(places))), strict=False):
+            self.places |= {(round(float(one), 4), place) for one in values}
         late = 1 / (1 + t.view_as(value) / 100)
         out = torch.sin(1.3 * x + 2 * value) * (0.5 + late) + 0.4 * torch.tanh(x.roll(1, -1) + value)
         return 0.5 * out if perturbed else out
@@ -100,12 +104,13 @@ class Patcher:
 
 def calc_cond_batch(model: Model, conds: list, x: Tensor, sigma: Tensor, options: dict) -> list[Tensor]:
     out = []
-    for cond in conds:
+    for place, cond in enumerate(conds):
         if cond is None:
             out.append(torch.zeros_like(x))
         else:
             context = cond[0][0].expand(len(x), -1, -1)
-            out.append(model.apply_model(x, sigma, context, options["transformer_options"]))
+            transformer = {**options["transformer_options"], "cond_or_uncond": [place]}
+            out.append(model.apply_model(x, sigma, context, transformer))
     return out
 
 

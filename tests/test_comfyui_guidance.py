@@ -109,6 +109,7 @@ def test_three_prompts_are_three_calls(comfy_host, flow):
     watch = Watch()
     comfy_host.run(guider, watch, x, levels(flow))
     assert calls(patcher) == [{str(POSITIVE), str(NEGATIVE), str(EMPTY)}] * 6
+    assert patcher.model.diffusion_model.places == {(POSITIVE, 0), (NEGATIVE, 1), (EMPTY, 2)}
 
     def combine(x, at, sigma):
         e = at(EMPTY)
@@ -116,6 +117,14 @@ def test_three_prompts_are_three_calls(comfy_host, flow):
         return e + 4.0 * (p - 0.7 * (n - dot(n, p) / dot(p, p) * p))
 
     assert watch.error(patcher, combine) < STEP
+
+
+def test_a_call_that_is_not_made_leaves_the_places_of_the_others(comfy_host):
+    patcher = comfy_host.patcher()
+    guidance = Dual(6.0, 1.0, comfyui.condition("middle"))  # without the negative prompt
+    guider = comfyui.guider(patcher, guidance, conditioning(POSITIVE), middle=conditioning(EMPTY))
+    comfy_host.run(guider, kdiffusion.sample_euler, begin(), SIGMAS)
+    assert patcher.model.diffusion_model.places == {(POSITIVE, 0), (EMPTY, 2)}
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -142,6 +151,7 @@ def test_a_perturbed_call_is_made_where_its_term_acts(comfy_host):
     run(comfy_host, comfyui.guided(patcher, Terms(4.0, (term,))), x, SIGMAS, sampler=watch)
     both = {str(POSITIVE), str(NEGATIVE)}
     assert calls(patcher) == [both | ({f"{POSITIVE}!"} if 1 < s <= 6 else set()) for s in SIGMAS.tolist()[:-1]]
+    assert patcher.model.diffusion_model.places == {(POSITIVE, 0), (NEGATIVE, 1)}
     options = {"patches_replace": {"attn1": {("middle", 0): None}}}
 
     def combine(x, at, sigma):

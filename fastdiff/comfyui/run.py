@@ -14,10 +14,11 @@ from .levels import Levels
 CALLS = "sampler_calc_cond_batch_function"  # ComfyUI's name for a function that evaluates the model's conditions
 AFTER = "sampler_post_cfg_function"  # and for those that run on the guided output
 WANTS_UNCOND = "disable_cfg1_optimization"  # by which others ask for the unconditional output
+PROMPTS: tuple[ModelCall, ModelCall] = ({"condition": "positive"}, {"condition": "negative"})
 
 
 class GuidedRun:
-    """Applies a guidance to the runs of a guider; two runs share nothing.
+    """Applies a guidance to one run of a guider; two runs share nothing.
 
     guider: a running comfy.samplers.CFGGuider. sigmas: [n + 1]. shape: of x. Raises ValueError where a condition that
     the guidance asks for is missing.
@@ -26,10 +27,9 @@ class GuidedRun:
     def __init__(self, guidance: Guidance, guider: Any, sigmas: Tensor, shape: torch.Size) -> None:
         guidance.check(shape)
         self.conditions: dict[str, Any] = guider.conds
-        wanted = [{"condition": "positive"}, *([{"condition": "negative"}] if guidance.needs_uncond else [])]
-        for call in wanted:
-            checked(call, self.conditions)
-        self.extra = [checked(call, self.conditions) for call in guidance.extra]
+        for prompt in PROMPTS if guidance.needs_uncond else PROMPTS[:1]:
+            checked(prompt, self.conditions)
+        self.all_calls = [*PROMPTS, *(checked(call, self.conditions) for call in guidance.extra)]
         self.levels = Levels(guider.inner_model.model_sampling, sigmas)
         self.combiner = Combiner(guidance)
         self._inner: Any = None
@@ -49,7 +49,7 @@ class GuidedRun:
         point = self.levels.point(args["sigma"])
         wanted = {number for number in self.combiner.rule(point).calls if number is not None}
         seen = {0, 1} if args["model_options"].get(WANTS_UNCOND) and "negative" in self.conditions else set()
-        outputs = self._outputs(sorted(wanted | seen), args)
+        outputs = self._outputs(wanted | seen, args)
         self._made = point, outputs
         shown = [m for m in outputs[:2] if m is not None] or [args["input"]]
         return [shown[0], shown[-1]]
@@ -63,21 +63,27 @@ class GuidedRun:
                 outputs[number] = args[name]
         return self.combiner(point, args["input"], outputs)
 
-    def _outputs(self, numbers: list[int], args: dict[str, Any]) -> list[Tensor | None]:
+    def _outputs(self, numbers: set[int], args: dict[str, Any]) -> list[Tensor | None]:
         """The outputs by call. Those with the run's own options are made together."""
-        calls: list[ModelCall] = [{"condition": "positive"}, {"condition": "negative"}, *self.extra]
-        outputs: list[Tensor | None] = [None] * max(2, len(calls))
-        plain = [number for number in numbers if "options" not in calls[number]]
+        outputs: list[Tensor | None] = [None] * len(self.all_calls)
+        plain = {number: number for number in numbers if "options" not in self.all_calls[number]}
         groups = [plain] if plain else []
-        for group in [*groups, *([number] for number in numbers if number not in plain)]:
-            change = calls[group[0]].get("options")
+        # Patches of a network know the positive prompt by its place 0 and the negative one by 1: each has its own.
+        own = {name["condition"]: place for place, name in enumerate(PROMPTS)}
+        groups += [{n: own.get(self.all_calls[n]["condition"], n)} for n in sorted(numbers - set(plain))]
+        for places in groups:
+            conditions: list[Any] = [None] * (max(places.values()) + 1)
+            for number, place in places.items():
+                conditions[place] = self.conditions[self.all_calls[number]["condition"]]
+            change = self.all_calls[min(places)].get("options")
             options = args["model_options"] if change is None else change(args["model_options"])
-            conditions = [self.conditions[calls[number]["condition"]] for number in group]
-            for number, output in zip(group, self._evaluate(conditions, options, args), strict=True):
-                outputs[number] = output
+            evaluated = self._evaluate(conditions, options, args)
+            for number, place in places.items():
+                outputs[number] = evaluated[place]
         return outputs
 
     def _evaluate(self, conditions: list[Any], options: dict[str, Any], args: dict[str, Any]) -> list[Tensor]:
+        """ComfyUI's evaluation of conditions; None is no call."""
         if self._inner is not None:
             return self._inner({**args, "conds": conditions, "model_options": options})
         from comfy.samplers import calc_cond_batch
