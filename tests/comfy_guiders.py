@@ -69,6 +69,7 @@ class Model(nn.Module):
     def __init__(self, model_sampling: object, flow: bool) -> None:
         super().__init__()
         self.diffusion_model, self.model_sampling, self.flow = Network(), model_sampling, flow
+        self.current_patcher: Patcher | None = None
 
     def apply_model(self, x: Tensor, sigma: Tensor, c_crossattn: Tensor, transformer_options: dict) -> Tensor:
         s = sigma.view(-1, *[1] * (x.ndim - 1))
@@ -80,9 +81,11 @@ class Model(nn.Module):
 class Patcher:
     def __init__(self, model: Model) -> None:
         self.model, self.wrappers, self.model_options = model, {}, {"transformer_options": {}}
+        self.additional_models: dict[str, list[Patcher]] = {}
 
     def clone(self) -> Patcher:
         other = Patcher(self.model)
+        other.additional_models = {key: [p.clone() for p in each] for key, each in self.additional_models.items()}
         other.wrappers, other.model_options = copy.deepcopy(self.wrappers), copy.copy(self.model_options)
         return other
 
@@ -95,6 +98,21 @@ class Patcher:
     def remove_wrappers_with_key(self, kind: str, key: str) -> None:
         self.wrappers.get(kind, {}).pop(key, None)
 
+    def set_additional_models(self, key: str, models: list[Patcher]) -> None:
+        self.additional_models[key] = models
+
+    def remove_additional_models(self, key: str) -> None:
+        self.additional_models.pop(key, None)
+
+    def get_additional_models_with_key(self, key: str) -> list[Patcher]:
+        return self.additional_models.get(key, [])
+
+    def pre_run(self) -> None:
+        self.model.current_patcher = self
+
+    def cleanup(self) -> None:
+        self.model.current_patcher = None
+
     def set_model_sampler_pre_cfg_function(self, function: Callable) -> None:
         self.model_options["sampler_pre_cfg_function"] = [function]
 
@@ -103,6 +121,7 @@ class Patcher:
 
 
 def calc_cond_batch(model: Model, conds: list, x: Tensor, sigma: Tensor, options: dict) -> list[Tensor]:
+    assert model.current_patcher is not None
     out = []
     for place, cond in enumerate(conds):
         if cond is None:
@@ -137,7 +156,11 @@ class CFGGuider:
         for wrappers in self.model_patcher.wrappers.get("sampler_sample", {}).values():
             for wrapper in wrappers:
                 run = lambda *a, inner=run, wrapper=wrapper: wrapper(inner, *a)  # noqa: E731
-        return run(self, sigmas, extra, None, x, None, None, True)
+        self.model_patcher.pre_run()
+        try:
+            return run(self, sigmas, extra, None, x, None, None, True)
+        finally:
+            self.model_patcher.cleanup()
 
     def __call__(self, x: Tensor, sigma: Tensor, model_options: dict, seed: object = None) -> Tensor:
         skip = self.cfg == 1 and not model_options.get("disable_cfg1_optimization")

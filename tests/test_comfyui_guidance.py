@@ -13,7 +13,7 @@ from peers import difference
 
 from fastdiff import comfyui, kdiffusion
 from fastdiff.comfyui.calls import checked
-from fastdiff.guidance import APG, CFG, CFGpp, Dual, PerpNeg, Point, Tangential, Term, Terms, ZeroStar
+from fastdiff.guidance import APG, CFG, Autoguidance, CFGpp, Dual, PerpNeg, Point, Tangential, Term, Terms, ZeroStar
 
 BOTH_KINDS = pytest.mark.parametrize("flow", [False, True], ids=["noise", "flow"])
 
@@ -159,6 +159,25 @@ def test_a_perturbed_call_is_made_where_its_term_acts(comfy_host):
         return u + 4.0 * (c - u) + (3.0 * (c - at(POSITIVE, options)) if 1 < sigma <= 6 else 0)
 
     assert watch.error(patcher, combine) < STEP
+
+
+def test_a_weaker_model_runs_beside_with_its_own_options(comfy_host):
+    patcher, weak, x = comfy_host.patcher(), comfy_host.patcher(), begin()
+    weak.model_options["transformer_options"]["patches_replace"] = {"attn1": {("middle", 0): None}}
+    made = comfyui.guider(patcher, Autoguidance(2.5, comfyui.weak_model(weak)), conditioning(POSITIVE))
+    watch, networks = Watch(), [each.model.diffusion_model for each in (patcher, weak)]
+    comfy_host.run(made, watch, x, SIGMAS)
+    assert [{(value, perturbed) for _, value, perturbed in network.seen} for network in networks] == [
+        {(POSITIVE, False)}, {(POSITIVE, True)},
+    ]  # fmt: skip
+    options = weak.model_options["transformer_options"]
+    combine = lambda x, at, sigma: 2.5 * at(POSITIVE) - 1.5 * at(POSITIVE, options)  # noqa: E731
+    assert watch.error(patcher, combine) < STEP
+    with pytest.raises(ValueError, match="weak_model: expected a model with weights of its own"):
+        comfyui.guided(patcher, Autoguidance(2.0, comfyui.weak_model(patcher.clone())))
+    with pytest.raises(ValueError, match="weak_model: ComfyUI has not loaded it"):
+        run(comfy_host, comfyui.guided(patcher, lambda cfg: Autoguidance(cfg, comfyui.weak_model(weak))), x, SIGMAS)
+    assert comfyui.guided(made.model_patcher, CFG(2.0)).additional_models == {}
 
 
 def test_layers_are_skipped_beside_other_patches_and_those_stay():

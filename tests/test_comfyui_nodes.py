@@ -67,13 +67,14 @@ def test_every_node_guides_the_samplers_that_run_its_model(comfy_host, name):
 
 @pytest.mark.parametrize("name", GUIDERS)
 def test_every_guider_node_gives_a_guider(comfy_host, name):
-    patcher = comfy_host.patcher()
-    third = "empty" if "Perp" in name else "middle"
-    prompts = {"positive": conditioning(POSITIVE), "negative": conditioning(NEGATIVE), third: conditioning(EMPTY)}
-    guider = apply(name, patcher, **prompts)
+    values = {"positive": POSITIVE, "negative": NEGATIVE, "empty": EMPTY, "middle": EMPTY}
+    taken = inspect.signature(NODE_CLASS_MAPPINGS[name].get_guider).parameters
+    prompts = {prompt: value for prompt, value in values.items() if prompt in taken}
+    patcher, weak = comfy_host.patcher(), {"weak": comfy_host.patcher()} if "weak" in taken else {}
+    guider = apply(name, patcher, **weak, **{prompt: conditioning(value) for prompt, value in prompts.items()})
     drawn = comfy_host.run(guider, kdiffusion.sample_euler, begin(), SIGMAS)
     assert torch.isfinite(drawn).all()
-    assert {value for _, value, _ in patcher.model.diffusion_model.seen} == {POSITIVE, NEGATIVE, EMPTY}
+    assert {value for _, value, _ in patcher.model.diffusion_model.seen} == set(prompts.values())
 
 
 def test_a_window_is_of_noise_levels(comfy_host):

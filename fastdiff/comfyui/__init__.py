@@ -3,7 +3,7 @@
 Samplers are in `fastdiff.kdiffusion`, and faster models in `fastdiff.accelerate`.
 """
 
-from .calls import condition, perturbed_attention, skipped_layers, with_options
+from .calls import condition, perturbed_attention, skipped_layers, weak_model, with_options
 from .levels import Levels, interval_of
 from .model import guided, guider
 
@@ -15,5 +15,6 @@ __all__ = [
     "interval_of",
     "perturbed_attention",
     "skipped_layers",
+    "weak_model",
     "with_options",
 ]

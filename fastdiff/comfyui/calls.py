@@ -1,7 +1,7 @@
-"""Further calls of guidance in ComfyUI: other conditions of the guider, and the model with other options.
+"""Further calls of guidance in ComfyUI: other conditions of the guider, the model with other options, another model.
 
 Each is a dictionary, as `fastdiff.guidance` takes it: "condition" names one of the guider's conditions, "positive"
-unless given; "options" is a function of ComfyUI's model_options that returns others.
+unless given; "options" is a function of ComfyUI's model_options that returns others; "model" is another ModelPatcher.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ def condition(name: str) -> ModelCall:
 def with_options(change: Callable[[Options], Options]) -> ModelCall:
     """The conditional call with other options. change: model_options -> others; it leaves those given as they are."""
     return {"options": change}
+
+
+def weak_model(model: Any) -> ModelCall:
+    """The conditional call of another MODEL, for `fastdiff.guidance.Autoguidance`.
+
+    model: a ModelPatcher of the same kind, which reads the same conditions, with a network of its own: a clone of the
+    guided one shares its weights. It runs with its own options.
+    """
+    return {"model": model}
 
 
 def perturbed_attention(block: str = "middle", number: int = 0) -> ModelCall:
@@ -63,10 +72,10 @@ def _unchanged(args: Options, extra_options: Options) -> Options:
 
 def checked(call: object, conditions: Mapping[str, object]) -> ModelCall:
     """A call of a guidance's `extra`, for a guider with these conditions. Raises ValueError where it is none."""
-    if not isinstance(call, Mapping) or not call or not set(call) <= {"condition", "options"}:
+    if not isinstance(call, Mapping) or not call or not set(call) <= {"condition", "options", "model"}:
         raise ValueError(
             "guidance: expected its further calls from fastdiff.comfyui: condition(name), perturbed_attention(),"
-            f" skipped_layers(...) or with_options(function); got {call!r:.60}"
+            f" skipped_layers(...), weak_model(model) or with_options(function); got {call!r:.60}"
         )
     name = call.get("condition", "positive")
     if name not in conditions:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from ..guidance import Guidance
@@ -23,14 +24,23 @@ def guided(model: Any, guidance: Given) -> Any:
 
     Exactly the calls that the guidance names at a level are made, plain ones in one batch; and the unconditional one
     where another function asks for it, as CFG++ samplers do. What other nodes do before and after CFG stays in force.
-    A later call of this function replaces the guidance. Raises TypeError for anything else than guidance; in a run,
-    ValueError where a condition is missing or the numbers do not fit the batch.
+    A later call of this function replaces the guidance. A `weak_model` must be in the object itself, not in what a
+    function returns: ComfyUI loads models before a run.
+    Raises TypeError for anything else than guidance and ValueError for a weak model that shares the model's weights; in
+    a run, ValueError where a condition is missing or the numbers do not fit the batch.
     """
     if not callable(guidance) and not isinstance(guidance, Guidance):
         raise TypeError(f"guidance: expected a fastdiff.guidance object or a function, got {type(guidance).__name__}")
     clone = model.clone()
     clone.remove_wrappers_with_key(SAMPLE, KEY)
     clone.add_wrapper_with_key(SAMPLE, KEY, _Wrapper(guidance))
+    extra = guidance.extra if isinstance(guidance, Guidance) else ()
+    weak = [call["model"] for call in extra if isinstance(call, Mapping) and "model" in call]
+    if any(other.model is clone.model for other in weak):
+        raise ValueError("weak_model: expected a model with weights of its own, got a clone of the guided one")
+    clone.remove_additional_models(KEY)
+    if weak:
+        clone.set_additional_models(KEY, weak)
     return clone
 
 
@@ -51,8 +61,13 @@ class _Wrapper:
     ) -> Any:
         guidance = self.guidance if isinstance(self.guidance, Guidance) else self.guidance(guider.cfg)
         noise = rest[1] if len(rest) > 1 else named["noise"]
-        GuidedRun(guidance, guider, sigmas, noise.shape).install(extra_args["model_options"])
-        return executor(guider, sigmas, extra_args, *rest, **named)
+        weak = guider.model_patcher.get_additional_models_with_key(KEY)
+        GuidedRun(guidance, guider, sigmas, noise.shape, weak).install(extra_args["model_options"])
+        with ExitStack() as after:
+            for patcher in weak:
+                patcher.pre_run()
+                after.callback(patcher.cleanup)
+            return executor(guider, sigmas, extra_args, *rest, **named)
 
 
 def guider(

@@ -11,8 +11,21 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar
 
-from ..guidance import APG, CFG, CFGpp, Dual, Guidance, Magnitude, PerpNeg, Tangential, Term, Terms, ZeroStar
-from .calls import condition, perturbed_attention, skipped_layers
+from ..guidance import (
+    APG,
+    CFG,
+    Autoguidance,
+    CFGpp,
+    Dual,
+    Guidance,
+    Magnitude,
+    PerpNeg,
+    Tangential,
+    Term,
+    Terms,
+    ZeroStar,
+)
+from .calls import condition, perturbed_attention, skipped_layers, weak_model
 from .levels import interval_of, own_space
 from .model import guided, guider
 from .widgets import CONDITIONING, MODEL, SCALE, Widget, count, layers, number, window
@@ -182,6 +195,26 @@ class DualGuider(_Guider):
         return (guider(model, guidance, positive, negative, cfg=cfg, middle=middle),)
 
 
+class AutoguidanceGuider(_Guider):
+    DESCRIPTION = "Away from a weaker model with the same prompt (arXiv 2406.02507), without a negative one."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
+        scale = number(2.0, 0.0, 100.0, "The guidance scale; about 2 in the paper.", 0.1)
+        weak = ("MODEL", {"tooltip": "The weaker model: a smaller or less trained checkpoint of the same kind."})
+        return {
+            "required": {
+                "model": MODEL,
+                "weak": weak,
+                "positive": CONDITIONING,
+                "cfg": number(2.0, 0.0, 100.0, "The guidance scale; about 2.", 0.1),
+            }
+        }
+
+    def get_guider(self, model: Any, weak: Any, positive: Any, cfg: float) -> tuple[Any]:
+        return (guider(model, Autoguidance(cfg, weak_model(weak)), positive, cfg=cfg),)
+
+
 _NODES: dict[str, tuple[type, str]] = {
     "FastdiffCFG": (CFGNode, "CFG, interval and rescale"),
     "FastdiffAPG": (APGNode, "Adaptive projected guidance (APG)"),
@@ -193,6 +226,7 @@ _NODES: dict[str, tuple[type, str]] = {
     "FastdiffSkipLayers": (SkipLayersNode, "Skip-layer guidance (SLG)"),
     "FastdiffPerpNegGuider": (PerpNegGuider, "Perpendicular negative guider"),
     "FastdiffDualGuider": (DualGuider, "Dual condition guider"),
+    "FastdiffAutoguidanceGuider": (AutoguidanceGuider, "Autoguidance guider"),
 }
 NODE_CLASS_MAPPINGS = {name: node for name, (node, _) in _NODES.items()}
 NODE_DISPLAY_NAME_MAPPINGS = {name: f"{title} (fastdiff)" for name, (_, title) in _NODES.items()}

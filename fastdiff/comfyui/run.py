@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,16 +21,21 @@ PROMPTS: tuple[ModelCall, ModelCall] = ({"condition": "positive"}, {"condition":
 class GuidedRun:
     """Applies a guidance to one run of a guider; two runs share nothing.
 
-    guider: a running comfy.samplers.CFGGuider. sigmas: [n + 1]. shape: of x. Raises ValueError where a condition that
-    the guidance asks for is missing.
+    guider: a running comfy.samplers.CFGGuider. sigmas: [n + 1]. shape: of x. weak: the ModelPatchers that ComfyUI has
+    loaded beside its own. Raises ValueError where a condition or a model that the guidance asks for is missing.
     """
 
-    def __init__(self, guidance: Guidance, guider: Any, sigmas: Tensor, shape: torch.Size) -> None:
+    def __init__(
+        self, guidance: Guidance, guider: Any, sigmas: Tensor, shape: torch.Size, weak: Sequence[Any] = ()
+    ) -> None:
         guidance.check(shape)
         self.conditions: dict[str, Any] = guider.conds
         for prompt in PROMPTS if guidance.needs_uncond else PROMPTS[:1]:
             checked(prompt, self.conditions)
         self.all_calls = [*PROMPTS, *(checked(call, self.conditions) for call in guidance.extra)]
+        self.weak = {
+            number: _loaded(call["model"], weak) for number, call in enumerate(self.all_calls) if "model" in call
+        }
         self.levels = Levels(guider.inner_model.model_sampling, sigmas)
         self.combiner = Combiner(guidance)
         self._inner: Any = None
@@ -64,9 +70,9 @@ class GuidedRun:
         return self.combiner(point, args["input"], outputs)
 
     def _outputs(self, numbers: set[int], args: dict[str, Any]) -> list[Tensor | None]:
-        """The outputs by call. Those with the run's own options are made together."""
+        """The outputs by call. Those of the run's own model with its own options are made together."""
         outputs: list[Tensor | None] = [None] * len(self.all_calls)
-        plain = {number: number for number in numbers if "options" not in self.all_calls[number]}
+        plain = {number: number for number in numbers if set(self.all_calls[number]) == {"condition"}}
         groups = [plain] if plain else []
         # Patches of a network know the positive prompt by its place 0 and the negative one by 1: each has its own.
         own = {name["condition"]: place for place, name in enumerate(PROMPTS)}
@@ -75,17 +81,30 @@ class GuidedRun:
             conditions: list[Any] = [None] * (max(places.values()) + 1)
             for number, place in places.items():
                 conditions[place] = self.conditions[self.all_calls[number]["condition"]]
-            change = self.all_calls[min(places)].get("options")
-            options = args["model_options"] if change is None else change(args["model_options"])
-            evaluated = self._evaluate(conditions, options, args)
+            evaluated = self._evaluate(conditions, self._changed(min(places), args))
             for number, place in places.items():
                 outputs[number] = evaluated[place]
         return outputs
 
-    def _evaluate(self, conditions: list[Any], options: dict[str, Any], args: dict[str, Any]) -> list[Tensor]:
+    def _changed(self, number: int, args: dict[str, Any]) -> dict[str, Any]:
+        """ComfyUI's arguments with the model and the options of a call."""
+        weak, change = self.weak.get(number), self.all_calls[number].get("options", dict)
+        if weak is None:
+            return {**args, "model_options": change(args["model_options"])}
+        return {**args, "model": weak.model, "model_options": change(weak.model_options)}
+
+    def _evaluate(self, conditions: list[Any], args: dict[str, Any]) -> list[Tensor]:
         """ComfyUI's evaluation of conditions; None is no call."""
         if self._inner is not None:
-            return self._inner({**args, "conds": conditions, "model_options": options})
+            return self._inner({**args, "conds": conditions})
         from comfy.samplers import calc_cond_batch
 
-        return calc_cond_batch(args["model"], conditions, args["input"], args["sigma"], options)
+        return calc_cond_batch(args["model"], conditions, args["input"], args["sigma"], args["model_options"])
+
+
+def _loaded(model: Any, patchers: Sequence[Any]) -> Any:
+    """The patcher that ComfyUI has loaded for a model: a clone of the one that was given."""
+    for patcher in patchers:
+        if patcher.model is model.model:
+            return patcher
+    raise ValueError("weak_model: ComfyUI has not loaded it; give `guided` the guidance itself, not a function")
