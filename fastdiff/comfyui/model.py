@@ -35,7 +35,7 @@ def guided(model: Any, guidance: Given) -> Any:
     clone.remove_wrappers_with_key(SAMPLE, KEY)
     clone.add_wrapper_with_key(SAMPLE, KEY, _Wrapper(guidance))
     extra = guidance.extra if isinstance(guidance, Guidance) else ()
-    weak = [call["model"] for call in extra if isinstance(call, Mapping) and "model" in call]
+    weak: list[Any] = [call["model"] for call in extra if isinstance(call, Mapping) and "model" in call]
     if any(other.model is clone.model for other in weak):
         raise ValueError("weak_model: expected a model with weights of its own, got a clone of the guided one")
     clone.remove_additional_models(KEY)

@@ -202,14 +202,7 @@ class AutoguidanceGuider(_Guider):
     def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
         scale = number(2.0, 0.0, 100.0, "The guidance scale; about 2 in the paper.", 0.1)
         weak = ("MODEL", {"tooltip": "The weaker model: a smaller or less trained checkpoint of the same kind."})
-        return {
-            "required": {
-                "model": MODEL,
-                "weak": weak,
-                "positive": CONDITIONING,
-                "cfg": number(2.0, 0.0, 100.0, "The guidance scale; about 2.", 0.1),
-            }
-        }
+        return {"required": {"model": MODEL, "weak": weak, "positive": CONDITIONING, "cfg": scale}}
 
     def get_guider(self, model: Any, weak: Any, positive: Any, cfg: float) -> tuple[Any]:
         return (guider(model, Autoguidance(cfg, weak_model(weak)), positive, cfg=cfg),)
