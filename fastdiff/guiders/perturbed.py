@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import diffusers.guiders as host
+from diffusers.guiders.guider_utils import GuiderOutput
 from diffusers.hooks import LayerSkipConfig
 from diffusers.hooks.smoothed_energy_guidance_utils import SmoothedEnergyGuidanceConfig
-from diffusers.guiders.guider_utils import GuiderOutput
 from torch import Tensor, nn
 
 from ..guidance import CFG, Term, Terms
