@@ -114,7 +114,7 @@ def test_gram(
 
     benchmark.group = f"{variant} {shape}, {str(dtype)[6:]}, {count} thread{'s' * (count > 1)}"
     moved = sum(t.numel() * t.element_size() for t in tensors)
-    benchmark.pedantic(call, rounds=max(5, min(2000, int(4e8 / moved))), iterations=10, warmup_rounds=1)
+    benchmark.pedantic(call, rounds=max(5, min(1000, int(1e8 / moved))), iterations=5, warmup_rounds=1)
     if benchmark.stats is not None and DEVICE == "cpu":
         # A copy of as many bytes reads half of them and writes the other half.
         rate = moved / benchmark.stats.stats.min

@@ -141,7 +141,7 @@ def write_group_norm() -> None:
 
 def write_gram() -> None:
     text = (
-        " The other columns say how many times the backend's time a call of `fastdiff.ops.gram`, and eager PyTorch, take,"
+        " The other columns say how many times the backend's time a call of `fastdiff.ops.gram` and eager PyTorch take,"
         " best and then median for eager. The share of the machine's copy bandwidth counts one read of each tensor."
     )
     _write_for_device("gram", "Inner products", text, gram_table(measure("gram")))
