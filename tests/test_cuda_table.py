@@ -9,11 +9,18 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from compile_cache import compiled
 from machine_code import run, tool
 
+from fastdiff.ops import step_table
+
 CUDA = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
-REGISTERS = {"f1": 80, "f4": 96, "f8": 144, "d1": 96, "d4": 144}
+# Of the kernel for steps without weights, and of the one that takes both.
+REGISTERS = {
+    "table": {"f1": 80, "f4": 96, "f8": 144, "d1": 96, "d4": 144},
+    "mixed_table": {"f1": 96, "f4": 144, "d1": 128, "d4": 255},
+}
 
 
 @pytest.mark.compiles
@@ -25,8 +32,36 @@ def test_the_kernels_spill_nothing() -> None:
     checks = ["-Xptxas", "-v,-warn-spills,-Werror", "-Werror", "all-warnings"]
     source = CUDA / "solver_step_table.cu"
     log = compiled(nvcc, "-std=c++17", "-O3", *targets, *checks, "-c", source, output="kernels.o") / "log"
-    kernels = re.findall(r"table_kernelI([fd])Li(\d)E.*?(\d+) bytes stack.*?Used (\d+) reg", log.read_text(), re.DOTALL)
-    assert len(kernels) == len(REGISTERS) * len(arches)
-    for kind, width, stack, registers in kernels:
+    kernel = r"\d((?:mixed_)?table)_kernelI([fd])Li(\d)E.*?(\d+) bytes stack.*?Used (\d+) reg"
+    kernels = re.findall(kernel, log.read_text(), re.DOTALL)
+    assert len(kernels) == sum(map(len, REGISTERS.values())) * len(arches)
+    for name, kind, width, stack, registers in kernels:
         assert int(stack) == 0
-        assert int(registers) <= REGISTERS[kind + width], (kind, width)
+        assert int(registers) <= REGISTERS[name][kind + width], (name, kind, width)
+
+
+class Packer:
+    """The extension's part in `StepTable.write`: it keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def solver_step_pack(self, *call: object) -> tuple[bytes, int, int, int, int, int]:
+        self.calls.append(call)
+        return bytes(16), 4, 4 if len(self.calls) > 1 else 1, 8, 1, int(len(call) == 18)
+
+
+def test_beside_a_step_with_weights_all_are_packed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    packer = Packer()
+    monkeypatch.setattr(step_table, "_C", lambda: packer)
+    table = step_table.StepTable(2, torch.zeros(3))
+    plain, weighted = tuple(range(14)), tuple(range(18))
+    table.write([plain, weighted], torch.zeros(2, dtype=torch.float64))
+    assert packer.calls == [(*plain, (), None, None, None), weighted]
+    assert table._launch == (4, 1, 8, 1, 1)
+    packer.calls.clear()
+    plain_table = step_table.StepTable(2, torch.zeros(3))
+    plain_table.write([plain, plain], torch.zeros(2, dtype=torch.float64))
+    assert packer.calls == [plain, plain]
+    with pytest.raises(RuntimeError, match="differs from the captured one"):
+        plain_table.write([plain, weighted], torch.zeros(2, dtype=torch.float64))
