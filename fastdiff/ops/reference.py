@@ -37,8 +37,7 @@ def solver_step(
     state: Tensor | None = None,  # [B, ...]
     weights: Tensor | None = None,  # [B, S, 6]; guidance is not read then
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One row (see `fastdiff.plans.table`). Returns x', base' and the D that goes into the history, each [B, ...] in the
-    compute dtype."""
+    """One row (see `fastdiff.plans.table`): x', base' and the history's new D, each [B, ...] in the compute dtype."""
     dtype = compute_dtype(x.dtype)
     made = [m]
     if weights is not None:
