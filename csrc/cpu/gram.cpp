@@ -29,18 +29,31 @@ class Sums {
       }
     }
     for (int j = 0; j < g.tensors; ++j) look_at(g.tensor[j], views_[j]);
+    int count = 0;
+    for (int i = 0; i < g.vectors; ++i) {
+      if (terms_[i] == 2 && pairs_ < kMaxPairs) order_[count++] = i, paired_[i] = true, ++pairs_;
+    }
+    for (int i = 0; i < g.vectors; ++i) {
+      if (!paired_[i]) order_[count++] = i;
+    }
   }
 
-  // Elements [begin, end) of a sample.
+  // Adds the products of elements [begin, end) of a sample to sums.
   void run(int64_t sample, int64_t begin, int64_t end, double* sums) {
+    double own[kMaxProducts] = {};
     for (; begin < end; begin += kShortSum) {
       const int64_t n = end - begin < kShortSum ? end - begin : kShortSum;
       for (int j = 0; j < g_.tensors; ++j) {
         if (views_[j].read) value_[j] = fetch(j, sample, begin, n);
       }
-      const T* vectors[kMaxVectors];
-      for (int i = 0; i < g_.vectors; ++i) vectors[i] = combine(i, n);
-      add_products(g_.vectors, vectors, n, sums);
+      Source<T> vectors[kMaxVectors];
+      for (int k = 0; k < g_.vectors; ++k) vectors[k] = source(order_[k], n);
+      add_products(g_.vectors, pairs_, vectors, n, own);
+    }
+    const double* next = own;
+    for (int k = 0; k < g_.vectors; ++k) {
+      for (int l = k; l < g_.vectors; ++l) sums[place(order_[k], order_[l])] += *next++;
+      sums[place(order_[k], g_.vectors)] += *next++;
     }
   }
 
@@ -75,19 +88,28 @@ class Sums {
     return to;
   }
 
-  // v_i
-  const T* combine(int i, int64_t n) {
-    if (terms_[i] == 1 && weight_[i][0] == 1) return value_[from_[i][0]];
+  Source<T> source(int i, int64_t n) {
     const T* in[kMaxTensors];
     for (int k = 0; k < terms_[i]; ++k) in[k] = value_[from_[i][k]];
+    if (paired_[i]) return {in[0], in[1], weight_[i][0], weight_[i][1]};
+    if (terms_[i] == 1 && weight_[i][0] == 1) return {in[0], nullptr, 1, 0};
     sum_terms<T>(terms_[i], in, weight_[i], n, vector_[i]);
-    return vector_[i];
+    return {vector_[i], nullptr, 1, 0};
+  }
+
+  // Of <v_i, v_j> among the products.
+  int place(int i, int j) const {
+    const int row = i < j ? i : j, column = i < j ? j : i;
+    return row * (g_.vectors + 1) - row * (row - 1) / 2 + column - row;
   }
 
   const Gram& g_;
   int terms_[kMaxVectors];
   int from_[kMaxVectors][kMaxTensors];
   T weight_[kMaxVectors][kMaxTensors];
+  int order_[kMaxVectors];  // pairs first
+  bool paired_[kMaxVectors] = {};
+  int pairs_ = 0;
   View views_[kMaxTensors];
   const T* value_[kMaxTensors];
   alignas(64) T copy_[kMaxTensors][kSlot];

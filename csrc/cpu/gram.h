@@ -5,8 +5,8 @@
 
 namespace fastdiff::cpu {
 
-constexpr int64_t kShortSum = 1024;            // elements whose products are summed in the compute type
-constexpr int64_t kGramPart = 16 * kShortSum;  // elements of a task
+constexpr int64_t kShortSum = 512;             // elements whose products are summed in the compute type
+constexpr int64_t kGramPart = 32 * kShortSum;  // elements of a task
 
 // A sample is cut up by its own size, so that its result depends neither on the batch nor on threads.
 static inline int64_t parts_per_sample(const Gram& gram) {

@@ -18,7 +18,8 @@ constexpr DType kDType = DType::f32;
 template <>
 constexpr DType kDType<double> = DType::f64;
 
-template <class T>
+// kWeighted: the step has weights. A class of its own, so that what has none keeps its code.
+template <class T, bool kWeighted>
 class Kernel {
  public:
   explicit Kernel(const SolverStep& s)
@@ -26,16 +27,14 @@ class Kernel {
         a_(s.row.a_base, s.row.a_x, s.row.A, s.row.xi_a),
         b_(s.row.b_base, s.row.b_x, s.row.B, s.row.xi_b),
         per_sample_(elements_per_sample(s)),
-        weighted_(s.row.p_m != 0 && s.weights != nullptr),
-        guided_(s.row.p_m != 0 && s.m_uncond.data != nullptr && !weighted_) {
-    value_[X] = value_[M] = value_[M_UNCOND] = value_[OTHERS] = value_[OTHERS + 1] = value_[STATE] = nullptr;
-    const bool sums = weighted_ || s.out_state.data != nullptr;
+        guided_(!kWeighted && s.row.p_m != 0 && s.m_uncond.data != nullptr) {
+    value_[X] = value_[M] = value_[M_UNCOND] = nullptr;
     const bool reads_x = s.row.p_x != 0 || s.row.a_x != 0 || s.row.b_x != 0;
-    if (reads_x || sums) read(X, s.x);
+    if (reads_x || kWeighted) read(X, s.x);
     if (s.row.a_base != 0 || s.row.b_base != 0) read(BASE, s.base);
-    if (sums) {
-      read_present(M, s.m), read_present(M_UNCOND, s.m_uncond), read_present(STATE, s.state);
-      for (int k = 0; k < kMaxOthers; ++k) read_present(OTHERS + k, s.others[k]);
+    if constexpr (kWeighted) {
+      value_[OTHERS] = value_[OTHERS + 1] = value_[STATE] = nullptr;
+      if (s.row.p_m != 0 || s.out_state.data != nullptr) read_summands();
     } else {
       if (s.row.p_m != 0) read(M, s.m);
       if (guided_) read(M_UNCOND, s.m_uncond);
@@ -47,7 +46,7 @@ class Kernel {
     write(OUT_X, s.out_x);
     write(OUT_BASE, s.out_base);
     write(OUT_INPUT, s.out_input);
-    write(OUT_STATE, s.out_state);
+    if constexpr (kWeighted) write(OUT_STATE, s.out_state);
   }
 
   void run(int64_t first, int64_t last) {
@@ -72,7 +71,7 @@ class Kernel {
     bool in_place = views_[OUT_X].in_place && (views_[H0].in_place || !keeps_d());
     for (int k = 0; k < count_; ++k) in_place = in_place && views_[reads_[k]].in_place;
     const bool draws = reads_noise(s_.row, 0) || reads_noise(s_.row, 1);
-    return in_place && !draws && !weighted_ && fused_terms() >= 0 && !views_[OUT_BASE].operand &&
+    return in_place && !draws && !kWeighted && fused_terms() >= 0 && !views_[OUT_BASE].operand &&
            !views_[OUT_INPUT].operand;
   }
 
@@ -84,8 +83,12 @@ class Kernel {
 
   void read(int slot, const Operand& o) { reads_[count_++] = slot, view(slot, o); }
 
-  void read_present(int slot, const Operand& o) {
-    if (o.data != nullptr) read(slot, o);
+  void read_summands() {
+    const auto read_present = [this](int slot, const Operand& o) {
+      if (o.data != nullptr) read(slot, o);
+    };
+    read_present(M, s_.m), read_present(M_UNCOND, s_.m_uncond), read_present(STATE, s_.state);
+    for (int k = 0; k < kMaxOthers; ++k) read_present(OTHERS + k, s_.others[k]);
   }
 
   void write(int slot, const Operand& o) {
@@ -120,7 +123,7 @@ class Kernel {
               static_cast<uint64_t>(begin / 4), (n + 3) / 4, scratch_[XI0 + j], each);
       value_[XI0 + j] = scratch_[XI0 + j];
     }
-    make(sample, n, weighted_ ? weighted_sum(0, sample, n, scratch_[Y]) : value_[M], d, x);
+    make(sample, n, model_output(sample, n), d, x);
     put(OUT_X, x, sample, begin, n);
     if (views_[OUT_BASE].operand) {
       T* base = target(OUT_BASE, sample, begin);
@@ -133,20 +136,29 @@ class Kernel {
       for (int64_t i = 0; i < n; ++i) input[i] = c_in * x[i];
       for (int copy = 0; copy < s_.copies; ++copy) store(OUT_INPUT, input, sample + copy * s_.size[0], begin, n);
     }
-    // The D of the history, in the place of the one that is needed no more.
-    if (weighted_ && s_.sets > 1 && views_[H0].operand) {
+    if constexpr (kWeighted) apply_more_sets(sample, begin, n, d);
+    put(H0, d, sample, begin, n);
+  }
+
+  const T* model_output(int64_t sample, int64_t n) {
+    if constexpr (!kWeighted) return value_[M];
+    return s_.row.p_m != 0 ? weighted_sum(0, sample, n, scratch_[Y]) : nullptr;
+  }
+
+  // A second set of weights makes the D of the history, in the place of the one that is needed no more; a third, the
+  // state.
+  void apply_more_sets(int64_t sample, int64_t begin, int64_t n, T* d) {
+    if (s_.sets > 1 && s_.row.p_m != 0 && views_[H0].operand) {
       convert_alone(conversion(sample, n, weighted_sum(1, sample, n, scratch_[Y]), d));
     }
-    put(H0, d, sample, begin, n);
-    if (views_[OUT_STATE].operand) {
-      T* state = target(OUT_STATE, sample, begin);
-      weighted_sum(2, sample, n, state);
-      put(OUT_STATE, state, sample, begin, n);
-    }
+    if (views_[OUT_STATE].operand == nullptr) return;
+    T* state = target(OUT_STATE, sample, begin);
+    weighted_sum(2, sample, n, state);
+    put(OUT_STATE, state, sample, begin, n);
   }
 
   // y of one set of weights; returns `out`.
-  const T* weighted_sum(int set, int64_t sample, int64_t n, T* out) const {
+  __attribute__((noinline)) const T* weighted_sum(int set, int64_t sample, int64_t n, T* out) const {
     const double* weight = s_.weights + (sample * s_.sets + set) * kColumns;
     WeightedSum<T> sum(value_[M_UNCOND]);
     sum.add(weight[kWeightUncond], value_[M_UNCOND]);
@@ -235,7 +247,7 @@ class Kernel {
   const SolverStep& s_;
   const LinearCombination<T> a_, b_;
   const int64_t per_sample_;
-  const bool weighted_, guided_;  // how the model's output is made of several
+  const bool guided_;
   int count_ = 0;
   int reads_[kSlots];
   View views_[kSlots];  // of what the row reads and of all outputs
@@ -243,16 +255,21 @@ class Kernel {
   alignas(64) T scratch_[kSlots][kPitch];
 };
 
+template <class T>
+void run(const SolverStep& step, int64_t first, int64_t last) {
+  if (step.weights) {
+    Kernel<T, true>(step).run(first, last);
+  } else {
+    Kernel<T, false>(step).run(first, last);
+  }
+}
+
 }  // namespace
 
 namespace FASTDIFF_ISA {
 
 void solver_step(const SolverStep& step, int64_t first, int64_t last) {
-  if (step.x.dtype == DType::f64) {
-    Kernel<double>(step).run(first, last);
-  } else {
-    Kernel<float>(step).run(first, last);
-  }
+  step.x.dtype == DType::f64 ? run<double>(step, first, last) : run<float>(step, first, last);
 }
 
 }  // namespace FASTDIFF_ISA

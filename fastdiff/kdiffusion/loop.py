@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -27,11 +26,10 @@ from ..plans.solvers.ancestral import ddim_row
 from ..sampling.run import Run
 from .caller_sigmas import points_at, read_sigmas, segments
 from .flow import FLOW, finite_log_snr, flow_sampling
-from .guidance import Unconditional, plus_guidance
+from .guidance import Build, Unconditional, reads_other
 from .noise import Draw, Extra
 
 Denoiser = Callable[..., Tensor]
-Build = Callable[..., list[Row]]
 
 EDM = Schedule.edm(sigma_min=1e-12, sigma_max=1e12)  # the bounds are the caller's sigmas
 
@@ -75,8 +73,6 @@ def solve(
     if course is None:
         return x
     plan = course.plan
-    if uncond is not None:
-        plan = replace(plan, rows=tuple(plus_guidance(row) for row in plan.rows))
     run, rows = _run_of(plan, x), plan.rows
     if rows[0].sigma > sigma[0]:
         _churn_first(run, course.begin, draw, options["s_noise"])
@@ -96,8 +92,8 @@ def solve(
         end = rows[i + 1].sigma if i + 1 < len(rows) else sigma[-1]
         output, noises = denoised, []
         if uncond is not None:
-            output = uncond.take()
-            noises.append((denoised - output).to(dtype))
+            output, other = uncond.operands(denoised)
+            noises += [other.to(dtype)] if reads_other(row) else []
         for _ in range(moves[i].noises - len(noises)):
             noises.append(draw(since, end).to(dtype))
             since = since if whole else end

@@ -160,7 +160,7 @@ def _first(given: Tensor, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 class GuidedEvaluator:
-    """The evaluations of one run: (model_input, t) -> (m, m_uncond, noises, `Weighted` or None), as `Run.apply` reads."""
+    """A run's evaluations: (model_input, t) -> (m, m_uncond, noises, `Weighted` or None), as `Run.apply` has it."""
 
     def __init__(self, calls: GuidedCalls, run: Any) -> None:
         self._calls, self._run = calls, run

@@ -44,8 +44,8 @@ class ModelCalls:
     model is called once on [unconditional; conditional] inputs ("batch"), or twice ("calls").
 
     guidance: the scale, or None where it is not used. copies: number of copies of x in the model input (2 for guidance
-    in one batch). evaluations: how often a row evaluates the network for each sample. arguments: the keyword arguments of
-    each call, the unconditional one first.
+    in one batch). evaluations: how often a row evaluates the network for each sample. arguments: the keyword arguments
+    of each call, the unconditional one first.
     Raises ValueError naming the argument.
     """
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..plans.plan import Plan
@@ -69,7 +71,7 @@ class Rule:
     """What guidance does at one point. At most one of scale, weights, formula and combine is given; none means y = m.
 
     calls: which calls give m, u, m_2 and m_3, None for one that is absent: 0 is the conditional call, 1 the
-        unconditional one, 2 and 3 the guidance's `extra`. Empty where no output has weight:
+        unconditional one, 2 and up the guidance's `extra`. Empty where no output has weight:
         the model is not called then.
     scale: y = u + scale (m - u), a number or [B].
     weights: [S, 6] or [B, S, 6] float64, in the order of COLUMNS. S = 1; or 2, where the second set makes the output
@@ -90,6 +92,11 @@ class Rule:
     combine: Callable[[Tensor, Sequence[Tensor]], Tensor] | None = None
     past: int = 0
     stop: Callable[[Array], bool] | None = None
+
+    @cached_property
+    def basis_tensor(self) -> Tensor:
+        """The basis as `fastdiff.ops.gram` reads it."""
+        return torch.tensor(self.basis, dtype=torch.float64)
 
     @property
     def number(self) -> float | None:
