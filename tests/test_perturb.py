@@ -7,7 +7,7 @@ import threading
 import pytest
 import tiny_pipelines as tiny
 import torch
-from patch_models import close, flux, pixart, sd3, sd15, state_of, wan
+from patch_models import close, compvis, flux, pixart, sd3, sd15, state_of, wan
 from tiny_pipelines import copied, text_unet
 from torch import nn
 from watched_attention import call_of, output_of
@@ -121,6 +121,24 @@ def test_other_threads_see_the_network_as_it_is():
     assert state_of(model.module) == before
 
 
+@pytest.mark.slow
+def test_blocks_that_are_not_perturbed_stay_compiled():
+    model, ran = sd3(), []
+    blocks = model.module.transformer_blocks
+
+    def counting(place):
+        return lambda graph, inputs: lambda *args: ran.append(place) or graph(*args)
+
+    for i in (0, 1):
+        blocks[i].compile(backend=counting(i))
+    output_of(model)
+    assert {0, 1} == set(ran)
+    ran.clear()
+    made("identity", model, 1)(model.arguments[0], 0.5)
+    assert set(ran) == {0}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["network", "network in place", "block", "block in place", "attention"])
 @pytest.mark.parametrize("name", ["identity", "blurred queries", "skipped", "shuffled"])
 def test_of_what_is_compiled_the_original_runs_where_it_is_perturbed_and_the_rest_stays(what, name):
@@ -309,6 +327,25 @@ def test_self_attention_to_fewer_keys_has_no_identity_but_queries_to_blur():
 def mean_attention(x):
     weights = (x.mean(2, keepdim=True) @ x[..., ::2, :].mT / 2).softmax(-1)
     return (weights @ x[..., ::2, :]).expand(x.shape)
+
+
+def test_ldms_attention_can_be_seen_once_it_is_accelerated():
+    model = compvis()
+    x, *others = model.arguments
+
+    def attends(name, module):
+        return type(module).__name__.endswith("CrossAttention")
+
+    plain, outputs = model(), []
+    call = perturb.identity_attention(
+        lambda x, t: outputs.append(model.module(x, *others)) or x, attends, network=model.module
+    )
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="CrossAttention computes its attention neither"):
+            call(x, 0.5)
+        fd.accelerate(model.module)
+        call(x, 0.5)
+    assert not torch.allclose(outputs[-1], plain)
 
 
 class OwnAttention(nn.Module):
