@@ -1,6 +1,8 @@
 """fastdiff: samples from diffusion models in fewer and cheaper steps, without retraining."""
 
-from . import nn, ops  # noqa: F401
+import importlib
+
+from . import guidance, nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
 from .patch import accelerate, perturb  # noqa: F401
@@ -43,10 +45,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """diffusers' schedulers on plans, imported when first asked for: diffusers is optional and slow to import."""
+    """diffusers' schedulers and guiders on fastdiff, imported when first asked for: diffusers is optional and slow."""
     if name == "SchedulerMixin" or (name.endswith("Scheduler") and not name.startswith("_")):
         from . import schedulers
 
         if name in schedulers.__all__:
             return getattr(schedulers, name)
+    if name == "guiders" or (name.endswith("Guidance") and not name.startswith("_")):
+        guiders = importlib.import_module(".guiders", __name__)
+        if name == "guiders" or name in guiders.__all__:
+            return guiders if name == "guiders" else getattr(guiders, name)
     raise AttributeError(f"module 'fastdiff' has no attribute {name!r}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...sampling.model import _output
+from ...sampling.model import checked_output
 from ..temporary import Wrapper, forwards, uncompiled
 
 Force = Callable[[float], AbstractContextManager[None]]
@@ -36,7 +36,7 @@ class Perturbed:
         """
         with self._force(_first(t)):
             out = self._model(x, t, **kwargs)
-        return _output(out, tuple(x.shape))
+        return checked_output(out, tuple(x.shape))
 
     def __repr__(self) -> str:
         return f"{self._what}({', '.join(self.layers)})"
