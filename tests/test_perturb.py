@@ -14,6 +14,7 @@ from watched_attention import call_of, output_of
 
 import fastdiff as fd
 from fastdiff import perturb
+from fastdiff.guidance import Term, Terms
 from fastdiff.patch import norms
 
 EVERY = {
@@ -221,6 +222,26 @@ def test_a_plan_runs_on_a_perturbed_unet():
     )
     assert not torch.allclose(ours, plain)
     assert ours.isfinite().all()
+
+
+def test_two_perturbations_of_one_network_are_terms_of_one_guidance():
+    unet, words = copied(text_unet()), tiny.prompt()
+    text, empty = words["prompt_embeds"], words["negative_prompt_embeds"]
+    plan = fd.plan("ddim", fd.Schedule.scaled_linear(), steps=3)
+    calls = [perturb.identity_attention(unet), perturb.skipped_blocks(unet, "mid_block")]
+    guidance = Terms(7.5, [Term(3.0, calls[0]), Term(2.0, calls[1])])
+    noise, condition = torch.randn(2, 4, 8, 8), {"encoder_hidden_states": text}
+
+    @torch.no_grad()
+    def guided(x, t):
+        good, uncond = (unet(x, t, words).sample for words in (text, empty))
+        first, second = (call(x, t, **condition) for call in calls)
+        return uncond + 7.5 * (good - uncond) + 3.0 * (good - first) + 2.0 * (good - second)
+
+    before = state_of(unet)
+    ours = fd.sample(unet, plan, noise, guidance=guidance, uncond={"encoder_hidden_states": empty}, **condition)
+    close(ours, fd.sample(guided, plan, noise), 2e-5)
+    assert state_of(unet) == before
 
 
 NAMES = {
