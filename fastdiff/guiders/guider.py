@@ -213,7 +213,8 @@ class Guider(BaseGuidance):
             self._combiner = Combiner(method)
         self._combiner.guidance = method  # settings may change during a run
         point, x = self._place(predictions["pred_cond"])
-        return self._combiner(point, x, [predictions.get(name) for name in self._input_predictions or ()])
+        order: Any = self._input_predictions
+        return self._combiner(point, x, [predictions.get(name) for name in order])
 
     def _place(self, pred_cond: Tensor) -> tuple[Point, Tensor]:
         """Where the network was evaluated, and x there; something of its shape where the method makes no use of x."""
