@@ -5,7 +5,7 @@ import importlib
 from . import guidance, nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
-from .patch import accelerate, perturb
+from .patch import accelerate, perturb  # noqa: F401
 from .patch.nag import nag
 from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
@@ -36,7 +36,6 @@ __all__ = [
     "flow_map",
     "iter_sample",
     "nag",
-    "perturb",
     "plan",
     "sample",
     "sample_adaptive",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from guidance_cases import SHAPES, guided, point, random_outputs, random_point
+from host_reads import HostReads
 
 import fastdiff as fd
 import fastdiff.guidance as fg
@@ -120,6 +121,25 @@ def test_the_array_may_be_a_tensor(guidance, count):
     assert found.dtype == torch.float64
     assert tuple(found.shape) == (3, 3 if guidance.stateful else 1, 6)
     np.testing.assert_allclose(found.numpy(), rule.formula(gram.numpy()), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [4.0, [2.0, 3.0, 4.0]])
+def test_on_tensors_no_value_is_read_by_the_host(scale):
+    gram = torch.randn(3, 5, 5, dtype=torch.float64).abs()
+    outputs = [torch.randn(3, 4, 6, 6) for _ in range(3)]
+    varied = [
+        fg.CFG(scale, 0.7), fg.APG(scale, norm=2.0, momentum=-0.5, rescale=0.5), fg.ZeroStar(scale),
+        fg.Tangential(scale), fg.Magnitude(scale), fg.PerpNeg(scale, scale, {"y": 0}),
+    ]  # fmt: skip
+    for guidance in (*varied, *(guidance for guidance, _ in METHODS.values())):
+        rule = guidance.rule(point("v_prediction"))
+        with HostReads() as reads:
+            if rule.formula is not None:
+                n = len(rule.basis)
+                rule.formula(gram[:, : n + 1, : n + 1])
+            if rule.combine is not None:
+                rule.combine(outputs[2], outputs[:2])
+        assert reads.seen == []
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

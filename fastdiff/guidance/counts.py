@@ -41,8 +41,8 @@ def calls(plan: Plan, guidance: Guidance) -> Calls:
     """The network calls that a run of the plan makes with this guidance; before any early stop.
 
     >>> plan = fd.plan("dpmpp_2m", fd.Schedule.edm(), steps=10, grid="karras")
-    >>> calls(plan, CFG(7.5, interval=(0.28, 5.42)))
-    <Calls 14 in 10 evaluations, 6 saved of 20: 6 with 1, 4 with 2>
+    >>> calls(plan, fd.guidance.CFG(7.5, interval=(0.28, 5.42)))
+    <Calls 13 in 10 evaluations, 7 saved of 20: 7 with 1, 3 with 2>
     """
     rules = [guidance.rule(Point.of(plan, i)) for i in range(plan.nfe)]
     made = tuple(sum(call is not None for call in rule.calls) for rule in rules)

@@ -21,7 +21,7 @@ def numbers(name: str, values: object, dimensions: Sequence[int] = (0, 1)) -> Va
     dimensions: how many they may have.
     """
     if isinstance(values, Tensor):
-        values = values.detach().to("cpu").numpy()
+        values = values.detach().double().cpu().numpy()
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

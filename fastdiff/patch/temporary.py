@@ -29,11 +29,11 @@ def forwards(wrappers: Mapping[nn.Module, Wrapper]) -> Iterator[None]:
     entered = []
     try:
         for module, wrapper in wrappers.items():
-            entered.append((module, _enter(module, wrapper)))
+            entered.append((module, *_enter(module, wrapper)))
         yield
     finally:
-        for module, entry in reversed(entered):
-            _leave(module, entry)
+        for entry in reversed(entered):
+            _leave(*entry)
 
 
 class _Entry:
@@ -48,32 +48,33 @@ class _Forward:
 
     def __init__(self, module: nn.Module) -> None:
         own = vars(module)
-        self.module, self.entries = module, ()
+        self.module = module
+        self.entries: tuple[_Entry, ...] = ()
         self.before = {name: own.pop(name) for name in ("forward", "_compiled_call_impl") if name in own}
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        forward = self.before.get("forward") or type(self.module).forward.__get__(self.module)
+        forward: Callable[..., Any] = self.before.get("forward") or type(self.module).forward.__get__(self.module)
         for entry in self.entries:
             if entry.thread == threading.get_ident():
                 forward = functools.partial(entry.wrapper, forward)
         return forward(*args, **kwargs)
 
 
-def _enter(module: nn.Module, wrapper: Wrapper) -> _Entry:
+def _enter(module: nn.Module, wrapper: Wrapper) -> tuple[_Forward, _Entry]:
     own, entry = vars(module), _Entry(wrapper)
     with _LOCK:
         if not isinstance(own.get("forward"), _Forward):
             own["forward"] = _Forward(module)
-        own["forward"].entries = (*own["forward"].entries, entry)
-    return entry
+        forward = own["forward"]
+        forward.entries = (*forward.entries, entry)
+    return forward, entry
 
 
-def _leave(module: nn.Module, entry: _Entry) -> None:
+def _leave(module: nn.Module, forward: _Forward, entry: _Entry) -> None:
     own = vars(module)
     with _LOCK:
-        forward = own["forward"]
         forward.entries = tuple(other for other in forward.entries if other is not entry)
-        if not forward.entries:
+        if not forward.entries and own.get("forward") is forward:  # and not another patch around it
             del own["forward"]
             own.update(forward.before)
 
@@ -85,15 +86,24 @@ def named(network: nn.Module) -> dict[str, nn.Module]:
 
 def uncompiled(network: nn.Module, names: Iterable[str]) -> dict[nn.Module, Wrapper]:
     """Wrappers that run the original of each compiled module that holds one of the modules named."""
-    inside = tuple(names)
+    around = holders(names)
     found: dict[nn.Module, Wrapper] = {}
     for name, module in network.named_modules():
-        if not any(is_inside(other, _plain(name)) for other in inside):
+        if _plain(name) not in around:
             continue
         if ORIGINAL in module._modules:
             found[module] = functools.partial(_run, module._modules[ORIGINAL])
         elif module._compiled_call_impl is not None:
             found[module] = _run_as_it_is
+    return found
+
+
+def holders(names: Iterable[str]) -> set[str]:
+    """The names of these modules and of all that they are part of."""
+    found = {""}
+    for name in names:
+        parts = name.split(".")
+        found |= {".".join(parts[: i + 1]) for i in range(len(parts))}
     return found
 
 

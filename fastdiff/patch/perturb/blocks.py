@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...sampling import noise
-from ..attention_calls import Frame
+from ..attention_tokens import Frame
 from ..temporary import Wrapper
 from .layers import Layers, blocks
 from .perturbed import Perturbed, forcing, key, network_of
@@ -85,10 +85,11 @@ def shuffled_tokens(
 def dropped_features(
     model: Callable[..., Any], layers: Layers, p: float, *, seed: int = 0, network: nn.Module | None = None
 ) -> Perturbed:
-    """The model with dropout in what some blocks return: features are 0 with probability p, the others divided by 1 - p.
+    """The model with dropout in what some blocks return.
 
-    A weak model for autoguidance (Karras et al., 2406.02507, section 4, where dropout is one of the degradations).
-    The features that are dropped follow from the seed, t and the block, and are the same for all samples of a batch.
+    Features are 0 with probability p, the others divided by 1 - p: a weak model for autoguidance (Karras et al.,
+    2406.02507, section 4, where dropout is one of the degradations). The features that are dropped follow from the
+    seed, t and the block, and are the same for all samples of a batch.
 
     p: in (0, 1). seed: a whole number of 64 bits. The rest as for `skipped_blocks`.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention_calls import Frame, Tokens
+from ..attention_tokens import Frame, Tokens
 
 
 def blurred(x: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
@@ -47,33 +47,34 @@ def grid_of(tokens: Tokens, given: tuple[int, int] | None) -> tuple[int, int]:
     Raises RuntimeError where nothing fits.
     """
     count = tokens.image.stop - tokens.image.start
-    for frame in reversed(tokens.frames):
-        grid = _told(frame) if given is None else given
-        if grid is not None and grid[0] * grid[1] > 0 and count % (grid[0] * grid[1]) == 0:
-            if given is not None or frame.first is None or frame.first.ndim != 4 or count == grid[0] * grid[1]:
-                return grid
+    told = [_told(frame) for frame in reversed(tokens.frames)] if given is None else [(given, True)]
+    for grid, framed in filter(None, told):
+        size = grid[0] * grid[1]
+        if size == count or (framed and size > 0 and count % size == 0):
+            return grid
     said = "no module around it says" if given is None else f"{given[0]} rows of {given[1]} do not say"
     raise RuntimeError(f"blurred_queries: {said} how {count} tokens stand; give grid=(rows, columns)")
 
 
-def _told(frame: Frame) -> tuple[int, int] | None:
+def _told(frame: Frame) -> tuple[tuple[int, int], bool] | None:
+    """What the module was told of rows and columns, and whether there may be several frames of them."""
     given, x = frame.arguments, frame.first
     if isinstance(given.get("height"), int) and isinstance(given.get("width"), int):
-        return given["height"], given["width"]
+        return (given["height"], given["width"]), True
     if given.get("img_shapes"):
         return _only_shape(given["img_shapes"])
     if isinstance(ids := given.get("img_ids"), Tensor):
         rows, columns = ids.reshape(-1, ids.shape[-1])[:, 1:3].amax(0).tolist()
-        return int(rows) + 1, int(columns) + 1
+        return (int(rows) + 1, int(columns) + 1), False
     if x is None or x.ndim not in (4, 5):
         return None
     patch = getattr(getattr(frame.module, "config", None), "patch_size", None) or 1
     patch = patch[-1] if isinstance(patch, (tuple, list)) else patch
-    return x.shape[-2] // patch, x.shape[-1] // patch
+    return (x.shape[-2] // patch, x.shape[-1] // patch), x.ndim == 5
 
 
-def _only_shape(shapes: Any) -> tuple[int, int] | None:
+def _only_shape(shapes: Any) -> tuple[tuple[int, int], bool] | None:
     """Of the image, where the sequence has no other: [(frames, rows, columns)], once a sample."""
     first = shapes[0]
-    first = first if isinstance(first, (list, tuple)) and isinstance(first[0], (list, tuple)) else [first]
-    return (first[0][1], first[0][2]) if len(first) == 1 else None
+    first = first if isinstance(first[0], (list, tuple)) else [first]
+    return ((first[0][1], first[0][2]), True) if len(first) == 1 else None

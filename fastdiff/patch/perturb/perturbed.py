@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...sampling.model import _output
+from ...sampling.model import checked_output
 from ..temporary import Wrapper, forwards, uncompiled
 
 Force = Callable[[float], AbstractContextManager[None]]
@@ -36,7 +36,7 @@ class Perturbed:
         """
         with self._force(_first(t)):
             out = self._model(x, t, **kwargs)
-        return _output(out, tuple(x.shape))
+        return checked_output(out, tuple(x.shape))
 
     def __repr__(self) -> str:
         return f"{self._what}({', '.join(self.layers)})"
@@ -68,8 +68,8 @@ def forcing(network: nn.Module, modules: Mapping[str, nn.Module], wrappers: Mapp
 
 
 def key(seed: int, t: float, *place: int) -> int:
-    """64 bits with sign from a seed, a time and a place in the network: the same for the same three."""
-    parts = struct.pack(f"<qd{len(place)}q", seed, t, *place)
+    """64 bits with sign from a seed, a time in float32 and a place in the network: the same for the same three."""
+    parts = struct.pack(f"<qf{len(place)}q", seed, t, *place)
     return int.from_bytes(hashlib.blake2b(parts, digest_size=8).digest(), "little", signed=True)
 
 

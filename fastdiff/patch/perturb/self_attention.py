@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention_calls import Attentions, Change, Core, Tokens
+from ..attention_calls import Attentions, Change, Core
+from ..attention_tokens import Tokens
 from ..temporary import forwards
 from .grid import blurred, grid_of
 from .layers import Layers, attentions
@@ -90,6 +91,8 @@ def _of_attentions(
 
 def _identity(core: Core, tokens: Tokens) -> Tensor:
     if tokens.text is None:
+        if core.v.shape[-2:] != core.q.shape[-2:]:
+            raise RuntimeError(f"identity_attention: {core.q.shape[-2]} tokens attend to {core.v.shape[-2]} others")
         return core.v
     return _in_order(_own_and_text(core, tokens), _text(core, tokens), tokens)
 

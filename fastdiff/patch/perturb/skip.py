@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attention_calls import Frame
+from ..attention_tokens import Frame
 
 IMAGE, TEXT = "hidden_states", "encoder_hidden_states"
 
