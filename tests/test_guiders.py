@@ -171,3 +171,15 @@ def test_outputs_carry_no_gradients():
 def test_the_recorder_is_a_network():
     x = torch.ones(1)
     assert Recorder()(x, x) is x
+
+
+@pytest.mark.parametrize("name", guiders.__all__)
+def test_predictions_may_be_parts_of_other_tensors(name):
+    guider, same = (getattr(guiders, name)(**LAYERS.get(name, {})) for _ in range(2))
+    shape = (2, 6, 8, 8)
+    cond, uncond, third = (*outputs(*shape, dtype=torch.float32), outputs(*shape, dtype=torch.float32)[0])
+    cond, uncond, third = cond[:, :4], uncond.transpose(2, 3)[:, :4], third.to(memory_format=torch.channels_last)[:, 2:]
+    extra = dict.fromkeys(guider._input_predictions[2:], third)
+    dense = {key: value.contiguous() for key, value in extra.items()}
+    result = guider.forward(cond, uncond, **extra).pred
+    torch.testing.assert_close(result, same.forward(cond.contiguous(), uncond.contiguous(), **dense).pred)
