@@ -35,7 +35,10 @@ def test_a_guider_is_one_of_diffusers_with_an_interval(name):
 
 
 def test_importing_fastdiff_does_not_import_diffusers():
-    code = "import sys, fastdiff; assert 'diffusers' not in sys.modules; fastdiff.guiders; assert 'diffusers' in sys.modules"
+    code = """import sys, fastdiff as fd
+assert "diffusers" not in sys.modules
+fd.guiders
+assert "diffusers" in sys.modules"""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -75,7 +78,9 @@ def test_three_terms_are_summed():
     guider = guiders.LTX2Guidance(3.0, stg_scale=0.7, modality_scale=2.5)
     assert guider.active_predictions() == ["pred_cond", "pred_uncond", "pred_cond_stg", "pred_cond_modality"]
     expected = cond + 2.0 * (cond - uncond) + 0.7 * (cond - stg) + 1.5 * (cond - modality)
-    torch.testing.assert_close(guider.forward(cond, uncond, pred_cond_stg=stg, pred_cond_modality=modality).pred, expected)
+    torch.testing.assert_close(
+        guider.forward(cond, uncond, pred_cond_stg=stg, pred_cond_modality=modality).pred, expected
+    )
     alone = guiders.LTX2Guidance(modality_scale=2.5)
     assert [alone.is_cfg_enabled(), alone.is_stg_enabled(), alone.is_modality_enabled()] == [False, False, True]
     torch.testing.assert_close(alone.forward(cond, pred_cond_modality=modality).pred, cond + 1.5 * (cond - modality))
@@ -166,3 +171,15 @@ def test_outputs_carry_no_gradients():
 def test_the_recorder_is_a_network():
     x = torch.ones(1)
     assert Recorder()(x, x) is x
+
+
+@pytest.mark.parametrize("name", guiders.__all__)
+def test_predictions_may_be_parts_of_other_tensors(name):
+    guider, same = (getattr(guiders, name)(**LAYERS.get(name, {})) for _ in range(2))
+    shape = (2, 6, 8, 8)
+    cond, uncond, third = (*outputs(*shape, dtype=torch.float32), outputs(*shape, dtype=torch.float32)[0])
+    cond, uncond, third = cond[:, :4], uncond.transpose(2, 3)[:, :4], third.to(memory_format=torch.channels_last)[:, 2:]
+    extra = dict.fromkeys(guider._input_predictions[2:], third)
+    dense = {key: value.contiguous() for key, value in extra.items()}
+    result = guider.forward(cond, uncond, **extra).pred
+    torch.testing.assert_close(result, same.forward(cond.contiguous(), uncond.contiguous(), **dense).pred)
