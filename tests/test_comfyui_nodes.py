@@ -168,6 +168,72 @@ def test_cfg_zero_star_is_of_velocities_and_in_comfyui_a_term_is_missing(comfy_h
     check_theirs(comfy_host, "nodes_cfg.CFGZeroStar", patcher, comfyuis, x, FLOW, g)
 
 
+def test_mahiro_is_each_images_own_and_in_comfyui_the_batchs(comfy_host):
+    patcher, g = comfy_host.patcher(), 5.0
+    x = begin(3) * torch.tensor([1.0, 2.0, 0.3]).view(-1, 1, 1, 1)
+
+    def mixed(mean):
+        def combined(x, at, sigma):
+            c, u = at(POSITIVE), at(NEGATIVE)
+            plain = u + g * (c - u)
+            a, b = (z.sign() * z.abs().sqrt() for z in (g * u, (g * c + plain) / 2))
+            q = mean((a * b).sum(1, keepdim=True) / (a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True)))
+            return (1 + q) / 2 * plain + (1 - q) / 2 * g * c
+
+        return combined
+
+    watch = Watch()
+    run(comfy_host, apply("FastdiffMahiro", patcher), x, SIGMAS, g, watch)
+    assert watch.error(patcher, mixed(lambda q: q.mean((1, 2, 3), keepdim=True))) < 5 * STEP
+    assert watch.error(patcher, mixed(torch.mean)) > 1e-3
+    check_theirs(comfy_host, "nodes_mahiro.Mahiro", patcher, mixed(torch.mean), x, SIGMAS, g)
+
+
+def band(height, width):
+    """ComfyUI's coarse structure among the frequencies of fft2: 20 places on either side, of a centre off by half."""
+    places = [torch.fft.fftshift(torch.fft.fftfreq(n, 1 / n)) for n in (height, width)]
+    inside = [(places[d] >= -min(20, n // 2)) & (places[d] < min(20, n // 2)) for d, n in enumerate((height, width))]
+    return torch.fft.ifftshift(inside[0][:, None] & inside[1])
+
+
+def test_fresca_has_fine_structure_at_any_size_and_in_comfyui_none_up_to_40(comfy_host):
+    patcher, g = comfy_host.patcher(), 4.0
+    for size in (32, 96):
+        x = torch.randn(1, 4, size, size)
+
+        def theirs(x, at, sigma, size=size):
+            c, u = at(POSITIVE), at(NEGATIVE)
+            weight = torch.where(band(size, size), 1.0, 1.25)
+            return u + g * torch.fft.ifft2(torch.fft.fft2(c - u) * weight).real
+
+        def plain(x, at, sigma):
+            return at(NEGATIVE) + g * (at(POSITIVE) - at(NEGATIVE))
+
+        def ours(x, at, sigma, size=size):
+            c, u = at(POSITIVE), at(NEGATIVE)
+            level = torch.fft.fftfreq(size).abs() * 2
+            coarse = (level <= 0.3125)[:, None] & (level <= 0.3125)
+            return u + g * torch.fft.ifft2(torch.fft.fft2(c - u) * torch.where(coarse, 1.0, 1.25)).real
+
+        watch = Watch()
+        run(comfy_host, apply("FastdiffFreSca", patcher), x, SIGMAS, g, watch)
+        assert watch.error(patcher, ours) < 5 * STEP
+        assert watch.error(patcher, plain) > 1e-3
+        check_theirs(
+            comfy_host, "nodes_fresca.FreSca", patcher, plain if size == 32 else theirs, x, SIGMAS, g,
+            scale_low=1.0, scale_high=1.25, freq_cutoff=20,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (8, 6), (1, 9)])
+def test_equal_scales_of_all_frequencies_are_one_scale(shape):
+    change = torch.randn(2, 3, *shape, dtype=torch.float64)
+    filtered = comfyui.FrequencyScaled(1.0, 0.7, 0.7).filtered(change)
+    assert difference(filtered, 0.7 * change) < 1e-12
+    constant = comfyui.FrequencyScaled(1.0, 1.0, 0.0, 0.0).filtered(change)
+    assert difference(constant, change.mean((-2, -1), keepdim=True).expand_as(change)) < 1e-12
+
+
 @pytest.mark.parametrize("flow", [False, True], ids=["noise", "flow"])
 def test_tangential_damping_is_comfyuis(comfy_host, flow):
     patcher, x = comfy_host.patcher(flow), begin()

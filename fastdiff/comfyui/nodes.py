@@ -26,6 +26,7 @@ from ..guidance import (
     ZeroStar,
 )
 from .calls import condition, perturbed_attention, skipped_layers, weak_model
+from .elementwise import FrequencyScaled, Mahiro
 from .levels import interval_of, own_space
 from .model import guided, guider
 from .widgets import CONDITIONING, MODEL, SCALE, Widget, count, layers, number, window
@@ -130,6 +131,29 @@ class CFGppNode(_OnModel):
         return CFGpp(scale, interval=interval)
 
 
+class FrequencyNode(_OnModel):
+    DESCRIPTION = "FreSca (arXiv 2504.02154): guidance with other scales for coarse and fine structure."
+    WIDGETS: ClassVar = {
+        "low": number(1.0, 0.0, 10.0, "Multiplies the guidance of coarse structure."),
+        "high": number(1.25, 0.0, 10.0, "Multiplies the guidance of fine structure."),
+        "cutoff": number(0.3125, 0.0, 1.0, "Where fine begins, in shares of the finest: the same at any size.", 0.001),
+    }
+
+    @staticmethod
+    def guidance(
+        scale: float, *, interval: Interval, space: str, low: float = 1.0, high: float = 1.25, cutoff: float = 0.3125
+    ) -> Guidance:
+        return FrequencyScaled(scale, low, high, cutoff, interval)
+
+
+class MahiroNode(_OnModel):
+    DESCRIPTION = "Mahiro: more of the positive output where plain guidance leads away from it, image by image."
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str) -> Guidance:
+        return Mahiro(scale, interval)
+
+
 class PerturbedAttentionNode(_OnModel):
     DESCRIPTION = "Perturbed-attention guidance (arXiv 2403.17377) for U-Nets, beside the sampler's cfg."
     WIDGETS: ClassVar = {"pag_scale": number(3.0, 0.0, 100.0, "Weight of the difference from the perturbed output.")}
@@ -214,6 +238,8 @@ _NODES: dict[str, tuple[type, str]] = {
     "FastdiffCFGZeroStar": (ZeroStarNode, "CFG-Zero*"),
     "FastdiffTangentialCFG": (TangentialNode, "Tangential damping CFG"),
     "FastdiffMagnitude": (MagnitudeNode, "Magnitude-aware guidance"),
+    "FastdiffFreSca": (FrequencyNode, "Frequency-scaled guidance (FreSca)"),
+    "FastdiffMahiro": (MahiroNode, "Mahiro guidance"),
     "FastdiffCFGpp": (CFGppNode, "CFG++ for Euler"),
     "FastdiffPerturbedAttention": (PerturbedAttentionNode, "Perturbed-attention guidance (PAG)"),
     "FastdiffSkipLayers": (SkipLayersNode, "Skip-layer guidance (SLG)"),
