@@ -190,6 +190,7 @@ def test_examples_in_docstrings_print_what_they_say():
         ("fastdiff", "index fitting ops nn"),
         ("fastdiff.ops", "ops"),
         ("fastdiff.nn", "nn"),
+        ("fastdiff.guidance", "guidance"),
         ("fastdiff.schedulers", "schedulers"),
     ],
 )

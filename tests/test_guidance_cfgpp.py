@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gaussian import run_rows
 
 import fastdiff as fd
 import fastdiff.guidance as fg
@@ -90,6 +91,18 @@ def test_a_step_of_stages_has_the_scale_of_the_whole_step(schedule, solver):
         begin = plan.rows[i].alpha, plan.rows[i].sigma
         np.testing.assert_allclose(found[i : last + 1], 0.6 * exact_factor(begin, plan.point_after(last)), rtol=1e-9)
         i = last + 1
+
+
+@schedules
+@pytest.mark.parametrize("solver", ["dpmpp_sde", "seeds_2", "seeds_3", "dpmpp_2s_ancestral", "dpm_2_ancestral", "heun"])
+def test_the_scale_of_a_step_is_what_a_constant_prediction_weighs_in_it(schedule, solver):
+    plan = make_plan(solver, schedule)
+    last = next(i for i, row in enumerate(plan.rows) if row.accepts)
+    step = fd.Plan(plan.rows[: last + 1], plan.point_after(last), plan.prediction)
+    x = np.random.default_rng().standard_normal(3)
+    ends = [run_rows(step, lambda x, *_, d=d: np.full_like(x, d), x, noise=lambda j: np.zeros(3)) for d in (0.0, 1.0)]
+    weight = (ends[1] - ends[0]) / step.end[0]  # W / alpha'
+    np.testing.assert_allclose(step_factors(step).of_row, 1 / weight[0], rtol=1e-10)
 
 
 @schedules

@@ -11,6 +11,7 @@ from peers import difference, network
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdiff import kdiffusion
+from fastdiff.kdiffusion.vp_time import VP_TIME
 
 # k-diffusion's own samplers on noise levels, by name: most tests of them need no k-diffusion.
 ON_SIGMAS = [
@@ -276,7 +277,7 @@ def test_deis_in_vp_time_reproduces_noise_that_is_a_polynomial_of_it():
     """With eps(sigma) = a + b t(sigma) + c t^2 in the VP time t, order 3 is exact from the third step on."""
     from scipy import integrate
 
-    time = kdiffusion.samplers.VPTime()
+    time = VP_TIME
 
     def eps(sigma):
         t = time.t_of_log_snr(-torch.as_tensor(sigma, dtype=torch.float64).log().numpy())

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from ..sampling.combine import Combiner
 from ..sampling.rule import Guidance, Point, Rule
+from .adaptive import Adaptive
+from .anneal import anneal_condition
 from .apg import APG
 from .cfg import CFG
+from .cfg_norm import CFGNorm
 from .cfgpp import CFGpp
+from .classifier import ClassifierGuidance, Gradient
+from .counts import Calls, calls
+from .frequency import FrequencyDecoupled, FreSca
+from .history import History
 from .magnitude import Magnitude
+from .noise_scaling import NoiseScaling
+from .reuse import ReuseUncond
 from .schedules import Beta, Scheduled
 from .several_prompts import Dual, PerpNeg
 from .tangential import Tangential
@@ -21,19 +30,31 @@ from .zero_star import ZeroStar
 __all__ = [
     "APG",
     "CFG",
+    "Adaptive",
     "Autoguidance",
     "Beta",
+    "CFGNorm",
     "CFGpp",
+    "Calls",
+    "ClassifierGuidance",
     "Combiner",
     "Dual",
+    "FreSca",
+    "FrequencyDecoupled",
+    "Gradient",
     "Guidance",
+    "History",
     "Magnitude",
+    "NoiseScaling",
     "PerpNeg",
     "Point",
+    "ReuseUncond",
     "Rule",
     "Scheduled",
     "Tangential",
     "Term",
     "Terms",
     "ZeroStar",
+    "anneal_condition",
+    "calls",
 ]

@@ -40,9 +40,12 @@ def _on_device(values: tuple, device: torch.device) -> Tensor:
 
 def quotient(numerator: Array, denominator: Array, where_zero: float) -> Array:
     """numerator / denominator, and `where_zero` where the denominator is 0."""
-    xp = namespace(denominator)
-    safe = xp.where(denominator == 0, 1.0, denominator)
-    return xp.where(denominator == 0, where_zero, numerator / safe)
+    zero = denominator == 0
+    if isinstance(denominator, Tensor):
+        return torch.where(zero, where_zero, numerator / torch.where(zero, 1.0, denominator))
+    if not zero.any():
+        return numerator / denominator
+    return np.where(zero, where_zero, numerator / np.where(zero, 1.0, denominator))
 
 
 def norm(square: Array) -> Array:
@@ -52,11 +55,14 @@ def norm(square: Array) -> Array:
 
 def at_most(array: Array, limit: float) -> Array:
     """min(array, limit)."""
-    return namespace(array).clip(array, None, limit)
+    return array.clamp(max=limit) if isinstance(array, Tensor) else np.minimum(array, limit)
 
 
-def stacked(columns: list[Array], like: Array) -> Array:
-    """[B, n] of n columns, each [B] or a number. like: [B], for what they are made of."""
-    xp = namespace(like)
-    zero = xp.zeros_like(like)
-    return xp.stack([zero + column for column in columns], -1)
+def at_least(array: Array, limit: float) -> Array:
+    """max(array, limit)."""
+    return array.clamp(min=limit) if isinstance(array, Tensor) else np.maximum(array, limit)
+
+
+def zeros(shape: tuple[int, ...], array: Array) -> Array:
+    """Zeros beside an array: float64, on its device."""
+    return array.new_zeros(shape) if isinstance(array, Tensor) else np.zeros(shape)

@@ -74,7 +74,6 @@ def _check(lam: Values) -> Values:
 
 def _pushes_uncond(scale: np.ndarray) -> Rule:
     """y = u + g (c - u) for this row, u for the history."""
-    one, zero = np.ones_like(scale), np.zeros_like(scale)
-    used = np.stack([scale, one, zero, zero, zero, zero], axis=-1)
-    pushed = np.stack([zero, one, zero, zero, zero, zero], axis=-1)
-    return Rule((0, 1), weights=np.stack([used, pushed], axis=-2))
+    weights = np.zeros((*scale.shape, 2, 6))
+    weights[..., 0, 0], weights[..., 1] = scale, 1.0
+    return Rule((0, 1), weights=weights)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..sampling.rule import COLUMNS, Rule
-from .arrays import Array, Values, like, namespace, stacked
+from .arrays import Array, Values, at_least, like, namespace, zeros
 
 Vector = list[float]  # what COLUMNS are multiplied by
 Coordinates = Sequence[Values | np.ndarray] | Callable[[Array], Sequence[Array]]
@@ -45,26 +45,25 @@ def change(
     columns = _differences([*basis, vector(1.0)], calls)
     kept = None if state is None else _differences([state], calls)
 
-    def weights(b: Sequence[Array], one: Array) -> Array:
-        sets = [_weighted(columns, [*b, 1.0], one)]
+    def fill(out: Array, b: Sequence[Array]) -> Array:
+        _add_up(out[..., 0, :], columns, [*b, 1.0])
         if kept is not None:
-            sets += [sets[0], _weighted(kept, [1.0], one)]
-        return namespace(one).stack(sets, -2)
+            out[..., 1, :] = out[..., 0, :]
+            _add_up(out[..., 2, :], kept, [1.0])
+        return out
 
-    if callable(coordinates):
-        coordinates_of = coordinates
-    elif rescaled:
-        coordinates_of = lambda gram: [like(b, gram) for b in coordinates]  # noqa: E731
-    else:
-        b = np.broadcast_arrays(*[np.asarray(b) for b in coordinates], 1.0)
-        return Rule(calls, weights=weights(b[:-1], b[-1]))
+    sets = 1 if state is None else 3
+    if not callable(coordinates) and not rescaled:
+        b = [np.asarray(b_i) for b_i in coordinates]
+        batch = next((b_i.shape for b_i in b if b_i.ndim), ())
+        return Rule(calls, weights=fill(np.zeros((*batch, sets, len(COLUMNS))), b))
 
     def formula(gram: Array) -> Array:
-        b = coordinates_of(gram)
+        b = coordinates(gram) if callable(coordinates) else [like(b_i, gram) for b_i in coordinates]
         if rescaled:
             factor = 1 + rescale * (_std_ratio(gram, [*(p_m * b_i for b_i in b), 1.0]) - 1)
             b = [*(factor * b_i for b_i in b), (factor - 1) / p_m]
-        return weights(b, gram[:, -1, -1])
+        return fill(zeros((len(gram), sets, len(COLUMNS)), gram), b)
 
     return Rule(calls, basis=np.array(basis), formula=formula)
 
@@ -77,19 +76,24 @@ def _differences(vectors: Sequence[Vector], calls: tuple[int | None, ...]) -> li
     return [[m, m + u + second + third, second, third, x, s] for m, u, second, third, x, s in vectors]
 
 
-def _weighted(vectors: Sequence[Vector], b: Sequence[Array], one: Array) -> Array:
-    """[B, 6], sum_i b_i v_i."""
-    pairs = list(zip(b, vectors, strict=True))
-    return stacked([sum(b_i * v[j] for b_i, v in pairs if v[j] != 0) for j in range(len(COLUMNS))], one)
+def _add_up(out: Array, vectors: Sequence[Vector], b: Sequence[Array]) -> None:
+    """out [..., 6] = sum_i b_i v_i."""
+    for j in range(len(COLUMNS)):
+        terms = [b_i if v[j] == 1 else b_i * v[j] for b_i, v in zip(b, vectors, strict=True) if v[j] != 0]
+        if terms:
+            out[..., j] = sum(terms[1:], terms[0])
 
 
 def _std_ratio(gram: Array, y: Sequence[Array]) -> Array:
     """[B] std of the last vector by that of sum_i y_i v_i, over each sample; 1 where the latter is constant."""
-    xp, n = namespace(gram), len(y)
-    count = xp.clip(gram[:, n, n], 1.0, None)
-    mean = sum(y_i * gram[:, i, n] for i, y_i in enumerate(y)) / count
-    square = sum(y_i * y_j * gram[:, i, j] for i, y_i in enumerate(y) for j, y_j in enumerate(y)) / count
-    mean_c, square_c = gram[:, n - 1, n] / count, gram[:, n - 1, n - 1] / count
-    var, var_c = square - mean**2, square_c - mean_c**2
+    n = len(y)
+    count = at_least(gram[:, n, n], 1.0)
+    weights = zeros((len(gram), n, 1), gram)
+    for i, y_i in enumerate(y):
+        weights[:, i, 0] = y_i
+    products = (gram[:, :, :n] @ weights)[:, :, 0]  # of y with each vector and with 1
+    square, mean = (products[:, :n] * weights[:, :, 0]).sum(-1) / count, products[:, n] / count
+    var, var_c = square - mean**2, gram[:, n - 1, n - 1] / count - (gram[:, n - 1, n] / count) ** 2
+    xp = namespace(gram)
     varies = var > CONSTANT * square
-    return xp.where(varies, xp.sqrt(xp.clip(var_c, 0.0, None) / xp.where(varies, var, 1.0)), 1.0)
+    return xp.where(varies, xp.sqrt(at_least(var_c, 0.0) / xp.where(varies, var, 1.0)), 1.0)

@@ -12,6 +12,8 @@ from .scaled import Scaled
 from .scales import check_number
 from .spaces import to_space
 
+FAR = 1e300  # the ratio where u is 0: no guidance, unless the damping is 0
+
 
 @dataclass(frozen=True, repr=False)
 class Magnitude(Scaled):
@@ -36,7 +38,7 @@ class Magnitude(Scaled):
         p_x, p_m = to_space(point, self.space)
 
         def coordinates(gram: Array) -> Sequence[Array]:
-            ratio = quotient(abs(p_m) * norm(gram[:, 0, 0]), norm(gram[:, 1, 1]), float("inf"))
+            ratio = quotient(abs(p_m) * norm(gram[:, 0, 0]), norm(gram[:, 1, 1]), FAR)
             return [(like(scale, gram) - 1) * namespace(gram).exp(-self.damping * ratio), 0.0]
 
         vectors = [vector(1.0, -1.0), vector(uncond=p_m, x=p_x)]

@@ -21,7 +21,7 @@ def numbers(name: str, values: object, dimensions: Sequence[int] = (0, 1)) -> Va
     dimensions: how many they may have.
     """
     if isinstance(values, Tensor):
-        values = values.detach().to("cpu").numpy()
+        values = values.detach().double().cpu().numpy()
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -41,6 +41,13 @@ def scale_field(name: str, scale: object, dimensions: Sequence[int] = (0, 1)) ->
 def at(scale: object, point: Point, dimensions: Sequence[int] = (0, 1)) -> Values:
     """The scale at a point."""
     return numbers("scale", scale(point), dimensions) if callable(scale) else scale  # type: ignore[return-value]
+
+
+def number_at(scale: object, point: Point) -> float:
+    """The scale at a point, one for all samples."""
+    number = at(scale, point, (0,))
+    assert isinstance(number, float)
+    return number
 
 
 def is_one(scale: Values) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from ..sampling.rule import Call, Point, Rule
 from . import scales
 from .arrays import Array, like, quotient
-from .calls import checked_call
+from .call import checked_call
 from .combination import change, vector
 from .scaled import Scaled
 from .spaces import to_space

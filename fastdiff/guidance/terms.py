@@ -9,7 +9,7 @@ import numpy as np
 
 from ..sampling.rule import Call, Point, Rule
 from . import scales
-from .calls import checked_call
+from .call import checked_call
 from .combination import Vector, change, vector
 from .scaled import Scaled
 from .scales import Scale

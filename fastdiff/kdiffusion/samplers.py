@@ -33,11 +33,12 @@ from .guidance import Build, Unconditional, on_uncond
 from .loop import EDM, Denoiser, solve
 from .noise import Extra, NoiseSampler, brownian, independent
 from .res_ancestral import res_ancestral
-from .vp_time import VPTime
+from .vp_time import VP_TIME
 
 Callback = Callable[[dict], object] | None
 
 _GRADIENT = find_solver("gradient_estimation")[0].build
+_GRADIENT_PP = on_uncond(_GRADIENT, lambda row: 1.0)
 CORRECTIONS = {"phi_1": "midpoint", "phi_2": "heun"}  # solver_type as SEEDS names it
 
 
@@ -209,7 +210,7 @@ def sample_deis(
         raise ValueError(f"deis_mode: expected 'tab' or 'rhoab', got {deis_mode!r}")
     solver = "deis" if deis_mode == "tab" else "deis_rhoab"
     return solve(
-        model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable, schedule=VPTime(),
+        model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable, schedule=VP_TIME,
         order=max_order,
     )  # fmt: skip
 
@@ -228,7 +229,7 @@ def sample_gradient_estimation(
     """Gradient estimation (Permenter & Yuan 2024, algorithm 2). cfg_pp: CFG++, for ComfyUI's models."""
     uncond = Unconditional(extra_args) if cfg_pp else None
     return solve(
-        model, x, sigmas, on_uncond(_GRADIENT, lambda row: 1.0) if uncond else _GRADIENT,
+        model, x, sigmas, _GRADIENT_PP if uncond else _GRADIENT,
         extra_args=uncond.extra_args if uncond else extra_args, callback=callback, disable=disable, uncond=uncond,
         gamma=ge_gamma,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Further calls that guidance makes, and how many there are in a run."""
+"""Further calls that guidance makes."""
 
 from __future__ import annotations
 
