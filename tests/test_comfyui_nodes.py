@@ -16,6 +16,13 @@ from fastdiff.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPIN
 from fastdiff.comfyui.widgets import layers
 
 ON_MODEL = [name for name, node in NODE_CLASS_MAPPINGS.items() if node.RETURN_TYPES == ("MODEL",)]
+OWN = {  # where the defaults are plain guidance, on such small latents or at this cfg
+    "FastdiffCFG": {"rescale": 0.7},
+    "FastdiffSkipLayers": {"double_layers": "1"},
+    "FastdiffFreSca": {"cutoff": 1},
+    "FastdiffFrequencyDecoupled": {"coarse_cfg": 2.0},
+    "FastdiffAdaptive": {"cosine": 0.5},
+}
 GUIDERS = [name for name in NODE_CLASS_MAPPINGS if name not in ON_MODEL]
 
 
@@ -58,9 +65,8 @@ def test_every_node_guides_the_samplers_that_run_its_model(comfy_host, name):
     flow = name in ("FastdiffCFGZeroStar", "FastdiffSkipLayers")
     patcher, x, cfg = comfy_host.patcher(flow), begin(), 0.6 if name == "FastdiffCFGpp" else 5.0
     plain = run(comfy_host, patcher, x, levels(flow), cfg)
-    own = {"rescale": 0.7} if name == "FastdiffCFG" else {"double_layers": "1"} if name == "FastdiffSkipLayers" else {}
     window = {"start_percent": 0.0, "end_percent": 1.0} if flow else {}
-    drawn = run(comfy_host, apply(name, patcher, **own, **window), x, levels(flow), cfg)
+    drawn = run(comfy_host, apply(name, patcher, **OWN.get(name, {}), **window), x, levels(flow), cfg)
     assert torch.isfinite(drawn).all()
     assert difference(drawn, plain) > 1e-3
 
@@ -88,6 +94,16 @@ def test_a_window_is_of_noise_levels(comfy_host):
         return at(NEGATIVE) + 4.0 * (at(POSITIVE) - at(NEGATIVE)) if sigma > end else at(POSITIVE)
 
     assert watch.error(patcher, combine) < STEP
+
+
+def test_adaptive_guidance_leaves_the_negative_prompt_out_for_good(comfy_host):
+    patcher, x = comfy_host.patcher(), begin()
+    run(comfy_host, apply("FastdiffAdaptive", patcher, cosine=-1.0), x, SIGMAS)
+    values = [value for _, value, _ in patcher.model.diffusion_model.seen]
+    assert values.count(NEGATIVE) == len(x)
+    assert values.count(POSITIVE) == 6 * len(x)
+    run(comfy_host, apply("FastdiffAdaptive", patcher, cosine=1.0), x, SIGMAS)  # a new run begins anew
+    assert [value for _, value, _ in patcher.model.diffusion_model.seen].count(NEGATIVE) == 6 * len(x)
 
 
 def test_layers_are_read_from_a_text():
@@ -189,49 +205,36 @@ def test_mahiro_is_each_images_own_and_in_comfyui_the_batchs(comfy_host):
     check_theirs(comfy_host, "nodes_mahiro.Mahiro", patcher, mixed(torch.mean), x, SIGMAS, g)
 
 
-def band(height, width):
-    """ComfyUI's coarse structure among the frequencies of fft2: 20 places on either side, of a centre off by half."""
-    places = [torch.fft.fftshift(torch.fft.fftfreq(n, 1 / n)) for n in (height, width)]
-    inside = [(places[d] >= -min(20, n // 2)) & (places[d] < min(20, n // 2)) for d, n in enumerate((height, width))]
-    return torch.fft.ifftshift(inside[0][:, None] & inside[1])
+@pytest.mark.parametrize("size", [32, 96])
+def test_fresca_is_comfyuis(comfy_host, size):
+    patcher, x, g = comfy_host.patcher(), torch.randn(1, 4, size, size), 4.0
+    periods = torch.fft.fftfreq(size, 1 / size)
+    coarse = (periods >= -20) & (periods < 20)
+    weight = torch.where(coarse[:, None] & coarse, 1.0, 1.25)
+
+    def combine(x, at, sigma):
+        c, u = at(POSITIVE), at(NEGATIVE)
+        return u + g * torch.fft.ifft2(torch.fft.fft2(c - u) * weight).real
+
+    watch = Watch()
+    run(comfy_host, apply("FastdiffFreSca", patcher), x, SIGMAS, g, watch)
+    assert watch.error(patcher, combine) < 5 * STEP
+    widgets = {"scale_low": 1.0, "scale_high": 1.25, "freq_cutoff": 20}
+    check_theirs(comfy_host, "nodes_fresca.FreSca", patcher, combine, x, SIGMAS, g, **widgets)
 
 
-def test_fresca_has_fine_structure_at_any_size_and_in_comfyui_none_up_to_40(comfy_host):
-    patcher, g = comfy_host.patcher(), 4.0
-    for size in (32, 96):
-        x = torch.randn(1, 4, size, size)
+def test_a_norm_that_is_not_exceeded_is_comfyuis(comfy_host):
+    patcher, x, g = comfy_host.patcher(), begin(), 4.0
 
-        def theirs(x, at, sigma, size=size):
-            c, u = at(POSITIVE), at(NEGATIVE)
-            weight = torch.where(band(size, size), 1.0, 1.25)
-            return u + g * torch.fft.ifft2(torch.fft.fft2(c - u) * weight).real
+    def combine(x, at, sigma):
+        c, u = at(POSITIVE), at(NEGATIVE)
+        y = u + g * (c - u)
+        return 0.9 * y * (c.norm(dim=1, keepdim=True) / y.norm(dim=1, keepdim=True)).clamp(max=1)
 
-        def plain(x, at, sigma):
-            return at(NEGATIVE) + g * (at(POSITIVE) - at(NEGATIVE))
-
-        def ours(x, at, sigma, size=size):
-            c, u = at(POSITIVE), at(NEGATIVE)
-            level = torch.fft.fftfreq(size).abs() * 2
-            coarse = (level <= 0.3125)[:, None] & (level <= 0.3125)
-            return u + g * torch.fft.ifft2(torch.fft.fft2(c - u) * torch.where(coarse, 1.0, 1.25)).real
-
-        watch = Watch()
-        run(comfy_host, apply("FastdiffFreSca", patcher), x, SIGMAS, g, watch)
-        assert watch.error(patcher, ours) < 5 * STEP
-        assert watch.error(patcher, plain) > 1e-3
-        check_theirs(
-            comfy_host, "nodes_fresca.FreSca", patcher, plain if size == 32 else theirs, x, SIGMAS, g,
-            scale_low=1.0, scale_high=1.25, freq_cutoff=20,
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (8, 6), (1, 9)])
-def test_equal_scales_of_all_frequencies_are_one_scale(shape):
-    change = torch.randn(2, 3, *shape, dtype=torch.float64)
-    filtered = comfyui.FrequencyScaled(1.0, 0.7, 0.7).filtered(change)
-    assert difference(filtered, 0.7 * change) < 1e-12
-    constant = comfyui.FrequencyScaled(1.0, 1.0, 0.0, 0.0).filtered(change)
-    assert difference(constant, change.mean((-2, -1), keepdim=True).expand_as(change)) < 1e-12
+    watch = Watch()
+    run(comfy_host, apply("FastdiffCFGNorm", patcher, strength=0.9), x, SIGMAS, g, watch)
+    assert watch.error(patcher, combine) < 5 * STEP
+    check_theirs(comfy_host, "nodes_cfg.CFGNorm", patcher, combine, x, SIGMAS, g, strength=0.9)
 
 
 @pytest.mark.parametrize("flow", [False, True], ids=["noise", "flow"])

@@ -4,12 +4,11 @@ Samplers are in `fastdiff.kdiffusion`, and faster models in `fastdiff.accelerate
 """
 
 from .calls import condition, perturbed_attention, skipped_layers, weak_model, with_options
-from .elementwise import FrequencyScaled, Mahiro
 from .levels import Levels, interval_of
+from .mahiro import Mahiro
 from .model import guided, guider
 
 __all__ = [
-    "FrequencyScaled",
     "Levels",
     "Mahiro",
     "condition",
