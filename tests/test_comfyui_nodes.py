@@ -21,7 +21,7 @@ OWN = {  # where the defaults are plain guidance, on such small latents or at th
     "FastdiffSkipLayers": {"double_layers": "1"},
     "FastdiffFreSca": {"cutoff": 1},
     "FastdiffFrequencyDecoupled": {"coarse_cfg": 2.0},
-    "FastdiffAdaptive": {"cosine": 0.5},
+    "FastdiffAdaptive": {"cosine": -1.0},
 }
 GUIDERS = [name for name in NODE_CLASS_MAPPINGS if name not in ON_MODEL]
 
