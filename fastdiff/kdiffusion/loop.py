@@ -72,7 +72,8 @@ def solve(
     course = find(solver, schedule, sigma.tobytes(), one_step, rise, whole, **options)
     if course is None:
         return x
-    run, rows = _run_of(course.plan, x), course.plan.rows
+    plan = course.plan
+    run, rows = _run_of(plan, x), plan.rows
     if rows[0].sigma > sigma[0]:
         _churn_first(run, course.begin, draw, options["s_noise"])
     kwargs, moves = extra_args or {}, run.moves

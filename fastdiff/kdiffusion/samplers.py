@@ -38,7 +38,7 @@ from .vp_time import VP_TIME
 Callback = Callable[[dict], object] | None
 
 _GRADIENT = find_solver("gradient_estimation")[0].build
-_GRADIENT_PP = on_uncond(_GRADIENT, lambda row: 1.0)
+_GRADIENT_CFG_PP = on_uncond(_GRADIENT, lambda row: 1.0)
 CORRECTIONS = {"phi_1": "midpoint", "phi_2": "heun"}  # solver_type as SEEDS names it
 
 
@@ -229,7 +229,7 @@ def sample_gradient_estimation(
     """Gradient estimation (Permenter & Yuan 2024, algorithm 2). cfg_pp: CFG++, for ComfyUI's models."""
     uncond = Unconditional(extra_args) if cfg_pp else None
     return solve(
-        model, x, sigmas, _GRADIENT_PP if uncond else _GRADIENT,
+        model, x, sigmas, _GRADIENT_CFG_PP if uncond else _GRADIENT,
         extra_args=uncond.extra_args if uncond else extra_args, callback=callback, disable=disable, uncond=uncond,
         gamma=ge_gamma,
     )  # fmt: skip

@@ -245,7 +245,8 @@ def gram(basis: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
         terms = [torch.where(row[j] != 0, row[j].to(dtype) * t.to(dtype), zero) for j, t in given]
         vectors.insert(0, functools.reduce(torch.add, terms).double())
     flat = torch.stack([v.reshape(len(first), first.shape[1:].numel()) for v in vectors], dim=1)
-    return flat @ flat.mT
+    products = flat @ flat.mT
+    return products.triu() + products.triu(1).mT  # of a symmetry that BLAS does not promise
 
 
 def run_gram(basis: Tensor, tensors: Sequence[Tensor | None], out: Tensor) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 _NO_WEIGHTS = ((), None, None, None)  # the end of a call beside one that has weights
 
 

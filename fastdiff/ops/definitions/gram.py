@@ -46,7 +46,6 @@ def _check(tensors: Sequence[Tensor | None], given: list[Tensor]) -> None:
         raise ValueError(f"tensors: expected 1 to {MAX_TENSORS}, got {len(tensors)}")
     if not given:
         raise ValueError("tensors: expected at least one that is not None")
-    checks.require_float("tensors", given[0])
     first = given[0]
     for j, t in enumerate(tensors):
         if t is not None:
