@@ -33,4 +33,11 @@ void bind_group_norm(PyObject* workspace);
 PyObject* group_norm_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 PyObject* group_norm_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
+// workspace(bytes, device), as for group_norm.
+void bind_gram(PyObject* workspace);
+
+// (basis, tensors, out) -> None; basis [n, k] float64 on the CPU or the tensors' device, out [B, n + 1, n + 1] float64.
+PyObject* gram_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+PyObject* gram_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+
 }  // namespace fastdiff

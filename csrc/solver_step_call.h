@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "arguments.h"
+#include "layout.h"
 #include "solver_step.h"
 
 namespace fastdiff {
@@ -201,56 +202,16 @@ class SolverStepArguments : public Arguments {
 
   bool draws() const { return reads_noise(step.row, 0) || reads_noise(step.row, 1); }
 
-  // Neighbouring dimensions along which every operand goes on with one stride become one, so that nearly every call is
-  // [batch, elements] to the kernels; where nothing is per sample the batch is a dimension like the others. False where
-  // more than kMaxDims are left.
+  // Where nothing is per sample the batch is a dimension like the others. The order of elements matters only to noise,
+  // which is counted in the logical one. False where more than kMaxDims dimensions are left.
   bool lay_out() {
     const bool one_sample = !per_sample_ && !draws() && step.guidance == nullptr && step.threshold == nullptr &&
                             step.weights == nullptr;
-    const Tensor& x = tensors_[0];
-    int order[kMaxRank], used = 0;
-    for (int d = one_sample ? 0 : 1; d < x.rank; ++d) {
-      if (x.shape[d] != 1) order[used++] = d;
-    }
-    if (!draws()) sort_by_stride(order, used, tensors_[out_x_]);
-    int merged[kMaxRank], groups = 0;  // the last dimension of each group
-    int64_t size[kMaxRank];
-    for (int k = 0; k < used; ++k) {
-      if (groups > 0 && continues(merged[groups - 1], order[k])) {
-        size[groups - 1] *= x.shape[order[k]];
-        merged[groups - 1] = order[k];
-      } else {
-        size[groups] = x.shape[order[k]];
-        merged[groups++] = order[k];
-      }
-    }
-    if (groups + 1 > kMaxDims) return false;
-    step.dims = groups + 1;
-    step.size[0] = one_sample ? 1 : x.shape[0];
-    std::copy(size, size + groups, step.size + 1);
-    for (int o = 0; o < count_; ++o) {
-      int64_t* stride = operands_[o]->stride;
-      stride[0] = tensors_[o].stride[0] * (one_sample ? x.shape[0] : 1);
-      for (int g = 0; g < groups; ++g) stride[g + 1] = tensors_[o].stride[merged[g]];
-      std::fill(stride + step.dims, stride + kMaxDims, 0);  // equal rows pack to equal bytes
-    }
-    return true;
-  }
-
-  // From the largest stride of `tensor` to the smallest, the order of its memory. The order of elements matters only to
-  // noise, which is counted in the logical one. By insertion, which is stable and takes no memory.
-  static void sort_by_stride(int* order, int used, const Tensor& tensor) {
-    for (int k = 1; k < used; ++k) {
-      for (int j = k; j > 0 && tensor.stride[order[j - 1]] < tensor.stride[order[j]]; --j) {
-        std::swap(order[j - 1], order[j]);
-      }
-    }
-  }
-
-  bool continues(int outer, int inner) const {
-    for (int o = 0; o < count_; ++o) {
-      if (tensors_[o].stride[outer] != tensors_[o].stride[inner] * tensors_[0].shape[inner]) return false;
-    }
+    Layout layout;
+    const Tensor* ordered_by = draws() ? nullptr : tensors_ + out_x_;
+    if (!fastdiff::lay_out(tensors_, operands_, count_, one_sample, ordered_by, layout)) return false;
+    step.dims = layout.dims;
+    std::copy(layout.size, layout.size + layout.dims, step.size);
     return true;
   }
 

@@ -17,6 +17,7 @@ import torch
 # A module with `OP = "<name>"` has each test that takes `backend` run over these, or over its own `BACKENDS`.
 BACKENDS = {
     "solver_step": ("reference", "cpu", "triton", "cuda"),
+    "gram": ("reference", "cpu", "triton", "cuda"),
     "group_norm": ("reference", "torch", "cpu", "triton", "cuda"),
     "attention": ("reference", "torch", "cpu", "triton", "cuda"),
 }
@@ -60,7 +61,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "k_diffusion" in item.fixturenames:
+        if not {"k_diffusion", "comfyui"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.peers)
         if not COMPILING.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.compiles)
@@ -94,6 +95,22 @@ def k_diffusion() -> types.ModuleType:
     from peers import k_diffusion_sampling
 
     return k_diffusion_sampling()
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> types.ModuleType:
+    """ComfyUI's comfy.k_diffusion.sampling; the test is skipped where ComfyUI is not on the path."""
+    from peers import comfyui_sampling
+
+    return comfyui_sampling()
+
+
+@pytest.fixture(params=["stand-in", pytest.param("ComfyUI", marks=pytest.mark.peers)])
+def comfy_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
+    """What runs guided samplers: a stand-in for ComfyUI, and ComfyUI itself where it is on the path."""
+    from comfy_guiders import Real, StandIn
+
+    return StandIn(monkeypatch) if request.param == "stand-in" else Real()
 
 
 @pytest.fixture

@@ -147,8 +147,8 @@ void store_run(const T* from, int64_t n, const Operand& o, int64_t offset, int64
 
 // Calls visit(offset, stride, first, count) for each stretch of elements [begin, begin + n) of one sample along which
 // the operand has one stride.
-template <class F>
-void for_each_run(const SolverStep& s, const Operand& o, int64_t sample, int64_t begin, int64_t n, F visit) {
+template <class Call, class F>
+void for_each_run(const Call& s, const Operand& o, int64_t sample, int64_t begin, int64_t n, F visit) {
   const int last = s.dims - 1;
   const int64_t inner = last > 0 ? s.size[last] : 1;
   int64_t index[kMaxDims], offset = sample * o.stride[0], outer = begin / inner;

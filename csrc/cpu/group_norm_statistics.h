@@ -9,6 +9,7 @@
 
 #include "moments.h"
 #include "rows.h"
+#include "sums.h"
 
 namespace fastdiff::cpu {
 namespace {
@@ -16,17 +17,6 @@ namespace {
 constexpr int64_t kStretch = 8192;  // elements that are summed in float
 constexpr int64_t kFirst = 64;      // elements or so whose mean is the first pivot
 constexpr int kUnroll = 4;          // vectors in flight
-
-typedef double Doubles __attribute__((vector_size(2 * kVectorBytes)));
-
-inline double sum_of(Floats v) {
-  const Doubles all = __builtin_convertvector(v, Doubles);
-  double sum[4] = {};
-  for (int i = 0; i < kLanes; i += 4) {
-    for (int u = 0; u < 4; ++u) sum[u] += all[i + u];
-  }
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
 
 inline Floats together(const Floats (&v)[kUnroll]) { return (v[0] + v[1]) + (v[2] + v[3]); }
 

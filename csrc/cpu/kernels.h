@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "gram.h"
 #include "group_norm.h"
 #include "../attention.h"
 #include "../solver_step.h"
@@ -19,6 +20,7 @@ struct Kernels {
   void (*group_norm_moments)(const GroupNorm&, const Slices&, int64_t first, int64_t last);
   void (*group_norm_affine)(const GroupNorm&, const Slices&, int64_t first, int64_t last);
   void (*group_norm_rows)(const GroupNorm&, const Slices&, int64_t first, int64_t last);
+  void (*gram)(const Gram&, double* partial, int64_t first, int64_t last);
 };
 
 #ifdef FASTDIFF_ISA
@@ -29,6 +31,7 @@ void group_norm(const GroupNorm&, int64_t first, int64_t last);
 void group_norm_moments(const GroupNorm&, const Slices&, int64_t first, int64_t last);
 void group_norm_affine(const GroupNorm&, const Slices&, int64_t first, int64_t last);
 void group_norm_rows(const GroupNorm&, const Slices&, int64_t first, int64_t last);
+void gram(const Gram&, double* partial, int64_t first, int64_t last);
 }  // namespace FASTDIFF_ISA
 #endif
 

@@ -10,6 +10,7 @@
 namespace fastdiff::cpu {
 namespace {
 
+constexpr int kMaxFused = 5;  // terms of x', D among them, that are summed while D is made
 constexpr int64_t kPitch = kBlock + 32;  // so that equal elements of two slots do not meet in one cache set
 
 template <class T>
@@ -49,14 +50,31 @@ class Kernel {
   }
 
   void run(int64_t first, int64_t last) {
-    const int64_t blocks = blocks_per_sample(s_);
-    for (int64_t k = first; k < last; ++k) {
-      const int64_t begin = k % blocks * kBlock;
-      block(k / blocks, begin, per_sample_ - begin < kBlock ? per_sample_ - begin : kBlock);
+    const int64_t blocks = blocks_per_sample(s_), most = in_one_loop() ? blocks : 1;
+    for (int64_t k = first, next; k < last; k = next) {
+      const int64_t begin = k % blocks * kBlock, left = blocks - k % blocks, count = most < left ? most : left;
+      next = count < last - k ? k + count : last;
+      const int64_t end = (next - k) * kBlock + begin;
+      block(k / blocks, begin, (end < per_sample_ ? end : per_sample_) - begin);
     }
   }
 
  private:
+  // The terms of x' before D, where the loop that makes D makes x' as well.
+  int fused_terms() const { return s_.row.p_m != 0 && a_.ends_in_d() && a_.terms <= kMaxFused ? a_.terms - 1 : -1; }
+
+  // Whether D goes to memory: it is an output, or a second sum reads it.
+  bool keeps_d() const { return views_[H0].operand || views_[OUT_BASE].operand || fused_terms() < 0; }
+
+  // Whether a row passes over its operands once, in their own memory. Blocks then gain nothing by their size.
+  bool in_one_loop() const {
+    bool in_place = views_[OUT_X].in_place && (views_[H0].in_place || !keeps_d());
+    for (int k = 0; k < count_; ++k) in_place = in_place && views_[reads_[k]].in_place;
+    const bool draws = reads_noise(s_.row, 0) || reads_noise(s_.row, 1);
+    return in_place && !draws && !kWeighted && fused_terms() >= 0 && !views_[OUT_BASE].operand &&
+           !views_[OUT_INPUT].operand;
+  }
+
   struct View {
     const Operand* operand;  // null where absent
     bool in_place;           // of the compute type and dense: the kernel works on its memory
@@ -90,13 +108,13 @@ class Kernel {
 
   void block(int64_t sample, int64_t begin, int64_t n) {
     for (int k = 0; k < count_; ++k) value_[reads_[k]] = fetch(reads_[k], sample, begin, n);
-    T* d = target(H0, sample, begin);
+    T* d = keeps_d() ? target(H0, sample, begin) : nullptr;
     T* x = target(OUT_X, sample, begin);
     // Noise needs no memory, so the operands come into the cache while it is computed. Not inlined, gcc takes
     // prefetches for dead code.
     const auto each = [&](int64_t from, int64_t count) __attribute__((always_inline)) {
       for (int k = 0; k < count_; ++k) prefetch(value_[reads_[k]] + from, count);
-      prefetch(d + from, count);
+      if (d) prefetch(d + from, count);
       prefetch(x + from, count);
     };
     for (int j = 0; j < kMaxNoise; ++j) {
@@ -130,7 +148,7 @@ class Kernel {
   // A second set of weights makes the D of the history, in the place of the one that is needed no more; a third, the
   // state.
   void apply_more_sets(int64_t sample, int64_t begin, int64_t n, T* d) {
-    if (s_.sets > 1 && s_.row.p_m != 0) {
+    if (s_.sets > 1 && s_.row.p_m != 0 && views_[H0].operand) {
       convert_alone(conversion(sample, n, weighted_sum(1, sample, n, scratch_[Y]), d));
     }
     if (views_[OUT_STATE].operand == nullptr) return;
@@ -158,20 +176,20 @@ class Kernel {
   }
 
   Block<T> conversion(int64_t sample, int64_t n, const T* m, T* d) const {
-    return {Conversion<T>(s_, sample), value_[X], m, value_[M_UNCOND], {}, a_.weight, n, d, nullptr};
+    return {Conversion<T>(s_, sample), value_[X], m, value_[M_UNCOND], nullptr, a_.weight, n, d, nullptr};
   }
 
   void convert_alone(const Block<T>& block) const { convert<T, -1>(s_.row.p_x != 0, guided_, block); }
 
   // D and x'. One loop does both for the usual rows: D is still in a register when x' wants it.
   void make(int64_t sample, int64_t n, const T* m, T* d, T* x) {
+    const T* in[kMaxTerms];
+    for (int k = 0; k < a_.terms; ++k) in[k] = value_[a_.slot[k]];
     Block<T> block = conversion(sample, n, m, d);
-    block.sum = x;
+    block.in = in, block.sum = x;
     const bool reads_x = s_.row.p_x != 0;
-    for (int k = 0; k < a_.terms; ++k) block.in[k] = value_[a_.slot[k]];
-    const int fused = s_.row.p_m != 0 && a_.ends_in_d() ? a_.terms - 1 : -1;
     value_[H0] = d;
-    switch (fused) {
+    switch (fused_terms()) {
       case 0: return convert<T, 0>(reads_x, guided_, block);
       case 1: return convert<T, 1>(reads_x, guided_, block);
       case 2: return convert<T, 2>(reads_x, guided_, block);

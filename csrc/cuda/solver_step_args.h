@@ -52,8 +52,8 @@ template <int W>
 struct Place {
   int64_t sample, element;
 
-  template <class T>
-  FASTDIFF_INLINE Place(const Step<T>&, int64_t sample, int64_t element) : sample(sample), element(element) {}
+  template <class Call>
+  FASTDIFF_INLINE Place(const Call&, int64_t sample, int64_t element) : sample(sample), element(element) {}
 
   FASTDIFF_INLINE int64_t operator()(const Operand& v) const { return sample * v.stride[0] + element; }
 };
@@ -62,8 +62,8 @@ template <>
 struct Place<1> {
   int64_t at[kMaxDims];
 
-  template <class T>
-  FASTDIFF_INLINE Place(const Step<T>& s, int64_t sample, int64_t element) : at{sample} {
+  template <class Call>
+  FASTDIFF_INLINE Place(const Call& s, int64_t sample, int64_t element) : at{sample} {
     uint64_t rest = static_cast<uint64_t>(element);
 #pragma unroll
     for (int d = kMaxDims - 1; d > 0; --d) {

@@ -1,9 +1,10 @@
 """The ops that carry the speed: each validates once, chooses a backend, runs."""
 
 from .definitions.attention import attention
+from .definitions.gram import gram
 from .definitions.group_norm import group_norm
 from .definitions.solver_step import StepResult, make_row, solver_step
 from .definitions.threshold import dynamic_threshold
 from .registry import backend
 
-__all__ = ["StepResult", "attention", "backend", "dynamic_threshold", "group_norm", "make_row", "solver_step"]
+__all__ = ["StepResult", "attention", "backend", "dynamic_threshold", "gram", "group_norm", "make_row", "solver_step"]

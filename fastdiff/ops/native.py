@@ -166,6 +166,8 @@ _bind()
 IMPLEMENTS = {
     ("cpu", "solver_step"): Implementation(_C.solver_step_cpu, _refuse_cpu),
     ("cuda", "solver_step"): Implementation(getattr(_C, "solver_step_cuda", _no_cuda), _refuse_cuda),
+    ("cpu", "gram"): Implementation(_C.gram_cpu, _refuse_cpu),
+    ("cuda", "gram"): Implementation(getattr(_C, "gram_cuda", _no_cuda), _refuse_cuda),
     ("cpu", "group_norm"): Implementation(_group_norm(_C.group_norm_cpu), _refuse_cpu_group_norm),
     ("cuda", "group_norm"): Implementation(
         _group_norm(getattr(_C, "group_norm_cuda", _no_cuda)), _refuse_cuda_group_norm

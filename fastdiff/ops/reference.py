@@ -5,6 +5,7 @@ Half-precision inputs are computed in float32. The kernels are held to these fun
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -228,8 +229,36 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return (weights @ v.to(dtype)).to(q.dtype)
 
 
+def gram(basis: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+    """<v_i, v_j> [B, n + 1, n + 1] in float64, of v_i = sum_j basis_ij t_j in the compute dtype and v_n = 1.
+
+    basis: [n, k] float64, on any device: it is not read by the host. tensors: k of them, [B, ...] or None.
+    """
+    given = [(j, t) for j, t in enumerate(tensors) if t is not None]
+    first = given[0][1]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for _, t in given) else torch.float32
+    weights, zero = basis.detach().to(first.device), torch.zeros((), dtype=dtype, device=first.device)
+    vectors = [torch.ones_like(first, dtype=torch.float64)]
+    for row in reversed(weights.unbind()):
+        # What has no weight is left out: 0 * inf would be NaN.
+        terms = [torch.where(row[j] != 0, row[j].to(dtype) * t.to(dtype), zero) for j, t in given]
+        vectors.insert(0, functools.reduce(torch.add, terms).double())
+    flat = torch.stack([v.reshape(len(first), first.shape[1:].numel()) for v in vectors], dim=1)
+    products = flat @ flat.mT
+    return products.triu() + products.triu(1).mT  # of a symmetry that BLAS does not promise
+
+
+def run_gram(basis: Tensor, tensors: Sequence[Tensor | None], out: Tensor) -> None:
+    """`gram` into out [B, n + 1, n + 1] float64, contiguous: the contract of every `gram` backend.
+
+    basis is float64, on the CPU or on the tensors' device. Tensors whose column is zero are not read.
+    """
+    out.copy_(gram(basis, tensors))
+
+
 IMPLEMENTS = {
     "solver_step": Implementation(run_solver_step),
+    "gram": Implementation(run_gram),
     "group_norm": Implementation(group_norm),
     "attention": Implementation(attention),
 }

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -38,10 +38,14 @@ def register(
 
 try:
     _modes, _transforms = torch._C._len_torch_dispatch_stack, torch._C._functorch.maybe_current_level
+    _functions = torch._C._is_torch_function_mode_enabled
 except AttributeError:  # a torch that keeps them elsewhere: every call is dispatched
 
     def _modes() -> int:
         return 1
+
+    def _functions() -> bool:
+        return True
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -50,11 +54,19 @@ _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
 def _needs_no_dispatch(arguments: tuple[object, ...]) -> bool:
     """Whether torch's dispatcher would come straight to the implementation: it takes 9 us to, a small norm takes 20."""
-    if torch.compiler.is_compiling() or _modes() or _transforms() is not None:
+    if torch.compiler.is_compiling() or _modes() or _functions() or _transforms() is not None:
         return False
-    grad = torch.is_grad_enabled()
+    return _are_plain(arguments, torch.is_grad_enabled())
+
+
+def _are_plain(arguments: Iterable[object], grad: bool) -> bool:
+    """Whether all tensors, in lists too, are torch's own, real, and need no gradient."""
     for a in arguments:
         kind = type(a)
+        if kind is list:
+            if not _are_plain(a, grad):
+                return False
+            continue
         if kind in _NO_TENSORS or not isinstance(a, Tensor):
             continue
         if kind not in _PLAIN or a.is_meta or (grad and a.requires_grad):
