@@ -130,7 +130,7 @@ def _solver_step(
     state_b, state_0, state_1, state_2,
     model_b, model_0, model_1, model_2,
     input_b, input_0, input_1, input_2, input_copy,
-    SETS: tl.constexpr, CONVERTS: tl.constexpr, PUSHES: tl.constexpr,
+    READS_X: tl.constexpr, SETS: tl.constexpr, CONVERTS: tl.constexpr, PUSHES: tl.constexpr,
     COPIES: tl.constexpr, CLAMP: tl.constexpr, DIMS: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
     DTYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -152,9 +152,10 @@ def _solver_step(
     value = None
     if x is not None:
         value = tl.load(x + at, mask=mask).to(DTYPE)
-        d = _weight(p_x, DTYPE) * value
-        new_x = _weight(a_x, DTYPE) * value
-        new_base = _weight(b_x, DTYPE) * value
+        if READS_X:  # not only the weighted sums do
+            d = _weight(p_x, DTYPE) * value
+            new_x = _weight(a_x, DTYPE) * value
+            new_base = _weight(b_x, DTYPE) * value
     from_x = d
     if weights is not None:
         model_at = _offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
@@ -329,7 +330,7 @@ def run(
         KERNELS[dtype][(layout.batch * blocks,)](
             *inputs, *written, *row.weights, *row.noises,
             blocks, layout.elements // layout.unit, *layout.inner, *layout.strides, layout.copy,
-            SETS=sets, CONVERTS=row.m and sets > 0, PUSHES=row.m and sets > 1, COPIES=copies, CLAMP=row.clamps,
+            READS_X=row.x, SETS=sets, CONVERTS=row.m and sets > 0, PUSHES=row.m and sets > 1, COPIES=copies, CLAMP=row.clamps,
             DIMS=layout.dims, UNIT=layout.unit, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
             num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
