@@ -2,7 +2,8 @@
 
 FASTDIFF_BUILD=auto (the default) builds the CPU part if there is a C++17 compiler and the CUDA part if there is nvcc,
 and installs pure Python where neither works; `cpu` and `cuda` fail instead; `none` builds nothing. CC and CXX name the
-compiler, CXXFLAGS and LDFLAGS add to its flags.
+compiler, CXXFLAGS and LDFLAGS add to its flags. FASTDIFF_CUDA_ARCHS names the only architectures to compile for, as
+nvcc does ("80 90a"); the result runs on no others.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off", "-Wno-unknown-pragmas"]
 CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 finds its own intrinsics at fault
 CXX_FLAGS += ["-Wno-unknown-warning-option"]  # and clang does not know the last
 CUDA_ARCHS = ["80", "90a", "100"]
-CUDA_PTX = "90"
+CUDA_PTX = "90"  # for all others
+ONLY_ARCHS = os.environ.get("FASTDIFF_CUDA_ARCHS", "").split()
 
 
 # What the loader makes of the file: a linker is content with an extension that lacks symbols, or is empty.
@@ -106,8 +108,9 @@ class Nvcc:
         self.path = path
         self.home = self._home()
         self.version = re.findall(r"V([\d.]+)", self._ask("--version"))[-1]
-        known = self._ask("--list-gpu-code")
-        self.archs = [arch for arch in CUDA_ARCHS if f"sm_{arch.rstrip('a')}" in known.split()]
+        known = self._ask("--list-gpu-code").split()
+        self.archs = ONLY_ARCHS or [arch for arch in CUDA_ARCHS if f"sm_{arch.rstrip('a')}" in known]
+        self.ptx = [] if ONLY_ARCHS else [CUDA_PTX]
 
     @classmethod
     def find(cls) -> Nvcc | None:
@@ -126,11 +129,11 @@ class Nvcc:
 
     @property
     def holds(self) -> str:
-        return " ".join([*(f"sm_{arch}" for arch in self.archs), f"compute_{CUDA_PTX}"])
+        return " ".join([*(f"sm_{arch}" for arch in self.archs), *(f"compute_{arch}" for arch in self.ptx)])
 
     def compile(self, source: Path, target: Path) -> None:
         codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
-        codes.append(f"-gencode=arch=compute_{CUDA_PTX},code=compute_{CUDA_PTX}")
+        codes += [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in self.ptx]
         flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static"]
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([self.path, "-c", str(source), "-o", str(target), *flags, *codes], check=True)
@@ -230,7 +233,7 @@ class build_ext(BuildExt):
         command = getattr(self.compiler, "compiler_so_cxx", [])  # with CXXFLAGS
         version = subprocess.run([*command, "--version"], capture_output=True).stdout if command else b""
         flags = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NVCC_")]
-        cuda = [nvcc.path, nvcc.version, *nvcc.archs, *flags] if nvcc else []
+        cuda = [nvcc.path, nvcc.version, nvcc.holds, *flags] if nvcc else []
         tools = (command, version, cuda, self.include_dirs, pybind11.__version__)
         settings = [path.read_bytes() for path in (ROOT / "setup.py", ISA_FLAGS) if path.exists()]
         return repr((tools, settings)).encode()
@@ -291,6 +294,7 @@ class bdist_wheel(BdistWheel):
 
     def run(self) -> None:
         self.run_command("build")
+        self.skip_build = True  # or all is linked again
         self.root_is_pure = not self.distribution.has_ext_modules()
         super().run()
 

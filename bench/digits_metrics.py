@@ -52,6 +52,19 @@ def nearest_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares.min(1), 0))
 
 
+def coverage(samples: np.ndarray, real: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
+    """Precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2): the share of samples that lie within the distance
+    of a real point from its k-th neighbour, and the share of real points within that of a sample.
+    """
+
+    def covered(points: np.ndarray, by: np.ndarray) -> float:
+        among = np.linalg.norm(by[:, None] - by[None], axis=-1)
+        radius = np.sort(among, axis=1)[:, neighbours]
+        return float((np.linalg.norm(points[:, None] - by[None], axis=-1) <= radius).any(axis=1).mean())
+
+    return covered(samples, real), covered(real, samples)
+
+
 class DigitsJudge:
     """A classifier and principal components fitted to one half of the real digits; the other half is the reference."""
 

@@ -5,17 +5,20 @@
 
 namespace fastdiff {
 
-// values(run, *arguments): calls run again with guidance, threshold and seeds in the kernel's dtype, on x's device.
+// values(run, *arguments): calls run again with guidance, threshold, seeds and weights in the kernel's dtype, on x's
+// device.
 // layout(run, *arguments): the same with contiguous tensors.
 void bind_solver_step(PyObject* values, PyObject* layout);
 
 // (table, i, x, base, m, m_uncond, history, guidance, threshold, seeds, out_x, out_base, out_d, out_input) -> None
+// or those and (others, state, weights, out_state).
 PyObject* solver_step_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 PyObject* solver_step_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
-// The same arguments -> (bytes, precision, width, grid x, grid y): the row as an entry of a device table.
+// The same arguments -> (bytes, precision, width, grid x, grid y, weighted): the row as an entry of a device table,
+// weighted where all 18 are given.
 PyObject* solver_step_pack(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
-// (steps, counter, times [rows, ...], t [...], precision, width, grid x, grid y) -> None: entry `counter` of the table,
-// then the counter goes on and t becomes the next of times.
+// (steps, counter, times [rows, ...], t [...], precision, width, grid x, grid y, weighted) -> None: entry `counter` of
+// the table, then the counter goes on and t becomes the next of times.
 PyObject* solver_step_table(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
 // (q, k, v, out, scale) -> None; tensors [B, H, N, D] whose elements along D are neighbours.

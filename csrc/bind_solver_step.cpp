@@ -50,12 +50,14 @@ void bind_solver_step(PyObject* values, PyObject* layout) {
 }
 
 PyObject* solver_step_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
-  return op_entry<SolverStepCall, Target::cpu>(module, arguments, count);
+  const AllArguments given(arguments, count);
+  return op_entry<SolverStepCall, Target::cpu>(module, given.all, given.count);
 }
 
 #ifdef FASTDIFF_CUDA
 PyObject* solver_step_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
-  return op_entry<SolverStepCall, Target::cuda>(module, arguments, count);
+  const AllArguments given(arguments, count);
+  return op_entry<SolverStepCall, Target::cuda>(module, given.all, given.count);
 }
 #endif
 

@@ -10,7 +10,7 @@
 namespace fastdiff {
 namespace {
 
-enum { kSteps, kCounter, kTimes, kT, kPrecision, kWidth, kGridX, kGridY, kTableArguments };
+enum { kSteps, kCounter, kTimes, kT, kPrecision, kWidth, kGridX, kGridY, kWeighted, kTableArguments };
 
 // Returns the device's index.
 int read_table(PyObject* const* arguments, cuda::StepTable& table) {
@@ -27,7 +27,7 @@ int read_table(PyObject* const* arguments, cuda::StepTable& table) {
   if (PyErr_Occurred()) throw PythonError();
   table = {tensors[kSteps].data, tensors[kTimes].shape[0], static_cast<int64_t*>(tensors[kCounter].data),
            static_cast<const uint32_t*>(tensors[kTimes].data), static_cast<uint32_t*>(tensors[kT].data), words,
-           numbers[kPrecision], numbers[kWidth], {numbers[kGridX], numbers[kGridY]}};
+           numbers[kPrecision], numbers[kWidth], {numbers[kGridX], numbers[kGridY]}, numbers[kWeighted] != 0};
   return tensors[0].device;
 }
 
@@ -35,16 +35,18 @@ int read_table(PyObject* const* arguments, cuda::StepTable& table) {
 
 PyObject* solver_step_pack(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return guarded([&] {
-    require_count("solver_step_pack", kSolverStepArguments, count);
-    SolverStepArguments call(arguments, true, true);
+    const AllArguments given(arguments, count);
+    require_count("solver_step_pack", kSolverStepArguments, given.count);
+    SolverStepArguments call(given.all, true, true);
     if (call.read() != Fit::as_they_are) {
-      fail(PyExc_ValueError, "solver_step_pack: expected dense tensors, float64 guidance, int64 seeds");
+      fail(PyExc_ValueError, "solver_step_pack: expected dense tensors, float64 guidance and weights, int64 seeds");
     }
     cuda::PackedStep packed{};
-    if (const char* wrong = cuda::pack(call.step, packed)) fail(PyExc_ValueError, "%s", wrong);
-    return Py_BuildValue("y#LLLL", packed.bytes, static_cast<Py_ssize_t>(packed.size),
+    const bool weighted = count == kSolverStepArguments;
+    if (const char* wrong = cuda::pack(call.step, weighted, packed)) fail(PyExc_ValueError, "%s", wrong);
+    return Py_BuildValue("y#LLLLi", packed.bytes, static_cast<Py_ssize_t>(packed.size),
                          static_cast<long long>(packed.precision), static_cast<long long>(packed.width),
-                         static_cast<long long>(packed.grid.x), static_cast<long long>(packed.grid.y));
+                         static_cast<long long>(packed.grid.x), static_cast<long long>(packed.grid.y), weighted);
   });
 }
 

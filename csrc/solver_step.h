@@ -10,6 +10,8 @@ namespace fastdiff {
 
 constexpr int kMaxHistory = 8;  // H_0 .. H_7
 constexpr int kMaxNoise = 2;
+constexpr int kMaxOthers = 2;  // outputs beyond m and m_uncond
+constexpr int kMaxSets = 3;
 constexpr int kMaxDims = 6;  // the batch and five more, after neighbouring dimensions were merged
 
 // One record of a plan's table, the same bytes as the NumPy dtype ROW.
@@ -21,6 +23,9 @@ struct Row {
   double xi_a[kMaxNoise], xi_b[kMaxNoise];
   double noise[kMaxNoise];  // noise index, a whole number in [0, 2^32)
 };
+
+// The columns of a set of weights: what each counts for, the outputs but UNCOND less m_uncond.
+enum WeightColumn { kWeightM, kWeightUncond, kWeightSecond, kWeightThird, kWeightX, kWeightState, kColumns };
 
 // A strided view; strides count elements; data is null where the operand is absent.
 struct Operand {
@@ -40,6 +45,10 @@ struct SolverStep {
   const double* guidance = nullptr;   // [batch], or null: row.guidance
   const double* threshold = nullptr;  // [batch], or null: D is clamped to +-threshold and divided by it
   const int64_t* seeds = nullptr;     // [batch], or null where the row draws no noise
+  // With weights: m may be absent, out_state asks for three sets, and the guidance does not count.
+  Operand others[kMaxOthers], state, out_state;
+  const double* weights = nullptr;  // [batch, sets, kColumns], or null: guidance
+  int32_t sets = 0;
 };
 
 // static: each instruction set's object keeps its own copy.

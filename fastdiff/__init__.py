@@ -1,9 +1,12 @@
 """fastdiff: samples from diffusion models in fewer and cheaper steps, without retraining."""
 
-from . import nn, ops  # noqa: F401
+import importlib
+
+from . import guidance, nn, ops  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
-from .patch import accelerate
+from .patch import accelerate, perturb  # noqa: F401
+from .patch.nag import nag
 from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
 from .plans.plan import Plan
@@ -32,6 +35,7 @@ __all__ = [
     "fit",
     "flow_map",
     "iter_sample",
+    "nag",
     "plan",
     "sample",
     "sample_adaptive",
@@ -41,10 +45,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """diffusers' schedulers on plans, imported when first asked for: diffusers is optional and slow to import."""
+    """diffusers' schedulers and guiders on fastdiff, imported when first asked for: diffusers is optional and slow."""
     if name == "SchedulerMixin" or (name.endswith("Scheduler") and not name.startswith("_")):
         from . import schedulers
 
         if name in schedulers.__all__:
             return getattr(schedulers, name)
+    if name == "guiders" or (name.endswith("Guidance") and not name.startswith("_")):
+        guiders = importlib.import_module(".guiders", __name__)
+        if name == "guiders" or name in guiders.__all__:
+            return guiders if name == "guiders" else getattr(guiders, name)
     raise AttributeError(f"module 'fastdiff' has no attribute {name!r}")

@@ -61,7 +61,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "k_diffusion" in item.fixturenames:
+        if not {"k_diffusion", "comfyui"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.peers)
         if not COMPILING.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.compiles)
@@ -95,6 +95,22 @@ def k_diffusion() -> types.ModuleType:
     from peers import k_diffusion_sampling
 
     return k_diffusion_sampling()
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> types.ModuleType:
+    """ComfyUI's comfy.k_diffusion.sampling; the test is skipped where ComfyUI is not on the path."""
+    from peers import comfyui_sampling
+
+    return comfyui_sampling()
+
+
+@pytest.fixture(params=["stand-in", pytest.param("ComfyUI", marks=pytest.mark.peers)])
+def comfy_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
+    """What runs guided samplers: a stand-in for ComfyUI, and ComfyUI itself where it is on the path."""
+    from comfy_guiders import Real, StandIn
+
+    return StandIn(monkeypatch) if request.param == "stand-in" else Real()
 
 
 @pytest.fixture

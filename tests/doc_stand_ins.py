@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Callable
 
+import comfy_guiders
 import diffusers
 import hosts
 import pytest
@@ -30,6 +31,10 @@ def names() -> dict[str, object]:
         "model": model,
         "denoiser": denoiser,
         "velocity": velocity,
+        "patcher": comfy_guiders.Patcher(comfy_guiders.Model(hosts.EPS(), False)),
+        "positive": comfy_guiders.conditioning(0.5),
+        "negative": comfy_guiders.conditioning(-0.5),
+        "nothing": comfy_guiders.conditioning(0.0),
         "text": torch.ones(BATCH, 3),
         "empty": torch.zeros(1, 3),
     }
@@ -64,6 +69,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fd, "fit", _small(fd.fit))
     sampling, tables = hosts.new_host()
     comfy, package = types.ModuleType("comfy"), types.ModuleType("comfy.k_diffusion")
+    tables.CFGGuider = comfy_guiders.CFGGuider
     comfy.k_diffusion, comfy.samplers, package.sampling = package, tables, sampling
     modules = {"comfy": comfy, "comfy.k_diffusion": package, "comfy.k_diffusion.sampling": sampling}
     for name, module in (modules | {"comfy.samplers": tables}).items():

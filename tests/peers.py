@@ -73,3 +73,11 @@ def k_diffusion_sampling() -> types.ModuleType:
         package.utils.append_dims = lambda x, ndim: x.reshape(*x.shape, *[1] * (ndim - x.ndim))
         sys.modules[name], sys.modules[f"{name}.utils"] = package, package.utils
     return importlib.import_module(f"{name}.sampling")
+
+
+def comfyui_sampling() -> types.ModuleType:
+    """comfy.k_diffusion.sampling, on the CPU, of a ComfyUI whose folder is on PYTHONPATH."""
+    if importlib.util.find_spec("comfy") is None:
+        pytest.skip("ComfyUI is not there (its folder on PYTHONPATH, and what it requires)")
+    importlib.import_module("comfy.cli_args").args.cpu = True
+    return importlib.import_module("comfy.k_diffusion.sampling")

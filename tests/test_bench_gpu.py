@@ -202,6 +202,15 @@ def test_a_build_that_fails_says_what_the_compiler_said(store) -> None:
     assert "exit code 3\nno compiler" in state
 
 
+def test_the_build_is_for_the_architecture_that_it_is_told(store) -> None:
+    from bench.gpu.build import arch_of, build
+    from bench.gpu.process import Job, attend
+
+    assert [arch_of(*capability) for capability in ((8, 0), (8, 9), (9, 0), (10, 0))] == ["80", "89", "90a", "100"]
+    command = (sys.executable, "-c", "import os; print(os.environ['FASTDIFF_CUDA_ARCHS']); raise SystemExit(3)")
+    assert "exit code 3\n90a" in attend(Job("build", build, (command, "90a")), store, 60)
+
+
 def test_of_failures_of_one_kind_the_first_is_kept_in_full(store) -> None:
     for case in "ab":
         store.add(("s", case), {"outcome": "failed", "kind": "k", "text": f"traceback of {case}"})

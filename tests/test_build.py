@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from machine_code import run, tool
 
 from fastdiff.ops import registry
 
@@ -188,6 +189,21 @@ def test_a_second_build_compiles_only_where_something_changed(hollow: Path, tmp_
     assert "fastdiff: compiling module" in log
     module.write_text(WITHOUT_ITS_ENTRY)
     assert build(hollow, tmp_path, FASTDIFF_BUILD="cpu").returncode != 0
+
+
+def test_cuda_kernels_are_compiled_for_the_architectures_that_are_named_and_no_others(
+    hollow: Path, tmp_path: Path
+) -> None:
+    tool("nvcc")
+    (hollow / "csrc" / "module.cpp").write_text(WHOLE)
+    (hollow / "csrc" / "cuda").mkdir()
+    (hollow / "csrc" / "cuda" / "kernel.cu").write_text("__global__ void kernel(int* x) { *x = 1; }")
+    built, _ = wheel(hollow, tmp_path, FASTDIFF_BUILD="cuda", FASTDIFF_CUDA_ARCHS="90a")
+    with zipfile.ZipFile(built) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith((".so", ".pyd")))
+        binary = archive.extract(name, tmp_path)
+    held = "".join(run(tool("cuobjdump"), question, binary).stdout for question in ("-lelf", "-lptx"))
+    assert re.findall(r"\.(sm_\w+)\.(cubin|ptx)", held) == [("sm_90a", "cubin")]
 
 
 def test_no_binary_of_an_earlier_build_is_in_a_wheel_without_one(hollow: Path, tmp_path: Path) -> None:

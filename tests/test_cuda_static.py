@@ -7,7 +7,6 @@ import itertools
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from compile_cache import compiled
 from cuda_twin.buffers import flat
 from cuda_twin.twin import DTYPES, Case, execute
-from machine_code import run, tool
+from machine_code import MachineCode, run, tool
 from torch import Tensor
 
 from fastdiff.plans.table import empty_table
@@ -30,58 +29,27 @@ REGISTERS = {("float", 1): 64, ("float", 4): 64, ("float", 8): 128, ("double", 1
 DENSE = [kernel for kernel in REGISTERS if kernel[1] > 1]
 
 
-@dataclass
-class Built:
-    """The CUDA library and what ptxas says of it, by (arch, (compute type, elements a thread takes))."""
-
-    library: Path
-    arches: list[str]
-    registers: dict[tuple, int] = field(default_factory=dict)
-    stack: dict[tuple, tuple[int, ...]] = field(default_factory=dict)
-
-
 def kernel_of(mangled: str) -> tuple[str, int]:
     code, width = re.search(r"solver_step_kernelI([fd])Li(\d+)E", mangled).groups()
     return {"f": "float", "d": "double"}[code], int(width)
 
 
-@pytest.fixture(scope="session")
-def built() -> Built:
-    nvcc = tool("nvcc")
-    known = run(nvcc, "--list-gpu-arch").stdout.split()
-    arches = ["80", "90a"] + (["100"] if "compute_100" in known else [])
-    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in arches]
-    checks = ["-Xptxas", "-v,-warn-spills,-Werror", "-Werror", "all-warnings", "-Xcompiler", "-fPIC"]
-    shared = ["-shared", "-cudart", "static", SOURCE]
-    made = compiled(nvcc, "-std=c++17", "-O3", *targets, *checks, *shared, output="libsolver_step.so")
-    log = (made / "log").read_text()
-    out = Built(made / "libsolver_step.so", [f"sm_{arch}" for arch in arches])
-    for block in log.split("Compiling entry function")[1:]:
-        mangled, arch = re.search(r"'(\S+)' for '(\w+)'", block).groups()
-        stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", block)
-        key = arch, kernel_of(mangled)
-        out.registers[key] = int(re.search(r"Used (\d+) registers", block)[1])
-        out.stack[key] = tuple(int(n) for n in stack.groups())
-    return out
+@pytest.fixture(scope="module")
+def built() -> MachineCode:
+    return MachineCode("solver_step_kernel", everywhere=True)
 
 
-@pytest.fixture(scope="session")
-def sass(built: Built) -> dict[tuple, list[str]]:
-    """The machine instructions of each kernel."""
-    out = {}
-    for arch in built.arches:
-        text = run(tool("cuobjdump"), "-sass", "-arch", arch, built.library).stdout
-        for block in text.split("Function : ")[1:]:
-            out[arch, kernel_of(block.split()[0])] = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", block)
-    assert len(out) == len(built.registers)
-    return out
+@pytest.fixture(scope="module")
+def sass(built: MachineCode) -> dict[tuple, list[str]]:
+    """The names of each kernel's instructions, by (arch, (compute type, elements a thread takes))."""
+    return {(arch, kernel_of(name)): instructions for (arch, name), instructions in built.instructions.items()}
 
 
-def test_registers_and_stack(built: Built) -> None:
+def test_registers_and_stack(built: MachineCode) -> None:
+    """No stack, and so no spills: MachineCode finds none."""
     assert len(built.registers) == len(REGISTERS) * len(built.arches)
-    for (arch, kernel), used in built.registers.items():
-        assert used <= REGISTERS[kernel], (arch, kernel)
-        assert built.stack[arch, kernel] == (0, 0, 0), (arch, kernel)
+    for (arch, name), used in built.registers.items():
+        assert used <= REGISTERS[kernel_of(name)], (arch, name)
 
 
 def test_dense_kernels_use_wide_accesses(sass: dict[tuple, list[str]]) -> None:
@@ -107,17 +75,17 @@ def test_loads_are_in_flight_together(sass: dict[tuple, list[str]]) -> None:
             assert sum("LDG" in op for op in instructions[:first]) >= 14, (arch, kernel)
 
 
-def test_without_a_driver_it_answers(built: Built, tmp_path: Path) -> None:
-    assert "libcuda" not in run(tool("readelf"), "-d", built.library).stdout
+@pytest.mark.compiles
+def test_without_a_driver_it_answers() -> None:
+    sources = [TWIN / "no_driver.cpp", SOURCE]
+    made = compiled(tool("nvcc"), "-std=c++17", "-arch=sm_80", "-Werror", "all-warnings", *sources, output="no_driver")
+    assert "libcuda" not in run(tool("readelf"), "-d", made / "no_driver").stdout
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
-        pass
+        assert "driver" in run(made / "no_driver").stdout
     else:
         pytest.skip("there is a driver here")
-    program, where = tmp_path / "no_driver", built.library.parent
-    run(tool("g++"), "-std=c++17", TWIN / "no_driver.cpp", built.library, f"-Wl,-rpath,{where}", "-o", program)
-    assert "driver" in run(program).stdout
 
 
 @pytest.fixture(scope="session")

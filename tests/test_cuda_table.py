@@ -6,27 +6,27 @@ Their arithmetic is solver_step's; its twin on the CPU (test_cuda_static) runs e
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from compile_cache import compiled
-from machine_code import run, tool
+from machine_code import MachineCode
 
-CUDA = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
 REGISTERS = {"f1": 80, "f4": 96, "f8": 144, "d1": 96, "d4": 144}
 
 
-@pytest.mark.compiles
-def test_the_kernels_spill_nothing() -> None:
-    nvcc = tool("nvcc")
-    known = run(nvcc, "--list-gpu-arch").stdout.split()
-    arches = ["80", "90a"] + (["100"] if "compute_100" in known else [])
-    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in arches]
-    checks = ["-Xptxas", "-v,-warn-spills,-Werror", "-Werror", "all-warnings"]
-    source = CUDA / "solver_step_table.cu"
-    log = compiled(nvcc, "-std=c++17", "-O3", *targets, *checks, "-c", source, output="kernels.o") / "log"
-    kernels = re.findall(r"table_kernelI([fd])Li(\d)E.*?(\d+) bytes stack.*?Used (\d+) reg", log.read_text(), re.DOTALL)
-    assert len(kernels) == len(REGISTERS) * len(arches)
-    for kind, width, stack, registers in kernels:
-        assert int(stack) == 0
-        assert int(registers) <= REGISTERS[kind + width], (kind, width)
+@pytest.fixture(scope="module")
+def built() -> MachineCode:
+    return MachineCode("table_kernel")
+
+
+def test_the_kernels_spill_nothing(built: MachineCode) -> None:
+    """No stack: MachineCode finds none."""
+    arches = {arch for arch, _ in built.registers}
+    assert len(built.registers) == len(REGISTERS) * len(arches)
+    for (arch, name), used in built.registers.items():
+        kind, width = re.search(r"table_kernelI([fd])Li(\d)E", name).groups()
+        assert used <= REGISTERS[kind + width], (arch, kind, width)
+
+
+def test_nothing_goes_to_local_memory(built: MachineCode) -> None:
+    for kernel, instructions in built.instructions.items():
+        assert not [op for op in instructions if op.startswith(("LDL", "STL"))], kernel

@@ -187,9 +187,11 @@ def test_examples_in_docstrings_print_what_they_say():
 @pytest.mark.parametrize(
     ("module", "pages"),
     [
-        ("fastdiff", "index fitting ops nn"),
+        ("fastdiff", "index fitting ops nn perturb"),
         ("fastdiff.ops", "ops"),
         ("fastdiff.nn", "nn"),
+        ("fastdiff.guidance", "guidance"),
+        ("fastdiff.patch.perturb", "perturb"),
         ("fastdiff.schedulers", "schedulers"),
     ],
 )

@@ -25,7 +25,14 @@ FLOORS = (
     ("fastdiff.sampling",),
     ("fastdiff.nn", "fastdiff.guidance", "fastdiff.posterior"),
     ("fastdiff.fitting",),
-    ("fastdiff.schedulers", "fastdiff.kdiffusion", "fastdiff.dpm_solver", "fastdiff.patch"),
+    (
+        "fastdiff.schedulers",
+        "fastdiff.guiders",
+        "fastdiff.kdiffusion",
+        "fastdiff.comfyui",
+        "fastdiff.dpm_solver",
+        "fastdiff.patch",
+    ),
     ("fastdiff.demo",),
     ("fastdiff",),
     ("fastdiff.commands",),
@@ -33,7 +40,10 @@ FLOORS = (
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that share a floor do not know each other, but for these.
-NEIGHBOURS = {("fastdiff.patch", "fastdiff.schedulers")}  # accelerate swaps a pipeline's scheduler
+NEIGHBOURS = {
+    ("fastdiff.patch", "fastdiff.schedulers"),  # accelerate swaps a pipeline's scheduler
+    ("fastdiff.guiders", "fastdiff.patch"),  # guiders perturb networks
+}
 
 # What a kernel knows of a plan: the record that it reads.
 TABLE = "fastdiff.plans.table"

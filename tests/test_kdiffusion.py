@@ -11,6 +11,7 @@ from peers import difference, network
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdiff import kdiffusion
+from fastdiff.kdiffusion.vp_time import VP_TIME
 
 # k-diffusion's own samplers on noise levels, by name: most tests of them need no k-diffusion.
 ON_SIGMAS = [
@@ -249,11 +250,25 @@ MORE = [
 ]
 
 
-@pytest.mark.parametrize("name", MORE)
+def hosted(model):
+    """The model as a host's guider calls it; its unconditional output is its output."""
+
+    def call(x, sigma, model_options=None):
+        out = model(x, sigma)
+        for hook in (model_options or {}).get("sampler_post_cfg_function", []):
+            out = hook({"denoised": out, "uncond_denoised": out})
+        return out
+
+    return call
+
+
+# ComfyUI's dpmpp_2s_ancestral_cfg_pp does not draw the data's law: see docs/deviations.md.
+@pytest.mark.parametrize("name", [name for name in MORE if name != "sample_dpmpp_2s_ancestral_cfg_pp"])
 def test_comfyuis_samplers_draw_the_datas_law(name):
     x = start().new_empty(4000, 1).normal_() * 14.6
     options = {"extra_args": {}} if "noise_sampler" in inspect.signature(getattr(kdiffusion, name)).parameters else {}
-    drawn = getattr(kdiffusion, name)(gaussian, x, levels(40), disable=True, **options)
+    steps = 120 if "euler" in name else 40
+    drawn = getattr(kdiffusion, name)(hosted(gaussian), x, levels(steps), disable=True, **options)
     assert float(drawn.mean()) == pytest.approx(0.3, abs=0.04)
     assert float(drawn.std()) == pytest.approx(0.5, abs=0.04)
 
@@ -262,7 +277,7 @@ def test_deis_in_vp_time_reproduces_noise_that_is_a_polynomial_of_it():
     """With eps(sigma) = a + b t(sigma) + c t^2 in the VP time t, order 3 is exact from the third step on."""
     from scipy import integrate
 
-    time = kdiffusion.samplers.VPTime()
+    time = VP_TIME
 
     def eps(sigma):
         t = time.t_of_log_snr(-torch.as_tensor(sigma, dtype=torch.float64).log().numpy())
@@ -325,7 +340,7 @@ class HostReads(TorchDispatchMode):
 def test_no_sampler_reads_a_value_inside_the_loop(name):
     x, sigmas = start(torch.float32), levels(6, torch.float32)
     with HostReads() as reads:
-        getattr(kdiffusion, name)(lambda x, sigma: x * 0.5, x, sigmas, disable=True)
+        getattr(kdiffusion, name)(hosted(lambda x, sigma: x * 0.5), x, sigmas, disable=True)
     assert reads.count == 0
 
 

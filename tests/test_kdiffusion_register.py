@@ -34,14 +34,23 @@ COMFYUI = {
     "ipndm_v": ("max_order",),
     "deis": ("max_order", "deis_mode"),
     "res_multistep": ("s_noise", "noise_sampler"),
+    "res_multistep_ancestral": NOISE,
     "gradient_estimation": ("ge_gamma", "cfg_pp"),
+    "euler_cfg_pp": (),
+    "euler_ancestral_cfg_pp": NOISE,
+    "dpmpp_2s_ancestral_cfg_pp": NOISE,
+    "dpmpp_2m_cfg_pp": (),
+    "res_multistep_cfg_pp": ("s_noise", "noise_sampler"),
+    "res_multistep_ancestral_cfg_pp": NOISE,
+    "gradient_estimation_cfg_pp": ("ge_gamma",),
     "er_sde": ("s_noise", "noise_sampler", "noise_scaler", "max_stage"),
     "seeds_2": (*NOISE, "r", "solver_type"),
     "seeds_3": (*NOISE, "r_1", "r_2"),
     "exp_heun_2_x0": ("solver_type",),
 }
 OF_DEFAULT_NOISE = [
-    "euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "seeds_2", "seeds_3", "er_sde"
+    "euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "seeds_2", "seeds_3", "er_sde",
+    "res_multistep_ancestral", "euler_ancestral_cfg_pp", "dpmpp_2s_ancestral_cfg_pp", "res_multistep_ancestral_cfg_pp",
 ]  # fmt: skip
 
 

@@ -14,8 +14,8 @@ WORDS = 5
 
 
 @tiny.same_weights
-def network(kind: str, **options: object) -> nn.Module:
-    return getattr(diffusers, kind)(num_layers=1, **options)
+def network(kind: str, layers: int = 1, **options: object) -> nn.Module:
+    return getattr(diffusers, kind)(num_layers=layers, **options)
 
 
 def prompt(width: int, *masks: str) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .build import build
+from .build import builds
 from .ceilings import ceilings
 from .contract import contract
 from .first_calls import first_calls
@@ -24,7 +24,7 @@ from .steps import solver_steps
 from .timing import Clock
 
 SECONDS, QUICK_SECONDS = 0.05, 0.005  # for a measurement, warm-up aside
-COMPILING = 300  # seconds that torch.compile or nvcc may say nothing for
+COMPILING = 300  # seconds that torch.compile may say nothing for
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def run_timed(cases: Cases, work: Callable[[Session], None], device: str, quick:
 
 
 STAGES = (
-    Stage("build", 0.5, lambda device, quick: [Job("build", build, silence=COMPILING)]),
+    Stage("build", 0.5, builds),
     Stage("contract", 0.4, contract, at_once=12),  # whether a kernel is right does not depend on what runs beside it
     Stage("ceilings", 0.1, timed("ceilings", ceilings)),
     Stage("first calls", 0.35, first_calls, at_once=12),

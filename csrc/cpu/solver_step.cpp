@@ -5,10 +5,12 @@
 #include "kernels.h"
 #include "normal.h"
 #include "solver_step_sums.h"
+#include "solver_step_weights.h"
 
 namespace fastdiff::cpu {
 namespace {
 
+constexpr int kMaxFused = 5;  // terms of x', D among them, that are summed while D is made
 constexpr int64_t kPitch = kBlock + 32;  // so that equal elements of two slots do not meet in one cache set
 
 template <class T>
@@ -16,7 +18,8 @@ constexpr DType kDType = DType::f32;
 template <>
 constexpr DType kDType<double> = DType::f64;
 
-template <class T>
+// kWeighted: the step has weights. A class of its own, so that what has none keeps its code.
+template <class T, bool kWeighted>
 class Kernel {
  public:
   explicit Kernel(const SolverStep& s)
@@ -24,13 +27,18 @@ class Kernel {
         a_(s.row.a_base, s.row.a_x, s.row.A, s.row.xi_a),
         b_(s.row.b_base, s.row.b_x, s.row.B, s.row.xi_b),
         per_sample_(elements_per_sample(s)),
-        guided_(s.row.p_m != 0 && s.m_uncond.data != nullptr) {
+        guided_(!kWeighted && s.row.p_m != 0 && s.m_uncond.data != nullptr) {
     value_[X] = value_[M] = value_[M_UNCOND] = nullptr;
     const bool reads_x = s.row.p_x != 0 || s.row.a_x != 0 || s.row.b_x != 0;
-    if (reads_x) read(X, s.x);
+    if (reads_x || kWeighted) read(X, s.x);
     if (s.row.a_base != 0 || s.row.b_base != 0) read(BASE, s.base);
-    if (s.row.p_m != 0) read(M, s.m);
-    if (guided_) read(M_UNCOND, s.m_uncond);
+    if constexpr (kWeighted) {
+      value_[OTHERS] = value_[OTHERS + 1] = value_[STATE] = nullptr;
+      if (s.row.p_m != 0 || s.out_state.data != nullptr) read_summands();
+    } else {
+      if (s.row.p_m != 0) read(M, s.m);
+      if (guided_) read(M_UNCOND, s.m_uncond);
+    }
     for (int k = 1; k < kMaxHistory; ++k) {
       if (reads_history(s.row, k)) read(H0 + k, s.history[k - 1]);
     }
@@ -38,17 +46,35 @@ class Kernel {
     write(OUT_X, s.out_x);
     write(OUT_BASE, s.out_base);
     write(OUT_INPUT, s.out_input);
+    if constexpr (kWeighted) write(OUT_STATE, s.out_state);
   }
 
   void run(int64_t first, int64_t last) {
-    const int64_t blocks = blocks_per_sample(s_);
-    for (int64_t k = first; k < last; ++k) {
-      const int64_t begin = k % blocks * kBlock;
-      block(k / blocks, begin, per_sample_ - begin < kBlock ? per_sample_ - begin : kBlock);
+    const int64_t blocks = blocks_per_sample(s_), most = in_one_loop() ? blocks : 1;
+    for (int64_t k = first, next; k < last; k = next) {
+      const int64_t begin = k % blocks * kBlock, left = blocks - k % blocks, count = most < left ? most : left;
+      next = count < last - k ? k + count : last;
+      const int64_t end = (next - k) * kBlock + begin;
+      block(k / blocks, begin, (end < per_sample_ ? end : per_sample_) - begin);
     }
   }
 
  private:
+  // The terms of x' before D, where the loop that makes D makes x' as well.
+  int fused_terms() const { return s_.row.p_m != 0 && a_.ends_in_d() && a_.terms <= kMaxFused ? a_.terms - 1 : -1; }
+
+  // Whether D goes to memory: it is an output, or a second sum reads it.
+  bool keeps_d() const { return views_[H0].operand || views_[OUT_BASE].operand || fused_terms() < 0; }
+
+  // Whether a row passes over its operands once, in their own memory. Blocks then gain nothing by their size.
+  bool in_one_loop() const {
+    bool in_place = views_[OUT_X].in_place && (views_[H0].in_place || !keeps_d());
+    for (int k = 0; k < count_; ++k) in_place = in_place && views_[reads_[k]].in_place;
+    const bool draws = reads_noise(s_.row, 0) || reads_noise(s_.row, 1);
+    return in_place && !draws && !kWeighted && fused_terms() >= 0 && !views_[OUT_BASE].operand &&
+           !views_[OUT_INPUT].operand;
+  }
+
   struct View {
     const Operand* operand;  // null where absent
     bool in_place;           // of the compute type and dense: the kernel works on its memory
@@ -56,6 +82,14 @@ class Kernel {
   };
 
   void read(int slot, const Operand& o) { reads_[count_++] = slot, view(slot, o); }
+
+  void read_summands() {
+    const auto read_present = [this](int slot, const Operand& o) {
+      if (o.data != nullptr) read(slot, o);
+    };
+    read_present(M, s_.m), read_present(M_UNCOND, s_.m_uncond), read_present(STATE, s_.state);
+    for (int k = 0; k < kMaxOthers; ++k) read_present(OTHERS + k, s_.others[k]);
+  }
 
   void write(int slot, const Operand& o) {
     if (o.data != nullptr) return view(slot, o);
@@ -74,13 +108,13 @@ class Kernel {
 
   void block(int64_t sample, int64_t begin, int64_t n) {
     for (int k = 0; k < count_; ++k) value_[reads_[k]] = fetch(reads_[k], sample, begin, n);
-    T* d = target(H0, sample, begin);
+    T* d = keeps_d() ? target(H0, sample, begin) : nullptr;
     T* x = target(OUT_X, sample, begin);
     // Noise needs no memory, so the operands come into the cache while it is computed. Not inlined, gcc takes
     // prefetches for dead code.
     const auto each = [&](int64_t from, int64_t count) __attribute__((always_inline)) {
       for (int k = 0; k < count_; ++k) prefetch(value_[reads_[k]] + from, count);
-      prefetch(d + from, count);
+      if (d) prefetch(d + from, count);
       prefetch(x + from, count);
     };
     for (int j = 0; j < kMaxNoise; ++j) {
@@ -89,8 +123,7 @@ class Kernel {
               static_cast<uint64_t>(begin / 4), (n + 3) / 4, scratch_[XI0 + j], each);
       value_[XI0 + j] = scratch_[XI0 + j];
     }
-    make(sample, n, d, x);
-    put(H0, d, sample, begin, n);
+    make(sample, n, model_output(sample, n), d, x);
     put(OUT_X, x, sample, begin, n);
     if (views_[OUT_BASE].operand) {
       T* base = target(OUT_BASE, sample, begin);
@@ -103,20 +136,60 @@ class Kernel {
       for (int64_t i = 0; i < n; ++i) input[i] = c_in * x[i];
       for (int copy = 0; copy < s_.copies; ++copy) store(OUT_INPUT, input, sample + copy * s_.size[0], begin, n);
     }
+    if constexpr (kWeighted) apply_more_sets(sample, begin, n, d);
+    put(H0, d, sample, begin, n);
+  }
+
+  const T* model_output(int64_t sample, int64_t n) {
+    if constexpr (!kWeighted) return value_[M];
+    return s_.row.p_m != 0 ? weighted_sum(0, sample, n, scratch_[Y]) : nullptr;
+  }
+
+  // A second set of weights makes the D of the history, in the place of the one that is needed no more; a third, the
+  // state.
+  void apply_more_sets(int64_t sample, int64_t begin, int64_t n, T* d) {
+    if (s_.sets > 1 && s_.row.p_m != 0 && views_[H0].operand) {
+      convert_alone(conversion(sample, n, weighted_sum(1, sample, n, scratch_[Y]), d));
+    }
+    if (views_[OUT_STATE].operand == nullptr) return;
+    T* state = target(OUT_STATE, sample, begin);
+    weighted_sum(2, sample, n, state);
+    put(OUT_STATE, state, sample, begin, n);
+  }
+
+  // y of one set of weights; returns `out`.
+  __attribute__((noinline)) const T* weighted_sum(int set, int64_t sample, int64_t n, T* out) const {
+    const double* weight = s_.weights + (sample * s_.sets + set) * kColumns;
+    WeightedSum<T> sum(value_[M_UNCOND]);
+    sum.add(weight[kWeightUncond], value_[M_UNCOND]);
+    sum.add(weight[kWeightX], value_[X]);
+    sum.add(weight[kWeightState], value_[STATE]);
+    sum.add_difference(weight[kWeightM], value_[M]);
+    sum.add_difference(weight[kWeightSecond], value_[OTHERS]);
+    sum.add_difference(weight[kWeightThird], value_[OTHERS + 1]);
+    sum.run(n, out);
+    return out;
   }
 
   __attribute__((always_inline)) static void prefetch(const T* from, int64_t count) {
     for (int64_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
   }
 
+  Block<T> conversion(int64_t sample, int64_t n, const T* m, T* d) const {
+    return {Conversion<T>(s_, sample), value_[X], m, value_[M_UNCOND], nullptr, a_.weight, n, d, nullptr};
+  }
+
+  void convert_alone(const Block<T>& block) const { convert<T, -1>(s_.row.p_x != 0, guided_, block); }
+
   // D and x'. One loop does both for the usual rows: D is still in a register when x' wants it.
-  void make(int64_t sample, int64_t n, T* d, T* x) {
-    Block<T> block{Conversion<T>(s_, sample), value_[X], value_[M], value_[M_UNCOND], {}, a_.weight, n, d, x};
+  void make(int64_t sample, int64_t n, const T* m, T* d, T* x) {
+    const T* in[kMaxTerms];
+    for (int k = 0; k < a_.terms; ++k) in[k] = value_[a_.slot[k]];
+    Block<T> block = conversion(sample, n, m, d);
+    block.in = in, block.sum = x;
     const bool reads_x = s_.row.p_x != 0;
-    for (int k = 0; k < a_.terms; ++k) block.in[k] = value_[a_.slot[k]];
-    const int fused = s_.row.p_m != 0 && a_.ends_in_d() ? a_.terms - 1 : -1;
     value_[H0] = d;
-    switch (fused) {
+    switch (fused_terms()) {
       case 0: return convert<T, 0>(reads_x, guided_, block);
       case 1: return convert<T, 1>(reads_x, guided_, block);
       case 2: return convert<T, 2>(reads_x, guided_, block);
@@ -124,7 +197,7 @@ class Kernel {
       case 4: return convert<T, 4>(reads_x, guided_, block);
     }
     if (s_.row.p_m != 0) {
-      convert<T, -1>(reads_x, guided_, block);
+      convert_alone(block);
     } else {
       sum_terms<T>(reads_x, &block.x, &block.to_d.p_x, n, d);
       for (int64_t i = 0; i < n; ++i) d[i] = block.to_d(d[i]);
@@ -182,16 +255,21 @@ class Kernel {
   alignas(64) T scratch_[kSlots][kPitch];
 };
 
+template <class T>
+void run(const SolverStep& step, int64_t first, int64_t last) {
+  if (step.weights) {
+    Kernel<T, true>(step).run(first, last);
+  } else {
+    Kernel<T, false>(step).run(first, last);
+  }
+}
+
 }  // namespace
 
 namespace FASTDIFF_ISA {
 
 void solver_step(const SolverStep& step, int64_t first, int64_t last) {
-  if (step.x.dtype == DType::f64) {
-    Kernel<double>(step).run(first, last);
-  } else {
-    Kernel<float>(step).run(first, last);
-  }
+  step.x.dtype == DType::f64 ? run<double>(step, first, last) : run<float>(step, first, last);
 }
 
 }  // namespace FASTDIFF_ISA

@@ -10,8 +10,11 @@ namespace {
 
 constexpr int kMaxTerms = 2 + kMaxHistory + kMaxNoise;
 
-// What a block can read or write. D is H_0.
-enum Slot { X, BASE, M, M_UNCOND, H0, XI0 = H0 + kMaxHistory, OUT_X = XI0 + kMaxNoise, OUT_BASE, OUT_INPUT, kSlots };
+// What a block can read or write. D is H_0; Y is the weighted sum that takes the place of M.
+enum Slot {
+  X, BASE, M, M_UNCOND, H0, XI0 = H0 + kMaxHistory, OUT_X = XI0 + kMaxNoise, OUT_BASE, OUT_INPUT,
+  OTHERS, STATE = OTHERS + kMaxOthers, Y, OUT_STATE, kSlots
+};
 
 // One of the row's two outputs, a weighted sum of slots. Zero weights are left out: their operands are not read, and an
 // infinity in one does no harm. D comes last: its elements are made in the same loop as the sum (convert).
@@ -83,14 +86,14 @@ template <class T>
 struct Block {
   Conversion<T> to_d;
   const T *x, *m, *m_uncond;
-  const T* in[kMaxTerms];
+  const T* const* in;  // the operands of the sum before D
   const T* weight;
   int64_t n;
   T *d, *sum;
 };
 
-// D, and in the same loop, where N >= 0, the sum of N operands and D.
-template <class T, bool kX, bool kGuided, int N>
+// D, which is kept where block.d is given, and in the same loop, where N >= 0, the sum of N operands and D.
+template <class T, int N, bool kX, bool kGuided, bool kKept>
 void convert(const Block<T>& block) {
   const Conversion<T> to_d = block.to_d;
   const T *x = block.x, *m = block.m, *m_uncond = block.m_uncond, *in[kMaxTerms];
@@ -100,9 +103,10 @@ void convert(const Block<T>& block) {
 #pragma GCC ivdep  // outputs overlap no input
   for (int64_t i = 0; i < block.n; ++i) {
     const T model = kGuided ? fma(to_d.guidance, m[i] - m_uncond[i], m_uncond[i]) : m[i];
-    d[i] = to_d(kX ? fma(to_d.p_x, x[i], to_d.p_m * model) : to_d.p_m * model);
+    const T converted = to_d(kX ? fma(to_d.p_x, x[i], to_d.p_m * model) : to_d.p_m * model);
+    if constexpr (kKept) d[i] = converted;
     if constexpr (N >= 0) {
-      T total = weight[N] * d[i];
+      T total = weight[N] * converted;
 #pragma GCC unroll 16
       for (int k = 0; k < N; ++k) total = fma(weight[k], in[k][i], total);
       sum[i] = total;
@@ -110,12 +114,17 @@ void convert(const Block<T>& block) {
   }
 }
 
+template <class T, int N, bool kX, bool kGuided>
+void convert(const Block<T>& block) {
+  block.d ? convert<T, N, kX, kGuided, true>(block) : convert<T, N, kX, kGuided, false>(block);
+}
+
 template <class T, int N>
 void convert(bool reads_x, bool guided, const Block<T>& block) {
   if (reads_x) {
-    guided ? convert<T, true, true, N>(block) : convert<T, true, false, N>(block);
+    guided ? convert<T, N, true, true>(block) : convert<T, N, true, false>(block);
   } else {
-    guided ? convert<T, false, true, N>(block) : convert<T, false, false, N>(block);
+    guided ? convert<T, N, false, true>(block) : convert<T, N, false, false>(block);
   }
 }
 

@@ -1,11 +1,11 @@
 // solver_step on CUDA. There is one kernel for each compute type and width; dtypes and absent operands are uniform
-// branches, which cost little beside the memory traffic and keep any mix of dtypes down to five kernels.
+// branches, which cost little beside the memory traffic and keep any mix of dtypes down to five kernels, and four more
+// for steps with weights.
 #include "solver_step.h"
 
 #include <cuda_runtime.h>
 
 #include "solver_step_launch.h"
-#include "solver_step_math.h"
 
 namespace fastdiff::cuda {
 namespace {
@@ -16,15 +16,31 @@ __global__ void __launch_bounds__(kThreads<W>) solver_step_kernel(const __grid_c
   solver_step_thread<T, W>(s, blockIdx.x, blockIdx.y, gridDim.y, threadIdx.x);
 }
 
+template <class T, int W>
+__global__ void __launch_bounds__(kThreads<W>) weighted_kernel(const __grid_constant__ WeightedStep<T> s) {
+  static_assert(sizeof s <= 4096, "kernel arguments");
+  solver_step_thread<T, W>(s, blockIdx.x, blockIdx.y, gridDim.y, threadIdx.x);
+}
+
 struct OnStream {
   cudaStream_t stream;
 
   template <class T, int W>
   const char* run(const Step<T>& s, Grid grid) const {
-    void* arguments[] = {const_cast<Step<T>*>(&s)};
+    return launch<W>(solver_step_kernel<T, W>, s, grid);
+  }
+
+  template <class T, int W>
+  const char* run(const WeightedStep<T>& s, Grid grid) const {
+    return launch<W>(weighted_kernel<T, W>, s, grid);
+  }
+
+ private:
+  template <int W, class S>
+  const char* launch(void (*kernel)(S), const S& s, Grid grid) const {
+    void* arguments[] = {const_cast<S*>(&s)};
     const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
-    const cudaError_t error =
-        cudaLaunchKernel(solver_step_kernel<T, W>, blocks, dim3(kThreads<W>), arguments, 0, stream);
+    const cudaError_t error = cudaLaunchKernel(kernel, blocks, dim3(kThreads<W>), arguments, 0, stream);
     return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
   }
 };
@@ -32,7 +48,7 @@ struct OnStream {
 }  // namespace
 
 const char* solver_step(const SolverStep& step, void* stream) {
-  return prepare(step, OnStream{static_cast<cudaStream_t>(stream)});
+  return prepare(step, step.weights != nullptr, OnStream{static_cast<cudaStream_t>(stream)});
 }
 
 }  // namespace fastdiff::cuda

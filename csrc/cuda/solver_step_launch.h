@@ -8,7 +8,7 @@
 #include <initializer_list>
 #include <limits>
 
-#include "solver_step_args.h"
+#include "solver_step_weights.h"
 
 namespace fastdiff::cuda {
 
@@ -23,6 +23,9 @@ inline bool needs_double(const SolverStep& step) {
   const auto wide = [](const Operand& v) { return v.data && v.dtype == DType::f64; };
   for (const Operand& v : step.history)
     if (wide(v)) return true;
+  for (const Operand& v : step.others)
+    if (wide(v)) return true;
+  if (wide(step.state) || wide(step.out_state)) return true;
   return wide(step.x) || wide(step.base) || wide(step.m) || wide(step.m_uncond) || wide(step.out_x) ||
          wide(step.out_base) || wide(step.out_d) || wide(step.out_input);
 }
@@ -67,11 +70,28 @@ Step<T> kernel_argument(const SolverStep& step) {
   return s;
 }
 
-// What is wrong with the request, or null.
+// Also of a step without weights, as an entry of a table is.
 template <class T>
-const char* find_error(const Step<T>& s) {
+WeightedStep<T> weighted_argument(const SolverStep& step) {
+  WeightedStep<T> s{};
+  static_cast<Step<T>&>(s) = kernel_argument<T>(step);
+  if (!step.weights) return s;
+  s.weights = step.weights, s.sets = step.sets;
+  s.guidances = nullptr;
+  if (s.p_m == 0 && !step.out_state.data) return s;
+  s.x = step.x, s.m = present(step.m), s.m_uncond = present(step.m_uncond), s.state = present(step.state);
+  for (int k = 0; k < kMaxOthers; ++k) s.others[k] = present(step.others[k]);
+  s.out_state = present(step.out_state);
+  return s;
+}
+
+// What is wrong with the request, or null. needs_m: where the row reads the model's output.
+template <class T>
+const char* find_error(const Step<T>& s, bool needs_m) {
   const bool reads_x = s.p_x != 0 || s.x_weight.a != 0 || s.x_weight.b != 0;
-  if (!s.out_x.data || (reads_x && !s.x.data) || (s.p_m != 0 && !s.m.data)) return "solver_step: no x, m or output";
+  if (!s.out_x.data || (reads_x && !s.x.data) || (needs_m && s.p_m != 0 && !s.m.data)) {
+    return "solver_step: no x, m or output";
+  }
   for (int t = 0; t < s.terms; ++t)
     if (!s.term[t].value.data) return "solver_step: the row reads a base or history that was not given";
   return s.draws && !s.seeds ? "solver_step: the row draws noise and no seeds were given" : nullptr;
@@ -103,28 +123,46 @@ bool fits(const Step<T>& s, int width) {
   return fit;
 }
 
+template <class T>
+bool fits(const WeightedStep<T>& s, int width) {
+  bool fit = fits(static_cast<const Step<T>&>(s), width);
+  for (const Operand* v : {&s.others[0], &s.others[1], &s.state, &s.out_state}) fit = fit && fits(s, *v, width);
+  return fit;
+}
+
 template <int W, class T>
 Grid grid(const Step<T>& s) {
   constexpr int64_t per_block = static_cast<int64_t>(W) * kThreads<W>;
   return {(s.elements + per_block - 1) / per_block, s.size[0] < kMaxGridY ? s.size[0] : kMaxGridY};
 }
 
-// Calls launch.run<T, W>(step, grid) with W, the elements a thread takes, 8 (float only), 4, or 1 where the memory
-// does not allow more. Returns what went wrong, or null.
-template <class T, class Launch>
-const char* prepare(const SolverStep& step, const Launch& launch) {
-  const Step<T> s = kernel_argument<T>(step);
-  if (const char* wrong = find_error(s)) return wrong;
+// Calls launch.run<T, W>(step, grid) with W, the elements a thread takes, 8 (float without weights only), 4, or 1 where
+// the memory does not allow more. Returns what went wrong, or null.
+template <class T, template <class> class S, class Launch>
+const char* launch_step(const S<T>& s, const Launch& launch) {
   if (s.size[0] == 0 || s.elements == 0) return nullptr;
-  if constexpr (sizeof(T) == 4) {
+  if constexpr (sizeof(T) == 4 && sizeof(S<T>) == sizeof(Step<T>)) {
     if (s.size[0] * s.elements >= kLarge && fits(s, 8)) return launch.template run<T, 8>(s, grid<8>(s));
   }
   return fits(s, 4) ? launch.template run<T, 4>(s, grid<4>(s)) : launch.template run<T, 1>(s, grid<1>(s));
 }
 
+template <class T, class Launch>
+const char* prepare(const SolverStep& step, bool weighted, const Launch& launch) {
+  if (weighted) {
+    const WeightedStep<T> s = weighted_argument<T>(step);
+    const char* wrong = find_error(s, step.weights == nullptr);
+    return wrong ? wrong : launch_step<T>(s, launch);
+  }
+  const Step<T> s = kernel_argument<T>(step);
+  const char* wrong = find_error(s, true);
+  return wrong ? wrong : launch_step<T>(s, launch);
+}
+
+// weighted: run it as a WeightedStep, which a step with weights must be.
 template <class Launch>
-const char* prepare(const SolverStep& step, const Launch& launch) {
-  return needs_double(step) ? prepare<double>(step, launch) : prepare<float>(step, launch);
+const char* prepare(const SolverStep& step, bool weighted, const Launch& launch) {
+  return needs_double(step) ? prepare<double>(step, weighted, launch) : prepare<float>(step, weighted, launch);
 }
 
 }  // namespace fastdiff::cuda

@@ -95,18 +95,20 @@ FASTDIFF_INLINE void add_terms(Sums<T, W>& sums, const Step<T>& s, const Place<W
   }
 }
 
+// The model's output, guided where there are two.
+template <class T, int W>
+FASTDIFF_INLINE void unpack_output(T (&m)[W], const Step<T>& s, const PerSample& own, const Loads<T, W>& loads) {
+  unpack(loads.m, s.m.dtype, m);
+  if (!s.m_uncond.data) return;
+  T uncond[W];
+  unpack(loads.uncond, s.m_uncond.dtype, uncond);
+  const T g = s.guidances ? static_cast<T>(own.guidance) : s.guidance;
+  for (int i = 0; i < W; ++i) m[i] = uncond[i] + g * (m[i] - uncond[i]);
+}
+
 // D, the model's output in the form the solver works with.
 template <class T, int W>
-FASTDIFF_INLINE void convert(T (&d)[W], const T (&x)[W], const Step<T>& s, const PerSample& own,
-                             const Loads<T, W>& loads) {
-  T m[W];
-  unpack(loads.m, s.m.dtype, m);
-  if (s.m_uncond.data) {
-    T uncond[W];
-    unpack(loads.uncond, s.m_uncond.dtype, uncond);
-    const T g = s.guidances ? static_cast<T>(own.guidance) : s.guidance;
-    for (int i = 0; i < W; ++i) m[i] = uncond[i] + g * (m[i] - uncond[i]);
-  }
+FASTDIFF_INLINE void convert(T (&d)[W], const T (&x)[W], const T (&m)[W], const Step<T>& s, const PerSample& own) {
   for (int i = 0; i < W; ++i) d[i] = 0;
   add(d, s.p_x, x);
   add(d, s.p_m, m);
@@ -125,9 +127,10 @@ FASTDIFF_INLINE void solver_step_elements(const Step<T>& s, int64_t sample, int6
   const PerSample own(s, sample);
   Sums<T, W> sums;
   add_noise(sums, s, own.seed, element);  // needs no memory: the loads are still on their way
-  T x[W], d[W];
+  T x[W], m[W], d[W];
   unpack(loads.x, s.x.dtype, x);
-  convert(d, x, s, own, loads);
+  unpack_output(m, s, own, loads);
+  convert(d, x, m, s, own);
   sums.accumulate(s.x_weight, x);
   sums.accumulate(s.d_weight, d);
   add_terms(sums, s, place, loads);
@@ -135,8 +138,8 @@ FASTDIFF_INLINE void solver_step_elements(const Step<T>& s, int64_t sample, int6
 }
 
 // A block takes the same stretch of elements in every grid_y-th sample.
-template <class T, int W>
-FASTDIFF_INLINE void solver_step_thread(const Step<T>& s, int64_t block_x, int64_t block_y, int64_t grid_y,
+template <class T, int W, template <class> class S>
+FASTDIFF_INLINE void solver_step_thread(const S<T>& s, int64_t block_x, int64_t block_y, int64_t grid_y,
                                         int thread) {
   const int64_t element = (block_x * kThreads<W> + thread) * W;
   if (element >= s.elements) return;

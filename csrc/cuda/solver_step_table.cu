@@ -1,7 +1,6 @@
 // Row *counter of a table of packed steps, then the counter and the model's time moved on to the next.
 #include <cuda_runtime.h>
 
-#include "solver_step_math.h"
 #include "solver_step_table.h"
 
 namespace fastdiff::cuda {
@@ -10,13 +9,24 @@ namespace {
 constexpr int kAdvanceThreads = 128;
 constexpr int kBlocks = 2;  // a multiprocessor: leaves every width the registers it needs
 
+template <class T, int W, class S>
+__device__ __forceinline__ void run_row(const S* steps, const int64_t* counter) {
+  __shared__ int64_t row[sizeof(S) / 8];
+  const int64_t* from = reinterpret_cast<const int64_t*>(steps + *counter);
+  for (int k = threadIdx.x; k < static_cast<int>(sizeof(S) / 8); k += kThreads<W>) row[k] = from[k];
+  __syncthreads();
+  solver_step_thread<T, W>(*reinterpret_cast<const S*>(row), blockIdx.x, blockIdx.y, gridDim.y, threadIdx.x);
+}
+
 template <class T, int W>
 __global__ void __launch_bounds__(kThreads<W>, kBlocks) table_kernel(const Step<T>* steps, const int64_t* counter) {
-  __shared__ int64_t row[sizeof(Step<T>) / 8];
-  const int64_t* from = reinterpret_cast<const int64_t*>(steps + *counter);
-  for (int k = threadIdx.x; k < static_cast<int>(sizeof(Step<T>) / 8); k += kThreads<W>) row[k] = from[k];
-  __syncthreads();
-  solver_step_thread<T, W>(*reinterpret_cast<const Step<T>*>(row), blockIdx.x, blockIdx.y, gridDim.y, threadIdx.x);
+  run_row<T, W>(steps, counter);
+}
+
+template <class T, int W>
+__global__ void __launch_bounds__(kThreads<W>, kBlocks)
+    mixed_table_kernel(const MixedStep<T>* steps, const int64_t* counter) {
+  run_row<T, W>(steps, counter);
 }
 
 __global__ void advance_kernel(StepTable table) {
@@ -32,6 +42,13 @@ __global__ void advance_kernel(StepTable table) {
 template <class T, int W>
 cudaError_t launch(const StepTable& table, cudaStream_t stream) {
   const dim3 blocks(static_cast<unsigned>(table.grid.x), static_cast<unsigned>(table.grid.y));
+  if constexpr (W < 8) {
+    if (table.weighted) {
+      const auto* steps = static_cast<const MixedStep<T>*>(table.steps);
+      mixed_table_kernel<T, W><<<blocks, kThreads<W>, 0, stream>>>(steps, table.counter);
+      return cudaGetLastError();
+    }
+  }
   table_kernel<T, W><<<blocks, kThreads<W>, 0, stream>>>(static_cast<const Step<T>*>(table.steps), table.counter);
   return cudaGetLastError();
 }

@@ -11,7 +11,7 @@ namespace fastdiff::cuda {
 // One row ready to launch, and how it wants to be launched. Rows of one table differ in width at most, and any smaller
 // width than a row's own serves it too.
 struct PackedStep {
-  alignas(8) unsigned char bytes[sizeof(Step<double>)];
+  alignas(8) unsigned char bytes[sizeof(WeightedStep<double>)];
   int64_t size;       // of a row of the table, in bytes
   int64_t precision;  // bytes of the compute type
   int64_t width;      // elements a thread takes
@@ -21,17 +21,19 @@ struct PackedStep {
 struct Pack {
   PackedStep* packed;
 
-  template <class T, int W>
-  const char* run(const Step<T>& step, Grid grid) const {
-    static_assert(sizeof(Step<T>) <= sizeof packed->bytes && sizeof(Step<T>) % 8 == 0);
+  template <class T, int W, class S>
+  const char* run(const S& step, Grid grid) const {
+    static_assert(sizeof step <= sizeof packed->bytes && sizeof step % 8 == 0);
     std::memcpy(packed->bytes, &step, sizeof step);
     packed->size = sizeof step, packed->precision = sizeof(T), packed->width = W, packed->grid = grid;
     return nullptr;
   }
 };
 
-// What is wrong with the step, or null.
-inline const char* pack(const SolverStep& step, PackedStep& packed) { return prepare(step, Pack{&packed}); }
+// What is wrong with the step, or null. weighted: whether the table's rows are WeightedSteps.
+inline const char* pack(const SolverStep& step, bool weighted, PackedStep& packed) {
+  return prepare(step, weighted, Pack{&packed});
+}
 
 // A table of packed rows on the device. times is [rows, t_words] and t [t_words], in 32-bit words.
 struct StepTable {
@@ -43,6 +45,7 @@ struct StepTable {
   int64_t t_words;
   int64_t precision, width;
   Grid grid;
+  bool weighted;
 };
 
 // Launches row *counter on `stream` (a cudaStream_t) of the current device, then moves the counter and the model's time

@@ -17,7 +17,8 @@ from ..plans.prediction import convert
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
 from ..plans.table import empty_table
-from ..sampling.run import Evaluate, Run, Times, each_on_device
+from ..sampling.run import Evaluate, Run
+from ..sampling.times import Times, each_on_device
 from .model import WrappedModel
 from .noise_schedule import NoiseScheduleVP
 

@@ -9,6 +9,15 @@ flows, rising and repeated sigmas, half precision.
 """
 
 from .brownian import BrownianPath, BrownianTreeNoiseSampler
+from .cfg_pp import (
+    sample_dpmpp_2m_cfg_pp,
+    sample_dpmpp_2s_ancestral_cfg_pp,
+    sample_euler_ancestral_cfg_pp,
+    sample_euler_cfg_pp,
+    sample_gradient_estimation_cfg_pp,
+    sample_res_multistep_ancestral_cfg_pp,
+    sample_res_multistep_cfg_pp,
+)
 from .fitted import plan_sampler
 from .likelihood import log_likelihood
 from .noise import default_noise_sampler
@@ -32,6 +41,7 @@ from .samplers import (
     sample_ipndm_v,
     sample_lms,
     sample_res_multistep,
+    sample_res_multistep_ancestral,
     sample_seeds_2,
     sample_seeds_3,
     sample_uni_pc,
@@ -70,20 +80,28 @@ __all__ = [
     "sample_dpm_adaptive",
     "sample_dpm_fast",
     "sample_dpmpp_2m",
+    "sample_dpmpp_2m_cfg_pp",
     "sample_dpmpp_2m_sde",
     "sample_dpmpp_2s_ancestral",
+    "sample_dpmpp_2s_ancestral_cfg_pp",
     "sample_dpmpp_3m_sde",
     "sample_dpmpp_sde",
     "sample_er_sde",
     "sample_euler",
     "sample_euler_ancestral",
+    "sample_euler_ancestral_cfg_pp",
+    "sample_euler_cfg_pp",
     "sample_exp_heun_2_x0",
     "sample_gradient_estimation",
+    "sample_gradient_estimation_cfg_pp",
     "sample_heun",
     "sample_ipndm",
     "sample_ipndm_v",
     "sample_lms",
     "sample_res_multistep",
+    "sample_res_multistep_ancestral",
+    "sample_res_multistep_ancestral_cfg_pp",
+    "sample_res_multistep_cfg_pp",
     "sample_seeds_2",
     "sample_seeds_3",
     "sample_uni_pc",

@@ -6,9 +6,11 @@ k-diffusion's model is a denoiser D(x, sigma) for x = x0 + sigma eps. That is th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,11 +26,10 @@ from ..plans.solvers.ancestral import ddim_row
 from ..sampling.run import Run
 from .caller_sigmas import points_at, read_sigmas, segments
 from .flow import FLOW, finite_log_snr, flow_sampling
-from .guidance import Unconditional, plus_guidance
+from .guidance import Build, Unconditional, reads_other
 from .noise import Draw, Extra
 
 Denoiser = Callable[..., Tensor]
-Build = Callable[..., list[Row]]
 
 EDM = Schedule.edm(sigma_min=1e-12, sigma_max=1e12)  # the bounds are the caller's sigmas
 
@@ -66,18 +67,17 @@ def solve(
     if flow is not None:
         schedule, sigmas = FLOW, finite_log_snr(sigmas, flow)
         sigma = read_sigmas(sigmas)
-    points = points_at(schedule, sigma)
-    parts = [np.arange(len(sigma))] if one_step else segments(sigma, turn=rise > 0)
-    rows = [row for part in parts for row in _segment(solver, schedule, points.at(part), rise, options)]
-    if not rows:
+    plain = all(isinstance(value, (str, int, float, NoneType)) for value in options.values())
+    find = _course if plain else _course.__wrapped__  # a function is of this call, and is not kept for others
+    course = find(solver, schedule, sigma.tobytes(), one_step, rise, whole, **options)
+    if course is None:
         return x
-    rows = [with_one_noise(row) for row in rows] if whole else rows
-    rows = rows if uncond is None else [plus_guidance(row) for row in rows]
-    run = start(rows, (float(points.alpha[-1]), float(sigma[-1])), x)
+    plan = course.plan
+    run, rows = _run_of(plan, x), plan.rows
     if rows[0].sigma > sigma[0]:
-        _churn_first(run, points.at(0), draw, options["s_noise"])
+        _churn_first(run, course.begin, draw, options["s_noise"])
     kwargs, moves = extra_args or {}, run.moves
-    begun = iter(np.concatenate([part[:-1] for part in parts]).tolist())
+    begun = iter(course.steps)
     since, begins = 0.0, True
 
     def evaluate(given: Tensor, t: Tensor) -> tuple[Tensor, None, list[Tensor]]:
@@ -92,8 +92,8 @@ def solve(
         end = rows[i + 1].sigma if i + 1 < len(rows) else sigma[-1]
         output, noises = denoised, []
         if uncond is not None:
-            output = uncond.take()
-            noises.append((denoised - output).to(dtype))
+            output, other = uncond.operands(denoised)
+            noises += [other.to(dtype)] if reads_other(row) else []
         for _ in range(moves[i].noises - len(noises)):
             noises.append(draw(since, end).to(dtype))
             since = since if whole else end
@@ -104,6 +104,30 @@ def solve(
             begins = rows[i].accepts
             progress.update(int(begins))
     return run.x.to(x.dtype)
+
+
+class _Course(NamedTuple):
+    """The caller's sigmas as a plan. begin: the first of them. steps: the places of those that a step begins at."""
+
+    plan: Plan
+    begin: Points
+    steps: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=32, typed=True)
+def _course(
+    solver: str | Build, schedule: Schedule, sigmas: bytes, one_step: bool, rise: float, whole: bool, **options: Any
+) -> _Course | None:
+    """The course of a solver, kept for the next image: making it takes longer than running its rows. None if empty."""
+    sigma = np.frombuffer(sigmas)
+    points = points_at(schedule, sigma)
+    parts = [np.arange(len(sigma))] if one_step else segments(sigma, turn=rise > 0)
+    rows = [row for part in parts for row in _segment(solver, schedule, points.at(part), rise, options)]
+    if not rows:
+        return None
+    rows = [with_one_noise(row) for row in rows] if whole else rows
+    steps = np.concatenate([part[:-1] for part in parts]).tolist()
+    return _Course(Plan(tuple(rows), (float(points.alpha[-1]), float(sigma[-1])), "sample"), points.at(0), tuple(steps))
 
 
 def _segment(solver: str | Build, schedule: Schedule, points: Points, rise: float, options: dict) -> list[Row]:
@@ -117,7 +141,10 @@ def _segment(solver: str | Build, schedule: Schedule, points: Points, rise: floa
 
 def start(rows: Sequence[Row], end: tuple[float, float], x: Tensor) -> Run:
     """A run of the rows from a copy of x [B, ...]. end: (alpha, sigma) of the result."""
-    plan = Plan(tuple(rows), end, "sample")
+    return _run_of(Plan(tuple(rows), end, "sample"), x)
+
+
+def _run_of(plan: Plan, x: Tensor) -> Run:
     state = x.to(compute_dtype(x.dtype), copy=True)
     return Run(plan, state, model_dtype=x.dtype, given_noise=True, watched=False)
 

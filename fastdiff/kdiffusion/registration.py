@@ -6,12 +6,12 @@ import functools
 from collections.abc import Callable, MutableSequence, MutableSet
 from types import ModuleType
 
-from . import samplers, steps
+from . import cfg_pp, samplers, steps
 from .host import standing_in_for
 
 FUNCTIONS = {
     name: function
-    for module in (samplers, steps)
+    for module in (samplers, cfg_pp, steps)
     for name, function in vars(module).items()
     if name.startswith("sample_")
 }

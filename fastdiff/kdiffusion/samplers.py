@@ -26,15 +26,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..plans.catalogue import find_solver
 from . import host
 from .flow import FLOW, ancestral, flow_sampling
-from .guidance import Unconditional
-from .loop import EDM, Build, Denoiser, solve
+from .guidance import Build, Unconditional, on_uncond
+from .loop import EDM, Denoiser, solve
 from .noise import Extra, NoiseSampler, brownian, independent
-from .vp_time import VPTime
+from .res_ancestral import res_ancestral
+from .vp_time import VP_TIME
 
 Callback = Callable[[dict], object] | None
 
+_GRADIENT = find_solver("gradient_estimation")[0].build
+_GRADIENT_CFG_PP = on_uncond(_GRADIENT, lambda row: 1.0)
 CORRECTIONS = {"phi_1": "midpoint", "phi_2": "heun"}  # solver_type as SEEDS names it
 
 
@@ -70,7 +74,7 @@ def _over_alpha(sigma: float) -> float:
     return sigma / (1 - sigma) if sigma < 1 else math.inf
 
 
-def _ancestral(solver: str, flow_solver: Build, name: str, doc: str) -> Callable[..., Tensor]:
+def _ancestral(solver: str | Build, flow_solver: Build, name: str, doc: str) -> Callable[..., Tensor]:
 
     @torch.no_grad()
     def sample(
@@ -92,7 +96,7 @@ def _ancestral(solver: str, flow_solver: Build, name: str, doc: str) -> Callable
             rise=eta, eta=eta, s_noise=s_noise,
         )  # fmt: skip
 
-    return _named(sample, name, doc + " On rectified flows as described at `flow.ancestral`.")
+    return _named(sample, name, doc + " On rectified flows as `flow.ancestral` describes.")
 
 
 def _plain(solver: str, name: str, doc: str, **options: Any) -> Callable[..., Tensor]:
@@ -131,6 +135,9 @@ sample_dpmpp_2s_ancestral = _ancestral(
     "dpmpp_2s_ancestral", ancestral("dpmpp_2s", FLOW), "sample_dpmpp_2s_ancestral",
     "Ancestral steps of DPM-Solver++ 2S (Lu et al. 2022).",
 )  # fmt: skip
+sample_res_multistep_ancestral = _ancestral(
+    res_ancestral, res_ancestral, "sample_res_multistep_ancestral", "Ancestral steps of `sample_res_multistep`."
+)
 sample_dpmpp_2m = _plain(
     "dpmpp_2m", "sample_dpmpp_2m", "DPM-Solver++ 2M (Lu et al. 2022, algorithm 2).", lower_order_final=False
 )
@@ -203,7 +210,7 @@ def sample_deis(
         raise ValueError(f"deis_mode: expected 'tab' or 'rhoab', got {deis_mode!r}")
     solver = "deis" if deis_mode == "tab" else "deis_rhoab"
     return solve(
-        model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable, schedule=VPTime(),
+        model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable, schedule=VP_TIME,
         order=max_order,
     )  # fmt: skip
 
@@ -222,7 +229,7 @@ def sample_gradient_estimation(
     """Gradient estimation (Permenter & Yuan 2024, algorithm 2). cfg_pp: CFG++, for ComfyUI's models."""
     uncond = Unconditional(extra_args) if cfg_pp else None
     return solve(
-        model, x, sigmas, "gradient_estimation",
+        model, x, sigmas, _GRADIENT_CFG_PP if uncond else _GRADIENT,
         extra_args=uncond.extra_args if uncond else extra_args, callback=callback, disable=disable, uncond=uncond,
         gamma=ge_gamma,
     )  # fmt: skip

@@ -28,3 +28,6 @@ class VPTime(EDM):
     def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:
         exponent = np.logaddexp(0, -2 * np.asarray(log_snr, dtype=np.float64))
         return (np.sqrt(self.beta_min**2 + 2 * self.beta_d * exponent) - self.beta_min) / self.beta_d
+
+
+VP_TIME = VPTime()

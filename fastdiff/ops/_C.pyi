@@ -25,7 +25,7 @@ def solver_step_cpu(
     i: int,
     x: Tensor,
     base: Tensor | None,
-    m: Tensor,
+    m: Tensor | None,
     m_uncond: Tensor | None,
     history: Sequence[Tensor | None],
     guidance: Tensor | None,
@@ -35,11 +35,15 @@ def solver_step_cpu(
     out_base: Tensor | None,
     out_d: Tensor | None,
     out_input: Tensor | None,
+    others: Sequence[Tensor | None] = (),
+    state: Tensor | None = None,
+    weights: Tensor | None = None,
+    out_state: Tensor | None = None,
     /,
 ) -> None: ...
-def solver_step_pack(*call: Any) -> tuple[bytes, int, int, int, int]: ...
+def solver_step_pack(*call: Any) -> tuple[bytes, int, int, int, int, int]: ...
 def solver_step_table(
-    steps: Tensor, counter: Tensor, times: Tensor, t: Tensor, a: int, b: int, c: int, d: int, /
+    steps: Tensor, counter: Tensor, times: Tensor, t: Tensor, a: int, b: int, c: int, d: int, e: int, /
 ) -> None: ...
 def gram_cpu(basis: Tensor, tensors: Sequence[Tensor | None], out: Tensor, /) -> None: ...
 def group_norm_cpu(

@@ -23,43 +23,33 @@ _KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 
 _FLOATING = tuple(dtype for dtype in _KINDS if dtype.is_floating_point)
 
 
-def _plain_values(run: Callable[..., Any], table: np.ndarray, i: int, x: Tensor, *others: Any) -> None:
-    """`run` with guidance, threshold and seeds [B] in the kernel's dtype, on x's device."""
-    tensors, (guidance, threshold, seeds), outputs = others[:4], others[4:7], others[7:]
+def _plain_values(run: Callable[..., Any], table: np.ndarray, i: int, x: Tensor, *rest: Any) -> None:
+    """`run` with guidance, threshold and seeds [B] and weights in the kernel's dtype, on x's device."""
+    tensors, numbers, outputs, (others, state, weights, out_state) = rest[:4], rest[4:7], rest[7:11], rest[11:]
 
-    def values(given: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        return None if given is None else given.to(x.device, dtype).reshape(-1).contiguous()
+    def plain(given: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+        return given.to(x.device, dtype).reshape(shape).contiguous()
 
-    per_sample = (values(guidance, torch.float64), values(threshold, torch.float64), values(seeds, torch.int64))
-    run(table, i, x, *tensors, *per_sample, *outputs)
+    dtypes = (torch.float64, torch.float64, torch.int64)
+    numbers = [None if t is None else plain(t, dtype, [-1]) for t, dtype in zip(numbers, dtypes, strict=True)]
+    weights = None if weights is None else plain(weights, torch.float64, weights.shape)
+    run(table, i, x, *tensors, *numbers, *outputs, others, state, weights, out_state)
 
 
-def _plain_layout(
-    run: Callable[..., Any],
-    table: np.ndarray,
-    i: int,
-    x: Tensor,
-    base: Tensor | None,
-    m: Tensor,
-    m_uncond: Tensor | None,
-    history: Sequence[Tensor | None],
-    guidance: Tensor | None,
-    threshold: Tensor | None,
-    seeds: Tensor | None,
-    *outputs: Tensor | None,
-) -> None:
+def _plain_layout(run: Callable[..., Any], table: np.ndarray, i: int, *arguments: Any) -> None:
     """`run` with contiguous [B, n] tensors."""
+    inputs, numbers, outputs, combined = arguments[:5], arguments[5:8], arguments[8:12], arguments[12:]
+    others, state, weights, out_state = combined
+    outputs = (*outputs, out_state)
 
-    def flat(tensor: Tensor) -> Tensor:
-        return tensor.reshape(len(tensor), -1).contiguous()
+    def flat(given: Any) -> Any:
+        if isinstance(given, (list, tuple)):
+            return [flat(each) for each in given]
+        return None if given is None else given.reshape(len(given), -1).contiguous()
 
-    def flat_or_none(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else flat(tensor)
-
-    results = [None if out is None else torch.empty_like(flat(out)) for out in outputs]
-    tensors = (flat(x), flat_or_none(base), flat(m), flat_or_none(m_uncond), [flat_or_none(h) for h in history])
-    run(table, i, *tensors, guidance, threshold, seeds, *results)
-    for out, result in zip(outputs, results, strict=True):
+    *results, new_state = (None if out is None else torch.empty_like(flat(out)) for out in outputs)
+    run(table, i, *map(flat, inputs), *numbers, *results, flat(others), flat(state), weights, new_state)
+    for out, result in zip(outputs, (*results, new_state), strict=True):
         if out is not None and result is not None:
             out.copy_(result.view(out.shape))
 

@@ -27,21 +27,25 @@ def solver_step(
     row: np.void,
     x: Tensor,  # [B, ...]
     base: Tensor | None,  # [B, ...]
-    m: Tensor,  # [B, ...]
+    m: Tensor | None,  # [B, ...]
     m_uncond: Tensor | None,  # [B, ...]
     history: Sequence[Tensor | None],  # H_1, H_2, ... each [B, ...]
     guidance: Tensor | None,  # [B]
     threshold: Tensor | None,  # [B]
     seeds: Tensor | None,  # [B]
+    others: Sequence[Tensor | None] = (),  # m_2, m_3, each [B, ...]
+    state: Tensor | None = None,  # [B, ...]
+    weights: Tensor | None = None,  # [B, S, 6]; guidance is not read then
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One row (see `fastdiff.plans.table`). Returns x', base' and D, each [B, ...] in the compute dtype."""
+    """One row (see `fastdiff.plans.table`). Returns x', base' and the D that goes into the history, each [B, ...] in the
+    compute dtype."""
     dtype = compute_dtype(x.dtype)
-    d = converted_output(row, x, m, m_uncond, guidance)
-    if np.isfinite(row["clamp"]):
-        d = d.clamp(-float(row["clamp"]), float(row["clamp"]))
-    if threshold is not None:
-        limit = _per_sample(threshold, x)
-        d = torch.minimum(torch.maximum(d, -limit), limit) / limit
+    made = [m]
+    if weights is not None:
+        made = [weighted_sum(w, x, m, m_uncond, others, state) for w in weights.unbind(1)[:2]]
+        m_uncond = None
+    converted = [_limited(row, converted_output(row, x, y, m_uncond, guidance), threshold) for y in made]
+    d, pushed = converted[0], converted[-1]
     xi = [_noise(row, j, x, seeds, dtype) for j in range(MAX_NOISE)]
     outputs = []
     for line in ("a", "b"):
@@ -49,13 +53,50 @@ def solver_step(
         terms += zip(row[line.upper()], (d, *history), strict=False)
         terms += zip(row[f"xi_{line}"], xi, strict=True)
         outputs.append(_combine(x, dtype, terms))
-    return outputs[0], outputs[1], d
+    return outputs[0], outputs[1], pushed
 
 
-def converted_output(row: np.void, x: Tensor, m: Tensor, m_uncond: Tensor | None, guidance: Tensor | None) -> Tensor:
+def weighted_sum(
+    w: Tensor,  # [B, 6], of m, m_uncond, m_2, m_3, x and state
+    x: Tensor,  # [B, ...]
+    m: Tensor | None,  # [B, ...]
+    m_uncond: Tensor | None,  # [B, ...]
+    others: Sequence[Tensor | None],  # m_2, m_3, each [B, ...]
+    state: Tensor | None,  # [B, ...]
+) -> Tensor:
+    """y of one set of weights (see `fastdiff.plans.table`) [B, ...] in x's compute dtype. What is None counts as 0."""
+    dtype = compute_dtype(x.dtype)
+    second, third = (*others, None, None)[:2]
+
+    def difference(output: Tensor | None) -> Tensor | None:
+        return output if output is None or m_uncond is None else output.to(dtype) - m_uncond.to(dtype)
+
+    operands = (difference(m), m_uncond, difference(second), difference(third), x, state)
+    total = torch.zeros_like(x, dtype=dtype)
+    for column in (1, 4, 5, 0, 2, 3):
+        value, weight = operands[column], _per_sample(w[:, column], x)
+        if value is not None:
+            value = value.to(dtype)
+            total = total + weight * torch.where((weight != 0) | value.isfinite(), value, 0)
+    return total
+
+
+def _limited(row: np.void, d: Tensor, threshold: Tensor | None) -> Tensor:
+    """D inside the row's clamp and each sample's threshold, by which it is divided."""
+    if np.isfinite(row["clamp"]):
+        d = d.clamp(-float(row["clamp"]), float(row["clamp"]))
+    if threshold is not None:
+        limit = _per_sample(threshold, d)
+        d = torch.minimum(torch.maximum(d, -limit), limit) / limit
+    return d
+
+
+def converted_output(
+    row: np.void, x: Tensor, m: Tensor | None, m_uncond: Tensor | None, guidance: Tensor | None
+) -> Tensor:
     """D = p_x x + p_m (m_u + g (m - m_u)) [B, ...] before any limit, in the compute dtype."""
     dtype = compute_dtype(x.dtype)
-    if m_uncond is not None:
+    if m is not None and m_uncond is not None:
         g = float(row["guidance"]) if guidance is None else _per_sample(guidance, x)
         m = m_uncond.to(dtype) + g * (m.to(dtype) - m_uncond.to(dtype))
     return _combine(x, dtype, [(row["p_x"], x), (row["p_m"], m)])
@@ -89,7 +130,7 @@ def run_solver_step(
     i: int,
     x: Tensor,
     base: Tensor | None,
-    m: Tensor,
+    m: Tensor | None,
     m_uncond: Tensor | None,
     history: Sequence[Tensor | None],
     guidance: Tensor | None,
@@ -99,13 +140,20 @@ def run_solver_step(
     out_base: Tensor | None,
     out_d: Tensor | None,
     out_input: Tensor | None,
+    others: Sequence[Tensor | None] = (),
+    state: Tensor | None = None,
+    weights: Tensor | None = None,
+    out_state: Tensor | None = None,
 ) -> None:
     """Row `i` of `table` into the given outputs: the contract of every `solver_step` backend.
 
-    Each output is written whole, in its own dtype; `out_base`, `out_d` and `out_input` only where given. `out_input`
-    has one or two times the batch: c_in x' is written once or twice over. Outputs overlap no input.
+    Each output is written whole, in its own dtype; `out_base`, `out_d`, `out_input` and `out_state` only where given.
+    `out_input` has one to four times the batch: c_in x' is written so many times over. Outputs overlap no input.
+    The last four arguments are given together or not at all. With weights, guidance is not read and m may be None;
+    out_state wants three sets of them.
     """
-    new_x, new_base, d = solver_step(table[i], x, base, m, m_uncond, history, guidance, threshold, seeds)
+    combined = (others, state, weights)
+    new_x, new_base, d = solver_step(table[i], x, base, m, m_uncond, history, guidance, threshold, seeds, *combined)
     out_x.copy_(new_x)
     if out_base is not None:
         out_base.copy_(new_base)
@@ -115,6 +163,9 @@ def run_solver_step(
         scaled = float(table[i]["c_in"]) * new_x
         for copy in out_input.split(len(x)) if len(x) else ():
             copy.copy_(scaled)
+    if out_state is not None:
+        assert weights is not None
+        out_state.copy_(weighted_sum(weights[:, 2], x, m, m_uncond, others, state))
 
 
 def group_norm(

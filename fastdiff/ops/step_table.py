@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_NO_WEIGHTS = ((), None, None, None)  # the end of a call beside one that has weights
+
 
 class StepTable:
     """Steps of one run, laid out for the kernel, with the counter and the times the model is told.
@@ -21,10 +23,16 @@ class StepTable:
         self._counter = torch.zeros(1, dtype=torch.int64, device=t.device)
         self._times = torch.zeros(rows, *t.shape, dtype=t.dtype, device=t.device)
         self._steps: Tensor | None = None
-        self._launch: tuple[int, int, int, int] | None = None
+        self._launch: tuple[int, ...] | None = None
 
     def write(self, calls: Sequence[tuple[Any, ...]], times: Tensor) -> None:
-        """calls: for each row the arguments of a `solver_step` backend. times: [rows], float64, on the CPU."""
+        """calls: for each row the arguments of a `solver_step` backend. times: [rows], float64, on the CPU.
+
+        Rows with weights are run by another kernel, which then runs the others too. It reads the weights anew at every
+        launch, from where they are now.
+        """
+        longest = max(len(call) for call in calls)
+        calls = [call if len(call) == longest else (*call, *_NO_WEIGHTS) for call in calls]
         packed = [_C().solver_step_pack(*call) for call in calls]
         narrowest = min(packed, key=lambda row: row[2])
         launch = tuple(narrowest[1:])

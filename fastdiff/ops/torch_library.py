@@ -38,10 +38,14 @@ def register(
 
 try:
     _modes, _transforms = torch._C._len_torch_dispatch_stack, torch._C._functorch.maybe_current_level
+    _functions = torch._C._is_torch_function_mode_enabled
 except AttributeError:  # a torch that keeps them elsewhere: every call is dispatched
 
     def _modes() -> int:
         return 1
+
+    def _functions() -> bool:
+        return True
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -50,7 +54,7 @@ _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
 def _needs_no_dispatch(arguments: tuple[object, ...]) -> bool:
     """Whether torch's dispatcher would come straight to the implementation: it takes 9 us to, a small norm takes 20."""
-    if torch.compiler.is_compiling() or _modes() or _transforms() is not None:
+    if torch.compiler.is_compiling() or _modes() or _functions() or _transforms() is not None:
         return False
     return _are_plain(arguments, torch.is_grad_enabled())
 

@@ -37,6 +37,30 @@ def project(
     return k, v
 
 
+def multihead(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The module's output for a call that `is_plain`, by fastdiff's op."""
+    q, k, v = _projected(module, query, key, value)
+    if module.batch_first:
+        return module.out_proj(attend(q, k, v, module.num_heads))
+    q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+    return module.out_proj(attend(q, k, v, module.num_heads).transpose(0, 1))
+
+
+def is_plain(module: nn.MultiheadAttention, query: Tensor, masked: bool, need_weights: bool) -> bool:
+    """Whether a call is softmax(q k^T) v of a batch and no more."""
+    drops = module.training and module.dropout > 0
+    extended = module.bias_k is not None or module.add_zero_attn or not module._qkv_same_embed_dim
+    return not (masked or need_weights or drops or extended or query.ndim != 3 or query.is_nested)
+
+
+def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    if query is key and key is value:
+        return F.linear(query, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)
+    weights = module.in_proj_weight.chunk(3)
+    biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    return tuple(F.linear(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))
+
+
 class FastMultiheadAttention(nn.MultiheadAttention):
     """torch.nn.MultiheadAttention; calls with masks, weights asked for, dropout or few queries are PyTorch's own."""
 
@@ -52,29 +76,16 @@ class FastMultiheadAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         masked = key_padding_mask is not None or attn_mask is not None or is_causal
-        drops = self.training and self.dropout > 0
-        extended = self.bias_k is not None or self.add_zero_attn or not self._qkv_same_embed_dim
-        own = masked or need_weights or drops or extended or query.ndim != 3 or query.is_nested
+        own = not is_plain(self, query, masked, need_weights)
         own = own or not (torch.compiler.is_compiling() or self._pays(query, key))
         if own or wants_gradient(self, query, key, value):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
-        q, k, v = self._projected(query, key, value)
-        if self.batch_first:
-            return self.out_proj(attend(q, k, v, self.num_heads)), None
-        q, k, v = (t.transpose(0, 1) for t in (q, k, v))
-        return self.out_proj(attend(q, k, v, self.num_heads).transpose(0, 1)), None
+        return multihead(self, query, key, value), None
 
     def _pays(self, query: Tensor, key: Tensor) -> bool:
         """Whether the choice would fall on fastdiff's own kernels: PyTorch's module has a faster way to PyTorch's."""
         batch, tokens = (0, 1) if self.batch_first else (1, 0)
         shape = (query.shape[batch], self.num_heads, query.shape[tokens], key.shape[tokens], self.head_dim)
         return registry.chosen("attention", registry.CallSpec(query.device.type, query.dtype, shape)) != "torch"
-
-    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        if query is key and key is value:
-            return F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        weights = self.in_proj_weight.chunk(3)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        return tuple(F.linear(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))

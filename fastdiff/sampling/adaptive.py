@@ -106,7 +106,7 @@ def sample_adaptive(
             Plan(tuple(rows), (float(end.alpha), float(end.sigma)), prediction), x,
             model_dtype=model_dtype or noise.dtype, copies=calls.copies, guidance=calls.guidance, watched=False,
         )  # fmt: skip
-        run.drive(evaluate, run.times())
+        run.drive(evaluate)
         return run
 
     s, last = schedule.at(schedule.t_max), schedule.at(schedule.t_min)

@@ -12,13 +12,14 @@ from ..ops import dynamic_threshold
 from ..ops.reference import converted_output
 from ..plans.plan import Plan
 from .program import next_c_in
+from .weights import COMBINING, Weighted
 
 
 class Bounds:
     """Bounds the x0 that each row of a plan sees, by clamp, threshold or both.
 
     clamp: the bound on |x0|. threshold: (ratio, limit) of dynamic thresholding (Saharia et al. 2022, section 2.3).
-    guidance: one scale for all samples. step: the backend that runs a row.
+    guidance: one scale for all samples, or [rows]. step: the backend that runs a row.
 
     table: the plan's rows; some read the bounded x0 instead of the model's output (`fastdiff.plans.limits`).
     """
@@ -29,7 +30,7 @@ class Bounds:
         x: Tensor,
         clamp: float | None,
         threshold: tuple[float, float] | None,
-        guidance: float | None,
+        guidance: float | np.ndarray | None,
         step: Callable,
     ) -> None:
         data_form = np.array([row.form == "data" for row in plan.rows])
@@ -43,19 +44,44 @@ class Bounds:
         self._bounded = (data_form | np.array(self._splits)).tolist()
         self._threshold, self._step = threshold, step
         self._x0 = torch.empty_like(x) if any(self._splits) else None
+        self._y: Tensor | None = None
 
     def apply(
-        self, i: int, x: Tensor, m: Tensor, m_uncond: Tensor | None, guidance: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What row i reads: (m, m_uncond, threshold [B]), or (bounded x0, None, None)."""
+        self,
+        i: int,
+        x: Tensor,
+        m: Tensor,
+        m_uncond: Tensor | None,
+        guidance: Tensor | None,
+        weighted: Weighted | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Weighted | None]:
+        """What row i reads: (m, m_uncond, threshold [B], weighted), or (bounded x0, None, None, None).
+
+        Raises ValueError where the history gets another output than the step and the row cannot bound both.
+        """
+        y, y_uncond = m, m_uncond
+        if weighted is not None:
+            y, y_uncond = self._combined(x, m, m_uncond, weighted), None
+            if weighted.pushes:
+                if self._splits[i]:
+                    raise ValueError(f"guidance: with a bound on x0 it needs a plan in data form, row {i} is not")
+            else:
+                m, m_uncond, weighted = y, None, None
         limit = None
         if self._threshold is not None and self._bounded[i]:
             ratio, most = self._threshold
-            prediction = converted_output(self._to_x0[i], x, m, m_uncond, guidance)
+            prediction = converted_output(self._to_x0[i], x, y, y_uncond, guidance)
             limit = dynamic_threshold(prediction, ratio=ratio, limit=most)
         if not self._splits[i]:
-            return m, m_uncond, limit
+            return m, m_uncond, limit, weighted
         assert self._x0 is not None
         scale = None if m_uncond is None else guidance
         self._step(self._to_x0, i, x, x, m, m_uncond, [], scale, limit, None, self._x0, None, None, None)
-        return self._x0, None, None
+        return self._x0, None, None, None
+
+    def _combined(self, x: Tensor, m: Tensor, m_uncond: Tensor | None, weighted: Weighted) -> Tensor:
+        """The weighted output y, in a buffer of its own; the next state is written where there is one."""
+        if self._y is None:
+            self._y = torch.empty_like(x)
+        self._step(COMBINING, 0, x, x, m, m_uncond, [], None, None, None, self._y, None, None, None, *weighted)
+        return self._y

@@ -18,10 +18,17 @@ def is_guided(guidance: float | Tensor | None) -> bool:
     return guidance is not None and (isinstance(guidance, Tensor) or guidance != 1)
 
 
-def check_guidance(guidance: float | Tensor | None, uncond: object, guidance_mode: str, batch: int) -> None:
-    """Raises ValueError naming the argument."""
+def check_mode(guidance_mode: str) -> None:
+    """Raises ValueError unless it is one of the two."""
     if guidance_mode not in ("batch", "calls"):
         raise ValueError(f"guidance_mode: expected 'batch' or 'calls', got {guidance_mode!r}")
+
+
+def check_guidance(guidance: float | Tensor | None, uncond: object, guidance_mode: str, batch: int) -> None:
+    """Raises TypeError or ValueError naming the argument."""
+    check_mode(guidance_mode)
+    if guidance is not None and not isinstance(guidance, (int, float, Tensor)):
+        raise TypeError(f"guidance: expected a number or a tensor [B] here, got {guidance!r}")
     if is_guided(guidance) and uncond is None:
         raise ValueError("uncond: guidance needs the unconditional evaluation's keyword arguments, got None")
     if isinstance(guidance, Tensor):
@@ -37,7 +44,8 @@ class ModelCalls:
     model is called once on [unconditional; conditional] inputs ("batch"), or twice ("calls").
 
     guidance: the scale, or None where it is not used. copies: number of copies of x in the model input (2 for guidance
-    in one batch). arguments: the keyword arguments of each call, the unconditional one first.
+    in one batch). evaluations: how often a row evaluates the network for each sample. arguments: the keyword arguments
+    of each call, the unconditional one first.
     Raises ValueError naming the argument.
     """
 
@@ -55,6 +63,7 @@ class ModelCalls:
         self.guidance = guidance if is_guided(guidance) else None
         self.mode = "plain" if self.guidance is None else guidance_mode
         self.copies = 2 if self.mode == "batch" else 1
+        self.evaluations = 1 if self.mode == "plain" else 2
         self.arguments = self.new_arguments(uncond or {}, kwargs or {})
 
     def new_arguments(self, uncond: Mapping[str, object], kwargs: dict[str, object]) -> tuple[dict[str, object], ...]:
@@ -64,9 +73,9 @@ class ModelCalls:
             return (kwargs,)
         if self.mode == "calls":
             return other, kwargs
-        return ({name: _double(name, kwargs.get(name), other[name], self._shape[0]) for name in other},)
+        return (joined([other, kwargs], self._shape[0]),)
 
-    def evaluator(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
+    def evaluator(self, run: object = None) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
         """The function (model_input, t) -> (m, m_uncond), each [B, ...]; m_uncond is None without guidance.
 
         It raises TypeError or ValueError if the model does not return a tensor of x's shape.
@@ -77,33 +86,44 @@ class ModelCalls:
 
         def plain(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
             m = model(x, t, **first)
-            return (m if type(m) is Tensor and m.shape == shape else _output(m, shape)), None
+            return (m if type(m) is Tensor and m.shape == shape else checked_output(m, shape)), None
 
         def twice(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             # The unconditional output is kept while the model runs again: a model may reuse its output buffer.
-            m_uncond = _output(model(x, t, **first), shape).clone()
-            return _output(model(x, t, **last), shape), m_uncond
+            m_uncond = checked_output(model(x, t, **first), shape).clone()
+            return checked_output(model(x, t, **last), shape), m_uncond
 
         def together(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            both = _output(model(x, t, **first), doubled)
+            both = checked_output(model(x, t, **first), doubled)
             return both[batch:], both[:batch]
 
         return {"plain": plain, "calls": twice, "batch": together}[self.mode]
 
 
-def _double(name: str, cond: object, uncond: object, batch: int) -> object:
-    """One keyword argument for a batch of [unconditional; conditional]."""
-    if isinstance(cond, Tensor) and isinstance(uncond, Tensor) and cond.ndim and cond.shape[0] == batch:
-        return torch.cat([uncond.expand(cond.shape), cond])
-    if cond is uncond or (not isinstance(cond, Tensor) and not isinstance(uncond, Tensor) and cond == uncond):
-        return cond
+def joined(arguments: Sequence[Mapping[str, object]], batch: int) -> dict[str, object]:
+    """The keyword arguments of several evaluations, the conditional one last, for one call on all their inputs.
+
+    Tensors with the batch first are put one after the other; anything else must be the same in all.
+    Raises ValueError naming the argument.
+    """
+    names = dict.fromkeys(name for given in arguments for name in given)
+    return {name: _joined(name, [given.get(name) for given in arguments], batch) for name in names}
+
+
+def _joined(name: str, values: Sequence[object], batch: int) -> object:
+    last = values[-1]
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if isinstance(last, Tensor) and len(tensors) == len(values) and last.ndim and last.shape[0] == batch:
+        return torch.cat([value.expand(last.shape) for value in tensors])
+    if all(value is last or (not tensors and value == last) for value in values):
+        return last
     raise ValueError(
-        f"uncond: {name} differs between the two evaluations and is not a pair of tensors with the batch of {batch}"
+        f"uncond: {name} differs between the evaluations and is not a pair of tensors with the batch of {batch}"
         " first; use guidance_mode='calls'"
     )
 
 
-def _output(m: object, shape: tuple[int, ...]) -> Tensor:
+def checked_output(m: object, shape: tuple[int, ...]) -> Tensor:
     """The tensor that the model returned: as it is, in a tuple of one, or as an object's `sample`, as in diffusers."""
     if not isinstance(m, Tensor):
         m = _unwrapped(m)

@@ -10,6 +10,7 @@ import numpy as np
 from ..plans.plan import Plan
 from ..plans.table import MAX_HISTORY
 from .registers import Moves, Registers, advance, moves_of
+from .times import KeptTimes
 
 
 class Slots(NamedTuple):
@@ -28,6 +29,7 @@ class Program(NamedTuple):
 
     states: the registers before each row and after the last one, as numbers of buffers.
     table: the plan's rows; c_in is the next row's, since a row writes what the model reads next. times: [rows] float64.
+    kept_times: tensors of them, for runs on the CPU.
     scales: whether any row's c_in is not 1. keeps_outputs: whether any row reads an earlier one's D. stochastic: as the
     plan is.
     """
@@ -38,6 +40,7 @@ class Program(NamedTuple):
     states: tuple[Registers[int], ...]
     table: np.ndarray
     times: np.ndarray
+    kept_times: KeptTimes
     scales: bool
     keeps_outputs: bool
     stochastic: bool
@@ -63,8 +66,8 @@ def next_c_in(table: np.ndarray) -> np.ndarray:
     return table
 
 
-def with_guidance(table: np.ndarray, scale: float) -> np.ndarray:
-    """The table with one guidance scale for all samples."""
+def with_guidance(table: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """The table with one guidance scale for all samples, the same in all rows or [rows]."""
     table = table.copy()
     table["guidance"] = scale
     return table
@@ -91,13 +94,15 @@ def _compile(plan: Plan) -> Program:
     places = {call: place for place, call in enumerate(distinct)}
     table = next_c_in(plan.table)
     table.flags.writeable = False
+    times = np.array([row.t for row in plan.rows])
     return Program(
         moves,
         distinct,
         tuple(places[call] for call in calls),
         tuple(states),
         table,
-        np.array([row.t for row in plan.rows]),
+        times,
+        KeptTimes(times),
         any(row.c_in != 1 for row in plan.rows),
         plan.depth > 1,
         plan.stochastic,

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from ..plans.plan import Plan
 from ..plans.prediction import convert
 from ..plans.row import Row
 
@@ -33,6 +36,7 @@ class Point(NamedTuple):
 
     i, n: the number of this evaluation and of all. t: the model's time. prediction: what the model returns, as for
     `fastdiff.plan`. row: the plan's row, None outside of a plan. after: (alpha, sigma) of the x that the row makes.
+    plan: the plan itself, None outside of one.
     """
 
     i: int
@@ -43,6 +47,13 @@ class Point(NamedTuple):
     prediction: str
     row: Row | None = None
     after: tuple[float, float] | None = None
+    plan: Plan | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, i: int) -> Point:
+        """The point of a plan's row i."""
+        row, after = plan.rows[i], plan.point_after(i)
+        return cls(i, plan.nfe, row.t, row.alpha, row.sigma, plan.prediction, row, after, plan)
 
     @property
     def to_x0(self) -> tuple[float, float]:
@@ -60,17 +71,17 @@ class Rule:
     """What guidance does at one point. At most one of scale, weights, formula and combine is given; none means y = m.
 
     calls: which calls give m, u, m_2 and m_3, None for one that is absent: 0 is the conditional call, 1 the
-        unconditional one, 2 and 3 the guidance's `extra`. Empty where no output has weight:
+        unconditional one, 2 and up the guidance's `extra`. Empty where no output has weight:
         the model is not called then.
     scale: y = u + scale (m - u), a number or [B].
     weights: [S, 6] or [B, S, 6] float64, in the order of COLUMNS. S = 1; or 2, where the second set makes the output
-        that goes into the history; or 3, where the third makes the next state.
+        that goes into the history; or 3, where the second is the first again and the third makes the next state.
     basis: [n, 6], n <= 4, the combinations v_i = sum_j basis_ij (m, u, m_2, m_3, x, s)_j that `formula` knows of.
     formula: of the Gram matrix [B, n + 1, n + 1], float64, of v_0 ... v_(n-1) and the constant 1, the weights
         [B, S, 6].
     combine: (x, outputs in the order of `calls`) -> y, for what is no weighted sum.
     past: how many earlier outputs u, newest first, stand in the places of u, m_2 and m_3 instead of calls.
-    stop: of the Gram matrix, whether `after_stop` replaces the guidance from the next evaluation on.
+    stop: of the Gram matrix, whether guidance ends here: y = m from the next evaluation on. The host waits for it.
     """
 
     calls: tuple[int | None, ...] = (0,)
@@ -82,21 +93,48 @@ class Rule:
     past: int = 0
     stop: Callable[[Array], bool] | None = None
 
+    @cached_property
+    def basis_tensor(self) -> Tensor:
+        """The basis as `fastdiff.ops.gram` reads it."""
+        return torch.tensor(self.basis, dtype=torch.float64)
+
+    @property
+    def number(self) -> float | None:
+        """The scale where the rule is plain guidance with one number for all samples, 1 where y = m; else None."""
+        if self.weights is not None or self.formula is not None or self.combine is not None:
+            return None
+        if self.scale is None:
+            return 1.0
+        return None if isinstance(self.scale, np.ndarray) else float(self.scale)
+
 
 class Guidance:
     """Base of `fastdiff.guidance`: frozen values that say what is done with the outputs of several calls.
 
     extra: the calls beyond the conditional and the unconditional one. needs_uncond: whether `uncond` must be given.
-    stateful: whether a state [B, ...] is kept from evaluation to evaluation; it begins as 0.
+    stateful: whether a state [B, ...] is kept from evaluation to evaluation; it begins as 0. keeps_uncond: how many
+    earlier unconditional outputs its rules read, see `Rule.past`.
     """
 
-    extra: tuple[Call, ...] = ()
-    needs_uncond: bool = True
-    stateful: bool = False
+    @property
+    def extra(self) -> tuple[Call, ...]:
+        return ()
+
+    @property
+    def needs_uncond(self) -> bool:
+        return True
+
+    @property
+    def stateful(self) -> bool:
+        return False
+
+    @property
+    def keeps_uncond(self) -> int:
+        return 0
 
     def rule(self, point: Point) -> Rule:
-        """What is done at a point."""
-        raise NotImplementedError
+        """What is done at a point; here nothing, y = m."""
+        return Rule()
 
     def check(self, shape: Sequence[int]) -> None:
         """Raises ValueError where the numbers do not fit samples of shape [B, ...]."""

@@ -13,20 +13,14 @@ from ..ops.layout import empty_input
 from ..plans.plan import Plan
 from ..plans.prediction import convert
 from .bounds import Bounds
+from .guided import GuidedEvaluator
 from .program import Slots, program_of, with_guidance
 from .registers import Moves, noise_as_history
+from .times import Times, each_on_device
+from .weights import Weighted
 
-Times = Sequence[Tensor]  # the model's t at each row, [copies * B]
 Evaluate = Callable[[Tensor, Tensor], tuple]  # (model input, t) -> the arguments of `Run.apply` after i
 Bound = tuple[Tensor, Tensor, list[Tensor], Tensor, "Tensor | None", "Tensor | None"]  # `Slots` with their tensors
-
-
-def each_on_device(
-    values: Sequence[float] | np.ndarray, count: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, ...]:
-    """A tensor [count] for each value, all copied to the device at once."""
-    column = torch.from_numpy(np.array(values, dtype=np.float64)[:, None])
-    return column.to(dtype).to(device, non_blocking=True).expand(-1, count).contiguous().unbind(0)
 
 
 class Run:
@@ -35,7 +29,8 @@ class Run:
     x: the start, float32 or float64. It becomes the run's first buffer and is overwritten.
     model_dtype: dtype of the model's input. copies: number of copies of x in it (2 for guidance in one batch).
     model_input: the tensor it is written to; if None a new one, or x itself where the two are the same.
-    guidance: the scale, a number or [B], used if there is an unconditional output. seeds: [B] int64, for the noise.
+    guidance: the scale where there is an unconditional output: a number, an array [rows] or a tensor [B].
+    seeds: [B] int64, for the noise.
     given_noise: the caller passes each row's noises as tensors instead. clamp, threshold (ratio, limit): bounds on x0.
     watched: whether to keep D where no row reads it. step: runs a row instead of the backend chosen for x.
 
@@ -49,7 +44,7 @@ class Run:
         *,
         model_dtype: torch.dtype,
         copies: int = 1,
-        guidance: float | Tensor | None = None,
+        guidance: float | np.ndarray | Tensor | None = None,
         seeds: Tensor | None = None,
         clamp: float | None = None,
         threshold: tuple[float, float] | None = None,
@@ -64,7 +59,7 @@ class Run:
             step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
         self._step, self._seeds = step, seeds
         self._guidance: Tensor | None = None  # [B]; one scale for all samples goes into the table
-        scale: float | None = None
+        scale: float | np.ndarray | None = None
         if isinstance(guidance, Tensor):
             self._guidance = guidance.to(x.device, torch.float64, non_blocking=True)
         else:
@@ -140,20 +135,27 @@ class Run:
         values = self._program.times if values is None else values
         return each_on_device(values, len(self.model_input), dtype or x.dtype, x.device)
 
-    def apply(self, i: int, m: Tensor, m_uncond: Tensor | None = None, noises: Sequence[Tensor] = ()) -> None:
+    def apply(
+        self,
+        i: int,
+        m: Tensor,
+        m_uncond: Tensor | None = None,
+        noises: Sequence[Tensor] = (),
+        weighted: Weighted | None = None,
+    ) -> None:
         """Run row i on the model's output m [B, ...]. It may be run again until a later row has run.
 
         m_uncond: [B, ...] the unconditional output, under guidance. noises: with `given_noise`, the row's noises, each
-        [B, ...], in the order of their indices.
+        [B, ...], in the order of their indices. weighted: further operands, and the weights of all.
         """
         x, base, history, x_out, base_out, d_out = self._calls[i]
         limit = None
         if self._bounds is not None:
-            m, m_uncond, limit = self._bounds.apply(i, x, m, m_uncond, self._guidance)
+            m, m_uncond, limit, weighted = self._bounds.apply(i, x, m, m_uncond, self._guidance, weighted)
         guidance = None if m_uncond is None else self._guidance
         self._step(
             self.table, i, x, base, m, m_uncond, [*history, *noises] if noises else history, guidance, limit,
-            self._seeds, x_out, base_out, d_out, self._input,
+            self._seeds, x_out, base_out, d_out, self._input, *(weighted or ()),
         )  # fmt: skip
         self.i = i + 1
 
@@ -167,12 +169,14 @@ class Run:
                 self.apply(i, *evaluate(self.model_input, t))
             yield i
 
-    def drive(self, evaluate: Evaluate, times: Times) -> Tensor:
+    def drive(self, evaluate: Evaluate, times: Times | None = None) -> Tensor:
         """Do all `steps` at the least cost to the host and return the last x [B, ...]. `i` stays put until the end.
 
-        evaluate: (model_input, t) -> (m, m_uncond).
+        evaluate: (model_input, t) -> (m, m_uncond), or a `GuidedEvaluator`. times: the plan's if None.
         """
-        if self._bounds is not None:
+        if times is None:
+            return self._drive_by_plan(evaluate)
+        if self._bounds is not None or isinstance(evaluate, GuidedEvaluator):
             for _ in self.steps(evaluate, times):
                 pass
             return self.x
@@ -185,6 +189,15 @@ class Run:
                 )  # fmt: skip
         self.i = len(self._calls)
         return self.x
+
+    def _drive_by_plan(self, evaluate: Evaluate) -> Tensor:
+        x, kept = self._buffers[0], self._program.kept_times
+        if type(x) is not Tensor or x.device.type != "cpu":  # a stream may still read what another run writes
+            return self.drive(evaluate, self.times())
+        lent = kept.borrow(len(self.model_input), x.dtype)
+        result = self.drive(evaluate, lent.times)
+        kept.give_back(lent)
+        return result
 
     def data_prediction(self, i: int, x_before: Tensor) -> Tensor:
         """[B, ...] x0 as row i saw it: its D, converted to data form. x_before: the x that the row started from."""

@@ -11,8 +11,10 @@ from torch import Tensor
 from ..keywords import check_keywords
 from ..ops import checks
 from ..plans.plan import Plan
+from .guided import GuidedCalls, calls_of
 from .model import Model, ModelCalls
-from .run import Evaluate, Run
+from .rule import Guidance
+from .run import Run
 from .start import OPTIONS, check_sample, sample_seeds, start_state
 
 
@@ -21,8 +23,9 @@ class Step:
     """One model evaluation and its update, as `iter_sample` yields it.
 
     i: 0 to n - 1. t, alpha, sigma: where the model was evaluated. x: [B, ...] the state after the update. accepted:
-    whether x is a solution at its time rather than a stage inside a step. x and x0 are buffers that the run overwrites:
-    clone what you keep.
+    whether x is a solution at its time rather than a stage inside a step. evaluations: how often the network was
+    evaluated for each sample: 2 under plain guidance, 0 where no output has weight. x and x0 are buffers that the run
+    overwrites: clone what you keep.
     """
 
     i: int
@@ -32,6 +35,7 @@ class Step:
     sigma: float
     x: Tensor
     accepted: bool
+    evaluations: int
     _run: Run
     _before: Tensor
 
@@ -46,7 +50,7 @@ def iter_sample(
     plan: Plan,
     noise: Tensor,
     *,
-    guidance: float | Tensor | None = None,
+    guidance: float | Tensor | Guidance | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     seeds: Sequence[int] | Tensor | None = None,
@@ -59,11 +63,12 @@ def iter_sample(
     **kwargs: object,
 ) -> Iterator[Step]:
     """Run a plan and yield a `Step` after every model evaluation. Arguments and errors are those of `sample`."""
-    run, evaluate = _begin(
-        model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit,
-        model_dtype, kwargs, watched=True,
-    )  # fmt: skip
-    return _steps(run, evaluate, noise, image, mask)
+    with torch.no_grad():
+        run, calls = _begin(
+            model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold,
+            threshold_limit, model_dtype, kwargs, watched=True,
+        )  # fmt: skip
+    return _steps(run, calls, noise, image, mask)
 
 
 @torch.no_grad()
@@ -72,7 +77,7 @@ def sample(
     plan: Plan,
     noise: Tensor,
     *,
-    guidance: float | Tensor | None = None,
+    guidance: float | Tensor | Guidance | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     seeds: Sequence[int] | Tensor | None = None,
@@ -96,9 +101,10 @@ def sample(
     plan: from `fastdiff.plan`, `fastdiff.fit` or `Plan.load`.
     noise: [B, ...] unit Gaussian noise of any shape, float64, float32, float16 or bfloat16. The state is float32, or
         float64 for float64 noise. The result has noise's dtype.
-    guidance: scale g of classifier-free guidance (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u).
+    guidance: scale g of classifier-free guidance (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u). Or one of
+        `fastdiff.guidance`, such as `fd.guidance.APG(7.5)`: the model is not called for outputs that have no weight.
     uncond: the keyword arguments that are different in the unconditional evaluation.
-    guidance_mode: "batch" calls the model once on [unconditional; conditional] inputs, "calls" calls it twice.
+    guidance_mode: "batch" calls the model once on [unconditional; conditional] inputs, "calls" makes a call for each.
     seeds: B whole numbers, or an integer tensor [B], for the noise of stochastic solvers; from torch's generator if
         None.
     image: [B, ...] start from alpha image + sigma noise instead of noise alone; for image to image make the plan with
@@ -131,17 +137,17 @@ def sample(
         )  # fmt: skip
         if drawn is not None:
             return drawn
-    run, evaluate = _begin(
+    run, calls = _begin(
         model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit,
         model_dtype, kwargs, watched,
     )  # fmt: skip
     if not watched:
-        return run.drive(evaluate, run.times()).to(noise.dtype)
-    steps = _steps(run, evaluate, noise, image, mask)
+        return run.drive(calls.evaluator(run)).to(noise.dtype)
+    steps = _steps(run, calls, noise, image, mask)
     if progress:
         from tqdm.auto import tqdm
 
-        steps = tqdm(steps, total=plan.nfe, desc=plan.solver, unit="call")
+        steps = tqdm(steps, total=plan.nfe, desc=plan.solver, unit="step")
     trajectory = [run.x.clone()] if return_trajectory else []
     for step in steps:
         if return_trajectory and step.accepted:
@@ -156,7 +162,7 @@ def _begin(
     model: Model,
     plan: Plan,
     noise: Tensor,
-    guidance: float | Tensor | None,
+    guidance: float | Tensor | Guidance | None,
     uncond: Mapping[str, object] | None,
     guidance_mode: str,
     seeds: Sequence[int] | Tensor | None,
@@ -168,12 +174,12 @@ def _begin(
     model_dtype: torch.dtype | None,
     kwargs: dict[str, object],
     watched: bool,
-) -> tuple[Run, Evaluate]:
-    """Check every argument; return the run before its first row and the function that evaluates the model."""
+) -> tuple[Run, ModelCalls | GuidedCalls]:
+    """Check every argument; return the run before its first row and the calls that it makes."""
     check_sample(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
     if kwargs:
         check_keywords(model, kwargs, OPTIONS)
-    calls = ModelCalls(model, noise.shape, guidance, uncond, guidance_mode, kwargs)
+    calls = calls_of(model, plan, noise.shape, guidance, uncond, guidance_mode, kwargs)
     run = Run(
         plan,
         start_state(plan, noise, image),
@@ -185,17 +191,19 @@ def _begin(
         threshold=None if threshold is None else (threshold, threshold_limit),
         watched=watched,
     )
-    return run, calls.evaluator()
+    return run, calls
 
 
-def _steps(run: Run, evaluate: Evaluate, noise: Tensor, image: Tensor | None, mask: Tensor | None) -> Iterator[Step]:
+def _steps(
+    run: Run, calls: ModelCalls | GuidedCalls, noise: Tensor, image: Tensor | None, mask: Tensor | None
+) -> Iterator[Step]:
     """A `Step` after every row, with the masked part of x replaced."""
-    before, plan = run.x, run.plan
+    before, plan, evaluate = run.x, run.plan, calls.evaluator(run)
     for i in run.steps(evaluate, run.times()):
         row = plan.rows[i]
         if mask is not None and image is not None and row.accepts:
             _keep_known(run, i, noise, image, mask)
-        yield Step(i, plan.nfe, row.t, row.alpha, row.sigma, run.x, row.accepts, run, before)
+        yield Step(i, plan.nfe, row.t, row.alpha, row.sigma, run.x, row.accepts, calls.evaluations, run, before)
         before = run.x
 
 

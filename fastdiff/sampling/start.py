@@ -20,7 +20,6 @@ OPTIONS = (
 )  # fmt: skip
 
 
-@torch.no_grad()
 def start_state(plan: Plan, noise: Tensor, image: Tensor | None) -> Tensor:
     """The first x [B, ...], float32 or float64: the scaled noise, or alpha image + sigma noise."""
     dtype = compute_dtype(noise.dtype)

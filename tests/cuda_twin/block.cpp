@@ -68,7 +68,7 @@ void run_together(std::vector<Block>& blocks, uint32_t lot) {
 
 void run_block(int threads, const char* shared, uint32_t lot, const std::function<void(int)>& body) {
   std::vector<Block> one(1);
-  set_up(one.front(), threads, 1 << 18, shared, body);
+  set_up(one.front(), threads, 1 << 16, shared, body);
   run_together(one, lot);
 }
 
@@ -139,15 +139,22 @@ void multiply(float* c, const uint32_t* a, const uint32_t* b, int depth, bool bf
     const uint32_t *a, *b;
   };
   block->meet_warp(depth == 16 ? "mma_m16n8k16" : "mma_m16n8k8", Offer{c, a, b}, [&](auto& offers) {
+    float left[16][16], right[8][16];
+    for (int l = 0; l < kWarp; ++l) {
+      for (int w = 0; w < depth / 4; ++w) {
+        float* to = &left[l / 4 + w % 2 * 8][l % 4 * 2 + w / 2 * 8];
+        unpack_halves(offers[l]->a[w], bf16, to[0], to[1]);
+      }
+      for (int w = 0; w < depth / 8; ++w) {
+        float* to = &right[l / 4][l % 4 * 2 + w * 8];
+        unpack_halves(offers[l]->b[w], bf16, to[0], to[1]);
+      }
+    }
     for (int l = 0; l < kWarp; ++l) {
       for (int i = 0; i < 4; ++i) {
-        const int row = l / 4 + i / 2 * 8, column = l % 4 * 2 + i % 2;
+        const float *row = left[l / 4 + i / 2 * 8], *column = right[l % 4 * 2 + i % 2];
         float sum = 0;
-        for (int k = 0; k < depth; ++k) {
-          const auto* left = offers[row % 8 * 4 + k % 8 / 2];
-          const auto* right = offers[column * 4 + k % 8 / 2];
-          sum += half_at(left->a[row / 8 + k / 8 * 2], k % 2, bf16) * half_at(right->b[k / 8], k % 2, bf16);
-        }
+        for (int k = 0; k < depth; ++k) sum += row[k] * column[k];
         offers[l]->c[i] += sum;
       }
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +16,41 @@ from ..torch_library import register
 
 __all__ = ["StepResult", "make_row", "solver_step"]
 
+MAX_OTHERS = 2
+MAX_SETS = 3
+COLUMNS = 6  # of weights
+MAX_COPIES = 4
+
 
 class StepResult(NamedTuple):
-    """What one row produced. `base` and `model_input` are None unless asked for."""
+    """What one row produced. `base`, `model_input` and `state` are None unless asked for."""
 
     x: Tensor  # [B, ...] the next point, x's dtype
     converted: Tensor  # [B, ...] D, the converted model output, x's dtype
     base: Tensor | None  # [B, ...] the next base, x's dtype
     model_input: Tensor | None  # [copies * B, ...] c_in x' in the dtype asked for
+    state: Tensor | None = None  # [B, ...] the next state, x's dtype
+
+
+class _Call(NamedTuple):
+    """The arguments of the op in torch's dispatcher."""
+
+    x: Tensor
+    m: Tensor
+    row: Sequence[float]
+    base: Tensor | None
+    history: Sequence[Tensor]
+    m_uncond: Tensor | None
+    guidance: Tensor | None
+    threshold: Tensor | None
+    seeds: Tensor | None
+    write_base: bool
+    input_dtype: torch.dtype | None
+    copies: int
+    others: Sequence[Tensor]
+    state: Tensor | None
+    weights: Tensor | None
+    write_state: bool
 
 
 def make_row(**fields: float | Sequence[float]) -> list[float]:
@@ -56,6 +83,10 @@ def solver_step(
     write_base: bool = False,
     input_dtype: torch.dtype | None = None,
     copies: int = 1,
+    others: Sequence[Tensor] = (),
+    state: Tensor | None = None,
+    weights: Tensor | None = None,
+    write_state: bool = False,
 ) -> StepResult:
     """Apply one coefficient row (the formula stands in `fastdiff.plans.table`).
 
@@ -68,58 +99,85 @@ def solver_step(
     guidance: [B] float64, per-sample guidance scale; the row's number where not given.
     threshold: [B] float64, positive: D is clamped to +-threshold and divided by it (dynamic thresholding).
     seeds: [B] int64, each sample's own seed; needed where the row draws noise.
-    write_base: also return base'. input_dtype: also return c_in x' in this dtype, `copies` (1 or 2) times over.
+    write_base: also return base'. input_dtype: also return c_in x' in this dtype, `copies` (1 to 4) times over.
+    weights: [B, S, 6] float64, in place of guidance: what each sample's m, m_uncond, second and third output, x and
+        state count for. S = 1; or 2, where the second set makes the D that is returned; or 3, where the third makes the
+        next state.
+    others: the second and the third output, each [B, ...]. state: [B, ...], what is kept from step to step. Read only
+        with weights. write_state: also return the next state.
 
     Computed in float64 for float64 x, in float32 otherwise. Differentiable with respect to all floating-point tensors.
     Raises TypeError or ValueError naming the argument.
     """
-    _check(x, m, row, base, history, m_uncond, guidance, threshold, seeds, copies)
-    new_x, new_base, converted, model_input = torch.ops.fastdiff.solver_step(
-        x, m, list(row), base, list(history), m_uncond, guidance, threshold, seeds, write_base, input_dtype, copies
+    call = _Call(
+        x, m, list(row), base, list(history), m_uncond, guidance, threshold, seeds, write_base, input_dtype, copies,
+        list(others), state, weights, write_state,
     )  # fmt: skip
+    _check(call)
+    new_x, new_base, converted, model_input, new_state = torch.ops.fastdiff.solver_step(*call)
     return StepResult(
-        new_x, converted, new_base if write_base else None, model_input if input_dtype is not None else None
+        new_x,
+        converted,
+        new_base if write_base else None,
+        model_input if input_dtype is not None else None,
+        new_state if write_state else None,
     )
 
 
-def _check(
-    x: Tensor,
-    m: Tensor,
-    row: Sequence[float],
-    base: Tensor | None,
-    history: Sequence[Tensor],
-    m_uncond: Tensor | None,
-    guidance: Tensor | None,
-    threshold: Tensor | None,
-    seeds: Tensor | None,
-    copies: int,
-) -> None:
+def _check(call: _Call) -> None:
+    x = call.x
     checks.require_float("x", x)
     if x.ndim == 0:
         raise ValueError("x: expected at least one dimension, the batch, got a scalar")
-    if len(row) != WIDTH:
-        raise ValueError(f"row: expected {WIDTH} numbers (see make_row), got {len(row)}")
-    optional = {"base": base, "m_uncond": m_uncond}
-    given = {"m": m, **{name: tensor for name, tensor in optional.items() if tensor is not None}}
-    for name, tensor in (given | {f"history[{k}]": h for k, h in enumerate(history)}).items():
+    if len(call.row) != WIDTH:
+        raise ValueError(f"row: expected {WIDTH} numbers (see make_row), got {len(call.row)}")
+    optional = {"base": call.base, "m_uncond": call.m_uncond, "state": call.state}
+    given = {"m": call.m, **{name: tensor for name, tensor in optional.items() if tensor is not None}}
+    given |= {f"history[{k}]": h for k, h in enumerate(call.history)}
+    given |= {f"others[{k}]": m for k, m in enumerate(call.others)}
+    for name, tensor in given.items():
         checks.require_float(name, tensor)
         checks.require_shape(name, tensor, x.shape)
         checks.require_device(name, tensor, x)
     for name, values, dtype in (
-        ("guidance", guidance, torch.float64),
-        ("threshold", threshold, torch.float64),
-        ("seeds", seeds, torch.int64),
+        ("guidance", call.guidance, torch.float64),
+        ("threshold", call.threshold, torch.float64),
+        ("seeds", call.seeds, torch.int64),
     ):
         if values is not None:
             checks.require_shape(name, values, (len(x),))
             checks.require_dtype(name, values, dtype)
             checks.require_device(name, values, x)
-    if copies not in (1, 2):
-        raise ValueError(f"copies: expected 1 or 2, got {copies}")
-    if len(history) >= MAX_HISTORY:
-        raise ValueError(f"history: expected at most {MAX_HISTORY - 1} entries, got {len(history)}")
-    if guidance is not None and m_uncond is None:
+    if not 1 <= call.copies <= MAX_COPIES:
+        raise ValueError(f"copies: expected 1 to {MAX_COPIES}, got {call.copies}")
+    if len(call.history) >= MAX_HISTORY:
+        raise ValueError(f"history: expected at most {MAX_HISTORY - 1} entries, got {len(call.history)}")
+    if call.guidance is not None and call.m_uncond is None:
         raise ValueError("guidance: expected m_uncond beside it, got none")
+    _check_weights(call)
+
+
+def _check_weights(call: _Call) -> None:
+    weights, batch = call.weights, len(call.x)
+    if weights is None:
+        for name, given in (("others", call.others), ("state", call.state is not None), ("write_state", call.write_state)):
+            if given:
+                raise ValueError(f"{name}: expected weights beside it, got none")
+        return
+    checks.require_tensor("weights", weights)
+    if weights.ndim != 3 or weights.shape[0] != batch or weights.shape[2] != COLUMNS:
+        raise ValueError(f"weights: expected shape ({batch}, S, {COLUMNS}), got {tuple(weights.shape)}")
+    sets = weights.shape[1]
+    if not 1 <= sets <= MAX_SETS:
+        raise ValueError(f"weights: expected 1 to {MAX_SETS} sets, got {sets}")
+    checks.require_dtype("weights", weights, torch.float64)
+    checks.require_device("weights", weights, call.x)
+    if call.guidance is not None:
+        raise ValueError("weights: expected no guidance beside them, got both")
+    if len(call.others) > MAX_OTHERS:
+        raise ValueError(f"others: expected at most {MAX_OTHERS} outputs, got {len(call.others)}")
+    if call.write_state and sets != MAX_SETS:
+        raise ValueError(f"write_state: expected {MAX_SETS} sets of weights, got {sets}")
 
 
 def _check_row(row: np.void, history: Sequence[Tensor], seeds: Tensor | None) -> None:
@@ -135,82 +193,61 @@ def _table(numbers: Sequence[float]) -> np.ndarray:
     return np.array(numbers, dtype=np.float64).view(ROW)
 
 
-def _run(
-    x: Tensor,
-    m: Tensor,
-    row: Sequence[float],
-    base: Tensor | None,
-    history: Sequence[Tensor],
-    m_uncond: Tensor | None,
-    guidance: Tensor | None,
-    threshold: Tensor | None,
-    seeds: Tensor | None,
-    write_base: bool,
-    input_dtype: torch.dtype | None,
-    copies: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    outputs = _meta(x, m, row, base, history, m_uncond, guidance, threshold, seeds, write_base, input_dtype, copies)
-    out_x, out_base, out_d, out_input = outputs
-    table = _table(row)
-    _check_row(table[0], history, seeds)
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # x', base', D, model input, state; empty where not asked for
+
+
+def _run(*arguments: Any) -> Outputs:
+    call = _Call(*arguments)
+    x = call.x
+    outputs = _meta(*arguments)
+    out_x, out_base, out_d, out_input, out_state = outputs
+    table = _table(call.row)
+    _check_row(table[0], call.history, call.seeds)
     run = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
+    weighted: tuple[Any, ...] = ()
+    if call.weights is not None:
+        weighted = (call.others, call.state, call.weights, out_state if call.write_state else None)
     run(
-        table, 0, x, x if base is None else base, m, m_uncond, history, guidance, threshold, seeds,
-        out_x, out_base if write_base else None, out_d, out_input if input_dtype is not None else None,
+        table, 0, x, x if call.base is None else call.base, call.m, call.m_uncond, call.history,
+        call.guidance, call.threshold, call.seeds, out_x, out_base if call.write_base else None, out_d,
+        out_input if call.input_dtype is not None else None, *weighted,
     )  # fmt: skip
     return outputs
 
 
-def _meta(
-    x: Tensor,
-    m: Tensor,
-    row: Sequence[float],
-    base: Tensor | None,
-    history: Sequence[Tensor],
-    m_uncond: Tensor | None,
-    guidance: Tensor | None,
-    threshold: Tensor | None,
-    seeds: Tensor | None,
-    write_base: bool,
-    input_dtype: torch.dtype | None,
-    copies: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    def like(wanted: bool) -> Tensor:
-        return torch.empty_like(x) if wanted else x.new_empty(0)
+def _meta(*arguments: Any) -> Outputs:
+    call = _Call(*arguments)
 
-    model_input = x.new_empty(0) if input_dtype is None else empty_input(x, copies, input_dtype)
-    return like(True), like(write_base), like(True), model_input
+    def like_x(wanted: bool) -> Tensor:
+        return torch.empty_like(call.x) if wanted else call.x.new_empty(0)
+
+    wants_input = call.input_dtype is not None
+    model_input = empty_input(call.x, call.copies, call.input_dtype) if wants_input else call.x.new_empty(0)
+    return like_x(True), like_x(call.write_base), like_x(True), model_input, like_x(call.write_state)
 
 
-def _formula(
-    x: Tensor,
-    m: Tensor,
-    row: Sequence[float],
-    base: Tensor | None,
-    history: Sequence[Tensor],
-    m_uncond: Tensor | None,
-    guidance: Tensor | None,
-    threshold: Tensor | None,
-    seeds: Tensor | None,
-    write_base: bool,
-    input_dtype: torch.dtype | None,
-    copies: int,
-) -> tuple[Tensor, ...]:
-    record = _table(row)[0]
+def _formula(*arguments: Any) -> Outputs:
+    call = _Call(*arguments)
+    x, record, nothing = call.x, _table(call.row)[0], call.x.new_empty(0)
     new_x, new_base, d = reference.solver_step(
-        record, x, x if base is None else base, m, m_uncond, history, guidance, threshold, seeds
-    )
+        record, x, x if call.base is None else call.base, call.m, call.m_uncond, call.history, call.guidance,
+        call.threshold, call.seeds, call.others, call.state, call.weights,
+    )  # fmt: skip
     new_x, new_base, d = (t.to(x.dtype) for t in (new_x, new_base, d))
-    model_input = x.new_empty(0)
-    if input_dtype is not None:
-        model_input = (float(record["c_in"]) * new_x).to(input_dtype).repeat(copies, *[1] * (x.ndim - 1))
-    return new_x, new_base if write_base else x.new_empty(0), d, model_input
+    model_input = new_state = nothing
+    if call.input_dtype is not None:
+        scaled = float(record["c_in"]) * new_x
+        model_input = scaled.to(call.input_dtype).repeat(call.copies, *[1] * (x.ndim - 1))
+    if call.write_state:
+        third = call.weights[:, 2]
+        new_state = reference.weighted_sum(third, x, call.m, call.m_uncond, call.others, call.state).to(x.dtype)
+    return new_x, new_base if call.write_base else nothing, d, model_input, new_state
 
 
 register(
     f"solver_step(Tensor x, Tensor m, float[{WIDTH}] row, Tensor? base, Tensor[] history, Tensor? m_uncond,"
-    " Tensor? guidance, Tensor? threshold, Tensor? seeds, bool write_base, ScalarType? input_dtype, int copies)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? guidance, Tensor? threshold, Tensor? seeds, bool write_base, ScalarType? input_dtype, int copies,"
+    " Tensor[] others, Tensor? state, Tensor? weights, bool write_state) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run,
     _meta,
     _formula,

@@ -31,11 +31,13 @@ class Layout(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def joint_layout(shape: tuple[int, ...], groups: tuple[_Strides, ...], per_sample: bool, ordered: bool) -> Layout:
+def joint_layout(
+    shape: tuple[int, ...], groups: tuple[_Strides, ...], per_sample: bool, ordered: bool, copies: int = 1
+) -> Layout:
     """The common layout of groups of operands, given by their strides.
 
     per_sample: the samples are told apart, so the batch is not merged. ordered: elements keep their logical order.
-    Where more than MAX_DIMS dimensions stay, the answer is the layout of contiguous operands.
+    copies: how many of the last group lie one after the other. Where more than MAX_DIMS dimensions stay, the answer is the layout of contiguous operands.
     """
     dims = list(zip(shape, zip(*groups, strict=True), strict=True))
     batch, batch_strides = dims.pop(0) if per_sample else (1, (0,) * len(groups))
@@ -46,7 +48,7 @@ def joint_layout(shape: tuple[int, ...], groups: tuple[_Strides, ...], per_sampl
         batch, batch_strides = dims.pop(0)  # any outermost dimension will do
     if len(dims) > MAX_DIMS:
         contiguous = torch.empty(shape, device="meta").stride()
-        return joint_layout(shape, (contiguous,) * len(groups), per_sample, ordered)
+        return joint_layout(shape, (contiguous,) * len(groups), per_sample, ordered, copies)
     used = max(1, len(dims))
     dims += [(1, (0,) * len(groups))] * (MAX_DIMS - len(dims))
     sizes = [size for size, _ in dims]
@@ -54,7 +56,7 @@ def joint_layout(shape: tuple[int, ...], groups: tuple[_Strides, ...], per_sampl
     unit = math.gcd(count, copy, *batch_strides, MAX_UNIT)
     strides = [s for g, b in enumerate(batch_strides) for s in (b // unit, *(steps[g] for _, steps in dims))]
     reach = max(sum((size - 1) * step for size, step in zip(shape, group, strict=True)) for group in groups)
-    wide = max(count, reach + copy) >= 2**31 - 2**16
+    wide = max(count, reach + (copies - 1) * copy) >= 2**31 - 2**16
     return Layout(groups, batch, count, used, (sizes[1], sizes[2]), tuple(strides), copy // unit, unit, wide)
 
 

@@ -25,6 +25,7 @@ from ..reference import compute_dtype
 from .layout import conform, joint_layout, on_device, same_layout, target
 from .philox import normal
 
+MAX_OTHERS = 2  # outputs beyond m and m_uncond
 BLOCK = 1024  # elements of one sample that a program takes
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 WARPS = 2 if torch.version.hip else 4  # eight elements a thread: 128-bit accesses in half precision too
@@ -72,9 +73,55 @@ def _add_noise(new_x, new_base, seed, noise, a, b, start, BLOCK: tl.constexpr, D
     return new_x, new_base
 
 
+@triton.jit
+def _load_output(output, uncond, at, mask, DTYPE: tl.constexpr):
+    """A model's output less the unconditional one where there is one; None where it is absent."""
+    if output is None:
+        value = None
+    else:
+        value = tl.load(output + at, mask=mask).to(DTYPE)
+        if uncond is not None:
+            value = value - uncond
+    return value
+
+
+@triton.jit
+def _take(y, weights, column: tl.constexpr, value, DTYPE: tl.constexpr):
+    """y + weight value, fused in this order whatever the compiler prefers: weights that say guidance give its bits."""
+    if value is not None:
+        weight = tl.load(weights + column).to(DTYPE)
+        # A weight of zero takes nothing, not even from an infinity.
+        y = tl.where(weight != 0, tl.fma(weight, value, y), y)
+    return y
+
+
+@triton.jit
+def _weighted_sum(weights, m, uncond, second, third, x, state, BLOCK: tl.constexpr, DTYPE: tl.constexpr):
+    """y of the set of six numbers that `weights` points to."""
+    y = tl.zeros([BLOCK], DTYPE)
+    y = _take(y, weights, 1, uncond, DTYPE)
+    y = _take(y, weights, 4, x, DTYPE)
+    y = _take(y, weights, 5, state, DTYPE)
+    y = _take(y, weights, 0, m, DTYPE)
+    y = _take(y, weights, 2, second, DTYPE)
+    return _take(y, weights, 3, third, DTYPE)
+
+
+@triton.jit
+def _limit(d, clamp, threshold, CLAMP: tl.constexpr, DTYPE: tl.constexpr):
+    # Comparisons with NaN are false, so NaN passes through both limits.
+    if CLAMP:
+        limit = _weight(clamp, DTYPE)
+        d = tl.where(d > limit, limit, tl.where(d < -limit, -limit, d))
+    if threshold is not None:
+        s = threshold
+        d = tl.where(d > s, s, tl.where(d < -s, -s, d)) / s  # Saharia et al. 2022, section 2.3
+    return d
+
+
 def _solver_step(
-    x, base, m, m_uncond, h1, h2, h3, h4, h5, h6, h7, guidances, thresholds, seeds,
-    out_x, out_base, out_d, out_input,
+    x, base, m, m_uncond, second, third, state, h1, h2, h3, h4, h5, h6, h7, guidances, thresholds, seeds, weights,
+    out_x, out_base, out_d, out_input, out_state,
     p_x, p_m, clamp, guidance, c_in,
     a_base, a_x, a0, a1, a2, a3, a4, a5, a6, a7,
     b_base, b_x, b0, b1, b2, b3, b4, b5, b6, b7,
@@ -83,7 +130,7 @@ def _solver_step(
     state_b, state_0, state_1, state_2,
     model_b, model_0, model_1, model_2,
     input_b, input_0, input_1, input_2, input_copy,
-    COPIES: tl.constexpr, CLAMP: tl.constexpr, DIMS: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
+    SETS: tl.constexpr, CONVERTS: tl.constexpr, COPIES: tl.constexpr, CLAMP: tl.constexpr, DIMS: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
     DTYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # One sample a program, so that its seed, guidance and threshold are single loads.
@@ -101,12 +148,25 @@ def _solver_step(
     d = zero
     new_x = zero
     new_base = zero
+    value = None
     if x is not None:
         value = tl.load(x + at, mask=mask).to(DTYPE)
         d = _weight(p_x, DTYPE) * value
         new_x = _weight(a_x, DTYPE) * value
         new_base = _weight(b_x, DTYPE) * value
-    if m is not None:
+    from_x = d
+    if weights is not None:
+        model_at = _offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
+        uncond = _load_output(m_uncond, None, model_at, mask, DTYPE)
+        difference = _load_output(m, uncond, model_at, mask, DTYPE)
+        more = _load_output(second, uncond, model_at, mask, DTYPE)
+        most = _load_output(third, uncond, model_at, mask, DTYPE)
+        kept = _load_output(state, None, at, mask, DTYPE)
+        own = weights + b * (SETS * 6)
+        if CONVERTS:
+            y = _weighted_sum(own, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
+            d += _weight(p_m, DTYPE) * y
+    elif m is not None:
         model_at = _offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
         prediction = tl.load(m + model_at, mask=mask).to(DTYPE)
         if m_uncond is not None:
@@ -115,13 +175,10 @@ def _solver_step(
             # In this form guidance 1 is m up to rounding, and large scales multiply the difference alone.
             prediction = uncond + scale * (prediction - uncond)
         d += _weight(p_m, DTYPE) * prediction
-    # Comparisons with NaN are false, so NaN passes through both limits.
-    if CLAMP:
-        limit = _weight(clamp, DTYPE)
-        d = tl.where(d > limit, limit, tl.where(d < -limit, -limit, d))
+    threshold = None
     if thresholds is not None:
-        s = tl.load(thresholds + b).to(DTYPE)
-        d = tl.where(d > s, s, tl.where(d < -s, -s, d)) / s  # Saharia et al. 2022, section 2.3
+        threshold = tl.load(thresholds + b).to(DTYPE)
+    d = _limit(d, clamp, threshold, CLAMP, DTYPE)
 
     new_x += _weight(a0, DTYPE) * d
     new_base += _weight(b0, DTYPE) * d
@@ -141,15 +198,22 @@ def _solver_step(
     tl.store(out_x + at, new_x, mask=mask)
     if out_base is not None:
         tl.store(out_base + at, new_base, mask=mask)
+    if SETS > 1:
+        if CONVERTS:
+            y = _weighted_sum(own + 6, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
+            d = _limit(from_x + _weight(p_m, DTYPE) * y, clamp, threshold, CLAMP, DTYPE)
     if out_d is not None:
         tl.store(out_d + at, d, mask=mask)
+    if out_state is not None:
+        y = _weighted_sum(own + 12, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
+        tl.store(out_state + at, y, mask=mask)
     if out_input is not None:
         input_at = _offset(b, e, size_1, size_2, input_b, input_0, input_1, input_2, DIMS, UNIT)
         # From x' in the compute precision, not as it was rounded for out_x.
         model_input = _weight(c_in, DTYPE) * new_x
-        tl.store(out_input + input_at, model_input, mask=mask)
-        if COPIES == 2:
-            tl.store(out_input + input_copy * UNIT + input_at, model_input, mask=mask)
+        step = tl.cast(input_copy, tl.int64) if WIDE else input_copy
+        for copy in tl.static_range(COPIES):
+            tl.store(out_input + copy * UNIT * step + input_at, model_input, mask=mask)
 
 
 # A function object of the same code with annotations of its own: weights as float32, or as the bits of float64.
@@ -207,7 +271,7 @@ def run(
     i: int,
     x: Tensor,
     base: Tensor | None,
-    m: Tensor,
+    m: Tensor | None,
     m_uncond: Tensor | None,
     history: Sequence[Tensor | None],
     guidance: Tensor | None,
@@ -217,6 +281,10 @@ def run(
     out_base: Tensor | None,
     out_d: Tensor | None,
     out_input: Tensor | None,
+    others: Sequence[Tensor | None] = (),
+    state: Tensor | None = None,
+    weights: Tensor | None = None,
+    out_state: Tensor | None = None,
 ) -> None:
     """The contract of `reference.run_solver_step`."""
     if x.numel() == 0:
@@ -224,34 +292,43 @@ def run(
     dtype = compute_dtype(x.dtype)
     row = _ready(table[i].tobytes(), dtype, base is x)
     draws = row.noises != (None, None)
-    # Both outputs are walked by one set of strides.
-    if m_uncond is not None and not same_layout(m_uncond, m.stride()):
-        m, m_uncond = m.contiguous(), m_uncond.contiguous()
+    sums = weights is not None and (row.m or out_state is not None)
+    if weights is not None:
+        guidance = None
+    models = [m, m_uncond, *others, *[None] * (MAX_OTHERS - len(others))] if row.m or sums else [None] * 4
+    # All outputs are walked by one set of strides.
+    first = next((output for output in models if output is not None), out_x)
+    if any(output is not None and not same_layout(output, first.stride()) for output in models):
+        models = [None if output is None else output.contiguous() for output in models]
+        first = next(output for output in models if output is not None)
+    copies = 1 if out_input is None else len(out_input) // len(x)
     layout = joint_layout(
         tuple(x.shape),
-        (out_x.stride(), m.stride(), (out_x if out_input is None else out_input).stride()),
-        per_sample=draws or guidance is not None or threshold is not None,
+        (out_x.stride(), first.stride(), (out_x if out_input is None else out_input).stride()),
+        per_sample=draws or any(v is not None for v in (guidance, threshold, weights)),
         ordered=draws,
+        copies=copies,
     )
-    state, model, model_input = layout.groups
+    like_x, like_m, like_input = layout.groups
     past = [h if read else None for h, read in zip(history, row.history, strict=False)]
+    per_sample = (guidance, threshold, seeds if draws else None, weights if sums else None)
     inputs = [
-        conform(x if row.x else None, state),
-        conform(base if row.base else None, state),
-        conform(m if row.m else None, model),
-        conform(m_uncond if row.m else None, model),
-        *(conform(h, state) for h in past),
+        conform(x if row.x or sums else None, like_x),
+        conform(base if row.base else None, like_x),
+        *(conform(output, like_m) for output in models),
+        conform(state if sums else None, like_x),
+        *(conform(h, like_x) for h in past),
         *[None] * (MAX_HISTORY - 1 - len(past)),
-        *(None if v is None else v.contiguous() for v in (guidance, threshold, seeds if draws else None)),
+        *(None if v is None else v.contiguous() for v in per_sample),
     ]
-    outputs = [(out_x, state), (out_base, state), (out_d, state), (out_input, model_input)]
+    outputs = [(out_x, like_x), (out_base, like_x), (out_d, like_x), (out_input, like_input), (out_state, like_x)]
     written = [target(tensor, strides) for tensor, strides in outputs]
     blocks = -(-layout.elements // BLOCK)
     with on_device(x):
         KERNELS[dtype][(layout.batch * blocks,)](
             *inputs, *written, *row.weights, *row.noises,
             blocks, layout.elements // layout.unit, *layout.inner, *layout.strides, layout.copy,
-            COPIES=1 if out_input is None else len(out_input) // len(x), CLAMP=row.clamps,
+            SETS=weights.shape[1] if sums else 0, CONVERTS=row.m, COPIES=copies, CLAMP=row.clamps,
             DIMS=layout.dims, UNIT=layout.unit, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
             num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ...plans.plan import Plan
+from ..guided import GuidedCalls
 from ..model import ModelCalls
+from ..rule import Guidance
 from ..run import Evaluate, Run
 from ..start import check_sample, sample_seeds, start_state
 
@@ -24,7 +26,7 @@ class Buffers:
         self,
         plan: Plan,
         example: Tensor,
-        calls: ModelCalls,
+        calls: ModelCalls | GuidedCalls,
         clamp: float | None,
         threshold: tuple[float | None, float],
         model_dtype: torch.dtype,
@@ -34,15 +36,22 @@ class Buffers:
         batch, device = len(example), example.device
         self.model_input = torch.empty((calls.copies * batch, *example.shape[1:]), dtype=model_dtype, device=device)
         self._seeds = torch.zeros(batch, dtype=torch.int64, device=device)
-        guided = calls.guidance is not None
+        guided = isinstance(calls, ModelCalls) and calls.guidance is not None
         self._guidance = torch.empty(batch, dtype=torch.float64, device=device) if guided else None
+        self._scales = self._guidance if isinstance(calls, ModelCalls) else calls.guidance
         calls.arguments = pytree.tree_map_only(Tensor, torch.clone, calls.arguments)
-        self.fill(plan, example, calls.guidance, [0] * batch, None)
+        self.fill(plan, example, calls.guidance if isinstance(calls, ModelCalls) else None, [0] * batch, None)
 
     @property
     def guided(self) -> bool:
         """Whether runs are guided."""
         return self._guidance is not None
+
+    def check_guidance(self, guidance: Guidance) -> None:
+        """Raises ValueError where another guidance was captured."""
+        captured = self.calls.of if isinstance(self.calls, GuidedCalls) else None
+        if guidance is not captured:
+            raise ValueError(f"guidance: {captured!r} was captured, got {guidance!r}")
 
     def check(self, plan: Plan, noise: Tensor, image: Tensor | None) -> None:
         """Raises TypeError or ValueError naming the argument."""
@@ -52,7 +61,7 @@ class Buffers:
         self,
         plan: Plan,
         noise: Tensor,
-        guidance: float | Tensor | None,
+        guidance: float | Tensor | Guidance | None,
         seeds: Sequence[int] | Tensor | None,
         image: Tensor | None,
     ) -> None:
@@ -62,7 +71,7 @@ class Buffers:
             copy.copy_(self.x * plan.rows[0].c_in)
         if self._guidance is not None and isinstance(guidance, Tensor):
             self._guidance.copy_(guidance, non_blocking=True)
-        elif self._guidance is not None and guidance is not None:
+        elif self._guidance is not None and isinstance(guidance, (int, float)):
             self._guidance.fill_(guidance)
         drawn = sample_seeds(plan, noise, seeds)
         if drawn is not None:
@@ -85,14 +94,14 @@ class Buffers:
         """A run that starts in these buffers and allocates the rest. step: as for `Run`."""
         ratio, limit = self._threshold
         return Run(
-            plan, self.x, model_dtype=self._model_dtype, copies=self.calls.copies, guidance=self._guidance,
+            plan, self.x, model_dtype=self._model_dtype, copies=self.calls.copies, guidance=self._scales,
             seeds=self._seeds if plan.stochastic else None, clamp=self._clamp,
             threshold=None if ratio is None else (ratio, limit), model_input=self.model_input, step=step,
         )  # fmt: skip
 
-    def evaluator(self) -> Evaluate:
-        """The function (model_input, t) -> (m, m_uncond) with the arguments as they are here."""
-        return self.calls.evaluator()
+    def evaluator(self, run: Run | None = None) -> Evaluate:
+        """The function (model_input, t) -> (m, m_uncond) with the arguments as they are here. run: whose it is."""
+        return self.calls.evaluator(run)
 
     def one_launch_a_row(self, plan: Plan) -> bool:
         """Whether a table on the device can hold the plan's rows: no bound on x0 needs a launch of its own."""

@@ -10,7 +10,9 @@ from torch import Tensor
 from ...keywords import check_keywords, options_of
 from ...ops import registry
 from ...plans.plan import Plan
-from ..model import Model, ModelCalls, is_guided
+from ..guided import GuidedCalls, calls_of
+from ..model import Model, is_guided
+from ..rule import Guidance
 from ..start import OPTIONS, check_sample
 from .buffers import Buffers, check_like
 from .replay import FixedProgram, TableProgram
@@ -22,7 +24,7 @@ def capture(
     plan: Plan,
     example: Tensor,
     *,
-    guidance: float | Tensor | None = None,
+    guidance: float | Tensor | Guidance | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     clamp: float | None = None,
@@ -42,13 +44,19 @@ def capture(
     check_sample(plan, example, None, None, clamp, threshold, threshold_limit, model_dtype)
     if kwargs:
         check_keywords(model, kwargs, (*OPTIONS, *options_of(capture)))
-    calls = ModelCalls(model, example.shape, guidance, uncond, guidance_mode, kwargs)
+    calls = calls_of(model, plan, example.shape, guidance, uncond, guidance_mode, kwargs)
+    if isinstance(calls, GuidedCalls) and any(rule.stop for rule in calls.rules):
+        raise ValueError(f"guidance: {calls.of!r} decides during the run whether to go on; a captured run cannot")
     if example.numel() == 0:
         raise ValueError(f"example: expected at least one element, got shape {tuple(example.shape)}")
     buffers = Buffers(plan, example, calls, clamp, (threshold, threshold_limit), model_dtype or example.dtype)
     x = buffers.x
     case = registry.CallSpec(x.device.type, x.dtype, tuple(x.shape))
-    by_table = registry.chosen("solver_step", case) == "cuda" and buffers.one_launch_a_row(plan)
+    by_table = (
+        registry.chosen("solver_step", case) == "cuda"
+        and buffers.one_launch_a_row(plan)
+        and not isinstance(calls, GuidedCalls)
+    )
     program = TableProgram if by_table else FixedProgram
     return Captured(torch.empty_like(example), buffers, program(buffers, plan, whole))
 
@@ -69,7 +77,7 @@ class Captured:
         noise: Tensor,
         *,
         plan: Plan | None = None,
-        guidance: float | Tensor | None = None,
+        guidance: float | Tensor | Guidance | None = None,
         uncond: Mapping[str, object] | None = None,
         seeds: Sequence[int] | Tensor | None = None,
         image: Tensor | None = None,
@@ -77,12 +85,15 @@ class Captured:
     ) -> Tensor:
         """x0 [B, ...] for noise [B, ...] of the example's shape, dtype and device.
 
-        plan: another plan with as many rows. guidance: another scale, a number or [B]. kwargs, uncond: other arguments
+        plan: another plan with as many rows. guidance: another scale, a number or [B], or the one captured.
+        kwargs, uncond: other arguments
         of the same structure, shapes and dtypes. What is left out stays as it was. seeds, image: as for
         `fastdiff.sample`. Raises TypeError or ValueError naming the argument.
         """
         check_like("noise", noise, self._example)
-        if is_guided(guidance) and not self._buffers.guided:
+        if isinstance(guidance, Guidance):
+            self._buffers.check_guidance(guidance)
+        elif is_guided(guidance) and not self._buffers.guided:
             raise ValueError(f"guidance: captured without guidance, got {guidance}")
         plan = self._program.use(plan)
         self._buffers.check(plan, noise, image)

@@ -17,14 +17,15 @@ class FixedProgram:
     def __init__(self, buffers: Buffers, plan: Plan, whole: bool) -> None:
         if not whole:
             raise ValueError("whole: one captured step serves every row only where the CUDA kernel reads a table")
-        self._plan, evaluate = plan, buffers.evaluator()
+        self._plan = plan
         t = buffers.new_t()
         times = [torch.full_like(t, row.t) for row in plan.rows]
 
         def run() -> Tensor:
-            return buffers.start_run(plan).drive(evaluate, times)
+            started = buffers.start_run(plan)
+            return started.drive(buffers.evaluator(started), times)
 
-        self._replay = record(run, lambda: evaluate(buffers.model_input, times[0]))
+        self._replay = record(run, run)
         self._times = times  # the graph reads them
 
     def serves(self, plan: Plan) -> bool:

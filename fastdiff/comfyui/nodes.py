@@ -1,0 +1,225 @@
+"""Nodes for ComfyUI. A file custom_nodes/fastdiff_guidance.py installs them:
+
+    from fastdiff.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+Nodes with a MODEL output guide every sampler that runs it, with the sampler's cfg for the guidance scale. Those with a
+GUIDER output are for SamplerCustomAdvanced.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+from ..guidance import (
+    APG,
+    CFG,
+    Autoguidance,
+    CFGpp,
+    Dual,
+    Guidance,
+    Magnitude,
+    PerpNeg,
+    Tangential,
+    Term,
+    Terms,
+    ZeroStar,
+)
+from .calls import condition, perturbed_attention, skipped_layers, weak_model
+from .levels import interval_of, own_space
+from .model import guided, guider
+from .widgets import CONDITIONING, MODEL, SCALE, Widget, count, layers, number, window
+
+Interval = tuple[float, float] | None
+
+
+class _OnModel:
+    """MODEL to MODEL. WIDGETS: the method's own inputs. WINDOW: where it acts at first."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "fastdiff/guidance", "patch", ("MODEL",)
+    WIDGETS: ClassVar[dict[str, Widget]] = {}
+    WINDOW: ClassVar[dict[str, Widget]] = window()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
+        return {"required": {"model": MODEL, **cls.WIDGETS}, "optional": cls.WINDOW}
+
+    def patch(self, model: Any, start_percent: float = 0.0, end_percent: float = 1.0, **values: Any) -> tuple[Any]:
+        sampling = model.get_model_object("model_sampling")
+        interval = interval_of(sampling, start_percent, end_percent)
+        return (guided(model, partial(self.guidance, interval=interval, space=own_space(sampling), **values)),)
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str) -> Guidance:
+        """The method at the sampler's cfg scale. space: of the network's own output."""
+        raise NotImplementedError
+
+
+class CFGNode(_OnModel):
+    DESCRIPTION = "Plain guidance in an interval of noise levels, and rescaled against overexposure (arXiv 2305.08891)."
+    WIDGETS: ClassVar = {
+        "rescale": number(
+            0.0, 0.0, 1.0, "How much of the positive output's contrast is brought back; 0.7 in the paper."
+        )
+    }
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str, rescale: float = 0.0) -> Guidance:
+        # The paper's is v, also for models that predict noise: in eps the contrast of the image hardly counts.
+        return CFG(scale, rescale, interval=interval, space="v" if space == "noise" else space)
+
+
+class APGNode(_OnModel):
+    DESCRIPTION = "Adaptive projected guidance (arXiv 2410.02416): high scales without oversaturation."
+    WIDGETS: ClassVar = {
+        "eta": number(
+            0.0, -10.0, 10.0, "Weight of the part along the positive output, which oversaturates. 1 keeps it."
+        ),
+        "norm": number(15.0, 0.0, 1000.0, "The largest norm of the difference that is added; 0 for no bound.", 0.1),
+        "momentum": number(-0.5, -5.0, 1.0, "Of a running sum of differences; below 0 new directions count. 0: none."),
+    }
+
+    @staticmethod
+    def guidance(
+        scale: float, *, interval: Interval, space: str, eta: float = 0.0, norm: float = 15.0, momentum: float = -0.5
+    ) -> Guidance:
+        return APG(scale, norm or None, eta, momentum or None, interval=interval)
+
+
+class ZeroStarNode(_OnModel):
+    DESCRIPTION = (
+        "CFG-Zero* (arXiv 2503.18886) for rectified flows: the negative output is scaled to fit the positive one."
+    )
+    WIDGETS: ClassVar = {
+        "zero_steps": count(1, 0, 100, "In this many first steps the velocity is 0 and the model is not called.")
+    }
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str, zero_steps: int = 1) -> Guidance:
+        return ZeroStar(scale, zero_steps, interval=interval)
+
+
+class TangentialNode(_OnModel):
+    DESCRIPTION = (
+        "Tangential damping (arXiv 2503.18137): the negative output keeps what it shares with the positive one."
+    )
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str) -> Guidance:
+        return Tangential(scale, interval=interval, space="flow" if space == "flow" else "noise")
+
+
+class MagnitudeNode(_OnModel):
+    DESCRIPTION = (
+        "Magnitude-aware guidance (arXiv 2508.03442): less where the two outputs are far apart. High cfg, as 10."
+    )
+    WIDGETS: ClassVar = {"damping": number(8.0, 0.0, 100.0, "How fast guidance falls with the distance.", 0.1)}
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str, damping: float = 8.0) -> Guidance:
+        return Magnitude(scale, damping, interval=interval, space=space)
+
+
+class CFGppNode(_OnModel):
+    DESCRIPTION = (
+        "CFG++ (arXiv 2406.08070) for the samplers euler and ddim. The sampler's cfg is lambda: 0 to 1, as 0.6."
+    )
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str) -> Guidance:
+        return CFGpp(scale, interval=interval)
+
+
+class PerturbedAttentionNode(_OnModel):
+    DESCRIPTION = "Perturbed-attention guidance (arXiv 2403.17377) for U-Nets, beside the sampler's cfg."
+    WIDGETS: ClassVar = {"pag_scale": number(3.0, 0.0, 100.0, "Weight of the difference from the perturbed output.")}
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str, pag_scale: float = 3.0) -> Guidance:
+        return Terms(scale, (Term(pag_scale, perturbed_attention(), interval),))
+
+
+class SkipLayersNode(_OnModel):
+    DESCRIPTION = "Skip-layer guidance for diffusion transformers, beside the sampler's cfg."
+    WINDOW: ClassVar = window(0.01, 0.15)
+    WIDGETS: ClassVar = {
+        "double_layers": ("STRING", {"default": "7, 8, 9", "tooltip": "Double blocks to leave out."}),
+        "single_layers": ("STRING", {"default": "", "tooltip": "Single blocks to leave out."}),
+        "slg_scale": number(3.0, 0.0, 100.0, "Weight of the difference from the output without those layers."),
+    }
+
+    @staticmethod
+    def guidance(
+        scale: float, *, interval: Interval, space: str, double_layers: str = "", single_layers: str = "",
+        slg_scale: float = 3.0,
+    ) -> Guidance:  # fmt: skip
+        return Terms(scale, (Term(slg_scale, skipped_layers(layers(double_layers), layers(single_layers)), interval),))
+
+
+class _Guider:
+    CATEGORY, FUNCTION, RETURN_TYPES = "fastdiff/guidance", "get_guider", ("GUIDER",)
+
+
+class PerpNegGuider(_Guider):
+    DESCRIPTION = "Perpendicular negative guidance (arXiv 2304.04968): what both prompts share is not removed."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
+        strength = number(1.0, 0.0, 100.0, "Weight of the negative prompt.")
+        prompts = dict.fromkeys(("positive", "negative", "empty"), CONDITIONING)
+        return {"required": {"model": MODEL, **prompts, "cfg": SCALE, "strength": strength}}
+
+    def get_guider(
+        self, model: Any, positive: Any, negative: Any, empty: Any, cfg: float, strength: float
+    ) -> tuple[Any]:
+        guidance = PerpNeg(cfg, strength, condition("empty"))
+        return (guider(model, guidance, positive, negative, cfg=cfg, empty=empty),)
+
+
+class DualGuider(_Guider):
+    DESCRIPTION = (
+        "Two conditions, such as a text with an image and the image alone (InstructPix2Pix, arXiv 2211.09800)."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
+        middle = number(1.5, 0.0, 100.0, "Scale of the middle condition over the negative one.", 0.1)
+        nested = ("BOOLEAN", {"default": False, "tooltip": "Guidance by the first applied to guidance by the second."})
+        prompts = dict.fromkeys(("positive", "middle", "negative"), CONDITIONING)
+        return {"required": {"model": MODEL, **prompts, "cfg": SCALE, "middle_cfg": middle, "nested": nested}}
+
+    def get_guider(
+        self, model: Any, positive: Any, middle: Any, negative: Any, cfg: float, middle_cfg: float, nested: bool
+    ) -> tuple[Any]:
+        guidance = Dual(cfg, middle_cfg, condition("middle"), nested)
+        return (guider(model, guidance, positive, negative, cfg=cfg, middle=middle),)
+
+
+class AutoguidanceGuider(_Guider):
+    DESCRIPTION = "Away from a weaker model with the same prompt (arXiv 2406.02507), without a negative one."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
+        scale = number(2.0, 0.0, 100.0, "The guidance scale; about 2 in the paper.", 0.1)
+        weak = ("MODEL", {"tooltip": "The weaker model: a smaller or less trained checkpoint of the same kind."})
+        return {"required": {"model": MODEL, "weak": weak, "positive": CONDITIONING, "cfg": scale}}
+
+    def get_guider(self, model: Any, weak: Any, positive: Any, cfg: float) -> tuple[Any]:
+        return (guider(model, Autoguidance(cfg, weak_model(weak)), positive, cfg=cfg),)
+
+
+_NODES: dict[str, tuple[type, str]] = {
+    "FastdiffCFG": (CFGNode, "CFG, interval and rescale"),
+    "FastdiffAPG": (APGNode, "Adaptive projected guidance (APG)"),
+    "FastdiffCFGZeroStar": (ZeroStarNode, "CFG-Zero*"),
+    "FastdiffTangentialCFG": (TangentialNode, "Tangential damping CFG"),
+    "FastdiffMagnitude": (MagnitudeNode, "Magnitude-aware guidance"),
+    "FastdiffCFGpp": (CFGppNode, "CFG++ for Euler"),
+    "FastdiffPerturbedAttention": (PerturbedAttentionNode, "Perturbed-attention guidance (PAG)"),
+    "FastdiffSkipLayers": (SkipLayersNode, "Skip-layer guidance (SLG)"),
+    "FastdiffPerpNegGuider": (PerpNegGuider, "Perpendicular negative guider"),
+    "FastdiffDualGuider": (DualGuider, "Dual condition guider"),
+    "FastdiffAutoguidanceGuider": (AutoguidanceGuider, "Autoguidance guider"),
+}
+NODE_CLASS_MAPPINGS = {name: node for name, (node, _) in _NODES.items()}
+NODE_DISPLAY_NAME_MAPPINGS = {name: f"{title} (fastdiff)" for name, (_, title) in _NODES.items()}

@@ -1,0 +1,181 @@
+"""A run under a `Guidance`: at every row the calls that its rule names, and what the step needs to combine them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from ..plans.plan import Plan
+from .model import Model, ModelCalls, check_mode, checked_output, joined
+from .rule import Guidance, Point, Rule
+from .weights import CONDITIONAL, UNCONDITIONAL, Memory, known_weights
+
+PLAIN = Rule()
+_rules: dict[tuple[int, int], tuple[weakref.ref[Plan], weakref.ref[Guidance], tuple[Rule, ...]]] = {}
+
+
+def points_of(plan: Plan) -> list[Point]:
+    """Where the plan evaluates the model."""
+    return [
+        Point(i, plan.nfe, row.t, row.alpha, row.sigma, plan.prediction, row, plan.point_after(i))
+        for i, row in enumerate(plan.rows)
+    ]
+
+
+def rules_of(plan: Plan, guidance: Guidance) -> tuple[Rule, ...]:
+    """The rule of each row, made once for a plan and a guidance."""
+    key = id(plan), id(guidance)
+    found = _rules.get(key)
+    if found is not None and found[0]() is plan and found[1]() is guidance:
+        return found[2]
+    rules = tuple(guidance.rule(point) for point in points_of(plan))
+
+    def forget(_: object) -> None:
+        _rules.pop(key, None)
+
+    _rules[key] = weakref.ref(plan, forget), weakref.ref(guidance, forget), rules
+    return rules
+
+
+def calls_of(
+    model: Model,
+    plan: Plan,
+    shape: Sequence[int],
+    guidance: float | Tensor | Guidance | None,
+    uncond: Mapping[str, object] | None,
+    guidance_mode: str,
+    kwargs: dict[str, object],
+) -> ModelCalls | GuidedCalls:
+    """The model calls of a run of the plan. A guidance that is plain everywhere is the number it stands for."""
+    if isinstance(guidance, Guidance):
+        scale = _plain_scale(rules_of(plan, guidance))
+        if scale is None:
+            return GuidedCalls(model, shape, guidance, plan, uncond, guidance_mode, kwargs)
+        guidance = scale
+    return ModelCalls(model, shape, guidance, uncond, guidance_mode, kwargs)
+
+
+def _plain_scale(rules: Sequence[Rule]) -> float | None:
+    """The scale of plain guidance where that is what all rules are, else None."""
+    found = {(rule.number, rule.calls) for rule in rules}
+    scale, calls = found.pop()
+    return scale if not found and calls in ((CONDITIONAL,), (CONDITIONAL, UNCONDITIONAL)) else None
+
+
+class CallSet(NamedTuple):
+    """The calls of a row. together: those that one call of the model makes, the conditional one last. alone: others."""
+
+    together: tuple[int, ...]
+    alone: tuple[int, ...]
+
+
+class GuidedCalls:
+    """The model calls of each row under a guidance: the interface of `ModelCalls`.
+
+    guidance: [rows] the scales of plain guidance, 1 in rows that have another rule. copies: number of copies of x in
+    the model's input, as many as the largest call reads. arguments: the keyword arguments of each call, and those of
+    each call on several inputs at once. evaluations: how often the last row evaluated the network for each sample.
+    Raises ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        guidance: Guidance,
+        plan: Plan,
+        uncond: Mapping[str, object] | None,
+        guidance_mode: str,
+        kwargs: dict[str, object],
+    ) -> None:
+        check_mode(guidance_mode)
+        if guidance.needs_uncond and uncond is None:
+            raise ValueError(f"uncond: {guidance!r} needs the unconditional evaluation's keyword arguments, got None")
+        guidance.check(shape)
+        self.of = guidance
+        self._model, self._shape = model, tuple(shape)
+        self.rules = rules_of(plan, guidance)
+        self.guidance = np.array([1.0 if rule.number is None else rule.number for rule in self.rules])
+        self._sets = {rule.calls: self._set(rule.calls, guidance_mode) for rule in (*self.rules, PLAIN)}
+        self.copies = max(1, *(len(calls.together) for calls in self._sets.values()))
+        self.arguments = self.new_arguments(uncond or {}, kwargs)
+        self._constants: dict[int, Tensor] | None = None
+        self.evaluations = 0
+
+    def _set(self, slots: Sequence[int | None], mode: str) -> CallSet:
+        last_first = sorted({call for call in slots if call is not None}, key=lambda call: (call == CONDITIONAL, call))
+        same = [call for call in last_first if call < 2 or isinstance(self.of.extra[call - 2], Mapping)]
+        if mode == "calls" or len(same) < 2:
+            return CallSet((), tuple(last_first))
+        return CallSet(tuple(same), tuple(call for call in last_first if call not in same))
+
+    def new_arguments(self, uncond: Mapping[str, object], kwargs: dict[str, object]) -> tuple[Any, ...]:
+        """`arguments` for other keyword arguments. Raises ValueError naming one that cannot be batched."""
+        extra = [{**kwargs, **call} if isinstance(call, Mapping) else kwargs for call in self.of.extra]
+        each = [kwargs, {**kwargs, **uncond}, *extra]
+        several = [
+            joined([each[call] for call in calls.together], self._shape[0]) if calls.together else None
+            for calls in self._sets.values()
+        ]
+        return each, dict(zip(self._sets, several, strict=True))
+
+    def evaluator(self, run: Any) -> GuidedEvaluator:
+        """What evaluates the model for this run."""
+        return GuidedEvaluator(self, run)
+
+    def outputs(self, slots: tuple[int | None, ...], given: Tensor, t: Tensor) -> dict[int, Tensor]:
+        """The outputs [B, ...] of a rule's calls. given: the model's input, `copies` times over."""
+        each, several = self.arguments
+        batch, calls = self._shape[0], self._sets[slots]
+        found: dict[int, Tensor] = {}
+        if calls.together:
+            size = batch * len(calls.together)
+            both = self._model(*_first(given, t, size), **several[slots])
+            parts = checked_output(both, (size, *self._shape[1:])).split(batch) if batch else [both] * self.copies
+            found.update(zip(calls.together, parts, strict=False))
+        for call in calls.alone:
+            other = self.of.extra[call - 2] if call > 1 else None
+            network = other if callable(other) else self._model
+            m = checked_output(network(*_first(given, t, batch), **each[call]), self._shape)
+            # A model may reuse its output's buffer in its next call.
+            found[call] = m if call == calls.alone[-1] else m.clone()
+        self.evaluations = len(found)
+        return found
+
+    def constants(self, memory: Memory) -> dict[int, Tensor]:
+        """The weights of rows whose weights are known, made once: while a graph is captured nothing can be copied."""
+        if self._constants is None:
+            numbers = ((i, known_weights(rule)) for i, rule in enumerate(self.rules))
+            self._constants = {i: memory.constant(weights) for i, weights in numbers if weights is not None}
+        return self._constants
+
+
+def _first(given: Tensor, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The first `size` samples of the model's input and times."""
+    return (given, t) if len(given) == size else (given[:size], t[:size])
+
+
+class GuidedEvaluator:
+    """A run's evaluations: (model_input, t) -> (m, m_uncond, noises, `Weighted` or None), as `Run.apply` has it."""
+
+    def __init__(self, calls: GuidedCalls, run: Any) -> None:
+        self._calls, self._run = calls, run
+        self._memory = Memory(calls.of, run.x)
+        self._known = calls.constants(self._memory)
+
+    def __call__(self, given: Tensor, t: Tensor) -> tuple:
+        run, memory = self._run, self._memory
+        rule = PLAIN if memory.stopped else self._calls.rules[run.i]
+        outputs = self._calls.outputs(rule.calls, given, t)
+        slots = memory.slots(rule, outputs)
+        if rule.combine is not None:
+            return rule.combine(run.x, [m for m in slots if m is not None]), None
+        if rule.number is not None:
+            return slots[0], slots[1]
+        # Where no output has weight there is none: x stands in for it, with the weight 0.
+        m = run.x if slots[0] is None else slots[0]
+        return m, slots[1], (), memory.weighted(rule, slots, run.x, self._known.get(run.i))
