@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compile_cache import compiled
+from compile_cache import SANITIZERS, compiled
 from cuda_twin.gram import Call, run
 from machine_code import MachineCode, tool
 from test_gram import BASES, assert_right, draw
@@ -25,9 +25,8 @@ DTYPES = [F32, F64, F16, BF16]
 @pytest.fixture(scope="session")
 def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sources = [TWIN / name for name in ("gram_twin.cpp", "grid.cpp", "block.cpp")]
-    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, *sources, output="twin") / "twin"
+    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *SANITIZERS, *sources, output="twin") / "twin"
 
 
 def basis_of(name: str) -> torch.Tensor:
