@@ -58,6 +58,33 @@ void check_size(int64_t n) {
   }
 }
 
+// Three sets of weights of every operand, in blocks of one sample each.
+void check_weights(int64_t n) {
+  Buffer x(n, 1), m(n, 2), uncond(n, 3), second(n, 4), third(n, 5), state(n, 6);
+  Buffer out_x(n, NAN), out_d(n, NAN), out_state(n, NAN);
+  double weights[kBatch * kMaxSets * kColumns];
+  for (int k = 0; k < kBatch * kMaxSets * kColumns; ++k) weights[k] = k % 5 ? 0.1 * k - 1 : 0;
+  SolverStep s{};
+  s.row.p_x = 0.5, s.row.p_m = -0.25, s.row.clamp = INFINITY, s.row.a_x = 0.2, s.row.A[0] = 0.3;
+  s.dims = 2, s.size[0] = kBatch, s.size[1] = n, s.weights = weights, s.sets = kMaxSets;
+  s.x = x.operand, s.m = m.operand, s.m_uncond = uncond.operand, s.state = state.operand;
+  s.others[0] = second.operand, s.others[1] = third.operand;
+  s.out_x = out_x.operand, s.out_d = out_d.operand, s.out_state = out_state.operand;
+  cpu::FASTDIFF_ISA::solver_step(s, 0, cpu::blocks(s));
+  for (int64_t i = 0; i < kBatch * n; ++i) {
+    double y[kMaxSets];
+    for (int set = 0; set < kMaxSets; ++set) {
+      const double *w = weights + (i / n * kMaxSets + set) * kColumns, u = uncond.data[i];
+      y[set] = w[kWeightM] * (m.data[i] - u) + w[kWeightUncond] * u + w[kWeightSecond] * (second.data[i] - u) +
+               w[kWeightThird] * (third.data[i] - u) + w[kWeightX] * x.data[i] + w[kWeightState] * state.data[i];
+    }
+    const double a = 0.2 * x.data[i] + 0.3 * (0.5 * x.data[i] - 0.25 * y[0]);
+    if (!(std::fabs(out_x.data[i] - a) < 5e-5)) fail("x' of weights is wrong", i);
+    if (!(std::fabs(out_d.data[i] - (0.5 * x.data[i] - 0.25 * y[1])) < 5e-5)) fail("D of weights is wrong", i);
+    if (!(std::fabs(out_state.data[i] - y[2]) < 5e-5)) fail("the state is wrong", i);
+  }
+}
+
 // The last rows of a sample of 2^35 elements: every row is the same memory, the noise counts on beyond 2^32 blocks.
 void check_large_index() {
   constexpr int64_t kRow = 1024, kRows = int64_t{1} << 25;
@@ -82,6 +109,7 @@ void check_large_index() {
 int main() {
   for (int64_t n = 1; n < 70; ++n) check_size(n);
   for (int64_t n : {127, 128, 129, 1023, 1024, 1025, 1029, 2048, 3001}) check_size(n);
+  for (int64_t n : {1, 2, 7, 16, 33, 1023, 1024, 1025, 3001}) check_weights(n);
   check_large_index();
   std::puts("ok");
 }

@@ -35,6 +35,9 @@ class Case:
     threshold: bool = False
     noises: int = 0
     copies: int = 0
+    sets: int = 0  # of weights, which then stand in for guidance; three make a next state
+    others: int = 0  # outputs besides m and, under guidance, m_uncond
+    keeps: bool = False  # whether there is a state
     input: torch.dtype = F32
     row: dict = field(default_factory=dict)  # fields that must have these values
     mean: float = 0.0
@@ -108,6 +111,11 @@ class Call:
     table: np.ndarray
     inputs: dict
     outputs: dict
+    combined: dict = field(default_factory=dict)  # others, state, weights, out_state; empty without weights
+
+    def results(self) -> dict:
+        """All outputs that were asked for."""
+        return {name: out for name, out in (self.outputs | self.combined).items() if name.startswith("out_")}
 
 
 def make_call(case: Case, device: str) -> Call:
@@ -128,10 +136,15 @@ def _well_conditioned(call: Call) -> bool:
     inputs["history"] = [h.abs() for h in call.inputs["history"]]
     inputs["m_uncond"] = None if inputs["m_uncond"] is None else -inputs["m_uncond"]  # m - m_uncond is then a sum
     inputs["seeds"] = call.inputs["seeds"]
-    bounds, results = expected(replace(call, table=table, inputs=inputs)), expected(call)
+    combined = dict(call.combined)
+    if combined:
+        combined["others"] = [m.abs() for m in combined["others"]]
+        combined["state"] = None if combined["state"] is None else combined["state"].abs()
+        combined["weights"] = combined["weights"].abs() * torch.tensor([1, -1, 1, 1, 1, 1], device=inputs["x"].device)
+    bounds, results = expected(replace(call, table=table, inputs=inputs, combined=combined)), expected(call)
     return all(
         5 * results[name].abs().max() >= bounds[name].abs().max()
-        for name, out in call.outputs.items()
+        for name, out in call.results().items()
         if out is not None
     )
 
@@ -156,7 +169,7 @@ def _draw(case: Case, device: str) -> Call:
         "m": tensor(case.model, case.model_layout),
         "m_uncond": tensor(case.model, case.model_layout) if case.guidance else None,
         "history": [tensor(case.state, case.layout) for _ in range(case.history)],
-        "guidance": sample(1.0, 9.0) if case.guidance == "sample" else None,
+        "guidance": sample(1.0, 9.0) if case.guidance == "sample" and not case.sets else None,
         "threshold": sample(1.0, 2.0) if case.threshold else None,
         "seeds": torch.randint(-(2**63), 2**63 - 1, (batch,), device=device) if case.noises else None,
     }
@@ -167,7 +180,15 @@ def _draw(case: Case, device: str) -> Call:
         "out_d": view(case.shape, case.state, case.out_layout, device),
         "out_input": view(doubled, case.input, case.out_layout, device) if case.copies else None,
     }
-    return Call(random_row(case), inputs, outputs)
+    combined = {}
+    if case.sets:
+        combined = {
+            "others": [tensor(case.model, case.model_layout) for _ in range(case.others)],
+            "state": tensor(case.state, case.layout) if case.keeps else None,
+            "weights": torch.empty(batch, case.sets, 6, dtype=F64, device=device).uniform_(-2.0, 2.0),
+            "out_state": view(case.shape, case.state, case.out_layout, device) if case.sets == 3 else None,
+        }
+    return Call(random_row(case), inputs, outputs, combined)
 
 
 def run(backend: str, call: Call) -> dict:
@@ -175,8 +196,8 @@ def run(backend: str, call: Call) -> dict:
     x = call.inputs["x"]
     with registry.backend(backend):
         function = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
-    function(call.table, 0, *call.inputs.values(), *call.outputs.values())
-    return call.outputs
+    function(call.table, 0, *call.inputs.values(), *call.outputs.values(), *call.combined.values())
+    return call.results()
 
 
 def expected(call: Call) -> dict:
@@ -187,10 +208,16 @@ def expected(call: Call) -> dict:
             return [wide(v) for v in value]
         return value.double() if torch.is_tensor(value) and value.is_floating_point() else value
 
-    x, base, d = reference.solver_step(call.table[0], *(wide(value) for value in call.inputs.values()))
+    inputs, combined = ([wide(value) for value in part.values()] for part in (call.inputs, call.combined))
+    x, base, d = reference.solver_step(call.table[0], *inputs, *combined[:3])
     copies = len(call.outputs["out_input"]) // max(len(x), 1) if call.outputs["out_input"] is not None else 0
     scaled = float(call.table["c_in"][0]) * x
-    return {"out_x": x, "out_base": base, "out_d": d, "out_input": torch.cat([scaled] * copies) if copies else None}
+    right = {"out_x": x, "out_base": base, "out_d": d, "out_input": torch.cat([scaled] * copies) if copies else None}
+    if call.combined and call.combined["out_state"] is not None:
+        others, state, weights, _ = combined
+        third = weights[:, 2]
+        right["out_state"] = reference.weighted_sum(third, inputs[0], inputs[2], inputs[3], others, state)
+    return right
 
 
 _SIZES = (1, 3, 4, 5, 127, 1023, 1024, 1025, 4097)
@@ -221,11 +248,27 @@ _FEATURES = {
     "second_noise_only": {"noises": 2, "row": {"xi_a": (0.0, 0.7)}},
     "input": {"copies": 1},
     "input_twice": {"copies": 2},
+    "input_four_times": {"copies": 4},
     "model_unread": {"row": {"p_m": 0.0}},
     "state_unread": {"row": {"p_x": 0.0, "a_x": 0.0}},
     "history_gap": {"history": 3, "row": {"A": (0.3, 0.0, -0.4, 0.5, 0, 0, 0, 0)}},
     "everything": _EVERYTHING,
 }
+_WEIGHTED = {
+    "one_output": {"sets": 1},
+    "two_outputs": {"sets": 1, "guidance": "sample"},
+    "three_outputs": {"sets": 1, "guidance": "sample", "others": 1},
+    "four_outputs": {"sets": 1, "guidance": "sample", "others": 2},
+    "three_without_uncond": {"sets": 2, "others": 2},
+    "another_pushed": {"sets": 2, "guidance": "sample", "history": 2},
+    "state": {"sets": 3, "guidance": "sample", "keeps": True},
+    "state_from_none": {"sets": 3, "others": 1},
+    "limited": {"sets": 2, "guidance": "sample", "threshold": True, "row": {"clamp": 1.2}},
+    "only_the_state_reads": {"sets": 3, "guidance": "sample", "keeps": True, "row": {"p_m": 0.0}},
+    "only_y_reads_x": {"sets": 1, "row": {"p_x": 0.0, "a_x": 0.0}},
+    "all_of_it": {"history": 3, "base": True, "guidance": "sample", "noises": 2, "copies": 3, "sets": 3, "others": 2,
+                  "keeps": True, "row": {"clamp": 5.0}},
+}  # fmt: skip
 _LAYOUTS = ("channels_last", "transposed", "batch_sliced", "inner_sliced", "rows_padded", "offset", "expanded")
 
 SIZES = [
@@ -267,7 +310,20 @@ HARD = [
          row={"guidance": 7.5, "p_x": 0.0, "p_m": 0.05, "a_x": 0.4, "A": (0.5, 0, 0, 0, 0, 0, 0, 0)},
          **_DTYPES["f16"]),
 ]  # fmt: skip
-CASES = SIZES + SHAPES + FEATURES + LAYOUTS + HARD
+_ALL_WEIGHTED = _WEIGHTED["all_of_it"]
+WEIGHTED = [
+    Case(f"weights-{name}-{dtype}", **feature, **_DTYPES[dtype])
+    for name, feature in _WEIGHTED.items()
+    for dtype in _DTYPES
+] + [
+    Case(f"weights-{layout}", layout=layout, model_layout=layout, **_ALL_WEIGHTED) for layout in _LAYOUTS
+] + [Case(f"weights-{'x'.join(map(str, shape))}", shape, **_ALL_WEIGHTED) for shape in _SHAPES] + [
+    Case("weights-all_differ", (2, 3, 4, 5, 2, 3), layout="transposed", model_layout="channels_last",
+         out_layout="inner_sliced", **_ALL_WEIGHTED),
+    Case("weights-near_the_largest_half", (2, 4, 16, 16), scale=20000.0, history=0, sets=2, guidance="sample", others=2,
+         keeps=True, row={"p_x": 0.0, "p_m": 0.02, "a_x": 0.4, "A": (0.1, 0, 0, 0, 0, 0, 0, 0)}, **_DTYPES["f16"]),
+]  # fmt: skip
+CASES = SIZES + SHAPES + FEATURES + LAYOUTS + HARD + WEIGHTED
 
 
 def fits_the_interpreter(case: Case) -> bool:

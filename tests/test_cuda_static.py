@@ -25,18 +25,21 @@ TWIN = ROOT / "tests" / "cuda_twin"
 SOURCE = ROOT / "csrc" / "cuda" / "solver_step.cu"
 
 # The most registers of a kernel, by compute type and elements a thread takes. 65536 of them make a multiprocessor.
-REGISTERS = {("float", 1): 64, ("float", 4): 64, ("float", 8): 128, ("double", 1): 80, ("double", 4): 128}
+REGISTERS = {
+    ("float", 1): 64, ("float", 4): 64, ("float", 8): 128, ("double", 1): 80, ("double", 4): 128,
+    ("weighted float", 1): 64, ("weighted float", 4): 96, ("weighted double", 1): 80, ("weighted double", 4): 192,
+}  # fmt: skip
 DENSE = [kernel for kernel in REGISTERS if kernel[1] > 1]
 
 
 def kernel_of(mangled: str) -> tuple[str, int]:
-    code, width = re.search(r"solver_step_kernelI([fd])Li(\d+)E", mangled).groups()
-    return {"f": "float", "d": "double"}[code], int(width)
+    name, code, width = re.search(r"(solver_step|weighted)_kernelI([fd])Li(\d+)E", mangled).groups()
+    return ("weighted " if name == "weighted" else "") + {"f": "float", "d": "double"}[code], int(width)
 
 
 @pytest.fixture(scope="module")
 def built() -> MachineCode:
-    return MachineCode("solver_step_kernel", everywhere=True)
+    return MachineCode("(?:solver_step|weighted)_kernel", everywhere=True)
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +71,15 @@ def test_no_local_memory(sass: dict[tuple, list[str]]) -> None:
 
 
 def test_loads_are_in_flight_together(sass: dict[tuple, list[str]]) -> None:
-    """x, m, m_uncond and four terms, each as halves or as floats, before the first half is converted."""
+    """x, m, m_uncond and four terms, each as halves or as floats, before the first half is converted.
+
+    With weights two more outputs and the state as well.
+    """
     for (arch, kernel), instructions in sass.items():
-        if kernel in DENSE and kernel[0] == "float":
+        wanted = {"float": 14, "weighted float": 20}.get(kernel[0])
+        if kernel in DENSE and wanted:
             first = next(i for i, op in enumerate(instructions) if "HADD2.F32" in op)
-            assert sum("LDG" in op for op in instructions[:first]) >= 14, (arch, kernel)
+            assert sum("LDG" in op for op in instructions[:first]) >= wanted, (arch, kernel)
 
 
 @pytest.mark.compiles
@@ -139,8 +146,14 @@ def make_case(
     noise: int = 0,
     full: bool = True,
     copies: int = 2,
+    sets: int = 0,
+    others: int = 0,
+    keeps: bool = False,
 ) -> Case:
-    """A row with `terms` old outputs and `noise` draws; `full` adds guidance, a threshold, a clamp and base."""
+    """A row with `terms` old outputs and `noise` draws; `full` adds guidance, a threshold, a clamp and base.
+
+    sets, others, keeps: sets of weights, outputs beyond the first two, and whether there is a state.
+    """
     cycle = itertools.cycle(layouts or (dense,))
     row = empty_table(1)[0]
     for name, value in (("p_x", 0.7), ("p_m", -0.6), ("a_x", 0.8), ("guidance", 4.5), ("c_in", 0.35)):
@@ -169,14 +182,18 @@ def make_case(
         out_base=tensor(state) if full else None,
         out_d=tensor(state) if full else None,
         out_input=tensor(model, copies) if copies else None,
+        others=[tensor(model) for _ in range(others)],
+        state=tensor(state) if keeps else None,
+        weights=torch.rand(batch, sets, 6, dtype=torch.float64) - 0.4 if sets else None,
+        out_state=tensor(state) if sets == 3 else None,
     )
 
 
-def check(twin: Path, cases: list[Case]) -> list[np.void]:
+def check(twin: Path, cases: list[Case], *, mixed: bool = False) -> list[np.void]:
     """Run the cases and hold every byte of their buffers to the reference in float64."""
     wanted = [case.expected() for case in cases]
     before = [[flat(t).view(torch.uint8).clone() for t in case.inputs()] for case in cases]
-    reports = execute(twin, cases)
+    reports = execute(twin, cases, mixed=mixed)
     for case, want, old, report in zip(cases, wanted, before, reports, strict=True):
         assert report["text"] == b""
         for t, was in zip(case.inputs(), old, strict=True):
@@ -203,6 +220,53 @@ def test_every_mix_of_dtypes(twin: Path, noise: int) -> None:
     for (state, model), report in zip(pairs, check(twin, cases), strict=True):
         assert report["precision"] == (8 if torch.float64 in (state, model) else 4)
         assert report["width"] == 4
+
+
+COMBINATIONS = [
+    {"sets": sets, "others": others, "keeps": keeps, "full": full}
+    for sets in (1, 2, 3) for others in (0, 1, 2) for keeps in (False, True) for full in (False, True)
+]  # fmt: skip
+
+
+def test_every_combination_of_outputs(twin: Path) -> None:
+    for pair in ((torch.float32, torch.float16), (torch.float64, torch.float32)):
+        cases = [make_case((3, 4, 8), *pair, noise=1, **options) for options in COMBINATIONS]
+        assert all(report["width"] == 4 for report in check(twin, cases))
+        check(twin, [make_case((2, 3, 5), *pair, channels_last, dense, sliced, **options) for options in COMBINATIONS])
+
+
+def test_weights_that_say_guidance_give_its_bits(twin: Path) -> None:
+    guided, weighted = (make_case((3, 4, 8), torch.float32, torch.float32, sets=sets) for sets in (0, 1))
+    for name in ("x", "base", "m", "m_uncond", "history"):
+        setattr(weighted, name, getattr(guided, name))
+    weighted.weights = torch.zeros(3, 1, 6, dtype=torch.float64)
+    weighted.weights[:, 0, 0], weighted.weights[:, 0, 1] = guided.guidance, 1
+    execute(twin, [guided, weighted])
+    for name, out in guided.outputs().items():
+        assert torch.equal(out, weighted.outputs()[name])
+
+
+def test_a_large_weighted_step_takes_four_at_once(twin: Path) -> None:
+    (report,) = check(twin, [make_case((2, 4, 256, 257), torch.float32, torch.float16, sets=3, keeps=True)])
+    assert report["width"] == 4
+
+
+def test_with_weights_what_is_absent_counts_as_nothing(twin: Path) -> None:
+    """Even m; and a weight of zero takes nothing."""
+    lone = make_case((2, 8), torch.float32, torch.float32, sets=2, others=1)
+    lone.m = lone.m_uncond = None
+    unread = make_case((2, 8), torch.float32, torch.float32, sets=3, others=2, keeps=True)
+    unread.row["p_m"], unread.weights[:, :, 2] = 0, 0
+    unread.others[0][:] = math.nan
+    check(twin, [lone, unread])
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 8), (2, 3, 5), (2, 4, 256, 257)])
+def test_a_table_with_weighted_steps_runs_the_others(twin: Path, shape: tuple[int, ...]) -> None:
+    pairs = [(torch.float32, torch.float16), (torch.float64, torch.float64)]
+    cases = [make_case(shape, *pair, noise=1, full=full, sets=sets) for pair in pairs for full in (False, True)
+             for sets in (0, 1)]  # fmt: skip
+    assert all(report["width"] == (1 if shape[-1] == 5 else 4) for report in check(twin, cases, mixed=True))
 
 
 @pytest.mark.compiles

@@ -217,14 +217,42 @@ def test_views_of_many_dimensions_and_other_dtypes_of_guidance() -> None:
         (9, None, ValueError, "seeds: the row draws noise, got None"),
         (10, torch.zeros(2, 3), ValueError, "out_x: not of x's shape"),
         (13, torch.zeros(3, 3, 8, 5), ValueError, "out_input: not of x's batch"),
+        (14, 3, TypeError, "others: expected a list"),
+        (14, [None] * 3, ValueError, "others: more than two"),
+        (14, [torch.zeros(2, 3)], ValueError, "others: not of x's shape"),
+        (15, torch.zeros(3, 3, 8, 5), ValueError, "state: not of x's batch"),
+        (16, torch.zeros(2, 6), ValueError, r"weights: expected shape \[batch, 1 to 3, 6\]"),
+        (16, torch.zeros(2, 4, 6), ValueError, r"weights: expected shape \[batch, 1 to 3, 6\]"),
+        (16, torch.zeros(2, 2, 6), ValueError, "out_state: expected three sets of weights"),
+        (16, None, ValueError, "out_state: expected weights beside it"),
+        (17, torch.zeros(2, 3), ValueError, "out_state: not of x's shape"),
     ],
 )
 def test_bad_arguments_are_named(place: int, value: object, error: type[Exception], message: str) -> None:
-    call = make_call(Case("bad", noises=1, base=True, guidance="sample"), "cpu")
-    arguments = [call.table, 0, *call.inputs.values(), *call.outputs.values()]
+    sets = 3 if place >= 14 else 0
+    call = make_call(Case("bad", noises=1, base=True, guidance="sample", sets=sets, keeps=True), "cpu")
+    arguments = [call.table, 0, *call.inputs.values(), *call.outputs.values(), *call.combined.values()]
     arguments[place] = value
     with pytest.raises(error, match=message):
         _C.solver_step_cpu(*arguments)
+
+
+@pytest.mark.parametrize("count", [0, 13, 15, 19])
+def test_a_call_has_fourteen_arguments_or_eighteen(count: int) -> None:
+    with pytest.raises(TypeError, match=f"solver_step: expected 18 positional arguments, got {count}"):
+        _C.solver_step_cpu(*[None] * count)
+
+
+def test_weights_of_another_dtype_and_views_of_many_dimensions() -> None:
+    case = Case("many", (2, 2, 3, 2, 3, 2, 3, 2), base=True, guidance="sample", sets=3, others=2, keeps=True, copies=2)
+    call = make_call(case, "cpu")
+    call.combined["weights"] = call.combined["weights"].float().double()
+    right = outputs_of(call)
+    turned = (0, 7, 6, 5, 4, 3, 2, 1)
+    call.combined["others"][1] = call.combined["others"][1].permute(turned).contiguous().permute(turned)
+    call.combined["out_state"] = torch.empty_strided(case.shape, (432, 1, 2, 6, 12, 36, 72, 216))
+    call.combined["weights"] = call.combined["weights"].float()
+    assert all(map(torch.equal, outputs_of(call), right))
 
 
 def test_a_table_may_be_a_view() -> None:

@@ -27,7 +27,8 @@ def meta(dtype: torch.dtype = F32, shape: tuple[int, ...] = LATENT) -> torch.Ten
 
 def launch(
     row: dict, *, state: torch.dtype = F32, model: torch.dtype = F32, history: int = 0, base: bool = False,
-    guided: bool = False, copies: int = 0, shape: tuple[int, ...] = LATENT,
+    guided: bool = False, copies: int = 0, shape: tuple[int, ...] = LATENT, sets: int = 0, others: int = 0,
+    keeps: bool = False,
 ) -> aot.Launch:  # fmt: skip
     """The launch of one row on dense tensors; seeds are given where it draws noise."""
     table = np.array(make_row(**{"p_x": 1.1, "p_m": -0.5, "a_x": 0.8, "A": [0.2] * (history + 1), **row})).view(ROW)
@@ -37,7 +38,13 @@ def launch(
         [meta(state, shape)] * history, None, None, meta(torch.int64, shape[:1]), meta(state, shape),
         meta(state, shape) if base else None, meta(state, shape),
         meta(model, (copies * shape[0], *shape[1:])) if copies else None,
+        *weighted(sets, [meta(model, shape)] * others, meta(state, shape) if keeps else None, x),
     )  # fmt: skip
+
+
+def weighted(sets: int, others: list[torch.Tensor], state: torch.Tensor | None, x: torch.Tensor) -> tuple:
+    """The end of a call with so many sets of weights; none without."""
+    return (others, state, meta(F64, (len(x), sets, 6)), x if sets == 3 else None) if sets else ()
 
 
 def capture(*arguments: object) -> aot.Launch:
@@ -86,6 +93,43 @@ def test_amd_kernels_keep_their_budget(name: str) -> None:
     assert (binary.count("global_load_dwordx4"), binary.count("global_store_dwordx4")) == (loads, stores)
     assert binary.count("global_load_.*") == loads
     assert binary.count("global_store_.*") == stores
+
+
+# name: (launch, 128-bit loads, weights loaded, 128-bit stores, registers on NVIDIA, on AMD)
+WEIGHTED: dict[str, tuple[Callable[[], aot.Launch], int, int, int, int, int]] = {
+    "two_outputs": (lambda: launch({}, history=1, guided=True, sets=1), 8, 3, 4, 48, 64),
+    "half_outputs": (
+        lambda: launch({"c_in": 0.9}, model=F16, history=1, guided=True, sets=1, copies=3), 6, 3, 7, 56, 64,
+    ),
+    "momentum": (lambda: launch({}, history=1, guided=True, sets=3, keeps=True), 10, 12, 6, 64, 80),
+    "everything": (
+        lambda: launch({"clamp": 2.0}, history=1, guided=True, sets=3, others=2, keeps=True), 14, 18, 6, 96, 112,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weighted_kernels_keep_their_budget(name: str, target: str) -> None:
+    make, loads, weights, stores, registers, on_amd = WEIGHTED[name]
+    binary = aot.compiled(make(), target)
+    assert binary.stack == 0
+    if target.startswith("gfx"):
+        assert binary.registers <= on_amd
+        assert 0 <= binary.count("global_load_dwordx4") - loads <= weights // 2  # two weights may come in one
+        assert binary.count("global_store_dwordx4") == stores
+        return
+    assert binary.registers <= registers
+    assert (binary.count(r"LDG\.E(\.\w+)*\.128.*"), binary.count(r"STG\.E(\.\w+)*\.128.*")) == (loads, stores)
+    assert binary.count("LDG.*") - loads <= weights
+    assert binary.count("STG.*") == stores
+
+
+def test_without_weights_a_call_of_eighteen_arguments_is_the_same_launch() -> None:
+    table, x = np.array(make_row(p_m=-0.5, A=[0.2])).view(ROW), meta()
+    plain = (table, 0, x, x, x, x, [], None, None, None, x, None, x, None)
+    assert capture(*plain) == capture(*plain, [], None, None, None)
 
 
 @pytest.mark.compiles

@@ -11,8 +11,8 @@ A row is one record of `ROW`, the same C struct as `csrc/solver_step.h`. All fie
 and `c_in x'` is what the model reads next. An operand whose weights are all zero is not read; one that is read
 in either line may spread its infinities and NaNs to both.
 
-Where a call has weights of its own for the outputs of up to four evaluations, m, m_u, m_2 and m_3, for x and for a state
-s, sets of six numbers for each sample, set k stands for
+A call may have weights of its own for the outputs m, m_u, m_2 and m_3 of up to four evaluations, for x and for a state
+s: sets of six numbers for each sample. Set k makes
 
     y_k   = w_m (m - m_u) + w_u m_u + w_2 (m_2 - m_u) + w_3 (m_3 - m_u) + w_x x + w_s s
 

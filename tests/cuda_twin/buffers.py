@@ -41,10 +41,12 @@ class Buffers:
         return answer
 
 
-def execute(program: Path, calls: Sequence[tuple[np.ndarray, Buffers]], report: np.dtype) -> list[np.void]:
+def execute(
+    program: Path, calls: Sequence[tuple[np.ndarray, Buffers]], report: np.dtype, *arguments: str
+) -> list[np.void]:
     """Run the calls, each a struct and its buffers, which are left as the program left them. Returns its reports."""
     given = b"".join(struct.tobytes() + buffers.tobytes() for struct, buffers in calls)
-    done = subprocess.run([program], input=given, capture_output=True)
+    done = subprocess.run([program, *arguments], input=given, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     answer, reports = memoryview(done.stdout), []
     for _, buffers in calls:

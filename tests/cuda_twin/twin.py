@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastdiff.ops.definitions.solver_step import MAX_OTHERS
 from fastdiff.ops.reference import run_solver_step
 from fastdiff.plans.table import MAX_HISTORY, ROW
 
@@ -28,10 +29,17 @@ STEP = np.dtype(
         *((name, OPERAND) for name in ("out_x", "out_base", "out_d", "out_input")),
         ("copies", "i4"),
         *((name, "u8") for name in ("guidance", "threshold", "seeds")),
+        ("others", OPERAND, MAX_OTHERS),
+        ("state", OPERAND),
+        ("out_state", OPERAND),
+        ("weights", "u8"),
+        ("sets", "i4"),
     ],
     align=True,
 )
 REPORT = np.dtype([("precision", "i8"), ("width", "i8"), ("x", "i8"), ("y", "i8"), ("text", "S96")])
+
+OUTPUTS = ("out_x", "out_base", "out_d", "out_input", "out_state")
 
 
 @dataclass
@@ -51,22 +59,32 @@ class Case:
     out_base: Tensor | None
     out_d: Tensor | None
     out_input: Tensor | None
+    others: list[Tensor | None] = field(default_factory=list)
+    state: Tensor | None = None
+    weights: Tensor | None = None
+    out_state: Tensor | None = None
 
     def inputs(self) -> Iterator[Tensor]:
-        everything = (self.x, self.base, self.m, self.m_uncond, *self.history)
+        everything = (self.x, self.base, self.m, self.m_uncond, *self.history, *self.others, self.state)
         yield from (t for t in everything if t is not None)
 
     def outputs(self) -> dict[str, Tensor]:
-        named = {name: getattr(self, name) for name in ("out_x", "out_base", "out_d", "out_input")}
+        named = {name: getattr(self, name) for name in OUTPUTS}
         return {name: t for name, t in named.items() if t is not None}
 
     def expected(self) -> dict[str, Tensor]:
         """Each output's whole storage, in float64, as the reference leaves it."""
-        state = [None if t is None else t.double() for t in (self.x, self.base, self.m, self.m_uncond, *self.history)]
+
+        def wide(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.double()
+
+        inputs = [wide(t) for t in (self.x, self.base, self.m, self.m_uncond)]
+        history, others = ([wide(t) for t in tensors] for tensors in (self.history, self.others))
+        combined = {"others": others, "state": wide(self.state), "weights": self.weights}
         new = {name: torch.empty(t.shape, dtype=torch.float64) for name, t in self.outputs().items()}
         outputs = {"out_base": None, "out_d": None, "out_input": None} | new
         table, per_sample = np.array([self.row], dtype=ROW), (self.guidance, self.threshold, self.seeds)
-        run_solver_step(table, 0, *state[:4], state[4:], *per_sample, **outputs)
+        run_solver_step(table, 0, *inputs, history, *per_sample, **outputs, **combined)
         left = {name: flat(t).double() for name, t in self.outputs().items()}
         for name, t in self.outputs().items():
             left[name] = left[name].clone()
@@ -78,10 +96,14 @@ def _packed(case: Case) -> tuple[np.ndarray, Buffers]:
     buffers, step = Buffers(), np.zeros((), STEP)
     step["row"], step["dims"] = case.row, case.x.ndim
     step["size"][: case.x.ndim] = case.x.shape
-    for name in ("x", "base", "m", "m_uncond", "out_x", "out_base", "out_d", "out_input"):
+    for name in ("x", "base", "m", "m_uncond", "state", *OUTPUTS):
         step[name] = _operand(getattr(case, name), buffers)
     for k, t in enumerate(case.history):
         step["history"][k] = _operand(t, buffers)
+    for k, t in enumerate(case.others):
+        step["others"][k] = _operand(t, buffers)
+    if case.weights is not None:
+        step["weights"], step["sets"] = buffers.pointer(case.weights), case.weights.shape[1]
     if case.out_input is not None:
         step["copies"] = len(case.out_input) // max(len(case.x), 1)
     for name in ("guidance", "threshold", "seeds"):
@@ -98,6 +120,9 @@ def _operand(t: Tensor | None, buffers: Buffers) -> np.void:
     return record
 
 
-def execute(program: Path, cases: list[Case]) -> list[np.void]:
-    """Run the cases; every buffer is left as the kernel left it. Returns what the twin reports of each."""
-    return run_calls(program, [_packed(case) for case in cases], REPORT)
+def execute(program: Path, cases: list[Case], *, mixed: bool = False) -> list[np.void]:
+    """Run the cases; every buffer is left as the kernel left it. Returns what the twin reports of each.
+
+    mixed: as entries of a table that has steps with weights.
+    """
+    return run_calls(program, [_packed(case) for case in cases], REPORT, *["mixed"] * mixed)

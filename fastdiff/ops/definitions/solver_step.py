@@ -160,7 +160,11 @@ def _check(call: _Call) -> None:
 def _check_weights(call: _Call) -> None:
     weights, batch = call.weights, len(call.x)
     if weights is None:
-        for name, given in (("others", call.others), ("state", call.state is not None), ("write_state", call.write_state)):
+        for name, given in (
+            ("others", call.others),
+            ("state", call.state is not None),
+            ("write_state", call.write_state),
+        ):
             if given:
                 raise ValueError(f"{name}: expected weights beside it, got none")
         return

@@ -37,7 +37,8 @@ def joint_layout(
     """The common layout of groups of operands, given by their strides.
 
     per_sample: the samples are told apart, so the batch is not merged. ordered: elements keep their logical order.
-    copies: how many of the last group lie one after the other. Where more than MAX_DIMS dimensions stay, the answer is the layout of contiguous operands.
+    copies: how many times the last group is written, one after the other.
+    Where more than MAX_DIMS dimensions stay, the answer is the layout of contiguous operands.
     """
     dims = list(zip(shape, zip(*groups, strict=True), strict=True))
     batch, batch_strides = dims.pop(0) if per_sample else (1, (0,) * len(groups))

@@ -130,7 +130,8 @@ def _solver_step(
     state_b, state_0, state_1, state_2,
     model_b, model_0, model_1, model_2,
     input_b, input_0, input_1, input_2, input_copy,
-    SETS: tl.constexpr, CONVERTS: tl.constexpr, COPIES: tl.constexpr, CLAMP: tl.constexpr, DIMS: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
+    SETS: tl.constexpr, CONVERTS: tl.constexpr, PUSHES: tl.constexpr,
+    COPIES: tl.constexpr, CLAMP: tl.constexpr, DIMS: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
     DTYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # One sample a program, so that its seed, guidance and threshold are single loads.
@@ -198,10 +199,9 @@ def _solver_step(
     tl.store(out_x + at, new_x, mask=mask)
     if out_base is not None:
         tl.store(out_base + at, new_base, mask=mask)
-    if SETS > 1:
-        if CONVERTS:
-            y = _weighted_sum(own + 6, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
-            d = _limit(from_x + _weight(p_m, DTYPE) * y, clamp, threshold, CLAMP, DTYPE)
+    if PUSHES:
+        y = _weighted_sum(own + 6, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
+        d = _limit(from_x + _weight(p_m, DTYPE) * y, clamp, threshold, CLAMP, DTYPE)
     if out_d is not None:
         tl.store(out_d + at, d, mask=mask)
     if out_state is not None:
@@ -323,12 +323,13 @@ def run(
     ]
     outputs = [(out_x, like_x), (out_base, like_x), (out_d, like_x), (out_input, like_input), (out_state, like_x)]
     written = [target(tensor, strides) for tensor, strides in outputs]
+    sets = weights.shape[1] if weights is not None else 0
     blocks = -(-layout.elements // BLOCK)
     with on_device(x):
         KERNELS[dtype][(layout.batch * blocks,)](
             *inputs, *written, *row.weights, *row.noises,
             blocks, layout.elements // layout.unit, *layout.inner, *layout.strides, layout.copy,
-            SETS=weights.shape[1] if sums else 0, CONVERTS=row.m, COPIES=copies, CLAMP=row.clamps,
+            SETS=sets, CONVERTS=row.m and sets > 0, PUSHES=row.m and sets > 1, COPIES=copies, CLAMP=row.clamps,
             DIMS=layout.dims, UNIT=layout.unit, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
             num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
