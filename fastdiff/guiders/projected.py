@@ -63,12 +63,14 @@ class AdaptiveProjectedGuidance(Projected, host.AdaptiveProjectedGuidance):
         self._momentum = None
 
     def _guide(self, names: list[str], predictions: dict[str, Tensor]) -> Tensor:
-        pred_cond, pred_uncond = (predictions[name] for name in ("pred_cond", "pred_uncond"))
+        pred_cond = predictions["pred_cond"]
         dims = dimensions(self.adaptive_projected_guidance_norm_dim, pred_cond.ndim)
         if dims is None or names == ["pred_cond"]:
             return super()._guide(names, predictions)
         method, (point, x) = self._method(names), self._place(pred_cond)
-        pred, self._momentum = projected(method, self._scale, point, x, pred_cond, pred_uncond, self._momentum, dims)
+        pred, self._momentum = projected(
+            method, self._scale, point, x, pred_cond, predictions["pred_uncond"], self._momentum, dims
+        )
         return rescaled(pred, pred_cond, method.rescale).to(pred_cond.dtype)
 
 
