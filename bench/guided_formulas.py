@@ -35,12 +35,11 @@ class MomentumAPG:
     """The same with momentum -0.5."""
 
     def __init__(self) -> None:
-        self.average: dict[tuple, Tensor] = {}
+        self.average: Tensor | float = 0.0
 
     def __call__(self, c: Tensor, u: Tensor, g: float, norm: float = 15.0, beta: float = -0.5) -> Tensor:
-        key = (c.shape, c.dtype)
-        self.average[key] = (c - u) + beta * self.average.get(key, torch.zeros_like(c))
-        return c + (g - 1) * _orthogonal(_bounded(self.average[key], norm), c)
+        self.average = (c - u) + beta * self.average
+        return c + (g - 1) * _orthogonal(_bounded(self.average, norm), c)
 
 
 def _bounded(d: Tensor, norm: float) -> Tensor:
@@ -71,12 +70,12 @@ def magnitude(c: Tensor, u: Tensor, g: float, damping: float = 8.0) -> Tensor:
     return u + (1 + (g - 1) * torch.exp(-damping * _dot(d, d).sqrt() / _dot(u, u).sqrt())) * d
 
 
-FORMULAS: dict[str, Formula] = {
-    "CFG": cfg,
-    "rescale": rescale,
-    "APG": apg,
-    "APG momentum": MomentumAPG(),
-    "Zero*": zero_star,
-    "Tangential": tangential,
-    "Magnitude": magnitude,
+FORMULAS: dict[str, Callable[[], Formula]] = {
+    "CFG": lambda: cfg,
+    "rescale": lambda: rescale,
+    "APG": lambda: apg,
+    "APG momentum": MomentumAPG,
+    "Zero*": lambda: zero_star,
+    "Tangential": lambda: tangential,
+    "Magnitude": lambda: magnitude,
 }

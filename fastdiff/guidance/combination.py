@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..sampling.rule import COLUMNS, Rule
-from .arrays import Array, Values, at_least, like, namespace, zeros
+from .arrays import Array, Sample, Values, at_least, like, namespace, zeros
 
 Vector = list[float]  # what COLUMNS are multiplied by
 Coordinates = Sequence[Values | np.ndarray] | Callable[[Array], Sequence[Array]]
 
+FEW = 8  # samples, up to which their numbers one by one take the host less time than arrays
 CONSTANT = 1e-6  # of the mean square: a variance below it is the rounding of a Gram matrix made in float32
 
 
@@ -42,28 +43,36 @@ def change(
     p_x, p_m = space
     rescaled = rescale != 0 and p_m != 0
     basis = [*vectors, vector(p_m, x=p_x)] if rescaled else list(vectors)
-    columns = _differences([*basis, vector(1.0)], calls)
-    kept = None if state is None else _differences([state], calls)
+    used = _by_column(_differences([*basis, vector(1.0)], calls))
+    kept = None if state is None else _by_column(_differences([state], calls))
 
-    def fill(out: Array, b: Sequence[Array]) -> Array:
-        _add_up(out[..., 0, :], columns, [*b, 1.0])
-        if kept is not None:
-            out[..., 1, :] = out[..., 0, :]
-            _add_up(out[..., 2, :], kept, [1.0])
-        return out
+    def sets_of(b: Sequence[Array]) -> list[list[Array]]:
+        """The sets of weights, each in the order of COLUMNS."""
+        first = _added_up(used, [*b, 1.0])
+        return [first] if kept is None else [first, first, _added_up(kept, [1.0])]
 
-    sets = 1 if state is None else 3
     if not callable(coordinates) and not rescaled:
-        b = [np.asarray(b_i) for b_i in coordinates]
-        batch = next((b_i.shape for b_i in b if b_i.ndim), ())
-        return Rule(calls, weights=fill(np.zeros((*batch, sets, len(COLUMNS))), b))
+        constant = np.broadcast_arrays(
+            *(value for row in sets_of([np.asarray(b_i) for b_i in coordinates]) for value in row)
+        )
+        return Rule(calls, weights=np.stack(constant, axis=-1).reshape(*constant[0].shape, -1, len(COLUMNS)))
 
-    def formula(gram: Array) -> Array:
+    def sets_by(gram: Array) -> list[list[Array]]:
         b = coordinates(gram) if callable(coordinates) else [like(b_i, gram) for b_i in coordinates]
         if rescaled:
             factor = 1 + rescale * (_std_ratio(gram, [*(p_m * b_i for b_i in b), 1.0]) - 1)
             b = [*(factor * b_i for b_i in b), (factor - 1) / p_m]
-        return fill(zeros((len(gram), sets, len(COLUMNS)), gram), b)
+        return sets_of(b)
+
+    def formula(gram: Array) -> Array:
+        if isinstance(gram, np.ndarray) and len(gram) <= FEW:
+            return np.array([sets_by(Sample(rows, place)) for place, rows in enumerate(gram.tolist())])
+        sets = sets_by(gram)
+        out = zeros((len(gram), len(sets), len(COLUMNS)), gram)
+        for k, row in enumerate(sets):
+            for j, value in enumerate(row):
+                out[:, k, j] = value
+        return out
 
     return Rule(calls, basis=np.array(basis), formula=formula)
 
@@ -76,24 +85,30 @@ def _differences(vectors: Sequence[Vector], calls: tuple[int | None, ...]) -> li
     return [[m, m + u + second + third, second, third, x, s] for m, u, second, third, x, s in vectors]
 
 
-def _add_up(out: Array, vectors: Sequence[Vector], b: Sequence[Array]) -> None:
-    """out [..., 6] = sum_i b_i v_i."""
-    for j in range(len(COLUMNS)):
-        terms = [b_i if v[j] == 1 else b_i * v[j] for b_i, v in zip(b, vectors, strict=True) if v[j] != 0]
-        if terms:
-            out[..., j] = sum(terms[1:], terms[0])
+def _by_column(vectors: Sequence[Vector]) -> list[list[tuple[int, float]]]:
+    """For each column the vectors that have a share in it, by number, and their shares."""
+    return [[(i, v[j]) for i, v in enumerate(vectors) if v[j] != 0] for j in range(len(COLUMNS))]
+
+
+def _added_up(columns: Sequence[Sequence[tuple[int, float]]], b: Sequence[Array]) -> list[Array]:
+    """sum_i b_i v_i, column by column."""
+    found: list[Array] = []
+    for shares in columns:
+        total: Array = 0.0
+        for i, share in shares:
+            total = total + (b[i] if share == 1 else b[i] * share)
+        found.append(total)
+    return found
 
 
 def _std_ratio(gram: Array, y: Sequence[Array]) -> Array:
     """[B] std of the last vector by that of sum_i y_i v_i, over each sample; 1 where the latter is constant."""
     n = len(y)
     count = at_least(gram[:, n, n], 1.0)
-    weights = zeros((len(gram), n, 1), gram)
-    for i, y_i in enumerate(y):
-        weights[:, i, 0] = y_i
-    products = (gram[:, :, :n] @ weights)[:, :, 0]  # of y with each vector and with 1
-    square, mean = (products[:, :n] * weights[:, :, 0]).sum(-1) / count, products[:, n] / count
-    var, var_c = square - mean**2, gram[:, n - 1, n - 1] / count - (gram[:, n - 1, n] / count) ** 2
+    mean = sum(y[i] * gram[:, i, n] for i in range(n)) / count
+    square = sum(y[i] * y[j] * gram[:, i, j] for i in range(n) for j in range(n)) / count
+    mean_c = gram[:, n - 1, n] / count
+    var, var_c = square - mean * mean, gram[:, n - 1, n - 1] / count - mean_c * mean_c
     xp = namespace(gram)
     varies = var > CONSTANT * square
     return xp.where(varies, xp.sqrt(at_least(var_c, 0.0) / xp.where(varies, var, 1.0)), 1.0)

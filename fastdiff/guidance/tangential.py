@@ -39,9 +39,10 @@ class Tangential(Scaled):
             xp = namespace(gram)
             inner, w2, d2 = gram[:, 0, 1], gram[:, 1, 1], p_m**2 * gram[:, 0, 0]
             apart = w2 - d2
-            root = norm((2 * p_m * inner) ** 2 + apart**2)
+            across = 2 * p_m * inner
+            root = norm(across * across + apart * apart)
             cross = quotient(inner, root, 0.0)  # sin p cos p / p_m
-            near = quotient(2 * p_m * inner**2, root * (root + abs(apart)), 0.0)  # the smaller of sin^2, cos^2, by p_m
+            near = quotient(across * inner, root * (root + abs(apart)), 0.0)  # the smaller of sin^2, cos^2, by p_m
             square = xp.where(apart < 0, per_unit - near, near)
             added = 1 - like(scale, gram)
             return [-added * (1 + p_m * (square - cross)) / 2, -added * (square + cross) / 2]

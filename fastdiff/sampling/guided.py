@@ -131,9 +131,9 @@ class GuidedCalls:
         found: dict[int, Tensor] = {}
         if calls.together:
             size = batch * len(calls.together)
-            both = self._model(*_first(given, t, size), **several[slots])
-            parts = checked_output(both, (size, *self._shape[1:])).split(batch) if batch else [both] * self.copies
-            found.update(zip(calls.together, parts, strict=False))
+            both = checked_output(self._model(*_first(given, t, size), **several[slots]), (size, *self._shape[1:]))
+            for k, call in enumerate(calls.together):
+                found[call] = both[k * batch : (k + 1) * batch]
         for call in calls.alone:
             other = self.of.extra[call - 2] if call > 1 else None
             network = other if callable(other) else self._model
