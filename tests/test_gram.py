@@ -21,7 +21,9 @@ OP = "gram"
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 TOLERANCE = {F32: 2e-6, F64: 1e-13}
 DTYPES = [F32, F64, F16] + [BF16] * (not INTERPRETING)  # broken in the interpreter
-SHAPES = [(2, 4, 9, 8), (3, 33), (1, 1), (4,), (2, 3, 5, 7), (1, 4, 37, 61), (2, 20011)]
+SHAPES = [(2, 4, 9, 8), (3, 33), (4,), (1, 4100)]
+if not INTERPRETING:  # slow
+    SHAPES += [(1, 1), (2, 3, 5, 7), (1, 4, 37, 61), (2, 20011)]
 # Of up to six tensors; the empty column of the last is that of a tensor which is not read.
 BASES = {
     "one": [[1, 0]],

@@ -39,18 +39,18 @@ constexpr int kMaxPairs = 2;  // vectors of the second kind, which come first
 template <int N, int kPairs, class T>
 void add_products(const Source<T>* given, int64_t n, double* sums) {
   using V = typename Vector<T>::type;
-  constexpr int kSets = N == 1 ? 4 : N == 2 ? 2 : 1, kProducts = N * (N + 1) / 2 + N;
+  constexpr int kSets = N == 1 ? 4 : N == 2 ? 2 : 1, kProducts = N * (N + 1) / 2 + N, kCount = sizeof(V) / sizeof(T);
   Source<T> from[N];
   for (int i = 0; i < N; ++i) from[i] = given[i];
   V sum[kSets][kProducts] = {};
   int64_t e = 0;
-  for (; e + kSets * kLanes <= n; e += kSets * kLanes) {
+  for (; e + kSets * kCount <= n; e += kSets * kCount) {
 #pragma GCC unroll 4
     for (int set = 0; set < kSets; ++set) {
       V v[N];
 #pragma GCC unroll 4
       for (int i = 0; i < N; ++i) {
-        const int64_t at = e + set * kLanes;
+        const int64_t at = e + set * kCount;
         v[i] = load(from[i].a + at);
         if (i < kPairs) v[i] = fma(V{} + from[i].wb, load(from[i].b + at), (V{} + from[i].wa) * v[i]);
       }

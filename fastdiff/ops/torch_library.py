@@ -63,7 +63,7 @@ def _are_plain(arguments: Iterable[object], grad: bool) -> bool:
     """Whether all tensors, in lists too, are torch's own, real, and need no gradient."""
     for a in arguments:
         kind = type(a)
-        if kind is list:
+        if isinstance(a, list):
             if not _are_plain(a, grad):
                 return False
             continue

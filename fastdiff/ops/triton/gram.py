@@ -123,7 +123,7 @@ def _gram(
         x4 = _load(t4, c if SECOND & 16 else a, mask, basis, 4, N, K, DTYPE)
         x5 = _load(t5, c if SECOND & 32 else a, mask, basis, 5, N, K, DTYPE)
         v0 = _vector(x0, x1, x2, x3, x4, x5, w00, w01, w02, w03, w04, w05, basis, 0, K, BLOCK, DTYPE)
-        v1, v2, v3 = None, None, None
+        v1, v2, v3 = v0, v0, v0
         if N > 1:
             v1 = _vector(x0, x1, x2, x3, x4, x5, w10, w11, w12, w13, w14, w15, basis, 1, K, BLOCK, DTYPE)
         if N > 2:
