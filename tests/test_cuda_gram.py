@@ -79,9 +79,7 @@ def test_a_sample_has_the_same_bits_in_any_batch_whoever_goes_first(twin: Path) 
 
 
 @pytest.mark.parametrize(("n", "rounds"), [(1 << 14, 1), (1 << 18, 4), (1 << 20, 8), ((1 << 20) + 4092, 8)])
-def test_large_samples_take_more_rounds_and_small_ones_spread_over_the_machine(
-    twin: Path, n: int, rounds: int
-) -> None:
+def test_large_samples_take_more_rounds_and_small_ones_spread_over_the_machine(twin: Path, n: int, rounds: int) -> None:
     (report,) = check(twin, [Call(basis_of("difference"), draw(2, (1, n), F16))])
     assert report["rounds"] == rounds
     assert report["parts"] == -(-n // (1024 * rounds))

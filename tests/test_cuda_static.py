@@ -39,7 +39,7 @@ def kernel_of(mangled: str) -> tuple[str, int]:
 
 @pytest.fixture(scope="module")
 def built() -> MachineCode:
-    return MachineCode("solver_step_kernel", everywhere=True)
+    return MachineCode("(?:solver_step|weighted)_kernel", everywhere=True)
 
 
 @pytest.fixture(scope="module")

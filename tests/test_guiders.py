@@ -75,7 +75,9 @@ def test_three_terms_are_summed():
     guider = guiders.LTX2Guidance(3.0, stg_scale=0.7, modality_scale=2.5)
     assert guider.active_predictions() == ["pred_cond", "pred_uncond", "pred_cond_stg", "pred_cond_modality"]
     expected = cond + 2.0 * (cond - uncond) + 0.7 * (cond - stg) + 1.5 * (cond - modality)
-    torch.testing.assert_close(guider.forward(cond, uncond, pred_cond_stg=stg, pred_cond_modality=modality).pred, expected)
+    torch.testing.assert_close(
+        guider.forward(cond, uncond, pred_cond_stg=stg, pred_cond_modality=modality).pred, expected
+    )
     alone = guiders.LTX2Guidance(modality_scale=2.5)
     assert [alone.is_cfg_enabled(), alone.is_stg_enabled(), alone.is_modality_enabled()] == [False, False, True]
     torch.testing.assert_close(alone.forward(cond, pred_cond_modality=modality).pred, cond + 1.5 * (cond - modality))

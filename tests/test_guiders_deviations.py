@@ -219,7 +219,9 @@ def test_finite_blur_is_a_gaussian_and_infinite_blur_the_mean(monkeypatch):
     seen = []
     monkeypatch.setattr("fastdiff.guiders.layers.blurred_queries", lambda network, layers, sigma: seen.append(sigma))
     for sigma in (1.0, 1e6):
-        guider = guiders.SmoothedEnergyGuidance(seg_blur_sigma=sigma, seg_blur_threshold_inf=1e5, **LAYERS["SmoothedEnergyGuidance"])
+        guider = guiders.SmoothedEnergyGuidance(
+            seg_blur_sigma=sigma, seg_blur_threshold_inf=1e5, **LAYERS["SmoothedEnergyGuidance"]
+        )
         with pytest.raises(AttributeError):
             guider._perturb(Network())
     assert seen == [1.0, float("inf")]
@@ -281,7 +283,9 @@ def test_a_run_that_begins_at_another_step_has_its_momentum():
     predictions = [outputs(1, 4, 4, 4) for _ in range(2)]
     for room in (ROOM, guiders):
         late, early = (room.AdaptiveProjectedGuidance(adaptive_projected_guidance_momentum=-0.5) for _ in range(2))
-        results = [[step(guider, first + i, 9, predictions[i]) for i in range(2)] for guider, first in ((late, 4), (early, 0))]
+        results = [
+            [step(guider, first + i, 9, predictions[i]) for i in range(2)] for guider, first in ((late, 4), (early, 0))
+        ]
         assert torch.allclose(results[0][1], results[1][1]) == (room is guiders)
 
 

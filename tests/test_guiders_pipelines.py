@@ -71,7 +71,10 @@ def test_images_are_those_of_diffusers(pipeline, name, options):
     ("name", "options"),
     [
         ("SkipLayerGuidance", {"skip_layer_config": LayerSkipConfig([0, 2]), "skip_layer_guidance_stop": 1.0}),
-        ("SkipLayerGuidance", {"skip_layer_config": LayerSkipConfig([1]), "skip_layer_guidance_stop": 0.6, "guidance_rescale": 0.3}),
+        (
+            "SkipLayerGuidance",
+            {"skip_layer_config": LayerSkipConfig([1]), "skip_layer_guidance_stop": 0.6, "guidance_rescale": 0.3},
+        ),
         ("AutoGuidance", {"auto_guidance_config": [LayerSkipConfig([1])]}),
     ],
 )

@@ -39,16 +39,16 @@ def sd3(scheduler: object, guider: object) -> tuple:
         out_channels=4, joint_attention_dim=tiny.WIDTH, caption_projection_dim=32, pooled_projection_dim=tiny.WIDTH,
         pos_embed_max_size=8,
     )  # fmt: skip
-    pipe = made(sd3_blocks.StableDiffusion3T2ICoreDenoiseStep(), guider, transformer=tiny.copied(net), scheduler=scheduler)
+    pipe = made(
+        sd3_blocks.StableDiffusion3T2ICoreDenoiseStep(), guider, transformer=tiny.copied(net), scheduler=scheduler
+    )
     return pipe, {**tiny.prompt(pooled=True), "height": 64, "width": 32}
 
 
 def qwen_image(scheduler: object, guider: object) -> tuple:
     """A flow on packed latents. The pipeline gives each token of the result the length of the conditional one's."""
     base, call = flow.qwen_image(scheduler)
-    pipe = made(
-        qwenimage_blocks.QwenImageCoreDenoiseStep(), guider, transformer=base.transformer, scheduler=scheduler
-    )
+    pipe = made(qwenimage_blocks.QwenImageCoreDenoiseStep(), guider, transformer=base.transformer, scheduler=scheduler)
     negative = {
         "negative_prompt_embeds": tiny.tensor(*call["prompt_embeds"].shape, seed=7),
         "negative_prompt_embeds_mask": call["prompt_embeds_mask"],

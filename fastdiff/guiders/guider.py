@@ -80,7 +80,9 @@ class Guider(BaseGuidance):
         Raises ValueError for a scheduler with EDM's preconditioning, whose network's output is no prediction of x0.
         """
         if hasattr(scheduler, "precondition_inputs"):
-            raise ValueError(f"follow: {type(scheduler).__name__} preconditions the network; expected another scheduler")
+            raise ValueError(
+                f"follow: {type(scheduler).__name__} preconditions the network; expected another scheduler"
+            )
         self._scheduler = scheduler
         return self
 
