@@ -41,7 +41,7 @@ CXX_FLAGS += ["-fno-trapping-math", "-ffp-contract=off", "-Wno-unknown-pragmas"]
 CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 finds its own intrinsics at fault
 CXX_FLAGS += ["-Wno-unknown-warning-option"]  # and clang does not know the last
 CUDA_ARCHS = ["80", "90a", "100"]
-CUDA_PTX = "90"  # for all others
+CUDA_PTX = ("100", "90")  # for all later ones; the first that nvcc knows: what ptxas is given for 100 serves them too
 ONLY_ARCHS = os.environ.get("FASTDIFF_CUDA_ARCHS", "").split()
 
 
@@ -110,7 +110,7 @@ class Nvcc:
         self.version = re.findall(r"V([\d.]+)", self._ask("--version"))[-1]
         known = self._ask("--list-gpu-code").split()
         self.archs = ONLY_ARCHS or [arch for arch in CUDA_ARCHS if f"sm_{arch.rstrip('a')}" in known]
-        self.ptx = [] if ONLY_ARCHS else [CUDA_PTX]
+        self.ptx = [] if ONLY_ARCHS else [arch for arch in CUDA_PTX if f"sm_{arch}" in known][:1]
 
     @classmethod
     def find(cls) -> Nvcc | None:

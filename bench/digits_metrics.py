@@ -12,6 +12,7 @@ samples are copies.
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.neural_network import MLPClassifier
@@ -58,9 +59,8 @@ def coverage(samples: np.ndarray, real: np.ndarray, neighbours: int = 3) -> tupl
     """
 
     def covered(points: np.ndarray, by: np.ndarray) -> float:
-        among = np.linalg.norm(by[:, None] - by[None], axis=-1)
-        radius = np.sort(among, axis=1)[:, neighbours]
-        return float((np.linalg.norm(points[:, None] - by[None], axis=-1) <= radius).any(axis=1).mean())
+        radius = np.sort(cdist(by, by), axis=1)[:, neighbours]
+        return float((cdist(points, by) <= radius).any(axis=1).mean())
 
     return covered(samples, real), covered(real, samples)
 

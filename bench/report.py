@@ -1,4 +1,4 @@
-"""python -m bench.report [cpu | dropin | group_norm | attention]: run benchmarks, write bench/results/ with ratios."""
+"""python -m bench.report [cpu | gram | dropin | group_norm | attention]: run benchmarks, write bench/results/."""
 
 from __future__ import annotations
 
@@ -94,6 +94,20 @@ def group_norm_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def gram_table(rows: list[dict]) -> str:
+    """One row a group: fastdiff's best time and share of the copy bandwidth, and how many times that others take."""
+    lines = ["| what, shape, dtype, threads | fastdiff us | of copy | through the op | eager | median |"]
+    lines.append("|---" * 6 + "|")
+    for group, members in by_contestant(rows).items():
+        ours = members["fastdiff"]["stats"]
+        op, eager = (f"{members[name]['stats']['min'] / ours['min']:.2f}" for name in ("op", "eager"))
+        median = f"{members['eager']['stats']['median'] / ours['median']:.2f}"
+        share = members["fastdiff"]["extra_info"].get("of_copy_bandwidth")
+        text = f"{share:.0%}" if share else ""
+        lines.append(f"| {group} | {ours['min'] * 1e6:.1f} | {text} | {op} | {eager} | {median} |")
+    return "\n".join(lines)
+
+
 def dropin_table(rows: list[dict]) -> str:
     """Microseconds a scheduler's step and operations in it; then seconds, and times faster, with `accelerate`."""
     steps = [row for row in rows if "steps" in row["extra_info"]]
@@ -125,6 +139,14 @@ def write_group_norm() -> None:
     _write_for_device("group_norm", "Group norm", text, group_norm_table(measure("group_norm")))
 
 
+def write_gram() -> None:
+    text = (
+        " The other columns say how many times the backend's time a call of `fastdiff.ops.gram` and eager PyTorch take,"
+        " best and then median for eager. The share of the machine's copy bandwidth counts one read of each tensor."
+    )
+    _write_for_device("gram", "Inner products", text, gram_table(measure("gram")))
+
+
 def write_cpu() -> None:
     _write("cpu", "Benchmarks", "", table(measure("sampling", "solver_step")))
 
@@ -150,7 +172,13 @@ def write_dropin() -> None:
     _write("dropin_cpu", "Drop-ins in diffusers", text, dropin_table(measure("dropin")))
 
 
-REPORTS = {"cpu": write_cpu, "dropin": write_dropin, "group_norm": write_group_norm, "attention": write_attention}
+REPORTS = {
+    "cpu": write_cpu,
+    "gram": write_gram,
+    "dropin": write_dropin,
+    "group_norm": write_group_norm,
+    "attention": write_attention,
+}
 
 
 def _write_for_device(name: str, title: str, text: str, body: str) -> None:

@@ -11,6 +11,7 @@ import comfy_guiders
 import diffusers
 import hosts
 import pytest
+import tiny_modular
 import torch
 from comfy_blocks import ModelPatcher, UNetModel
 from tiny_pipelines import STABLE_DIFFUSION, prompt_to_image
@@ -65,6 +66,7 @@ def velocity(x: Tensor, t: Tensor) -> Tensor:
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines from configurations, small fits, and a host under ComfyUI's names."""
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(_pipeline))
+    monkeypatch.setattr(diffusers.ModularPipeline, "from_pretrained", classmethod(_modular_pipeline))
     monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
     monkeypatch.setattr(fd, "fit", _small(fd.fit))
     sampling, tables = hosts.new_host()
@@ -89,6 +91,11 @@ def _pipeline(cls: type, name: str, **options: object) -> diffusers.DiffusionPip
     pipe.set_progress_bar_config(disable=True)
     assert isinstance(pipe, cls), f"the stand-in for {name} is a {type(pipe).__name__}"
     return pipe
+
+
+def _modular_pipeline(cls: type, name: str) -> diffusers.ModularPipeline:
+    scheduler, guider = diffusers.EulerDiscreteScheduler(), diffusers.ClassifierFreeGuidance()
+    return tiny_modular.sdxl(scheduler, guider)[0]
 
 
 def _small(fit: Callable) -> Callable:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from compile_cache import compiled
+from compile_cache import SANITIZERS, compiled
 
 _C = pytest.importorskip("fastdiff.ops.native")._C
 
@@ -25,8 +25,7 @@ def passes_under_sanitizers(source: str, isa: str, optimise: str = "-Og") -> Non
     if compiler is None:
         pytest.skip("no C++ compiler")
     flags = ["-std=c++17", optimise, "-g1", "-ffp-contract=off", "-fno-math-errno", f"-DFASTDIFF_ISA={isa}"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     path = Path(__file__).with_name(source)
-    made = compiled(compiler, *flags, *FLAGS[isa], *sanitizers, path, output="driver")
+    made = compiled(compiler, *flags, *FLAGS[isa], *SANITIZERS, path, output="driver")
     done = subprocess.run([made / "driver"], capture_output=True, text=True)
     assert done.stdout == "ok\n", done.stdout + done.stderr

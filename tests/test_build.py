@@ -261,7 +261,8 @@ def test_build_info_says_what_the_binary_holds() -> None:
     assert set(native._C.usable_isas()) <= set(info["isas"].split())
     assert (info["cuda"] is None) == (info["nvcc"] is None)
     if info["cuda"] is not None:
-        assert {"sm_80", "sm_90a", "compute_90"} <= set(info["cuda"].split())
+        assert {"sm_80", "sm_90a"} <= set(info["cuda"].split())
+        assert {"compute_90", "compute_100"} & set(info["cuda"].split())
 
 
 def test_the_instruction_sets_in_use_are_those_that_the_system_lists() -> None:

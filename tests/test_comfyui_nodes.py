@@ -16,6 +16,13 @@ from fastdiff.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPIN
 from fastdiff.comfyui.widgets import layers
 
 ON_MODEL = [name for name, node in NODE_CLASS_MAPPINGS.items() if node.RETURN_TYPES == ("MODEL",)]
+OWN = {  # where the defaults are plain guidance, on such small latents or at this cfg
+    "FastdiffCFG": {"rescale": 0.7},
+    "FastdiffSkipLayers": {"double_layers": "1"},
+    "FastdiffFreSca": {"cutoff": 1},
+    "FastdiffFrequencyDecoupled": {"coarse_cfg": 2.0},
+    "FastdiffAdaptive": {"cosine": -1.0},
+}
 GUIDERS = [name for name in NODE_CLASS_MAPPINGS if name not in ON_MODEL]
 
 
@@ -58,9 +65,8 @@ def test_every_node_guides_the_samplers_that_run_its_model(comfy_host, name):
     flow = name in ("FastdiffCFGZeroStar", "FastdiffSkipLayers")
     patcher, x, cfg = comfy_host.patcher(flow), begin(), 0.6 if name == "FastdiffCFGpp" else 5.0
     plain = run(comfy_host, patcher, x, levels(flow), cfg)
-    own = {"rescale": 0.7} if name == "FastdiffCFG" else {"double_layers": "1"} if name == "FastdiffSkipLayers" else {}
     window = {"start_percent": 0.0, "end_percent": 1.0} if flow else {}
-    drawn = run(comfy_host, apply(name, patcher, **own, **window), x, levels(flow), cfg)
+    drawn = run(comfy_host, apply(name, patcher, **OWN.get(name, {}), **window), x, levels(flow), cfg)
     assert torch.isfinite(drawn).all()
     assert difference(drawn, plain) > 1e-3
 
@@ -88,6 +94,16 @@ def test_a_window_is_of_noise_levels(comfy_host):
         return at(NEGATIVE) + 4.0 * (at(POSITIVE) - at(NEGATIVE)) if sigma > end else at(POSITIVE)
 
     assert watch.error(patcher, combine) < STEP
+
+
+def test_adaptive_guidance_leaves_the_negative_prompt_out_for_good(comfy_host):
+    patcher, x = comfy_host.patcher(), begin()
+    run(comfy_host, apply("FastdiffAdaptive", patcher, cosine=-1.0), x, SIGMAS)
+    values = [value for _, value, _ in patcher.model.diffusion_model.seen]
+    assert values.count(NEGATIVE) == len(x)
+    assert values.count(POSITIVE) == 6 * len(x)
+    run(comfy_host, apply("FastdiffAdaptive", patcher, cosine=1.0), x, SIGMAS)  # a new run begins anew
+    assert [value for _, value, _ in patcher.model.diffusion_model.seen].count(NEGATIVE) == 6 * len(x)
 
 
 def test_layers_are_read_from_a_text():
@@ -166,6 +182,59 @@ def test_cfg_zero_star_is_of_velocities_and_in_comfyui_a_term_is_missing(comfy_h
     assert watch.error(patcher, papers) < 5 * STEP
     assert watch.error(patcher, comfyuis) > 1e-3
     check_theirs(comfy_host, "nodes_cfg.CFGZeroStar", patcher, comfyuis, x, FLOW, g)
+
+
+def test_mahiro_is_each_images_own_and_in_comfyui_the_batchs(comfy_host):
+    patcher, g = comfy_host.patcher(), 5.0
+    x = begin(3) * torch.tensor([1.0, 2.0, 0.3]).view(-1, 1, 1, 1)
+
+    def mixed(mean):
+        def combined(x, at, sigma):
+            c, u = at(POSITIVE), at(NEGATIVE)
+            plain = u + g * (c - u)
+            a, b = (z.sign() * z.abs().sqrt() for z in (g * u, (g * c + plain) / 2))
+            q = mean((a * b).sum(1, keepdim=True) / (a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True)))
+            return (1 + q) / 2 * plain + (1 - q) / 2 * g * c
+
+        return combined
+
+    watch = Watch()
+    run(comfy_host, apply("FastdiffMahiro", patcher), x, SIGMAS, g, watch)
+    assert watch.error(patcher, mixed(lambda q: q.mean((1, 2, 3), keepdim=True))) < 5 * STEP
+    assert watch.error(patcher, mixed(torch.mean)) > 1e-3
+    check_theirs(comfy_host, "nodes_mahiro.Mahiro", patcher, mixed(torch.mean), x, SIGMAS, g)
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_fresca_is_comfyuis(comfy_host, size):
+    patcher, x, g = comfy_host.patcher(), torch.randn(1, 4, size, size), 4.0
+    periods = torch.fft.fftfreq(size, 1 / size)
+    coarse = (periods >= -20) & (periods < 20)
+    weight = torch.where(coarse[:, None] & coarse, 1.0, 1.25)
+
+    def combine(x, at, sigma):
+        c, u = at(POSITIVE), at(NEGATIVE)
+        return u + g * torch.fft.ifft2(torch.fft.fft2(c - u) * weight).real
+
+    watch = Watch()
+    run(comfy_host, apply("FastdiffFreSca", patcher), x, SIGMAS, g, watch)
+    assert watch.error(patcher, combine) < 5 * STEP
+    widgets = {"scale_low": 1.0, "scale_high": 1.25, "freq_cutoff": 20}
+    check_theirs(comfy_host, "nodes_fresca.FreSca", patcher, combine, x, SIGMAS, g, **widgets)
+
+
+def test_a_norm_that_is_not_exceeded_is_comfyuis(comfy_host):
+    patcher, x, g = comfy_host.patcher(), begin(), 4.0
+
+    def combine(x, at, sigma):
+        c, u = at(POSITIVE), at(NEGATIVE)
+        y = u + g * (c - u)
+        return 0.9 * y * (c.norm(dim=1, keepdim=True) / y.norm(dim=1, keepdim=True)).clamp(max=1)
+
+    watch = Watch()
+    run(comfy_host, apply("FastdiffCFGNorm", patcher, strength=0.9), x, SIGMAS, g, watch)
+    assert watch.error(patcher, combine) < 5 * STEP
+    check_theirs(comfy_host, "nodes_cfg.CFGNorm", patcher, combine, x, SIGMAS, g, strength=0.9)
 
 
 @pytest.mark.parametrize("flow", [False, True], ids=["noise", "flow"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compile_cache import compiled
+from compile_cache import SANITIZERS, compiled
 from cuda_twin.attention import Case, execute
 from cuda_twin.buffers import flat
 from machine_code import ARCHES, MachineCode, tool
@@ -154,10 +154,8 @@ def test_warpgroups_on_hopper_have_roles(built: Built) -> None:
 @pytest.fixture(scope="session")
 def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    sanitizers += ["-fno-sanitize=null,object-size,pointer-overflow"]  # ASan finds these, and they take long to compile
     sources = [TWIN / name for name in ("attention_twin.cpp", "block.cpp", "warpgroup.cpp")]
-    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, *sources, output="twin") / "twin"
+    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *SANITIZERS, *sources, output="twin") / "twin"
 
 
 Shape = tuple[int, int, int, int, int]  # batch, heads, queries, keys, head size

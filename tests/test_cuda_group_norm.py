@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compile_cache import compiled
+from compile_cache import SANITIZERS, compiled
 from cuda_twin.group_norm import VALUES, Call, Chip, Report, run
 from machine_code import ARCHES, MachineCode, tool
 from test_group_norm import TOLERANCE, error, formula
@@ -53,9 +53,8 @@ DECODER = [
 @pytest.fixture(scope="session")
 def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sources = [TWIN / name for name in ("group_norm_twin.cpp", "grid.cpp", "block.cpp")]
-    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, *sources, output="twin") / "twin"
+    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *SANITIZERS, *sources, output="twin") / "twin"
 
 
 def plan(twin: Path, shapes: list, chip: Chip, dtype: torch.dtype, last: bool) -> dict[tuple, Report]:

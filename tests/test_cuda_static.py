@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compile_cache import compiled
+from compile_cache import SANITIZERS, compiled
 from cuda_twin.buffers import flat
 from cuda_twin.twin import DTYPES, Case, execute
 from machine_code import MachineCode, run, tool
@@ -98,8 +98,7 @@ def test_without_a_driver_it_answers() -> None:
 @pytest.fixture(scope="session")
 def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    made = compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *sanitizers, TWIN / "twin.cpp", output="twin")
+    made = compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *SANITIZERS, TWIN / "twin.cpp", output="twin")
     return made / "twin"
 
 

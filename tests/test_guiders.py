@@ -10,7 +10,7 @@ import sys
 import diffusers
 import pytest
 import torch
-from guider_cases import LAYERS, TWO_OUTPUTS, Recorder, outputs, step
+from guider_cases import LAYERS, TWO_OUTPUTS, outputs, step
 
 import fastdiff as fd
 from fastdiff import guiders
@@ -35,7 +35,10 @@ def test_a_guider_is_one_of_diffusers_with_an_interval(name):
 
 
 def test_importing_fastdiff_does_not_import_diffusers():
-    code = "import sys, fastdiff; assert 'diffusers' not in sys.modules; fastdiff.guiders; assert 'diffusers' in sys.modules"
+    code = """import sys, fastdiff as fd
+assert "diffusers" not in sys.modules
+fd.guiders
+assert "diffusers" in sys.modules"""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -165,6 +168,13 @@ def test_outputs_carry_no_gradients():
     assert not guiders.ClassifierFreeGuidance().forward(cond, uncond).pred.requires_grad
 
 
-def test_the_recorder_is_a_network():
-    x = torch.ones(1)
-    assert Recorder()(x, x) is x
+@pytest.mark.parametrize("name", guiders.__all__)
+def test_predictions_may_be_parts_of_other_tensors(name):
+    guider, same = (getattr(guiders, name)(**LAYERS.get(name, {})) for _ in range(2))
+    shape = (2, 6, 8, 8)
+    cond, uncond, third = (*outputs(*shape, dtype=torch.float32), outputs(*shape, dtype=torch.float32)[0])
+    cond, uncond, third = cond[:, :4], uncond.transpose(2, 3)[:, :4], third.to(memory_format=torch.channels_last)[:, 2:]
+    extra = dict.fromkeys(guider._input_predictions[2:], third)
+    dense = {key: value.contiguous() for key, value in extra.items()}
+    result = guider.forward(cond, uncond, **extra).pred
+    torch.testing.assert_close(result, same.forward(cond.contiguous(), uncond.contiguous(), **dense).pred)

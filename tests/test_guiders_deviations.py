@@ -317,7 +317,7 @@ def test_bands_may_be_left_alone(options, monkeypatch):
     i = 3 if "stop" in options else 1
     with pytest.raises((UnboundLocalError, RuntimeError)):
         step(ROOM.FrequencyDecoupledGuidance(**options), i, 4, (cond, uncond))
-    scales = [10.0, 5.0] if "guidance_scales" not in options else options["guidance_scales"]
+    scales = options.get("guidance_scales", [10.0, 5.0])
     scales = [1.0 if "stop" in options else scales[0], 1.0 if "start" in options else scales[1]]
     bands = laplacian_pyramid(cond - uncond, 2, (2, 3))
     expected = uncond + collapse([g * band for g, band in zip(scales, bands, strict=True)], (2, 3))

@@ -11,6 +11,7 @@ from peers import difference, network
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdiff import kdiffusion
+from fastdiff.kdiffusion import loop
 from fastdiff.kdiffusion.vp_time import VP_TIME
 
 # k-diffusion's own samplers on noise levels, by name: most tests of them need no k-diffusion.
@@ -109,6 +110,20 @@ def test_float32_agrees_with_k_diffusions_float64(name, k_diffusion):
     assert ours.dtype == torch.float32
     theirs = getattr(k_diffusion, name)(gaussian, x.double(), sigmas.double(), disable=True, **noise)
     assert difference(ours, theirs) < 1e-5
+
+
+def test_a_sampler_called_again_sees_other_sigmas_options_and_edits():
+    x, sigmas, other = start(), levels(6), levels(6, sigma_min=0.2)
+    calls = [(sigmas, 4), (other, 4), (sigmas, 1), (sigmas, 2), (other, 1)]
+    first = []
+    for given, order in calls:
+        loop._course.cache_clear()
+        first.append(kdiffusion.sample_lms(denoise, x, given, order=order, disable=True))
+    again = [kdiffusion.sample_lms(denoise, x, given, order=order, disable=True) for given, order in calls * 2]
+    assert all(torch.equal(a, b) for a, b in zip(again, first * 2, strict=True))
+    assert loop._course.cache_info().hits >= len(calls)
+    sigmas.copy_(other)  # in place
+    assert torch.equal(kdiffusion.sample_lms(denoise, x, sigmas, disable=True), first[1])
 
 
 @pytest.mark.parametrize("name", ON_SIGMAS)

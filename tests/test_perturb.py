@@ -7,13 +7,14 @@ import threading
 import pytest
 import tiny_pipelines as tiny
 import torch
-from patch_models import close, flux, pixart, sd3, sd15, state_of, wan
+from patch_models import close, compvis, flux, pixart, sd3, sd15, state_of, wan
 from tiny_pipelines import copied, text_unet
 from torch import nn
 from watched_attention import call_of, output_of
 
 import fastdiff as fd
 from fastdiff import perturb
+from fastdiff.guidance import Term, Terms
 from fastdiff.patch import norms
 
 EVERY = {
@@ -121,6 +122,24 @@ def test_other_threads_see_the_network_as_it_is():
     assert state_of(model.module) == before
 
 
+@pytest.mark.slow
+def test_blocks_that_are_not_perturbed_stay_compiled():
+    model, ran = sd3(), []
+    blocks = model.module.transformer_blocks
+
+    def counting(place):
+        return lambda graph, inputs: lambda *args: ran.append(place) or graph(*args)
+
+    for i in (0, 1):
+        blocks[i].compile(backend=counting(i))
+    output_of(model)
+    assert {0, 1} == set(ran)
+    ran.clear()
+    made("identity", model, 1)(model.arguments[0], 0.5)
+    assert set(ran) == {0}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["network", "network in place", "block", "block in place", "attention"])
 @pytest.mark.parametrize("name", ["identity", "blurred queries", "skipped", "shuffled"])
 def test_of_what_is_compiled_the_original_runs_where_it_is_perturbed_and_the_rest_stays(what, name):
@@ -203,6 +222,26 @@ def test_a_plan_runs_on_a_perturbed_unet():
     )
     assert not torch.allclose(ours, plain)
     assert ours.isfinite().all()
+
+
+def test_two_perturbations_of_one_network_are_terms_of_one_guidance():
+    unet, words = copied(text_unet()), tiny.prompt()
+    text, empty = words["prompt_embeds"], words["negative_prompt_embeds"]
+    plan = fd.plan("ddim", fd.Schedule.scaled_linear(), steps=3)
+    calls = [perturb.identity_attention(unet), perturb.skipped_blocks(unet, "mid_block")]
+    guidance = Terms(7.5, [Term(3.0, calls[0]), Term(2.0, calls[1])])
+    noise, condition = torch.randn(2, 4, 8, 8), {"encoder_hidden_states": text}
+
+    @torch.no_grad()
+    def guided(x, t):
+        good, uncond = (unet(x, t, words).sample for words in (text, empty))
+        first, second = (call(x, t, **condition) for call in calls)
+        return uncond + 7.5 * (good - uncond) + 3.0 * (good - first) + 2.0 * (good - second)
+
+    before = state_of(unet)
+    ours = fd.sample(unet, plan, noise, guidance=guidance, uncond={"encoder_hidden_states": empty}, **condition)
+    close(ours, fd.sample(guided, plan, noise), 2e-5)
+    assert state_of(unet) == before
 
 
 NAMES = {
@@ -309,6 +348,25 @@ def test_self_attention_to_fewer_keys_has_no_identity_but_queries_to_blur():
 def mean_attention(x):
     weights = (x.mean(2, keepdim=True) @ x[..., ::2, :].mT / 2).softmax(-1)
     return (weights @ x[..., ::2, :]).expand(x.shape)
+
+
+def test_ldms_attention_can_be_seen_once_it_is_accelerated():
+    model = compvis()
+    x, *others = model.arguments
+
+    def attends(name, module):
+        return type(module).__name__.endswith("CrossAttention")
+
+    plain, outputs = model(), []
+    call = perturb.identity_attention(
+        lambda x, t: outputs.append(model.module(x, *others)) or x, attends, network=model.module
+    )
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="CrossAttention computes its attention neither"):
+            call(x, 0.5)
+        fd.accelerate(model.module)
+        call(x, 0.5)
+    assert not torch.allclose(outputs[-1], plain)
 
 
 class OwnAttention(nn.Module):

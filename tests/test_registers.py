@@ -12,7 +12,7 @@ import fastdiff as fd
 from fastdiff.plans.row import BASE_FROM_X, BASE_UNCHANGED, LinearUpdate, Row
 from fastdiff.plans.table import MAX_HISTORY
 from fastdiff.sampling import program as programs
-from fastdiff.sampling.program import program_of
+from fastdiff.sampling.program import Assignment, program_of
 from fastdiff.sampling.registers import Moves, Registers, advance, moves_of, noise_as_history
 from fastdiff.sampling.run import Run
 
@@ -61,10 +61,15 @@ def test_buffers_hold_what_a_machine_of_values_holds_and_no_row_writes_what_it_o
         rows.append(Row(0.0, 1.0, 1.0, "data", 0.0, 1.0, LinearUpdate(history=weights), BASES[base], drop_history=drop))
         kept -= len(drop)
     plan = fd.Plan(tuple(rows), (1.0, 0.0), "sample")
-    program, memory = program_of(plan), {0: "start"}
+    check_assignment(plan, program_of(plan).apart, in_place=False)
+    check_assignment(plan, program_of(plan).in_place, in_place=True)
+
+
+def check_assignment(plan: fd.Plan, assigned: Assignment, in_place: bool) -> None:
+    memory = {0: "start"}
     values = Registers("start", "start")
     for i, move in enumerate(moves_of(plan.rows, keeps=MAX_HISTORY * 2)):
-        slots = program.calls[program.order[i]]
+        slots = assigned.calls[assigned.order[i]]
 
         def step(x: str, base: str, history: tuple[str, ...], i: int = i) -> tuple[str, str, str]:
             return f"x{i}", f"base{i}", f"D{i}"
@@ -73,22 +78,31 @@ def test_buffers_hold_what_a_machine_of_values_holds_and_no_row_writes_what_it_o
         assert read == [values.x, values.base, *values.history[: move.reads]]
         written = [slots.x_out, slots.d_out, *([] if slots.base_out is None else [slots.base_out])]
         assert len(set(written)) == len(written)
-        assert not set(written) & {slots.x, slots.base, *slots.history}
+        overlap = set(written) & {slots.x, slots.base, *slots.history}
+        if in_place and slots.base_out is None:
+            overlap -= set(slots.history) & {slots.x_out}
+        assert not overlap
         memory |= {slots.x_out: f"x{i}", slots.d_out: f"D{i}"}
         if slots.base_out is not None:
             memory[slots.base_out] = f"base{i}"
         values = advance(values, move, step)
-    last = program.states[-1]
+    last = assigned.states[-1]
     assert (memory[last.x], memory[last.base]) == (values.x, values.base)
 
 
 def test_a_run_holds_no_more_buffers_than_its_registers_need() -> None:
     for solver in SOLVERS:
         plan = fd.plan(solver, VP, 9)
-        program = program_of(plan)
-        most = max(len({s.x, s.base, *s.history}) for s in program.states)
-        used = {slot for call in program.calls for slot in (call.x, call.x_out, call.base_out, call.d_out)} - {None}
-        assert len(used) <= most + 3, solver  # a row writes three at most
+        for assigned in (program_of(plan).apart, program_of(plan).in_place):
+            most = max(len({s.x, s.base, *s.history}) for s in assigned.states)
+            slots = {slot for call in assigned.calls for slot in (call.x, call.x_out, call.base_out, call.d_out)}
+            assert len(slots - {None}) <= most + 3, solver  # a row writes three at most
+
+
+def test_in_place_a_multistep_run_needs_one_buffer_less() -> None:
+    program = program_of(fd.plan("dpmpp_2m", VP, 9))
+    for assigned, count in ((program.apart, 4), (program.in_place, 3)):
+        assert {slot for call in assigned.calls for slot in (call.x, call.x_out, call.d_out)} == set(range(count))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -105,12 +119,13 @@ def test_a_row_run_twice_gives_what_it_gave(solver: str) -> None:
         assert torch.equal(run.base, first[1])
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (2, 3, 1031)])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_run_that_nobody_watches_ends_where_a_watched_one_does(solver: str) -> None:
-    plan, noise = fd.plan(solver, VP, 6), torch.randn(2, 5)
+def test_a_run_that_nobody_watches_ends_where_a_watched_one_does(solver: str, shape: tuple[int, ...]) -> None:
+    plan, noise = fd.plan(solver, VP, 6), torch.randn(shape)
 
     def evaluate(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
-        return torch.sin(x + t[:, None] / 500), None
+        return torch.sin(x + t.view(-1, *[1] * (x.ndim - 1)) / 500), None
 
     ends = []
     for watched in (False, True):

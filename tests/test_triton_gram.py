@@ -39,7 +39,7 @@ def test_a_basis_on_the_device_is_read_there(
     backend: str, device: str, on_device: None, name: str, dtype: torch.dtype
 ) -> None:
     basis = torch.tensor(BASES[name], dtype=F64, device=device)
-    for shape in ((2, 5, 40), (1, 4099)):
+    for shape in ((2, 5, 40), (1, 4100)):
         tensors = draw(basis.shape[1], shape, dtype)
         assert_right(call(backend, device, tensors, basis), tensors, BASES[name])
 
@@ -50,14 +50,15 @@ def test_zeros_of_a_basis_on_the_device_read_nothing(backend: str, device: str, 
     found = call(backend, device, [x, y, bad], basis)
     assert_right(found[:, [0, 2]][:, :, [0, 2]], [x], [[1]])  # to v_0 only x has been added
     assert found[:, 1, 1].isinf().all()
-    absent = call(backend, device, [x, None, None], basis)
+    absent = torch.empty(2, 3, 3, dtype=F64, device=device)
+    triton_gram.run(basis, [x.to(device), None, None], absent)
     assert_right(absent, [x], [[1], [0.5]])
 
 
-@pytest.mark.parametrize("name", BASES)
-@pytest.mark.parametrize("n", [1, 127, 128, 129, 512, 513, 3001])
+@pytest.mark.parametrize("name", ["difference", "four"])
+@pytest.mark.parametrize("n", [1, 128, 129, 513, 1100])
 def test_any_number_of_parts(backend: str, device: str, small_parts: None, name: str, n: int) -> None:
-    tensors = draw(len(BASES[name][0]), (3, n), F32)
+    tensors = draw(len(BASES[name][0]), (2, n), F32)
     assert_right(call(backend, device, tensors, BASES[name]), tensors, BASES[name])
 
 

@@ -53,7 +53,7 @@ def attention_lines(cases: dict[str, dict], capability: tuple[int, int]) -> list
 def pasted(sections: dict[str, dict[str, dict]], capability: tuple[int, int]) -> str:
     """What fastdiff/ops/auto_choice.py should say for this CUDA device."""
     lines = []
-    for op in ("solver_step", "group_norm"):
+    for op in ("solver_step", "gram", "group_norm"):
         backends, why = order(sections.get(op.replace("_", " "), {}))
         lines.append(f"# {op} on CUDA: {why}")
         if backends:

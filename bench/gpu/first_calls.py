@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .loop import loops
-from .ops import attentions, compiled_ops, group_norms, keys_and_head_sizes
+from .ops import attentions, compiled_ops, grams, group_norms, keys_and_head_sizes
 from .process import Cases, Job
 from .session import Calls, Session
 from .steps import solver_steps
@@ -49,5 +49,5 @@ def first_calls(device: str, quick: bool) -> list[Job]:
 
 def _run(cases: Cases, device: str, quick: bool, shard: int, shards: int) -> None:
     session = FirstCalls(cases, Clock(device, 0.0), quick, shard, shards)
-    for stage in (solver_steps, group_norms, attentions, loops, keys_and_head_sizes, compiled_ops):
+    for stage in (solver_steps, grams, group_norms, attentions, loops, keys_and_head_sizes, compiled_ops):
         stage(session)

@@ -1,4 +1,4 @@
-"""group_norm and attention over the shapes of real networks, beside eager PyTorch, torch.compile and other kernels."""
+"""The ops over the shapes of real networks, beside eager PyTorch, torch.compile and other kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from .. import bench_attention, bench_group_norm
+from .. import bench_attention, bench_gram, bench_group_norm
 from ..backends import forced
 from ..installed import attention_kernels, group_norm_kernels
 from .session import Calls, Session
@@ -32,6 +32,7 @@ ATTENTION_SHAPES = {
     )
 }
 QUICK_NORM, QUICK_ATTENTION = {"U-Net": [(1, 64, 8, 8)]}, {"text": (1, 2, 64, 77, 40)}
+QUICK_GRAM = [(1, 4, 8, 8)]
 # The dispatch table of attention asks for both.
 HEAD_SIZES, KEYS = (40, 64, 72, 80, 128, 160), (16, 77, 128, 256, 512, 1024, 4096)
 SDPA = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
@@ -40,6 +41,18 @@ WRITES_PRODUCTS = ("sdpa math", "compiled")  # these write out queries times key
 
 Kernel = Callable[..., Tensor]
 Shape = tuple[int, ...]
+
+
+def grams(session: Session) -> None:
+    """Every shape and kind of guidance, outputs in float16 (float32 on a CPU)."""
+    shapes = QUICK_GRAM if session.quick else bench_gram.SHAPES
+    for shape, variant in product(shapes, bench_gram.VARIANTS):
+        tensors = bench_gram.operands(shape, _dtype(session), variant, session.device)
+        moved = sum(t.numel() * t.element_size() for t in tensors)
+        contestants = {f"fastdiff {name}": partial(bench_gram.ours, backend=name) for name in BACKENDS[session.device]}
+        for name, make in (contestants | {"eager": bench_gram.eager}).items():
+            make = partial(_gram_calls, session, make, name, shape, variant)
+            session.measure("gram", f"{variant} {shape}", name, make, bytes=moved)
 
 
 def group_norms(
@@ -115,6 +128,13 @@ def _forget_compiled(name: str) -> None:
     """torch.compile stops after a few shapes of one function."""
     if name == "compiled":
         torch.compiler.reset()
+
+
+def _gram_calls(session: Session, contestant: Callable, name: str, shape: Shape, variant: str) -> Calls:
+    tensors = bench_gram.operands(shape, _dtype(session), variant, session.device)
+    call = contestant(tensors, variant)
+    bench_gram.check(call(), tensors, variant, bench_gram.TOLERANCE[name.split()[0]])
+    return [call]
 
 
 def _norm_calls(session: Session, kernel: Kernel, name: str, shape: Shape, layout: str, variant: str) -> Calls:

@@ -17,7 +17,7 @@ from .contract import contract
 from .first_calls import first_calls
 from .kernels import kernels
 from .loop import compiled_loops, loops
-from .ops import all_shapes, attentions, compiled_ops, group_norms, keys_and_head_sizes
+from .ops import all_shapes, attentions, compiled_ops, grams, group_norms, keys_and_head_sizes
 from .process import DONE, Cases, Job, Store, attend
 from .session import Session
 from .steps import solver_steps
@@ -54,6 +54,7 @@ STAGES = (
     Stage("ceilings", 0.1, timed("ceilings", ceilings)),
     Stage("first calls", 0.35, first_calls, at_once=12),
     Stage("solver step", 0.2, timed("solver step", solver_steps)),
+    Stage("gram", 0.15, timed("gram", grams)),
     Stage("group norm", 0.25, timed("group norm", group_norms)),
     Stage("attention", 0.3, timed("attention", attentions)),
     Stage("loop", 0.4, timed("loop", loops)),

@@ -43,11 +43,11 @@ struct LinearCombination {
 
 // The number of terms is a template argument: the sums stay in registers, and memory is passed over once.
 template <class T, int N>
-void sum_terms(const T* const* in, const T* weights, int64_t n, T* __restrict out) {
+void sum_terms(const T* const* in, const T* weights, int64_t n, T* out) {
   const T* from[N + 1];
   T weight[N + 1];
   for (int k = 0; k < N; ++k) from[k] = in[k], weight[k] = weights[k];
-#pragma GCC ivdep
+#pragma GCC ivdep  // `out` may be one of them
   for (int64_t i = 0; i < n; ++i) {
     T total = N > 0 ? weight[0] * from[0][i] : T(0);
 #pragma GCC unroll 16
@@ -100,7 +100,7 @@ void convert(const Block<T>& block) {
   T weight[kMaxTerms], *d = block.d, *sum = block.sum;
   for (int k = 0; k < N; ++k) in[k] = block.in[k];
   for (int k = 0; k <= N; ++k) weight[k] = block.weight[k];
-#pragma GCC ivdep  // outputs overlap no input
+#pragma GCC ivdep  // an output overlaps no input, or is one, element by element
   for (int64_t i = 0; i < block.n; ++i) {
     const T model = kGuided ? fma(to_d.guidance, m[i] - m_uncond[i], m_uncond[i]) : m[i];
     const T converted = to_d(kX ? fma(to_d.p_x, x[i], to_d.p_m * model) : to_d.p_m * model);

@@ -14,10 +14,15 @@ from typing import Any, ClassVar
 from ..guidance import (
     APG,
     CFG,
+    Adaptive,
     Autoguidance,
+    CFGNorm,
     CFGpp,
     Dual,
+    FrequencyDecoupled,
+    FreSca,
     Guidance,
+    History,
     Magnitude,
     PerpNeg,
     Tangential,
@@ -27,6 +32,7 @@ from ..guidance import (
 )
 from .calls import condition, perturbed_attention, skipped_layers, weak_model
 from .levels import interval_of, own_space
+from .mahiro import Mahiro
 from .model import guided, guider
 from .widgets import CONDITIONING, MODEL, SCALE, Widget, count, layers, number, window
 
@@ -130,6 +136,77 @@ class CFGppNode(_OnModel):
         return CFGpp(scale, interval=interval)
 
 
+class FreScaNode(_OnModel):
+    DESCRIPTION = "FreSca (arXiv 2504.02154): guidance with other scales for coarse and fine structure."
+    WIDGETS: ClassVar = {
+        "low": number(1.0, 0.0, 10.0, "Multiplies the guidance of coarse structure."),
+        "high": number(1.25, 0.0, 10.0, "Multiplies the guidance of fine structure."),
+        "cutoff": count(
+            20, 1, 10000, "Fine is more periods than this. All is coarse in latents of up to twice as many."
+        ),
+    }
+
+    @staticmethod
+    def guidance(
+        scale: float, *, interval: Interval, space: str, low: float = 1.0, high: float = 1.25, cutoff: int = 20
+    ) -> Guidance:
+        return FreSca(scale, low, high, cutoff, interval=interval)
+
+
+class FrequencyDecoupledNode(_OnModel):
+    DESCRIPTION = "Frequency-decoupled guidance: the sampler's cfg for fine structure, another for coarse structure."
+    WIDGETS: ClassVar = {
+        "coarse_cfg": number(5.0, 0.0, 100.0, "Low scales in coarse structure keep colours and variety.", 0.1)
+    }
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str, coarse_cfg: float = 5.0) -> Guidance:
+        return FrequencyDecoupled(scales=(scale, coarse_cfg), interval=interval)
+
+
+class CFGNormNode(_OnModel):
+    DESCRIPTION = "Guidance that exceeds the positive output's norm at no position, as for Qwen-Image."
+    WIDGETS: ClassVar = {"strength": number(1.0, 0.0, 100.0, "Multiplies the result.")}
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str, strength: float = 1.0) -> Guidance:
+        return CFGNorm(scale, strength, interval=interval)
+
+
+class AdaptiveNode(_OnModel):
+    DESCRIPTION = "Adaptive guidance: the negative prompt is left out once it hardly matters, for the rest of the run."
+    WIDGETS: ClassVar = {
+        "cosine": number(0.999, -1.0, 1.0, "Of the angle between the two outputs beyond which it is left out.", 0.0001)
+    }
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str, cosine: float = 0.999) -> Guidance:
+        return Adaptive(scale, cosine, interval=interval, space="flow" if space == "flow" else "noise")
+
+
+class HistoryNode(_OnModel):
+    DESCRIPTION = "History guidance (arXiv 2509.22300): a step away from earlier predictions, without a further call."
+    WIDGETS: ClassVar = {
+        "weight": number(1.0, 0.0, 10.0, "Of the difference from the mean of earlier predictions."),
+        "decay": number(0.5, 0.01, 1.0, "Weight of the newest prediction in that mean."),
+        "eta": number(1.0, 0.0, 1.0, "Weight of the part along the prediction; 1 keeps it."),
+    }
+
+    @staticmethod
+    def guidance(
+        scale: float, *, interval: Interval, space: str, weight: float = 1.0, decay: float = 0.5, eta: float = 1.0
+    ) -> Guidance:
+        return History(weight, scale, decay, eta, interval=interval)
+
+
+class MahiroNode(_OnModel):
+    DESCRIPTION = "Mahiro: more of the positive output where plain guidance leads away from it, image by image."
+
+    @staticmethod
+    def guidance(scale: float, *, interval: Interval, space: str) -> Guidance:
+        return Mahiro(scale, interval=interval)
+
+
 class PerturbedAttentionNode(_OnModel):
     DESCRIPTION = "Perturbed-attention guidance (arXiv 2403.17377) for U-Nets, beside the sampler's cfg."
     WIDGETS: ClassVar = {"pag_scale": number(3.0, 0.0, 100.0, "Weight of the difference from the perturbed output.")}
@@ -214,6 +291,12 @@ _NODES: dict[str, tuple[type, str]] = {
     "FastdiffCFGZeroStar": (ZeroStarNode, "CFG-Zero*"),
     "FastdiffTangentialCFG": (TangentialNode, "Tangential damping CFG"),
     "FastdiffMagnitude": (MagnitudeNode, "Magnitude-aware guidance"),
+    "FastdiffFreSca": (FreScaNode, "FreSca"),
+    "FastdiffFrequencyDecoupled": (FrequencyDecoupledNode, "Frequency-decoupled guidance"),
+    "FastdiffCFGNorm": (CFGNormNode, "CFG with the positive output's norm"),
+    "FastdiffAdaptive": (AdaptiveNode, "Adaptive guidance"),
+    "FastdiffHistory": (HistoryNode, "History guidance (HiGS)"),
+    "FastdiffMahiro": (MahiroNode, "Mahiro guidance"),
     "FastdiffCFGpp": (CFGppNode, "CFG++ for Euler"),
     "FastdiffPerturbedAttention": (PerturbedAttentionNode, "Perturbed-attention guidance (PAG)"),
     "FastdiffSkipLayers": (SkipLayersNode, "Skip-layer guidance (SLG)"),

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..sampling.rule import Guidance, Point, Rule
-from .arrays import Array, Values, norm, quotient
-from .cfg import CFG
+from ..sampling.rule import Point, Rule
+from .arrays import Array, Values, like, norm, quotient, zeros
 from .combination import vector
 from .scaled import Scaled
 from .scales import check_number
@@ -37,18 +36,17 @@ class Adaptive(Scaled):
         if self.rescale:
             raise ValueError(f"rescale: Adaptive has none, got {self.rescale}")
 
-    @property
-    def after_stop(self) -> Guidance:
-        """The conditional call alone."""
-        return CFG(1.0)
-
     def guided(self, point: Point, scale: Values) -> Rule:
         """The rule; it needs <c, u>, |c|^2 and |u|^2."""
         p_x, p_m = to_space(point, self.space)
+
+        def formula(gram: Array) -> Array:
+            weights = zeros((len(gram), 1, 6), gram)
+            weights[:, 0, 0], weights[:, 0, 1] = like(scale, gram), 1.0
+            return weights
+
         basis = np.array([vector(p_m, x=p_x), vector(uncond=p_m, x=p_x)])
-        return Rule(
-            (0, 1), scale=np.asarray(scale) if isinstance(scale, tuple) else scale, basis=basis, stop=self._aligned
-        )
+        return Rule((0, 1), basis=basis, formula=formula, stop=self._aligned)
 
     def _aligned(self, gram: Array) -> bool:
         cosine = quotient(gram[:, 0, 1], norm(gram[:, 0, 0]) * norm(gram[:, 1, 1]), 1.0)

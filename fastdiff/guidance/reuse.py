@@ -53,6 +53,13 @@ class ReuseUncond(Scaled):
                 raise ValueError(f"coefficients: expected two to four finite numbers a row, or none, got {rows}")
             object.__setattr__(self, "coefficients", rows)
 
+    @property
+    def keeps_uncond(self) -> int:
+        """As many as u is made of."""
+        if self.coefficients is None:
+            return self.order + 1
+        return max((len(row) - 1 for row in self.coefficients), default=0)
+
     def guided(self, point: Point, scale: Values) -> Rule:
         """The rule: CFG where the call is made, constant weights elsewhere."""
         g = np.asarray(scale)

@@ -1,9 +1,8 @@
-"""diffusers' guiders on `fastdiff.guidance`: `from fastdiff.guiders import X` where a script has `from diffusers import X`.
+"""diffusers' guiders on `fastdiff.guidance`: `from fastdiff import X` where a script has `from diffusers import X`.
 
 Each class is a subclass of diffusers' own of that name: the constructor, the configuration, saving and the place in
-modular pipelines are inherited. `forward` is the method from `fastdiff.guidance` in two passes over the outputs, one
-where it takes no inner products. Where diffusers is wrong or fails, fastdiff differs on purpose: docs/guiders.md has the
-list.
+modular pipelines are inherited; `forward` is a method of `fastdiff.guidance`. Where diffusers is wrong or fails,
+fastdiff differs on purpose: docs/guiders.md has the list.
 
 Windows. Step i of n is guided where start <= i / n < stop, with the fractions as written: 0.29 of 100 is step 29. A
 window that ends at 1 ends with the run. Each constructor takes `guidance_interval=(low, high)` besides: no guidance
@@ -15,9 +14,9 @@ outside low < sigma / alpha <= high, whatever the number of steps. For that the 
 A guider that follows a scheduler also applies what is defined on x0 or on a velocity there: adaptive projected guidance
 and CFG-Zero*. Without one they act on the network's output, as in diffusers. The network's input is taken for x.
 
-A run begins at any step that does not follow the step before, and has its own momentum. Perturbations are on the network
-while it makes the prediction they are for, in the calling thread, and are undone also where a call failed. Outputs carry
-no gradients. A guider serves one run at a time.
+A run begins at any step that does not follow the step before, and has its own momentum. A perturbation is on the
+network while that makes the prediction it is for, in the calling thread alone; it is undone also where a call failed.
+Outputs carry no gradients. A guider serves one run at a time.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ try:
     import diffusers.guiders  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "fastdiff.guiders: expected a diffusers with guiders to be installed (pip install 'diffusers>=0.35'), which these"
-        " classes extend"
+        "fastdiff.guiders: expected a diffusers that has guiders, which these classes extend (pip install -U diffusers)"
     ) from error
 
 from .frequency import FrequencyDecoupledGuidance

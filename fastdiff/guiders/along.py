@@ -22,17 +22,17 @@ def dimensions(given: int | Sequence[int] | None, ndim: int) -> list[int] | None
     dims = sorted({dim % ndim if -ndim <= dim < ndim else 0 for dim in ([given] if isinstance(given, int) else given)})
     if not dims or dims[0] == 0:
         raise ValueError(
-            f"adaptive_projected_guidance_norm_dim: expected dimensions of a sample, from 1 to {ndim - 1}, got {given!r}"
+            f"adaptive_projected_guidance_norm_dim: expected dimensions from 1 to {ndim - 1}, a sample's, got {given!r}"
         )
     return None if dims == list(range(1, ndim)) else dims
 
 
 def projected(
-    method: APG, point: Point, x: Tensor, c: Tensor, u: Tensor, last: Tensor | None, dims: Sequence[int]
+    method: APG, scale: float, point: Point, x: Tensor, c: Tensor, u: Tensor, last: Tensor | None, dims: list[int]
 ) -> tuple[Tensor, Tensor]:
     """(y, d): APG's result, with norms and inner products over `dims`, and its momentum d, which comes back as `last`.
 
-    c, u: [B, ...] the outputs. method: what to do, in the space "x0" or "output".
+    method: what to do, in the space "x0" or "output"; scale: its scale. c, u: [B, ...] the outputs.
     """
     p_x, p_m = point.to_x0 if method.space == "x0" else (0.0, 1.0)
     dtype = compute_dtype(c.dtype)
@@ -47,8 +47,8 @@ def projected(
     if method.norm is not None:
         length = torch.linalg.vector_norm(d, dim=dims, keepdim=True)
         update = update * torch.where(length > method.norm, method.norm / length, 1.0)
-    base, scale = (c, method.scale - 1) if method.form == "paper" else (c - difference, method.scale)
-    return base + scale / p_m * update, d
+    base, factor = (c, scale - 1) if method.form == "paper" else (c - difference, scale)
+    return base + factor / p_m * update, d
 
 
 def rescaled(y: Tensor, c: Tensor, phi: float) -> Tensor:

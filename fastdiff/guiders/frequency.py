@@ -51,20 +51,17 @@ class FrequencyDecoupledGuidance(Guider, host.FrequencyDecoupledGuidance):
 
     __init__ = with_interval(_construct)
 
-    def _of_each_band(self, name: str, value: float | Sequence[float]) -> list[float]:
+    def _of_each_band(self, name: str, value: Any) -> list[float]:
         values = list(value) if isinstance(value, list | tuple) else [value] * self.levels
         if len(values) != self.levels:
-            raise ValueError(
-                f"{name}: expected a number or {self.levels}, one for each of guidance_scales, got {value}"
-            )
+            raise ValueError(f"{name}: expected a number or {self.levels}, as many as guidance_scales, got {value}")
         return values
 
     def _scales(self, moment: Moment | None) -> list[float]:
         """Of each band, counted from the unconditional output; 1 outside of its window."""
-        windows = zip(self.guidance_scales, self.guidance_start, self.guidance_stop, strict=True)
-        return [
-            g + bool(self.use_original_formulation) if self._guided(moment, *window) else 1.0 for g, *window in windows
-        ]
+        added = float(bool(self.use_original_formulation))
+        bands = zip(self.guidance_scales, self.guidance_start, self.guidance_stop, strict=True)
+        return [g + added if self._guided(moment, start, stop) else 1.0 for g, start, stop in bands]
 
     def _active(self, moment: Moment | None) -> list[str]:
         acts = any(not math.isclose(scale, 1.0) for scale in self._scales(moment))

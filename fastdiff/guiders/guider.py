@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple
 
@@ -76,7 +75,7 @@ class Guider(BaseGuidance):
     def follow(self, scheduler: Any) -> Guider:
         """Reads each step's noise level from this scheduler; returns the guider.
 
-        Needed by `guidance_interval`. Methods defined on x0 then act there: they learn x from what the network is given.
+        Needed by `guidance_interval`. Methods defined on x0 then act there; x is what the network is given.
         Raises ValueError for a scheduler with EDM's preconditioning, whose network's output is no prediction of x0.
         """
         if hasattr(scheduler, "precondition_inputs"):
@@ -88,7 +87,7 @@ class Guider(BaseGuidance):
 
     # Steps and runs.
 
-    def set_state(self, step: int, num_inference_steps: int, timestep: Tensor) -> None:
+    def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         """Begins a step. One that does not come next after the step before begins a run, as other shapes do."""
         self._abandon()
         due = None if self._step is None else self._step + self._answered
@@ -138,11 +137,11 @@ class Guider(BaseGuidance):
         names = self._active(self._moment)
         return names[min(self._count_prepared, len(names)) - 1]
 
-    def prepare_inputs(self, data: Mapping[str, Any]) -> list[Any]:
+    def prepare_inputs(self, data: Any) -> list[Any]:
         """A batch of the network's inputs for each prediction."""
         return [self._prepare_batch(data, self._input_of(name), name) for name in self._active(self._moment)]
 
-    def prepare_inputs_from_block_state(self, data: Any, input_fields: Mapping[str, Any]) -> list[Any]:
+    def prepare_inputs_from_block_state(self, data: Any, input_fields: dict[str, Any]) -> list[Any]:
         """The same, from a block's state."""
         return [
             self._prepare_batch_from_block_state(input_fields, data, self._input_of(name), name)
@@ -183,33 +182,39 @@ class Guider(BaseGuidance):
         self._pending = False
         return output
 
-    def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **others: Tensor | None) -> GuiderOutput:
+    def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None) -> GuiderOutput:
         """The guided output `pred`, [B, ...] in the dtype of pred_cond. No gradients.
 
         Raises ValueError where a prediction that this step needs is missing.
         """
-        predictions = {"pred_cond": pred_cond, "pred_uncond": pred_uncond, **others}
+        return self._output(pred_cond=pred_cond, pred_uncond=pred_uncond)
+
+    def _output(self, **given: Tensor | None) -> GuiderOutput:
+        """What `forward` returns, from the predictions by name."""
+        predictions = {name: prediction for name, prediction in given.items() if prediction is not None}
         names = self._active(self._moment)
-        missing = [name for name in names if predictions.get(name) is None]
+        missing = [name for name in names if name not in predictions]
         if missing:
             raise ValueError(f"{', '.join(missing)}: expected a tensor, got None")
         self._answered = True
+        pred_cond, pred_uncond = predictions["pred_cond"], predictions.get("pred_uncond")
         if pred_cond.shape != self._shape:
             self._begin_run()
             self._shape = pred_cond.shape
         return GuiderOutput(pred=self._guide(names, predictions), pred_cond=pred_cond, pred_uncond=pred_uncond)
 
-    def _guide(self, names: list[str], predictions: dict[str, Tensor | None]) -> Tensor:
+    def _guide(self, names: list[str], predictions: dict[str, Tensor]) -> Tensor:
         """The guided output from the predictions of these names, among which others may be."""
         pred_cond = predictions["pred_cond"]
         return pred_cond if names == ["pred_cond"] else self._combined(self._method(names), predictions)
 
-    def _combined(self, method: Guidance, predictions: dict[str, Tensor | None]) -> Tensor:
+    def _combined(self, method: Guidance, predictions: dict[str, Tensor]) -> Tensor:
         if self._combiner is None:
             self._combiner = Combiner(method)
         self._combiner.guidance = method  # settings may change during a run
         point, x = self._place(predictions["pred_cond"])
-        return self._combiner(point, x, [predictions.get(name) for name in self._input_predictions])
+        order: Any = self._input_predictions
+        return self._combiner(point, x, [predictions.get(name) for name in order])
 
     def _place(self, pred_cond: Tensor) -> tuple[Point, Tensor]:
         """Where the network was evaluated, and x there; something of its shape where the method makes no use of x."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from diffusers.hooks import HookRegistry, LayerSkipConfig
 from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
@@ -19,10 +19,10 @@ from ..patch.perturb import blurred_queries, dropped_features, identity_attentio
 Perturbation = Callable[[float], AbstractContextManager[None]]
 """The with-block in which a network is perturbed, for a number from which random draws follow."""
 
-Config = LayerSkipConfig | SmoothedEnergyGuidanceConfig
+C = TypeVar("C", LayerSkipConfig, SmoothedEnergyGuidanceConfig)
 
 
-def configs(kind: type[Config], given: Any) -> list[Config]:
+def configs(kind: type[C], given: Any) -> list[C]:
     """The configurations as a list: of one, or of dictionaries read from a file, with lists of indices."""
     made = [kind(**entry) if isinstance(entry, dict) else entry for entry in _listed(given)]
     return [replace(config, indices=_listed(config.indices)) for config in made]
@@ -32,7 +32,7 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def names(denoiser: nn.Module, config: Config) -> list[str]:
+def names(denoiser: nn.Module, config: LayerSkipConfig | SmoothedEnergyGuidanceConfig) -> list[str]:
     """The blocks that a configuration names. fqn: of a list of blocks; "auto" is the first that the network has."""
     lists = [name for name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS if hasattr(denoiser, name)]
     if config.fqn == "auto" and not lists:

@@ -21,7 +21,7 @@ _SCALES = {  # each prediction's scale, and the scale at which it is not needed
 
 
 class LTX2Guidance(Guider, host.LTX2Guidance):
-    """y = c + (g - 1) (c - u) + s (c - c_stg) + (m - 1) (c - c_modality), on the x0 that LTX-2's pipelines hand over."""
+    """y = c + (g - 1) (c - u) + s (c - c_stg) + (m - 1) (c - c_modality), on x0, which LTX-2's pipelines hand over."""
 
     __init__ = with_interval(host.LTX2Guidance.__init__)
 
@@ -48,8 +48,8 @@ class LTX2Guidance(Guider, host.LTX2Guidance):
         pred_cond_modality: Tensor | None = None,
     ) -> GuiderOutput:
         """As of all guiders; the last two are conditional predictions, of a perturbed network and of each modality."""
-        others = {"pred_cond_stg": pred_cond_stg, "pred_cond_modality": pred_cond_modality}
-        return super().forward(pred_cond, pred_uncond, **others)
+        perturbed = {"pred_cond_stg": pred_cond_stg, "pred_cond_modality": pred_cond_modality}
+        return self._output(pred_cond=pred_cond, pred_uncond=pred_uncond, **perturbed)
 
     def _input_of(self, name: str) -> int:
         return self._PREDICTION_INDEX[name]

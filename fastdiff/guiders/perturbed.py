@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,12 +25,12 @@ class PerturbingGuider(TwoOutputs):
     """Guiders that perturb the network while it makes one of the predictions, and undo that afterwards."""
 
     _perturbed = ""  # the name of that prediction
-    _perturbations: list[Perturbation] | None = None
+    _perturbations: Sequence[Perturbation] = ()
     _denoiser: nn.Module | None = None
 
     def _begin_run(self) -> None:
         super()._begin_run()
-        self._perturbations = self._denoiser = None
+        self._perturbations, self._denoiser = (), None
 
     def _changes_for(self, denoiser: nn.Module, name: str) -> list[AbstractContextManager[Any]]:
         if name != self._perturbed:
@@ -91,7 +92,7 @@ class SkippingGuider(ThreeOutputs):
         self, pred_cond: Tensor, pred_uncond: Tensor | None = None, pred_cond_skip: Tensor | None = None
     ) -> GuiderOutput:
         """As of all guiders; pred_cond_skip: the conditional prediction of the perturbed network."""
-        return super().forward(pred_cond, pred_uncond, pred_cond_skip=pred_cond_skip)
+        return self._output(pred_cond=pred_cond, pred_uncond=pred_uncond, pred_cond_skip=pred_cond_skip)
 
 
 class SkipLayerGuidance(SkippingGuider, host.SkipLayerGuidance):
@@ -125,4 +126,4 @@ class SmoothedEnergyGuidance(ThreeOutputs, host.SmoothedEnergyGuidance):
         self, pred_cond: Tensor, pred_uncond: Tensor | None = None, pred_cond_seg: Tensor | None = None
     ) -> GuiderOutput:
         """As of all guiders; pred_cond_seg: the conditional prediction of the perturbed network."""
-        return super().forward(pred_cond, pred_uncond, pred_cond_seg=pred_cond_seg)
+        return self._output(pred_cond=pred_cond, pred_uncond=pred_uncond, pred_cond_seg=pred_cond_seg)

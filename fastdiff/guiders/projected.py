@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import diffusers.guiders as host
 from torch import Tensor
@@ -19,12 +20,12 @@ from .two_outputs import TwoOutputs
 class Projected(TwoOutputs):
     """Guiders that apply adaptive projected guidance (Sadat et al. 2025, arXiv 2410.02416, Algorithm 1).
 
-    On the network's output, with y = u + g (...) in place of the paper's y = c + (g - 1) (...), as in diffusers. A guider
-    that follows a scheduler is the paper's: on x0, from c.
+    On the network's output, and with y = u + g (...) in place of the paper's y = c + (g - 1) (...), as in diffusers. A
+    guider that follows a scheduler is the paper's: on x0, from c.
     """
 
     _reads_sample = True
-    adaptive_projected_guidance_momentum: float | None
+    adaptive_projected_guidance_momentum: Any  # a number, or None for no momentum
     adaptive_projected_guidance_rescale: float
     eta: float
 
@@ -61,13 +62,15 @@ class AdaptiveProjectedGuidance(Projected, host.AdaptiveProjectedGuidance):
         super()._begin_run()
         self._momentum = None
 
-    def _guide(self, names: list[str], predictions: dict[str, Tensor | None]) -> Tensor:
-        pred_cond, pred_uncond = (predictions[name] for name in ("pred_cond", "pred_uncond"))
+    def _guide(self, names: list[str], predictions: dict[str, Tensor]) -> Tensor:
+        pred_cond = predictions["pred_cond"]
         dims = dimensions(self.adaptive_projected_guidance_norm_dim, pred_cond.ndim)
         if dims is None or names == ["pred_cond"]:
             return super()._guide(names, predictions)
         method, (point, x) = self._method(names), self._place(pred_cond)
-        pred, self._momentum = projected(method, point, x, pred_cond, pred_uncond, self._momentum, dims)
+        pred, self._momentum = projected(
+            method, self._scale, point, x, pred_cond, predictions["pred_uncond"], self._momentum, dims
+        )
         return rescaled(pred, pred_cond, method.rescale).to(pred_cond.dtype)
 
 
@@ -103,7 +106,7 @@ class Gathering(Guidance):
     rescale: float
 
     @property
-    def stateful(self) -> bool:  # type: ignore[override]
+    def stateful(self) -> bool:
         """Whether there is momentum."""
         return bool(self.momentum)
 

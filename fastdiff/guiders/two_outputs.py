@@ -61,7 +61,7 @@ class ClassifierFreeZeroStarGuidance(TwoOutputs, host.ClassifierFreeZeroStarGuid
     def _zero(self, moment: Moment | None) -> bool:
         return self._enabled and moment is not None and moment.step < self.zero_init_steps
 
-    def _guide(self, names: list[str], predictions: dict[str, Tensor | None]) -> Tensor:
+    def _guide(self, names: list[str], predictions: dict[str, Tensor]) -> Tensor:
         if not self._zero(self._moment):
             return super()._guide(names, predictions)
         if not self._acts_on_x0:

@@ -12,7 +12,8 @@ import torch
 class CallSpec(NamedTuple):
     """What the choice of a backend depends on.
 
-    device: the type, such as "cuda". shape: x's for solver_step and group_norm, a tensor's for gram, (B, H, N, keys, D) for attention.
+    device: the type, such as "cuda". shape: x's for solver_step and group_norm, a tensor's for gram, (B, H, N, keys, D)
+        for attention.
     """
 
     device: str

@@ -147,7 +147,8 @@ def run_solver_step(
     """Row `i` of `table` into the given outputs: the contract of every `solver_step` backend.
 
     Each output is written whole, in its own dtype; `out_base`, `out_d`, `out_input` and `out_state` only where given.
-    `out_input` has one to four times the batch: c_in x' is written so many times over. Outputs overlap no input.
+    `out_input` has one to four times the batch: c_in x' is written so many times over. Outputs overlap no input, but
+    on the CPU `out_x` may be the memory of one in `history` where `out_base` is not given.
     The last four arguments are given together or not at all. With weights, guidance is not read and m may be None;
     out_state wants three sets of them.
     """

@@ -20,10 +20,7 @@ _rules: dict[tuple[int, int], tuple[weakref.ref[Plan], weakref.ref[Guidance], tu
 
 def points_of(plan: Plan) -> list[Point]:
     """Where the plan evaluates the model."""
-    return [
-        Point(i, plan.nfe, row.t, row.alpha, row.sigma, plan.prediction, row, plan.point_after(i))
-        for i, row in enumerate(plan.rows)
-    ]
+    return [Point.of(plan, i) for i in range(plan.nfe)]
 
 
 def rules_of(plan: Plan, guidance: Guidance) -> tuple[Rule, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from ..plans.plan import Plan
 from ..plans.table import MAX_HISTORY
-from .registers import Moves, Registers, advance, moves_of
+from .registers import Moves, Registers, advance, moves_of, next_history
 from .times import KeptTimes
 
 
@@ -24,10 +26,21 @@ class Slots(NamedTuple):
     d_out: int
 
 
-class Program(NamedTuple):
+class Assignment(NamedTuple):
     """calls: the buffers of the rows, each combination once; order: which of them each row has.
 
     states: the registers before each row and after the last one, as numbers of buffers.
+    """
+
+    calls: tuple[Slots, ...]
+    order: tuple[int, ...]
+    states: tuple[Registers[int], ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """apart: buffers such that a row writes to none that it reads, and can be run again.
+
     table: the plan's rows; c_in is the next row's, since a row writes what the model reads next. times: [rows] float64.
     kept_times: tensors of them, for runs on the CPU.
     scales: whether any row's c_in is not 1. keeps_outputs: whether any row reads an earlier one's D. stochastic: as the
@@ -35,15 +48,21 @@ class Program(NamedTuple):
     """
 
     moves: tuple[Moves, ...]
-    calls: tuple[Slots, ...]
-    order: tuple[int, ...]
-    states: tuple[Registers[int], ...]
+    apart: Assignment
     table: np.ndarray
     times: np.ndarray
     kept_times: KeptTimes
     scales: bool
     keeps_outputs: bool
     stochastic: bool
+
+    @cached_property
+    def in_place(self) -> Assignment:
+        """Buffers such that x' takes the place of an earlier output that no later row reads: less memory to go over.
+
+        It never takes the place of x, which the model may still hold.
+        """
+        return _assign(self.moves, in_place=True)
 
 
 _programs: dict[int, tuple[weakref.ref[Plan], Program]] = {}
@@ -74,32 +93,13 @@ def with_guidance(table: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
 
 
 def _compile(plan: Plan) -> Program:
-    """Advance registers that hold buffer numbers. The start is buffer 0; a row writes to the lowest free numbers."""
     moves = moves_of(plan.rows)
-    states: list[Registers[int]] = [Registers(0, 0)]
-    calls: list[Slots] = []
-    numbers = range(MAX_HISTORY + 5)  # more than are ever live: x, base, the history and three outputs
-
-    def step(x: int, base: int, history: tuple[int, ...]) -> tuple[int, int | None, int]:
-        live = {x, base, *states[-1].history}
-        free = (number for number in numbers if number not in live)
-        outputs = next(free), next(free) if writes else None, next(free)
-        calls.append(Slots(x, base, history, *outputs))
-        return outputs
-
-    for move in moves:
-        writes = move.base == "write"
-        states.append(advance(states[-1], move, step))
-    distinct = tuple(dict.fromkeys(calls))
-    places = {call: place for place, call in enumerate(distinct)}
     table = next_c_in(plan.table)
     table.flags.writeable = False
     times = np.array([row.t for row in plan.rows])
     return Program(
         moves,
-        distinct,
-        tuple(places[call] for call in calls),
-        tuple(states),
+        _assign(moves, in_place=False),
         table,
         times,
         KeptTimes(times),
@@ -107,3 +107,28 @@ def _compile(plan: Plan) -> Program:
         plan.depth > 1,
         plan.stochastic,
     )
+
+
+def _assign(moves: tuple[Moves, ...], in_place: bool) -> Assignment:
+    """Advance registers that hold buffer numbers. The start is buffer 0; a row writes to the lowest free numbers."""
+    states: list[Registers[int]] = [Registers(0, 0)]
+    calls: list[Slots] = []
+    numbers = range(MAX_HISTORY + 5)  # more than are ever live: x, base, the history and three outputs
+
+    def step(x: int, base: int, history: tuple[int, ...]) -> tuple[int, int | None, int]:
+        outputs = states[-1].history
+        live = {x, base, *outputs}
+        free = (number for number in numbers if number not in live)
+        last_read = set(outputs) - set(next_history(move, outputs, -1)) if in_place and not writes else ()
+        written = max(last_read, default=None)
+        x_out = next(free) if written is None else written
+        base_out = next(free) if writes else None
+        calls.append(Slots(x, base, history, x_out, base_out, next(free)))
+        return x_out, base_out, calls[-1].d_out
+
+    for move in moves:
+        writes = move.base == "write"
+        states.append(advance(states[-1], move, step))
+    distinct = tuple(dict.fromkeys(calls))
+    places = {call: place for place, call in enumerate(distinct)}
+    return Assignment(distinct, tuple(places[call] for call in calls), tuple(states))

@@ -104,8 +104,6 @@ def noise_as_history(table: np.ndarray, moves: Sequence[Moves]) -> np.ndarray:
 
     Raises ValueError for a row that reads more outputs and noises than the history holds.
     """
-    if not any(move.noises for move in moves):
-        return table
     table = table.copy()
     for i, (record, move) in enumerate(zip(table, moves, strict=True)):
         place = 1 + move.reads

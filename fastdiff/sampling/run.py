@@ -32,7 +32,8 @@ class Run:
     guidance: the scale where there is an unconditional output: a number, an array [rows] or a tensor [B].
     seeds: [B] int64, for the noise.
     given_noise: the caller passes each row's noises as tensors instead. clamp, threshold (ratio, limit): bounds on x0.
-    watched: whether to keep D where no row reads it. step: runs a row instead of the backend chosen for x.
+    watched: whether to keep D where no row reads it, and what a row reads until the next one. step: runs a row instead
+    of the backend chosen for x.
 
     `i` is the number of the next row; `x`, `base`, `history` and `model_input` are the registers before it.
     """
@@ -76,8 +77,10 @@ class Run:
             model_input = empty_input(x, copies, model_dtype)
         self._input = model_input
         self._buffers = {0: x}
-        bound = [self._bind(call, watched or program.keeps_outputs) for call in program.calls]
-        self._calls = [bound[k] for k in program.order]
+        in_place = not watched and x.device.type == "cpu"
+        self._assigned = assigned = program.in_place if in_place else program.apart
+        bound = [self._bind(call, watched or program.keeps_outputs) for call in assigned.calls]
+        self._calls = [bound[k] for k in assigned.order]
         self.refresh_input()
 
     def _bind(self, call: Slots, stores: bool) -> Bound:
@@ -97,17 +100,17 @@ class Run:
     @property
     def x(self) -> Tensor:
         """[B, ...] where the model is evaluated next, or the result."""
-        return self._buffers[self._program.states[self.i].x]
+        return self._buffers[self._assigned.states[self.i].x]
 
     @property
     def base(self) -> Tensor:
         """[B, ...] the last accepted state, often x itself."""
-        return self._buffers[self._program.states[self.i].base]
+        return self._buffers[self._assigned.states[self.i].base]
 
     @property
     def history(self) -> list[Tensor]:
         """The outputs that later rows read, newest first."""
-        return [self._buffers[number] for number in self._program.states[self.i].history]
+        return [self._buffers[number] for number in self._assigned.states[self.i].history]
 
     @property
     def moves(self) -> tuple[Moves, ...]:
@@ -143,7 +146,7 @@ class Run:
         noises: Sequence[Tensor] = (),
         weighted: Weighted | None = None,
     ) -> None:
-        """Run row i on the model's output m [B, ...]. It may be run again until a later row has run.
+        """Run row i on the model's output m [B, ...]. Watched, it may be run again until a later row has run.
 
         m_uncond: [B, ...] the unconditional output, under guidance. noises: with `given_noise`, the row's noises, each
         [B, ...], in the order of their indices. weighted: further operands, and the weights of all.
@@ -172,6 +175,7 @@ class Run:
     def drive(self, evaluate: Evaluate, times: Times | None = None) -> Tensor:
         """Do all `steps` at the least cost to the host and return the last x [B, ...]. `i` stays put until the end.
 
+        The caller has switched gradients off.
         evaluate: (model_input, t) -> (m, m_uncond), or a `GuidedEvaluator`. times: the plan's if None.
         """
         if times is None:
@@ -181,12 +185,11 @@ class Run:
                 pass
             return self.x
         step, table, guidance, seeds, given = self._step, self.table, self._guidance, self._seeds, self._input
-        with torch.no_grad():
-            for i, ((x, base, history, x_out, base_out, d_out), t) in enumerate(zip(self._calls, times, strict=True)):
-                m, m_uncond = evaluate(x if given is None else given, t)
-                step(
-                    table, i, x, base, m, m_uncond, history, guidance, None, seeds, x_out, base_out, d_out, given
-                )  # fmt: skip
+        for i, ((x, base, history, x_out, base_out, d_out), t) in enumerate(zip(self._calls, times, strict=True)):
+            m, m_uncond = evaluate(x if given is None else given, t)
+            step(
+                table, i, x, base, m, m_uncond, history, guidance, None, seeds, x_out, base_out, d_out, given
+            )  # fmt: skip
         self.i = len(self._calls)
         return self.x
 

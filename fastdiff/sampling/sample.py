@@ -142,7 +142,8 @@ def sample(
         model_dtype, kwargs, watched,
     )  # fmt: skip
     if not watched:
-        return run.drive(calls.evaluator(run)).to(noise.dtype)
+        x = run.drive(calls.evaluator(run))
+        return x if x.dtype == noise.dtype else x.to(noise.dtype)
     steps = _steps(run, calls, noise, image, mask)
     if progress:
         from tqdm.auto import tqdm

@@ -14,6 +14,7 @@ namespace {
 void enter() {
   block->body(block->current);
   block->me().done = true;
+  block->me().context.leave_for(block->scheduler);
 }
 
 // The threads of a warp that need not wait, if there are any.
@@ -22,7 +23,7 @@ bool run_warp(Block& of, int warp) {
   for (int t = warp * kWarp; t < (warp + 1) * kWarp; ++t) {
     if (!of.fibers[static_cast<size_t>(t)].may_run()) continue;
     block = &of, of.current = t, ran = true;
-    swapcontext(&of.scheduler, &of.me().context);
+    of.scheduler.leave_for(of.me().context);
   }
   return ran;
 }
@@ -43,10 +44,7 @@ void set_up(Block& of, int threads, size_t stack, const char* shared, std::funct
   for (Fiber& f : of.fibers) {
     if (!f.stack) f.stack.reset(new char[stack]);
     f.done = false;
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.get(), f.context.uc_stack.ss_size = stack;
-    f.context.uc_link = &of.scheduler;
-    makecontext(&f.context, enter, 0);
+    f.context.begin(f.stack.get(), stack, enter);
   }
 }
 

@@ -1,8 +1,6 @@
 // The threads of blocks as fibers, and how they come together.
 #pragma once
 
-#include <ucontext.h>
-
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +12,7 @@
 #include <vector>
 
 #include "../../csrc/cuda/packet.h"
+#include "context.h"
 
 namespace fastdiff::cuda {
 
@@ -56,7 +55,7 @@ struct Meeting {
 };
 
 struct Fiber {
-  ucontext_t context;
+  Context context;
   std::unique_ptr<char[]> stack;
   bool done = false;
   const int* counter = nullptr;  // waits until this is no longer `value`
@@ -79,7 +78,7 @@ struct Block {
   std::vector<bool> begun;            // products, by warpgroup
   const char* shared;
   std::function<void(int)> body;
-  ucontext_t scheduler;
+  Context scheduler;
   int current = 0;
 
   Fiber& me() { return fibers[static_cast<size_t>(current)]; }
@@ -89,7 +88,7 @@ struct Block {
 
   void wait_while(const int& counter, int value) {
     me().counter = &counter, me().value = value;
-    swapcontext(&me().context, &scheduler);
+    me().context.leave_for(scheduler);
     me().counter = nullptr;
   }
 
