@@ -31,7 +31,7 @@ def _plain_values(run: Callable[..., Any], table: np.ndarray, i: int, x: Tensor,
         return given.to(x.device, dtype).reshape(shape).contiguous()
 
     dtypes = (torch.float64, torch.float64, torch.int64)
-    numbers = [None if t is None else plain(t, dtype, [-1]) for t, dtype in zip(numbers, dtypes, strict=True)]
+    numbers = tuple(None if t is None else plain(t, dtype, [-1]) for t, dtype in zip(numbers, dtypes, strict=True))
     weights = None if weights is None else plain(weights, torch.float64, weights.shape)
     run(table, i, x, *tensors, *numbers, *outputs, others, state, weights, out_state)
 

@@ -225,8 +225,9 @@ def _meta(*arguments: Any) -> Outputs:
     def like_x(wanted: bool) -> Tensor:
         return torch.empty_like(call.x) if wanted else call.x.new_empty(0)
 
-    wants_input = call.input_dtype is not None
-    model_input = empty_input(call.x, call.copies, call.input_dtype) if wants_input else call.x.new_empty(0)
+    model_input = call.x.new_empty(0)
+    if call.input_dtype is not None:
+        model_input = empty_input(call.x, call.copies, call.input_dtype)
     return like_x(True), like_x(call.write_base), like_x(True), model_input, like_x(call.write_state)
 
 
@@ -243,6 +244,7 @@ def _formula(*arguments: Any) -> Outputs:
         scaled = float(record["c_in"]) * new_x
         model_input = scaled.to(call.input_dtype).repeat(call.copies, *[1] * (x.ndim - 1))
     if call.write_state:
+        assert call.weights is not None  # as the public op checks
         third = call.weights[:, 2]
         new_state = reference.weighted_sum(third, x, call.m, call.m_uncond, call.others, call.state).to(x.dtype)
     return new_x, new_base if call.write_base else nothing, d, model_input, new_state
