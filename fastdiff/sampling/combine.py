@@ -22,10 +22,15 @@ class Combiner:
     def __init__(self, guidance: Guidance) -> None:
         self.guidance = guidance
         self._memory: Memory | None = None
+        self._latest: tuple[Point, Guidance, Rule] | None = None
 
     def rule(self, point: Point) -> Rule:
         """What is done at the point: `rule(point).calls` says which outputs are wanted."""
-        return Rule() if self._memory is not None and self._memory.stopped else self.guidance.rule(point)
+        if self._memory is not None and self._memory.stopped:
+            return Rule()
+        if self._latest is None or self._latest[0] is not point or self._latest[1] is not self.guidance:
+            self._latest = point, self.guidance, self.guidance.rule(point)
+        return self._latest[2]
 
     @torch.no_grad()
     def __call__(self, point: Point, x: Tensor, outputs: Sequence[Tensor | None]) -> Tensor:
@@ -61,6 +66,6 @@ class Combiner:
     def _output(self, call: int, outputs: Sequence[Tensor | None]) -> Tensor:
         found = outputs[call] if call < len(outputs) else None
         if found is None:
-            names = ("conditional", "unconditional", "first further", "second further")
+            names = ("conditional", "unconditional", "first further", "second further", "third further")
             raise ValueError(f"outputs: {self.guidance!r} needs the {names[call]} output here, got None")
         return found
