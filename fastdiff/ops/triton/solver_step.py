@@ -331,7 +331,8 @@ def run(
             *inputs, *written, *row.weights, *row.noises,
             blocks, layout.elements // layout.unit, *layout.inner, *layout.strides, layout.copy,
             READS_X=row.x, SETS=sets, CONVERTS=row.m and sets > 0, PUSHES=row.m and sets > 1,
-            COPIES=copies, CLAMP=row.clamps, DIMS=layout.dims, UNIT=layout.unit, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
+            COPIES=copies, CLAMP=row.clamps,
+            DIMS=layout.dims, UNIT=layout.unit, WIDE=layout.wide, DTYPE=TYPES[dtype], BLOCK=BLOCK,
             num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     for (tensor, _), result in zip(outputs, written, strict=True):
