@@ -80,10 +80,11 @@ class Memory:
         return torch.from_numpy(full.astype(np.float64)).to(self._device, non_blocking=True)
 
     def _by_formula(self, rule: Rule, operands: Sequence[Tensor | None]) -> Tensor:
+        assert rule.basis is not None
         assert rule.formula is not None
-        basis = rule.basis_tensor
-        out, gram = self._buffer(len(basis) + 1, len(basis) + 1)
-        self._gram(basis, operands, out)
+        size = len(rule.basis) + 1
+        out, gram = self._buffer(size, size)
+        self._gram(rule.basis_tensor, operands, out)
         self.stopped = rule.stop is not None and rule.stop(gram)
         made = rule.formula(gram)
         if isinstance(made, Tensor):
