@@ -69,7 +69,7 @@ def shuffled_tokens(
 ) -> Perturbed:
     """The model with the tokens that some blocks are given in a random order, another one for each block and time t.
 
-    Token perturbation guidance (TPG, Rajabi et al., 2506.10036, section 4; there the blocks of SDXL's "down_blocks")
+    Token perturbation guidance (TPG, Rajabi et al., 2506.10036; there the blocks of SDXL's "down_blocks")
     steers away from its output. As there, the order is the same for all samples, and is not restored after the block.
     Of a block with two streams, the image's tokens are shuffled. Each order follows from the seed, t and the block.
 
@@ -88,7 +88,7 @@ def dropped_features(
     """The model with dropout in what some blocks return.
 
     Features are 0 with probability p, the others divided by 1 - p: a weak model for autoguidance (Karras et al.,
-    2406.02507, section 4, where dropout is one of the degradations). The features that are dropped follow from the
+    2406.02507, where dropout is one of the degradations). The features that are dropped follow from the
     seed, t and the block, and are the same for all samples of a batch.
 
     p: in (0, 1). seed: a whole number of 64 bits. The rest as for `skipped_blocks`.

@@ -13,7 +13,7 @@ from ..attention_tokens import Frame, Tokens
 
 
 def blurred(x: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
-    """Each token as the Gaussian mean of its neighbours in rows and columns (SEG, 2408.00760, section 4).
+    """Each token as the Gaussian mean of its neighbours in rows and columns (SEG, 2408.00760).
 
     x: [..., F h w, D], frame by frame. The kernel has ceil(6 sigma) taps made odd, at most the grid's extent, and sees
     the grid reflected at its edges, as the authors' code does. sigma in tokens; infinite: every token is its frame's

@@ -23,7 +23,7 @@ def identity_attention(
 ) -> Perturbed:
     """The model with the self-attention map of some layers replaced by the identity: softmax(q k^T) v becomes v.
 
-    Perturbed-attention guidance (PAG, Ahn et al., 2403.17377, eq. 15) steers away from its output. Where image and text
+    Perturbed-attention guidance (PAG, Ahn et al., 2403.17377) steers away from its output. Where image and text
     tokens attend to both (SD3, Flux), an image token keeps the text and itself, and no other image token; text tokens
     attend as ever. Attention to a text alone is left as it is.
 
@@ -49,7 +49,7 @@ def blurred_queries(
 ) -> Perturbed:
     """The model with the queries of some layers' self-attention blurred over the image's rows and columns.
 
-    Smoothed energy guidance (SEG, Hong, 2408.00760, section 4) steers away from its output. Blurred queries are blurred
+    Smoothed energy guidance (SEG, Hong, 2408.00760) steers away from its output. Blurred queries are blurred
     logits: G (q k^T) = (G q) k^T, with q as it is multiplied, after norms and rotary positions. Of tokens of image and
     text, the image's are blurred. Frames of a video are blurred one by one.
 
