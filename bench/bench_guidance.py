@@ -51,9 +51,9 @@ GUIDERS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def outputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+def outputs(shape: tuple[int, ...], device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """x, c and u; c and u are close, as a network's are."""
-    x, c, between = (torch.randn(shape) for _ in range(3))
+    x, c, between = (torch.randn(shape, device=device) for _ in range(3))
     return x, c, c + 0.1 * between
 
 
@@ -131,47 +131,50 @@ def our_passes(method: str) -> dict[str, int]:
     return {"operations": 2, "passes": 1 + read + (2 if given.stateful else 0)}
 
 
+def eager_step(method: str, x: Tensor, c: Tensor, u: Tensor) -> Callable[[], object]:
+    """The formula op by op, and the fewest ops of a 2M step."""
+    formula, old = FORMULAS[method](), torch.randn_like(x)
+    return lambda: (x * 0.9).add_(formula(c, u, SCALE), alpha=0.2).add_(old, alpha=-0.1)
+
+
+def diffusers_step(method: str, x: Tensor, c: Tensor, u: Tensor) -> Callable[[], object]:
+    """The guider and the scheduler's step, after the guider was checked. Raises ImportError where there is none."""
+    guider, scheduler = diffusers_guider(method), make_scheduler("2m")
+    if method != "APG momentum":  # its state moves with every call
+        expected = FORMULAS[method]()(c.double(), u.double(), SCALE)
+        check_close(guider.forward(c, u).pred, expected, 1e-3)
+    scheduler.set_timesteps(STEPS, device=x.device)
+    for t in scheduler.timesteps[:ROW]:
+        scheduler.step(c, t, x)
+    t, index = scheduler.timesteps[ROW], scheduler.step_index
+
+    def step() -> Tensor:
+        scheduler._step_index = index
+        return scheduler.step(guider.forward(c, u).pred, t, x, return_dict=False)[0]
+
+    return step
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("contestant", ["fastdiff", "diffusers", "eager"])
-def test_guided_step(benchmark, contestant: str, method: str, shape: tuple[int, ...]) -> None:
-    x, c, u = outputs(shape)
+def test_guided_step(benchmark, threads, contestant: str, method: str, shape: tuple[int, ...]) -> None:
     torch.set_num_threads(1)
+    x, c, u = outputs(shape)
     if contestant == "fastdiff":
         step, run = fastdiff_step(method, x, c, u)
         check(method, step, run, c, u)
         benchmark.extra_info.update(our_passes(method))
     elif contestant == "eager":
-        formula, old = FORMULAS[method](), torch.randn(shape)
-
-        def step() -> Tensor:
-            return (x * 0.9).add_(formula(c, u, SCALE), alpha=0.2).add_(old, alpha=-0.1)
-
+        step = eager_step(method, x, c, u)
+        formula = FORMULAS[method]()
         benchmark.extra_info.update(count(lambda: formula(c, u, SCALE), x.numel()))
     else:
         pytest.importorskip("diffusers")
         if method not in GUIDERS:
             pytest.skip("its guider takes tensors of three dimensions only")
-        guider, scheduler = diffusers_guider(method), make_scheduler("2m")
-        expected = FORMULAS[method]()(c.double(), u.double(), SCALE)
-        if method != "APG momentum":  # its state moves with every call
-            check_close(guider(_as_batches(c, u)).pred, expected, 1e-3)
-        scheduler.set_timesteps(STEPS)
-        for t in scheduler.timesteps[:ROW]:
-            scheduler.step(c, t, x)
-        t, index = scheduler.timesteps[ROW], scheduler.step_index
-
-        def step() -> Tensor:
-            scheduler._step_index = index
-            return scheduler.step(guider.forward(c, u).pred, t, x, return_dict=False)[0]
-
+        step, guider = diffusers_step(method, x, c, u), diffusers_guider(method)
         benchmark.extra_info.update(count(lambda: guider.forward(c, u), x.numel()))
     benchmark.group = f"{method} {shape}"
-    benchmark(step)
-
-
-def _as_batches(c: Tensor, u: Tensor) -> list:
-    from diffusers.modular_pipelines.modular_pipeline import BlockState
-
-    names = ("pred_cond", "pred_uncond")
-    return [BlockState(noise_pred=m, __guidance_identifier__=name) for name, m in zip(names, (c, u), strict=True)]
+    with torch.no_grad():
+        benchmark(step)

@@ -1,4 +1,4 @@
-"""python -m bench.report [cpu | gram | dropin | group_norm | attention]: run benchmarks, write bench/results/."""
+"""python -m bench.report [cpu | gram | guidance | dropin | group_norm | attention]: benchmarks into bench/results/."""
 
 from __future__ import annotations
 
@@ -108,6 +108,33 @@ def gram_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def guidance_table(rows: list[dict]) -> str:
+    """One row a method and shape: fastdiff's step against its own CFG step, and what the other contestants take."""
+    groups = by_contestant(rows)
+    head = "method, shape | fastdiff us | times its CFG | passes | diffusers | operations | passes | eager | operations"
+    lines = [f"| {head} | passes |", "|---" * 10 + "|"]
+    for group, members in groups.items():
+        method, shape = members["fastdiff"]["params"]["method"], group.partition("(")[2]
+        ours, plain = members["fastdiff"]["stats"]["min"], groups[f"CFG ({shape}"]["fastdiff"]["stats"]["min"]
+        cells = [f"{ours * 1e6:.1f}", f"{ours / plain:.2f}", str(members["fastdiff"]["extra_info"]["passes"])]
+        for name in ("diffusers", "eager"):
+            other = members.get(name)
+            info = other["extra_info"] if other else {}
+            cells += (
+                [f"{other['stats']['min'] / ours:.1f}", str(info["operations"]), str(info["passes"])]
+                if other
+                else [""] * 3
+            )
+        lines.append(f"| {method} ({shape} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _against(row: dict, ours: float) -> list[str]:
+    """Times ours, operations and passes of another contestant."""
+    info = row["extra_info"]
+    return [f"{row['stats']['min'] / ours:.1f}", str(info["operations"]), str(info["passes"])]
+
+
 def dropin_table(rows: list[dict]) -> str:
     """Microseconds a scheduler's step and operations in it; then seconds, and times faster, with `accelerate`."""
     steps = [row for row in rows if "steps" in row["extra_info"]]
@@ -147,6 +174,16 @@ def write_gram() -> None:
     _write_for_device("gram", "Inner products", text, gram_table(measure("gram")))
 
 
+def write_guidance() -> None:
+    text = (
+        " A step combines the outputs c and u and makes the update of DPM-Solver++ 2M, best times. The columns diffusers"
+        " (guider and scheduler) and eager (the formula op by op, and a 2M step in three ops) say how many times"
+        " fastdiff's step theirs takes. Passes are latent-sized tensors that the combination reads or writes; fastdiff's"
+        " are what it adds to a step without guidance."
+    )
+    _write_for_device("guidance", "Guided steps", text, guidance_table(measure("guidance")))
+
+
 def write_cpu() -> None:
     _write("cpu", "Benchmarks", "", table(measure("sampling", "solver_step")))
 
@@ -175,6 +212,7 @@ def write_dropin() -> None:
 REPORTS = {
     "cpu": write_cpu,
     "gram": write_gram,
+    "guidance": write_guidance,
     "dropin": write_dropin,
     "group_norm": write_group_norm,
     "attention": write_attention,

@@ -15,6 +15,7 @@ from .build import builds
 from .ceilings import ceilings
 from .contract import contract
 from .first_calls import first_calls
+from .guided import guided_steps
 from .kernels import kernels
 from .loop import compiled_loops, loops
 from .ops import all_shapes, attentions, compiled_ops, grams, group_norms, keys_and_head_sizes
@@ -55,6 +56,7 @@ STAGES = (
     Stage("first calls", 0.35, first_calls, at_once=12),
     Stage("solver step", 0.2, timed("solver step", solver_steps)),
     Stage("gram", 0.15, timed("gram", grams)),
+    Stage("guidance", 0.2, timed("guidance", guided_steps)),
     Stage("group norm", 0.25, timed("group norm", group_norms)),
     Stage("attention", 0.3, timed("attention", attentions)),
     Stage("loop", 0.4, timed("loop", loops)),
