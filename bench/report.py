@@ -176,10 +176,10 @@ def write_gram() -> None:
 
 def write_guidance() -> None:
     text = (
-        " A step combines the outputs c and u and makes the update of DPM-Solver++ 2M, best times. The columns diffusers"
-        " (guider and scheduler) and eager (the formula op by op, and a 2M step in three ops) say how many times"
-        " fastdiff's step theirs takes. Passes are latent-sized tensors that the combination reads or writes; fastdiff's"
-        " are what it adds to a step without guidance."
+        " A step combines the outputs c and u and makes the update of DPM-Solver++ 2M, best times. The columns"
+        " diffusers (guider and scheduler) and eager (the formula op by op, and a 2M step in three ops) say how many"
+        " times fastdiff's step theirs takes. Passes are latent-sized tensors that the combination reads or writes;"
+        " fastdiff's are what it adds to a step without guidance."
     )
     _write_for_device("guidance", "Guided steps", text, guidance_table(measure("guidance")))
 
