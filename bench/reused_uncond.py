@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -27,22 +29,23 @@ RESULTS = Path(__file__).parent / "results"
 SCALE = 3.0
 BUDGETS = (12, 18, 24, 36, 48)
 INTERVALS = ((0.1, 2.0), (0.2, 5.0), (0.05, 10.0), (0.5, 10.0), (0.3, 3.0))
+KEPT = {"difference": "u - c", "output": "u"}
 SOLVER, CONVERGED = "dpmpp_2m", 400
 
 
-class HeldDifference(Guidance):
-    """CFG where every second evaluation takes u - c from the one before, as FasterCache does (Lv et al. 2025).
+class FasterCache(Guidance):
+    """CFG where every second evaluation takes u - c from the one before, in two bands of frequencies (Lv et al. 2025).
 
-    weight: what multiplies its low frequencies in the first half of the run and its high ones in the second, where x is
-    an image; 1.1 by default in diffusers. A run needs one of its own.
+    weight: what multiplies the low frequencies in the first half of the run and the high ones in the second; 1.1 by
+    default in diffusers, whose bands these are. For images; a run needs one of its own.
     """
 
-    def __init__(self, scale: float, weight: float = 1.0, every: int = 2) -> None:
-        self.scale, self.weight, self.every = scale, weight, every
+    def __init__(self, scale: float, weight: float = 1.1) -> None:
+        self.scale, self.weight = scale, weight
         self.difference: Tensor | None = None
 
     def rule(self, point: Point) -> Rule:
-        if point.i % self.every == 0:
+        if point.i % 2 == 0:
             return Rule((0, 1), combine=self._whole)
         return Rule((0,), combine=self._early if 2 * point.i < point.n else self._late)
 
@@ -59,14 +62,10 @@ class HeldDifference(Guidance):
 
     def _weighted(self, low: float, high: float) -> Tensor:
         assert self.difference is not None
-        if self.weight == 1 or self.difference.ndim < 4:
-            return self.difference
         height, width = self.difference.shape[-2:]
-        radius = min(height, width) // 5
-        frequencies = (torch.fft.fftfreq(height, 1 / height)[:, None], torch.fft.fftfreq(width, 1 / width))
-        inside = frequencies[0] ** 2 + frequencies[1] ** 2 <= radius**2
-        spectrum = torch.fft.fft2(self.difference) * torch.where(inside, low, high)
-        self.difference = torch.fft.ifft2(spectrum).real
+        rows, columns = torch.fft.fftfreq(height, 1 / height)[:, None], torch.fft.fftfreq(width, 1 / width)
+        inside = rows**2 + columns**2 <= (min(height, width) // 5) ** 2
+        self.difference = torch.fft.ifft2(torch.fft.fft2(self.difference) * torch.where(inside, low, high)).real
         return self.difference
 
 
@@ -75,18 +74,18 @@ def contestants(problem: GuidedProblem) -> dict[str, Callable[[fd.Plan], Guidanc
     found: dict[str, Callable[[fd.Plan], Guidance]] = {"CFG": lambda plan: CFG(SCALE)}
     for low, high in INTERVALS:
         found[f"interval ({low:g}, {high:g}]"] = lambda plan, low=low, high=high: CFG(SCALE, interval=(low, high))
-    found["difference held"] = lambda plan: HeldDifference(SCALE)
     if len(problem.shape) == 3:
-        found["difference held by frequency"] = lambda plan: HeldDifference(SCALE, 1.1)
-    for every in (2, 3):
+        found["FasterCache, every 2"] = lambda plan: FasterCache(SCALE)
+    for every, of in product((2, 3), KEPT):
         for order in (0, 1, 2):
-            name = f"u of order {order}, every {every}"
-            found[name] = lambda plan, every=every, order=order: ReuseUncond(SCALE, every, order)
-        found[f"u fitted, every {every}"] = lambda plan, every=every: fitted(problem, plan, every)
+            parts = (every, order, of)
+            found[f"{KEPT[of]} of order {order}, every {every}"] = lambda plan, parts=parts: ReuseUncond(SCALE, *parts)
+        fit = partial(fitted, problem, every=every, of=of)
+        found[f"{KEPT[of]} fitted, every {every}"] = lambda plan, fit=fit: fit(plan)
     return found
 
 
-def fitted(problem: GuidedProblem, plan: fd.Plan, every: int) -> ReuseUncond:
+def fitted(problem: GuidedProblem, plan: fd.Plan, every: int, of: str) -> ReuseUncond:
     """Coefficients from runs with full guidance on other noise."""
     recorded: tuple[list[Tensor], list[Tensor]] = ([], [])
 
@@ -100,7 +99,7 @@ def fitted(problem: GuidedProblem, plan: fd.Plan, every: int) -> ReuseUncond:
             return Rule((0, 1), combine=record)
 
     problem.draw(plan, Recorder(), range(10**6, 10**6 + 64))
-    return ReuseUncond.fit(SCALE, *recorded, every=every, order=1)
+    return ReuseUncond.fit(SCALE, *recorded, every=every, order=1, of=of)
 
 
 def plan_within(problem: GuidedProblem, make: Callable[[fd.Plan], Guidance], budget: int) -> fd.Plan:
@@ -138,12 +137,12 @@ def write(store: Store, out: Path) -> None:
         "# Fewer unconditional calls",
         f"`python -m bench.reused_uncond`, torch {torch.__version__}, {processor()}. The median over samples of the"
         " root mean square distance from the converged solution with full guidance 3, by network calls for a sample;"
-        " DPM-Solver++ 2M on the log-SNR grid with as many steps as the calls allow. Interval: the best of"
-        f" {len(INTERVALS)} intervals of sigma / alpha, chosen in hindsight for each number; outside of it there is no"
-        " guidance, so that it goes to another solution. u of order k: the unconditional output from a polynomial of"
-        " order k through the latest ones, one in two or three of which is evaluated (`fd.guidance.ReuseUncond`);"
-        " fitted: its coefficients by least squares on 64 other runs. Difference held: u - c is the last one's, as in"
-        " FasterCache, by frequency with diffusers' default weights of 1.1.",
+        " DPM-Solver++ 2M on the log-SNR grid with as many steps as the calls allow.",
+        f"Interval: the best of {len(INTERVALS)} intervals of sigma / alpha, chosen in hindsight for each number;"
+        " outside of it there is no guidance, so that it goes to another solution. The others are"
+        " `fd.guidance.ReuseUncond`: the unconditional output u, or its difference from the conditional c, is a"
+        " polynomial of some order through the latest ones, of which one in two or three is evaluated; fitted: by least"
+        " squares on 64 other runs.",
     ]
     for problem in dict.fromkeys(row["problem"] for row in store.rows):
         rows = store.select(problem=problem)

@@ -172,25 +172,28 @@ def test_the_condition_is_noise_first_and_clean_last():
 
 @pytest.mark.parametrize("every", [2, 3])
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_reused_outputs_are_exact_on_polynomials_in_the_angle(every, order):
+@pytest.mark.parametrize("of", ["difference", "output"])
+def test_reused_outputs_are_exact_on_polynomials_in_the_angle(every, order, of):
     plan = fd.plan("ddim", fd.Schedule.flow(), steps=10, prediction="flow_prediction")
-    guidance, made = fg.ReuseUncond(3.0, every, order), []
+    guidance, made = fg.ReuseUncond(3.0, every, order, of), []
     coefficients = torch.randn(order + 1, dtype=torch.float64).tolist()
     for i, row in enumerate(plan.rows):
         rule = guidance.rule(fg.Point.of(plan, i))
         angle = math.atan2(row.sigma, row.alpha)
         u = sum(c * angle**k for k, c in enumerate(coefficients))
+        c = 0.5 + i
+        u += c if of == "difference" else 0.0
         if i % every == 0:
             assert rule.calls == (0, 1)
-            made.insert(0, u)
+            made.insert(0, u - c if of == "difference" else u)
             continue
         assert rule.calls == (0,)
         assert rule.past == min(order + 1, len(made))
         past = [*made[: rule.past], 0.0, 0.0, 0.0]
         w = rule.weights[0]
-        y = w[0] * (0.5 - past[0]) + w[1] * past[0] + sum(w[1 + k] * (past[k] - past[0]) for k in (1, 2))
+        y = w[0] * (c - past[0]) + w[1] * past[0] + sum(w[1 + k] * (past[k] - past[0]) for k in (1, 2))
         if len(made) > order:
-            assert y == pytest.approx(u + 3 * (0.5 - u), rel=1e-9, abs=1e-9)
+            assert y == pytest.approx(u + 3 * (c - u), rel=1e-9, abs=1e-9)
 
 
 def test_a_fit_finds_how_the_unconditional_outputs_follow_from_others():
@@ -200,7 +203,7 @@ def test_a_fit_finds_how_the_unconditional_outputs_follow_from_others():
     for i in (3, 5):
         unconds[i] = 0.3 * conds[i] + 0.5 * unconds[i - 1] + 0.2 * unconds[i - 3]
     unconds[1] = 0.4 * conds[1] + 0.6 * unconds[0]
-    guidance = fg.ReuseUncond.fit(3.0, conds, unconds)
+    guidance = fg.ReuseUncond.fit(3.0, conds, unconds, of="output")
     assert guidance.coefficients[::2] == ((),) * 4
     torch.testing.assert_close(guidance.coefficients[1], (0.4, 0.6), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(guidance.coefficients[3], (0.3, 0.5, 0.2), rtol=1e-9, atol=1e-9)

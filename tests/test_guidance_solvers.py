@@ -112,8 +112,9 @@ def test_cfgpp_of_a_multistep_solver_remembers_the_unconditional_output(solver, 
     torch.testing.assert_close(found, x, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("of", ["difference", "output"])
 @pytest.mark.parametrize("solver", ["ddim", "unipc"])
-def test_a_reused_output_is_the_line_through_the_last_two(solver):
+def test_what_is_reused_is_the_line_through_the_last_two(solver, of):
     plan = fd.plan(solver, SCHEDULE, steps=9)
     noise = torch.randn(SHAPE, dtype=torch.float64)
     made, rows = [], iter(plan.rows)
@@ -122,16 +123,18 @@ def test_a_reused_output_is_the_line_through_the_last_two(solver):
         row = next(rows)
         i = plan.rows.index(row)
         c, angle = network(x, t, 1.0), math.atan2(row.sigma, row.alpha)
+        without = c if of == "difference" else torch.zeros_like(c)
         if i % 2 == 0:
-            made.insert(0, (angle, network(x, t, -1.0)))
-            u = made[0][1]
+            made.insert(0, (angle, network(x, t, -1.0) - without))
+            kept = made[0][1]
         else:
-            (a, u), (b, v) = made[0], made[min(1, len(made) - 1)]
-            u = u if len(made) == 1 else u + (angle - a) / (b - a) * (v - u)
+            (a, kept), (b, older) = made[0], made[min(1, len(made) - 1)]
+            kept = kept if len(made) == 1 else kept + (angle - a) / (b - a) * (older - kept)
+        u = kept + without
         return u + 3 * (c - u)
 
     expected = fd.sample(by_hand, plan, noise)
-    found = draw(plan, noise, fg.ReuseUncond(3.0))
+    found = draw(plan, noise, fg.ReuseUncond(3.0, of=of))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -145,7 +148,8 @@ def test_a_fit_predicts_what_was_recorded_no_worse_than_the_polynomial(order):
 
     fd.sample(recording, plan, torch.randn(16, 4, dtype=torch.float64))
     conds, unconds = zip(*outputs, strict=True)
-    polynomial, fitted = fg.ReuseUncond(3.0, order=order), fg.ReuseUncond.fit(3.0, conds, unconds, order=order)
+    options = {"order": order, "of": "output"}
+    polynomial, fitted = fg.ReuseUncond(3.0, **options), fg.ReuseUncond.fit(3.0, conds, unconds, **options)
     for i in range(1, 12, 2):
         errors = []
         for guidance in (fitted, polynomial):
@@ -175,8 +179,9 @@ def test_with_a_real_network_a_line_beats_the_last_output_and_a_fit_beats_the_li
     fd.sample(recording, plan, torch.randn(8, *demo.SHAPE))
     noise = torch.randn(8, *demo.SHAPE)
     full = run(3.0)
-    fitted = fg.ReuseUncond.fit(3.0, *zip(*outputs, strict=True))
-    guidances = (fg.ReuseUncond(3.0, every=1), fitted, fg.ReuseUncond(3.0), fg.ReuseUncond(3.0, order=0), fg.CFG(1.0))
+    fitted = fg.ReuseUncond.fit(3.0, *zip(*outputs, strict=True), of="output")
+    line, last = (fg.ReuseUncond(3.0, order=order, of="output") for order in (1, 0))
+    guidances = (fg.ReuseUncond(3.0, every=1), fitted, line, last, fg.CFG(1.0))
     errors = [(run(guidance) - full).flatten(1).norm(dim=1).median().item() for guidance in guidances]
     assert errors == sorted(errors)
     assert errors[0] < 1e-4

@@ -22,14 +22,16 @@ from .windowed import within
 class ReuseUncond(Scaled):
     """CFG with an unconditional output that is predicted from earlier ones:
 
-        y = c + (1 - g) (u - c),   u = b_0 c + sum_k b_k U_k
+        y = c + (1 - g) (u - c),   u = b_0 c + sum_k b_k P_k
 
-    U_1, U_2, ... being the latest outputs of unconditional calls. Those are made at each `every`-th of the guided
-    evaluations, the first of them included. By default u is the polynomial in the angle atan(sigma / alpha) through the
-    latest order + 1 of them. `ReuseUncond.fit` finds the b by least squares, which is how LinearAG (Castillo et al.
-    2025, "Adaptive guidance: training-free acceleration of conditional diffusion models") predicts u.
+    from what is kept of the latest unconditional calls: the differences P_k = u - c, or the outputs P_k = u. The calls
+    are made at each `every`-th of the guided evaluations, the first of them included. By default P is extrapolated by
+    the polynomial in the angle atan(sigma / alpha) through the latest order + 1 of them; b_0 is 1 for differences and 0
+    for outputs. `ReuseUncond.fit` finds the b by least squares, which for outputs is how LinearAG predicts u (Castillo
+    et al. 2025, "Adaptive guidance: training-free acceleration of conditional diffusion models").
 
-    scale: g. every: 1 makes all calls. order: 0, 1 or 2; lower where fewer calls have been made.
+    scale: g. every: 1 makes all calls. order: 0, 1 or 2; lower where fewer calls have been made. of: "difference" or
+        "output".
     coefficients: for each evaluation (b_0, b_1, ...) in place of the polynomial's, at most three after b_0; empty where
         the call is made.
     interval: as for `CFG`. It needs a plan, which says where the calls are made. Raises ValueError naming the argument.
@@ -37,6 +39,7 @@ class ReuseUncond(Scaled):
 
     every: int = 2
     order: int = 1
+    of: str = "difference"
     coefficients: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
@@ -45,6 +48,8 @@ class ReuseUncond(Scaled):
             raise ValueError(f"every: expected a whole number, got {self.every}")
         if self.order not in (0, 1, 2):
             raise ValueError(f"order: expected 0, 1 or 2, got {self.order}")
+        if self.of not in ("difference", "output"):
+            raise ValueError(f"of: expected 'difference' or 'output', got {self.of!r}")
         if self.rescale:
             raise ValueError(f"rescale: ReuseUncond has none, got {self.rescale}")
         if self.coefficients is not None:
@@ -60,6 +65,11 @@ class ReuseUncond(Scaled):
             return self.order + 1
         return max((len(row) - 1 for row in self.coefficients), default=0)
 
+    @property
+    def keeps_difference(self) -> bool:
+        """Whether differences are kept."""
+        return self.of == "difference"
+
     def guided(self, point: Point, scale: Values) -> Rule:
         """The rule: CFG where the call is made, constant weights elsewhere."""
         g = np.asarray(scale)
@@ -71,7 +81,7 @@ class ReuseUncond(Scaled):
         b = self._extrapolation(point, called) if self.coefficients is None else self.coefficients[point.i]
         if not b or len(b) - 1 > len(called):
             raise ValueError(f"coefficients: those of evaluation {point.i} do not fit {len(called)} calls before it")
-        # In differences from U_1: w_u is the sum of all weights.
+        # P_1 stands in the place of u, and weights are of differences from it: w_u is the sum of all weights.
         away = 1 - g
         second, third = (away * b[k] if len(b) > k else 0.0 * g for k in (2, 3))
         columns = [g + away * b[0], g + away * sum(b), second, third, 0.0 * g, 0.0 * g]
@@ -88,13 +98,14 @@ class ReuseUncond(Scaled):
         return guided[:: self.every][::-1]
 
     def _extrapolation(self, point: Point, called: Sequence[int]) -> list[float]:
-        """(0, b_1, b_2, ...), the Lagrange polynomials of the latest calls' angles at this one's."""
+        """(b_0, b_1, b_2, ...), from the Lagrange polynomials of the latest calls' angles at this one's."""
         assert point.plan is not None
         rows = [point.plan.rows[i] for i in called[: self.order + 1]]
         angles = [math.atan2(row.sigma, row.alpha) for row in rows]
         # Of calls at the same noise level the latest counts.
         nodes = [k for k, angle in enumerate(angles) if angle not in angles[:k]]
         here, b = math.atan2(point.sigma, point.alpha), [0.0] * (len(angles) + 1)
+        b[0] = float(self.keeps_difference)
         for k in nodes:
             others = [angles[j] for j in nodes if j != k]
             b[k + 1] = math.prod((here - other) / (angles[k] - other) for other in others)
@@ -109,6 +120,7 @@ class ReuseUncond(Scaled):
         *,
         every: int = 2,
         order: int = 1,
+        of: str = "difference",
     ) -> ReuseUncond:
         """The guidance whose coefficients predict recorded outputs best, in the sense of least squares.
 
@@ -121,8 +133,9 @@ class ReuseUncond(Scaled):
             if i % every == 0:
                 rows.append(())
                 continue
-            past = [unconds[j] for j in range(i - i % every, -1, -every)[: order + 1]]
+            places = range(i - i % every, -1, -every)[: order + 1]
+            past = [unconds[j] - conds[j] if of == "difference" else unconds[j] for j in places]
             known = torch.stack([m.detach().double().flatten().cpu() for m in (c, *past)], dim=1)
             found = torch.linalg.lstsq(known, u.detach().double().flatten().cpu()[:, None], driver="gelsd").solution
             rows.append(tuple(found.flatten().tolist()))
-        return cls(scale, every, order, tuple(rows))
+        return cls(scale, every, order, of, tuple(rows))

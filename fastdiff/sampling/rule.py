@@ -80,7 +80,7 @@ class Rule:
     formula: of the Gram matrix [B, n + 1, n + 1], float64, of v_0 ... v_(n-1) and the constant 1, the weights
         [B, S, 6].
     combine: (x, outputs in the order of `calls`) -> y, for what is no weighted sum.
-    past: how many earlier outputs u, newest first, stand in the places of u, m_2 and m_3 instead of calls.
+    past: how many earlier outputs u, or what is kept of them, stand in the places of u, m_2 and m_3, newest first.
     stop: of the Gram matrix, whether guidance ends here: y = m from the next evaluation on. The host waits for it.
     """
 
@@ -113,7 +113,7 @@ class Guidance:
 
     extra: the calls beyond the conditional and the unconditional one. needs_uncond: whether `uncond` must be given.
     stateful: whether a state [B, ...] is kept from evaluation to evaluation; it begins as 0. keeps_uncond: how many
-    earlier unconditional outputs its rules read, see `Rule.past`.
+    earlier unconditional outputs its rules read, see `Rule.past`. keeps_difference: u - c is kept instead of u.
     """
 
     @property
@@ -131,6 +131,10 @@ class Guidance:
     @property
     def keeps_uncond(self) -> int:
         return 0
+
+    @property
+    def keeps_difference(self) -> bool:
+        return False
 
     def rule(self, point: Point) -> Rule:
         """What is done at a point; here nothing, y = m."""

@@ -49,8 +49,8 @@ class Memory:
         if guidance.stateful:
             dtype = compute_dtype(x.dtype)
             self._states = torch.zeros_like(x, dtype=dtype), torch.empty_like(x, dtype=dtype)
-        self._keeps = guidance.keeps_uncond
-        self._past: list[Tensor] = []  # outputs u, newest first
+        self._keeps, self._differs = guidance.keeps_uncond, guidance.keeps_difference
+        self._past: list[Tensor] = []  # outputs u, or u - c, newest first
         self._buffers: dict[tuple[int, int], tuple[Tensor, Array]] = {}
         self.stopped = False
 
@@ -59,7 +59,9 @@ class Memory:
         slots = [None if call is None else outputs[call] for call in rule.calls]
         slots += self._past[: rule.past]
         if self._keeps and UNCONDITIONAL in outputs:
-            self._past = [outputs[UNCONDITIONAL].clone(), *self._past[: self._keeps - 1]]
+            u = outputs[UNCONDITIONAL]
+            kept = u - outputs[CONDITIONAL] if self._differs else u.clone()
+            self._past = [kept, *self._past[: self._keeps - 1]]
         return slots + [None] * (4 - len(slots))
 
     def weighted(self, rule: Rule, slots: Sequence[Tensor | None], x: Tensor, known: Tensor | None) -> Weighted:
