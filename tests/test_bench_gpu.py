@@ -15,7 +15,9 @@ import torch
 import fastdiff
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = {"ceilings", "first calls", "solver step", "group norm", "attention", "loop", "kernels"}
+KINDS = {
+    "ceilings", "first calls", "solver step", "gram", "guidance", "group norm", "attention", "loop", "kernels"
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -376,7 +376,7 @@ def test_bars_are_for_a_terminal_and_not_for_a_log(
     assert bars == [False, True]
     for command in commands:
         assert fastdiff(*command) == 0
-        assert "call/s" in capsys.readouterr().err
+        assert "step/s" in capsys.readouterr().err
 
 
 def test_nobody_reading_standard_output_is_no_traceback() -> None:
@@ -441,7 +441,7 @@ def test_info_names_every_op_and_backend_with_a_reason(capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert f"torch       {torch.__version__}" in text
     table = text.split("\n\n")[1].splitlines()
-    assert len(table) == 3 * 5
+    assert len(table) == 4 * 5
     assert all(" yes" in line or " no: " in line for line in table)
     assert "solver_step reference  yes" in table
 

@@ -184,9 +184,9 @@ def _sums(partials, out, parts, elements, N: tl.constexpr, SUMS: tl.constexpr):
         i = 0
         begin = 0  # of row i
         for row in tl.static_range(1, N):
-            START: tl.constexpr = row * (N + 1) - row * (row - 1) // 2
-            begin = tl.where(place >= START, START, begin)
-            i = tl.where(place >= START, row, i)
+            first_place = row * (N + 1) - row * (row - 1) // 2
+            begin = tl.where(place >= first_place, first_place, begin)
+            i = tl.where(place >= first_place, row, i)
         j = i + place - begin
         value = tl.sum(total, 0)
         tl.store(out + (i * (N + 1) + j), value)
