@@ -49,7 +49,8 @@ def _names(thing: griffe.Object) -> set[str]:
     if not thing.is_class:
         return set()
     init = thing.members.get("__init__")
-    own = {parameter.name for parameter in init.parameters} if init is not None and not init.is_alias else set()
+    known = init is not None and not init.is_alias and init.is_function  # it may be made by another function
+    own = {parameter.name for parameter in init.parameters} if known else set()
     return own | {name for name, member in thing.members.items() if not member.is_alias}
 
 
