@@ -26,9 +26,9 @@ from .guided_digits_report import write
 from .store import Store
 
 RESULTS = Path(__file__).parent / "results"
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 STEPS = 20
-SAMPLES = 500
+SAMPLES = 250
 
 METHODS: dict[str, Callable[[float], guidance.Guidance]] = {
     "CFG": guidance.CFG,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fastdiff as fd
+from fastdiff import guidance as fg
 from fastdiff.ops import registry
 from fastdiff.sampling.graph import CaptureError, captured
 from fastdiff.sampling.graph import replay as programs
@@ -129,6 +130,49 @@ def test_guidance_and_arguments_change_without_a_capture(kind: str, device: str,
     assert torch.equal(again, expected)  # what is left out stays as it was
 
 
+METHODS = [
+    fg.APG(5.0, norm=2.5, momentum=-0.5),
+    fg.CFG(4.0, rescale=0.7),
+    fg.CFG(4.0, interval=(0.5, 5.0)),
+    fg.CFGpp(0.6),
+    fg.ZeroStar(3.0),
+    fg.ReuseUncond(3.0),
+    fg.PerpNeg(4.0, empty={"shift": torch.tensor([0.0, 0.2])}),
+]
+
+
+@pytest.mark.parametrize("mode", ["batch", "calls"])
+@pytest.mark.parametrize("guidance", METHODS, ids=repr)
+def test_every_method_is_captured(kind: str, device: str, mode: str, guidance: fg.Guidance) -> None:
+    model, steps = Network().to(device), plan("dpmpp_2m")
+    noise, shift = torch.randn(SHAPE, device=device), torch.tensor([0.3, -0.1], device=device)
+    others = {"uncond": {"shift": torch.zeros(2, device=device)}, "guidance_mode": mode}
+    if isinstance(guidance, fg.PerpNeg):
+        guidance = fg.PerpNeg(4.0, empty={"shift": torch.tensor([0.0, 0.2], device=device)})
+    run = fd.capture(model, steps, noise, guidance=guidance, shift=shift, **others)
+    for given in (noise, torch.randn_like(noise)):
+        expected = fd.sample(model, steps, given, guidance=guidance, shift=shift, **others)
+        assert torch.equal(run(given, guidance=guidance), expected)
+        assert torch.equal(run(given), expected)
+    with pytest.raises(ValueError, match=r"guidance: .* was captured"):
+        run(noise, guidance=fg.Tangential(2.0))
+
+
+def test_guidance_that_decides_while_it_runs_is_not_captured(device: str, kind: str) -> None:
+    noise, shift = torch.randn(SHAPE, device=device), torch.ones(2, device=device)
+    with pytest.raises(ValueError, match=r"guidance: .* decides during the run"):
+        fd.capture(Network(), plan("ddim"), noise, guidance=fg.Adaptive(3.0), uncond={"shift": 0 * shift}, shift=shift)
+
+
+def test_a_method_that_is_plain_everywhere_is_its_scale(device: str, kind: str) -> None:
+    model, steps, noise = Network().to(device), plan("ddim"), torch.randn(SHAPE, device=device)
+    shift = torch.ones(2, device=device)
+    run = fd.capture(model, steps, noise, guidance=fg.CFG(3.0), uncond={"shift": 0 * shift}, shift=shift)
+    for guidance in (fg.CFG(5.0), 5.0):
+        expected = fd.sample(model, steps, noise, guidance=guidance, uncond={"shift": 0 * shift}, shift=shift)
+        assert torch.equal(run(noise, guidance=guidance), expected)
+
+
 def test_one_graph_runs_every_plan_with_as_many_rows(device: str, kind: str) -> None:
     model, noise = Network().to(device), torch.randn(SHAPE, device=device)
     run = fd.capture(model, plan("ddim", 6), noise)
@@ -222,6 +266,16 @@ def test_sample_says_what_a_graph_needs() -> None:
     with pytest.raises(ValueError, match="graph: a captured run has no callback"):
         fd.sample(model, made, noise, graph=True, progress=True)
     assert torch.equal(fd.sample(model, made, noise, graph="auto"), fd.sample(model, made, noise))
+
+
+@pytest.mark.gpu
+def test_sample_keeps_a_graph_for_each_method() -> None:
+    model, noise, shift = Network().cuda(), torch.randn(SHAPE, device="cuda"), torch.ones(2, device="cuda")
+    for guidance in (fg.APG(3.0), fg.APG(5.0), fg.CFG(4.0), fg.CFG(2.0)):
+        options = {"guidance": guidance, "uncond": {"shift": 0 * shift}, "shift": shift}
+        expected = fd.sample(model, plan("ddim"), noise, **options)
+        for _ in range(2):
+            assert torch.equal(fd.sample(model, plan("ddim"), noise, graph=True, **options), expected)
 
 
 @pytest.mark.gpu

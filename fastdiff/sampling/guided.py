@@ -49,16 +49,16 @@ def calls_of(
 ) -> ModelCalls | GuidedCalls:
     """The model calls of a run of the plan. A guidance that is plain everywhere is the number it stands for."""
     if isinstance(guidance, Guidance):
-        scale = _plain_scale(rules_of(plan, guidance))
+        scale = plain_scale(plan, guidance)
         if scale is None:
             return GuidedCalls(model, shape, guidance, plan, uncond, guidance_mode, kwargs)
         guidance = scale
     return ModelCalls(model, shape, guidance, uncond, guidance_mode, kwargs)
 
 
-def _plain_scale(rules: Sequence[Rule]) -> float | None:
-    """The scale of plain guidance where that is what all rules are, else None."""
-    found = {(rule.number, rule.calls) for rule in rules}
+def plain_scale(plan: Plan, guidance: Guidance) -> float | None:
+    """The scale of plain guidance where that is what the guidance is at all rows, else None."""
+    found = {(rule.number, rule.calls) for rule in rules_of(plan, guidance)}
     scale, calls = found.pop()
     return scale if not found and calls in ((CONDITIONAL,), (CONDITIONAL, UNCONDITIONAL)) else None
 

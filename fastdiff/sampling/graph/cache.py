@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ...plans.plan import Plan
+from ..guided import plain_scale
 from ..model import Model, is_guided
+from ..rule import Guidance
 from .captured import capture
 
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -31,7 +33,7 @@ def sample_captured(
     """
     named = {name: options[name] for name in _STRUCTURE}
     arguments = {name: value for name, value in options.items() if name not in named}
-    key = _signature(model, noise, named, arguments)
+    key = _signature(model, plan, noise, named, arguments)
     found = _kept.get(model) if _weak(model) else None
     if found is None or found[0] != key or not found[1].serves(plan):
         found = key, capture(model, plan, noise, **options)
@@ -48,9 +50,12 @@ def _weak(model: Model) -> bool:
     return isinstance(model, torch.nn.Module)
 
 
-def _signature(model: Model, noise: Tensor, named: dict, arguments: dict) -> tuple:
+def _signature(model: Model, plan: Plan, noise: Tensor, named: dict, arguments: dict) -> tuple:
     """What a graph has captured and cannot change: shapes, addresses of weights, options and plain arguments."""
-    guided = is_guided(named.get("guidance"))
+    guidance = named.get("guidance")
+    guided: bool | int = is_guided(guidance)
+    if isinstance(guidance, Guidance) and plain_scale(plan, guidance) is None:
+        guided = id(guidance)  # the graph keeps it, so the number is of no other
     fixed = tuple(repr(named.get(name)) for name in _STRUCTURE[2:])
     leaves, layout = pytree.tree_flatten((arguments, named.get("uncond")))
     described = tuple((tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else repr(v) for v in leaves)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...keywords import check_keywords, options_of
 from ...ops import registry
 from ...plans.plan import Plan
-from ..guided import GuidedCalls, calls_of
+from ..guided import GuidedCalls, calls_of, plain_scale
 from ..model import Model, is_guided
 from ..rule import Guidance
 from ..start import OPTIONS, check_sample
@@ -91,11 +91,15 @@ class Captured:
         `fastdiff.sample`. Raises TypeError or ValueError naming the argument.
         """
         check_like("noise", noise, self._example)
-        if isinstance(guidance, Guidance):
-            self._buffers.check_guidance(guidance)
-        elif is_guided(guidance) and not self._buffers.guided:
-            raise ValueError(f"guidance: captured without guidance, got {guidance}")
         plan = self._program.use(plan)
+        if isinstance(guidance, Guidance):
+            scale = plain_scale(plan, guidance)
+            if scale is None:
+                self._buffers.check_guidance(guidance)
+            else:
+                guidance = scale
+        if not isinstance(guidance, Guidance) and is_guided(guidance) and not self._buffers.guided:
+            raise ValueError(f"guidance: captured without guidance, got {guidance}")
         self._buffers.check(plan, noise, image)
         if kwargs or uncond:
             self._buffers.set_arguments(uncond or {}, kwargs)
