@@ -338,6 +338,15 @@ def test_a_combiner_gives_the_output_that_a_run_uses(kind, dtype):
         torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_a_difference_of_halves_that_is_out_of_their_range_is_kept():
+    plan = fd.plan("ddim", fd.Schedule.flow(), steps=4, prediction="flow_prediction")
+    combiner, x = Combiner(fd.guidance.ReuseUncond(0.5, order=0)), torch.zeros(2, 5)
+    c, u = (torch.full((2, 5), value, dtype=torch.float16) for value in (6e4, -6e4))
+    combiner(Point.of(plan, 0), x, [c, u])
+    y = combiner(Point.of(plan, 1), x, [c])
+    assert torch.equal(y, torch.zeros_like(y))  # c + 0.5 (u - c)
+
+
 def test_a_combiner_names_the_output_that_is_missing():
     point = Point(3, 6, 0.5, 0.8, 0.6, "epsilon")
     with pytest.raises(ValueError, match="unconditional output"):

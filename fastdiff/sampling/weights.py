@@ -46,9 +46,9 @@ class Memory:
         self._batch, self._device = len(x), x.device
         self._gram = registry.choose("gram", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
         self._states: tuple[Tensor | None, Tensor | None] = (None, None)
+        self._dtype = compute_dtype(x.dtype)
         if guidance.stateful:
-            dtype = compute_dtype(x.dtype)
-            self._states = torch.zeros_like(x, dtype=dtype), torch.empty_like(x, dtype=dtype)
+            self._states = torch.zeros_like(x, dtype=self._dtype), torch.empty_like(x, dtype=self._dtype)
         self._keeps, self._differs = guidance.keeps_uncond, guidance.keeps_difference
         self._past: list[Tensor] = []  # outputs u, or u - c, newest first
         self._buffers: dict[tuple[int, int], tuple[Tensor, Array]] = {}
@@ -60,7 +60,8 @@ class Memory:
         slots += self._past[: rule.past]
         if self._keeps and UNCONDITIONAL in outputs:
             u = outputs[UNCONDITIONAL]
-            kept = u - outputs[CONDITIONAL] if self._differs else u.clone()
+            # In the compute dtype: a difference of halves may be out of their range.
+            kept = u.to(self._dtype) - outputs[CONDITIONAL].to(self._dtype) if self._differs else u.clone()
             self._past = [kept, *self._past[: self._keeps - 1]]
         return slots + [None] * (4 - len(slots))
 
