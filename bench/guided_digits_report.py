@@ -14,7 +14,7 @@ from fastdiff import demo
 from .machine import processor
 from .store import Store
 
-MAGNIFIED = 3  # pixels a side for each of a digit's
+MAGNIFIED = 5  # pixels a side for each of a digit's
 CELL = 8 * MAGNIFIED + 2
 COLUMNS = {
     "agreement": "{:.2f}",
@@ -51,7 +51,7 @@ def write(store: Store, out: Path, samples: int, drawn: dict[tuple[str, float], 
     counts = [f"{m} {store.select(method=m, scale=scales[-1], samples=samples)[0]['evaluations']}" for m in methods]
     parts.append("Evaluations of the network for a sample at the largest scale: " + ", ".join(counts) + ".")
     (out / "guided_digits.md").write_text("\n\n".join(parts) + "\n")
-    _picture(methods, scales, drawn).save(out / "guided_digits.png")
+    _picture(methods, sorted({g for _, g in drawn}), drawn).save(out / "guided_digits.png")
 
 
 def _cell(store: Store, method: str, scale: float, samples: int, name: str, form: str) -> str:

@@ -134,7 +134,7 @@ def test_what_is_reused_is_the_line_through_the_last_two(solver, of):
         return u + 3 * (c - u)
 
     expected = fd.sample(by_hand, plan, noise)
-    found = draw(plan, noise, fg.ReuseUncond(3.0, of=of))
+    found = draw(plan, noise, fg.ReuseUncond(3.0, order=1, of=of))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 

@@ -30,15 +30,15 @@ class ReuseUncond(Scaled):
     for outputs. `ReuseUncond.fit` finds the b by least squares, which for outputs is how LinearAG predicts u (Castillo
     et al. 2025, "Adaptive guidance: training-free acceleration of conditional diffusion models").
 
-    scale: g. every: 1 makes all calls. order: 0, 1 or 2; lower where fewer calls have been made. of: "difference" or
-        "output".
+    scale: g. every: 1 makes all calls. order: 0, 1 or 2; lower where fewer calls have been made. Orders above 0 need
+        small steps. of: "difference" or "output"; differences change less.
     coefficients: for each evaluation (b_0, b_1, ...) in place of the polynomial's, at most three after b_0; empty where
         the call is made.
     interval: as for `CFG`. It needs a plan, which says where the calls are made. Raises ValueError naming the argument.
     """
 
     every: int = 2
-    order: int = 1
+    order: int = 0
     of: str = "difference"
     coefficients: tuple[tuple[float, ...], ...] | None = None
 
