@@ -211,7 +211,8 @@ INTERPRETED = not isinstance(_sums, triton.JITFunction)
 
 def run(basis: Tensor, tensors: Sequence[Tensor | None], out: Tensor) -> None:
     """The contract of `reference.run_gram`."""
-    if len(out) == 0:
+    if next(t for t in tensors if t is not None).numel() == 0:
+        out.zero_()
         return
     n, k = basis.shape
     dtype = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
