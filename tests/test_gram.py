@@ -152,7 +152,9 @@ def test_the_largest_halves_do_not_overflow(backend: str, device: str) -> None:
     assert_right(found, tensors, BASES["difference"])
 
 
-@pytest.mark.parametrize("shape", [(8, 4, 16, 16), (8, 6149), (8, 16384), (8, 3, 5, 7)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(8, 4, 16, 16), (8, 6149), (8, 3, 5, 7), *[(8, 16384)] * (not INTERPRETING)], ids=str
+)
 @pytest.mark.parametrize("dtype", [F32, F16], ids=str)
 def test_a_sample_has_the_same_bits_in_any_batch(
     backend: str, device: str, shape: tuple[int, ...], dtype: torch.dtype
@@ -161,7 +163,7 @@ def test_a_sample_has_the_same_bits_in_any_batch(
         pytest.skip("the definition promises digits, not bits")
     tensors = draw(3, shape, F32, dtype)
     whole = call(backend, device, tensors, BASES["three"])
-    for b in range(8):
+    for b in (0, 3, 7) if INTERPRETING else range(8):  # the interpreter is slow
         assert torch.equal(call(backend, device, [t[b : b + 1] for t in tensors], BASES["three"]), whole[b : b + 1])
         alone = [t[b : b + 1].clone() for t in tensors]
         assert torch.equal(call(backend, device, alone, BASES["three"]), whole[b : b + 1])
