@@ -8,7 +8,6 @@ in `solver_step`, or are read from the device, where any of them may be zero.
 from __future__ import annotations
 
 import struct
-import types
 from collections.abc import Sequence
 
 import torch
@@ -17,28 +16,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ..call_spec import CallSpec, Implementation
+from .elements import TYPES, WARPS, offset, parameters, weight, with_weights
 from .layout import Layout, conform, joint_layout, on_device, same_layout
 
 BLOCK = 1024  # elements that a program takes at once
 TILES = 4  # as often: an element of a block's vectors sums so many products before they are added up
 WIDTH = 8  # elements a thread moves at once
-WARPS = 2 if torch.version.hip else 4
 SUMS = 256  # parts of a sample that the second launch takes at once
-TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 MAX_TENSORS, MAX_VECTORS = 6, 4
-
-
-@triton.jit
-def _offset(b, e, size_1, size_2, stride_b, stride_0, stride_1, stride_2, DIMS: tl.constexpr, UNIT: tl.constexpr):
-    """Where element e of sample b lies; the batch stride is in units."""
-    if DIMS == 1:
-        at = e * stride_0
-    elif DIMS == 2:
-        at = e // size_1 * stride_0 + e % size_1 * stride_1
-    else:
-        row = e // size_2
-        at = row // size_1 * stride_0 + row % size_1 * stride_1 + e % size_2 * stride_2
-    return b * stride_b * UNIT + at
 
 
 @triton.jit
@@ -56,17 +41,14 @@ def _load(tensor, at, mask, basis, column, N: tl.constexpr, K: tl.constexpr, DTY
 
 
 @triton.jit
-def _add(vector, value, weight, basis, place, DTYPE: tl.constexpr):
+def _add(vector, value, number, basis, place, DTYPE: tl.constexpr):
     """One term of a vector, if it has a weight that is not zero."""
     if value is not None:
         if basis is not None:
-            number = tl.load(basis + place).to(DTYPE)
-            vector = tl.where(number != 0, vector + number * value, vector)
-        elif weight is not None:
-            number = weight
-            if tl.float64 == DTYPE:  # Triton passes a Python float as float32: it comes as the bits of an int64
-                number = weight.to(tl.int64).to(tl.float64, bitcast=True)
-            vector += number * value
+            read = tl.load(basis + place).to(DTYPE)
+            vector = tl.where(read != 0, vector + read * value, vector)
+        elif number is not None:
+            vector += weight(number, DTYPE) * value
     return vector
 
 
@@ -114,8 +96,8 @@ def _gram(
     for tile in tl.static_range(TILES):
         e = start + tile * BLOCK + tl.arange(0, BLOCK)
         mask = e < units * UNIT  # a multiple of UNIT, as the compiler sees: whole vectors are in or out
-        a = _offset(b, e, size_1, size_2, a_b, a_0, a_1, a_2, DIMS, UNIT)
-        c = _offset(b, e, size_1, size_2, b_b, b_0, b_1, b_2, DIMS, UNIT)
+        a = offset(b, e, size_1, size_2, a_b, a_0, a_1, a_2, DIMS, UNIT)
+        c = offset(b, e, size_1, size_2, b_b, b_0, b_1, b_2, DIMS, UNIT)
         x0 = _load(t0, c if SECOND & 1 else a, mask, basis, 0, N, K, DTYPE)
         x1 = _load(t1, c if SECOND & 2 else a, mask, basis, 1, N, K, DTYPE)
         x2 = _load(t2, c if SECOND & 4 else a, mask, basis, 2, N, K, DTYPE)
@@ -193,19 +175,14 @@ def _sums(partials, out, parts, elements, N: tl.constexpr, SUMS: tl.constexpr):
         tl.store(out + (j * (N + 1) + i), value)
 
 
-# A function object of the same code with annotations of its own: weights as float32, or as the bits of float64.
-PARAMETERS = _gram.__code__.co_varnames[: _gram.__code__.co_argcount]
+PARAMETERS = parameters(_gram)
 WEIGHTS = PARAMETERS[PARAMETERS.index("w00") : PARAMETERS.index("parts")]
-
-
-def _build(weight: str) -> triton.JITFunction:
-    """The kernel with weights declared as this type."""
-    typed = types.FunctionType(_gram.__code__, globals(), _gram.__name__)
-    typed.__annotations__ = {**_gram.__annotations__, **dict.fromkeys(WEIGHTS, weight)}
-    return triton.jit(typed, do_not_specialize=[*WEIGHTS, "parts", "units"])
-
-
-KERNELS = {torch.float32: _build("fp32"), torch.float64: _build("int64"), "sums": _sums}
+OTHERS = ("parts", "units")  # not specialised on either
+KERNELS = {
+    torch.float32: with_weights(_gram, WEIGHTS, "fp32", OTHERS),
+    torch.float64: with_weights(_gram, WEIGHTS, "int64", OTHERS),
+    "sums": _sums,
+}
 INTERPRETED = not isinstance(_sums, triton.JITFunction)
 
 

@@ -9,7 +9,6 @@ second build of the same function, for float64 state, takes the bits of each wei
 from __future__ import annotations
 
 import functools
-import types
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,36 +21,12 @@ from torch import Tensor
 from ...plans.table import MAX_HISTORY, MAX_NOISE, ROW, reads_history, reads_noise
 from ..call_spec import CallSpec, Implementation
 from ..reference import compute_dtype
+from .elements import TYPES, WARPS, offset, parameters, weight, with_weights
 from .layout import conform, joint_layout, on_device, same_layout, target
 from .philox import normal
 
 MAX_OTHERS = 2  # outputs beyond m and m_uncond
 BLOCK = 1024  # elements of one sample that a program takes
-TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
-WARPS = 2 if torch.version.hip else 4  # eight elements a thread: 128-bit accesses in half precision too
-
-
-@triton.jit
-def _offset(b, e, size_1, size_2, stride_b, stride_0, stride_1, stride_2, DIMS: tl.constexpr, UNIT: tl.constexpr):
-    """Where element e of sample b lies. Multiplying by UNIT tells Triton what the offset is a multiple of."""
-    # Divisions by run-time sizes cost more than the arithmetic of a row; contiguous memory merges into one dimension
-    # and needs none.
-    if DIMS == 1:
-        at = e * stride_0
-    elif DIMS == 2:
-        at = e // size_1 * stride_0 + e % size_1 * stride_1
-    else:
-        row = e // size_2
-        at = row // size_1 * stride_0 + row % size_1 * stride_1 + e % size_2 * stride_2
-    return b * stride_b * UNIT + at
-
-
-@triton.jit
-def _weight(value, DTYPE: tl.constexpr):
-    # Triton passes a Python float as float32: a float64 weight comes as the int64 of its bits.
-    if tl.float64 == DTYPE:
-        value = value.to(tl.int64).to(tl.float64, bitcast=True)
-    return value
 
 
 @triton.jit
@@ -59,8 +34,8 @@ def _add(new_x, new_base, operand, a, b, at, mask, DTYPE: tl.constexpr):
     """One term of both lines, with one load, or none if the operand is absent."""
     if operand is not None:
         value = tl.load(operand + at, mask=mask).to(DTYPE)
-        new_x += _weight(a, DTYPE) * value
-        new_base += _weight(b, DTYPE) * value
+        new_x += weight(a, DTYPE) * value
+        new_base += weight(b, DTYPE) * value
     return new_x, new_base
 
 
@@ -68,8 +43,8 @@ def _add(new_x, new_base, operand, a, b, at, mask, DTYPE: tl.constexpr):
 def _add_noise(new_x, new_base, seed, noise, a, b, start, BLOCK: tl.constexpr, DTYPE: tl.constexpr):
     if noise is not None:
         xi = normal(seed, noise, start, BLOCK, DTYPE)
-        new_x += _weight(a, DTYPE) * xi
-        new_base += _weight(b, DTYPE) * xi
+        new_x += weight(a, DTYPE) * xi
+        new_base += weight(b, DTYPE) * xi
     return new_x, new_base
 
 
@@ -111,7 +86,7 @@ def _weighted_sum(weights, m, uncond, second, third, x, state, BLOCK: tl.constex
 def _limit(d, clamp, threshold, CLAMP: tl.constexpr, DTYPE: tl.constexpr):
     # Comparisons with NaN are false, so NaN passes through both limits.
     if CLAMP:
-        limit = _weight(clamp, DTYPE)
+        limit = weight(clamp, DTYPE)
         d = tl.where(d > limit, limit, tl.where(d < -limit, -limit, d))
     if threshold is not None:
         s = threshold
@@ -142,7 +117,7 @@ def _solver_step(
     start = pid % blocks * BLOCK
     e = start + tl.arange(0, BLOCK)
     mask = e < units * UNIT  # a multiple of UNIT, as the compiler sees: whole vectors are in or out
-    at = _offset(b, e, size_1, size_2, state_b, state_0, state_1, state_2, DIMS, UNIT)
+    at = offset(b, e, size_1, size_2, state_b, state_0, state_1, state_2, DIMS, UNIT)
     zero = tl.zeros([BLOCK], DTYPE)
 
     # x and the model's output come first, since D needs them; the rest is a sum.
@@ -153,12 +128,12 @@ def _solver_step(
     if x is not None:
         value = tl.load(x + at, mask=mask).to(DTYPE)
         if READS_X:  # not only the weighted sums do
-            d = _weight(p_x, DTYPE) * value
-            new_x = _weight(a_x, DTYPE) * value
-            new_base = _weight(b_x, DTYPE) * value
+            d = weight(p_x, DTYPE) * value
+            new_x = weight(a_x, DTYPE) * value
+            new_base = weight(b_x, DTYPE) * value
     from_x = d
     if weights is not None:
-        model_at = _offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
+        model_at = offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
         uncond = _load_output(m_uncond, None, model_at, mask, DTYPE)
         difference = _load_output(m, uncond, model_at, mask, DTYPE)
         more = _load_output(second, uncond, model_at, mask, DTYPE)
@@ -167,23 +142,23 @@ def _solver_step(
         own = weights + b * (SETS * 6)
         if CONVERTS:
             y = _weighted_sum(own, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
-            d += _weight(p_m, DTYPE) * y
+            d += weight(p_m, DTYPE) * y
     elif m is not None:
-        model_at = _offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
+        model_at = offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
         prediction = tl.load(m + model_at, mask=mask).to(DTYPE)
         if m_uncond is not None:
-            scale = _weight(guidance, DTYPE) if guidances is None else tl.load(guidances + b).to(DTYPE)
+            scale = weight(guidance, DTYPE) if guidances is None else tl.load(guidances + b).to(DTYPE)
             uncond = tl.load(m_uncond + model_at, mask=mask).to(DTYPE)
             # In this form guidance 1 is m up to rounding, and large scales multiply the difference alone.
             prediction = uncond + scale * (prediction - uncond)
-        d += _weight(p_m, DTYPE) * prediction
+        d += weight(p_m, DTYPE) * prediction
     threshold = None
     if thresholds is not None:
         threshold = tl.load(thresholds + b).to(DTYPE)
     d = _limit(d, clamp, threshold, CLAMP, DTYPE)
 
-    new_x += _weight(a0, DTYPE) * d
-    new_base += _weight(b0, DTYPE) * d
+    new_x += weight(a0, DTYPE) * d
+    new_base += weight(b0, DTYPE) * d
     new_x, new_base = _add(new_x, new_base, base, a_base, b_base, at, mask, DTYPE)
     new_x, new_base = _add(new_x, new_base, h1, a1, b1, at, mask, DTYPE)
     new_x, new_base = _add(new_x, new_base, h2, a2, b2, at, mask, DTYPE)
@@ -202,34 +177,28 @@ def _solver_step(
         tl.store(out_base + at, new_base, mask=mask)
     if PUSHES:
         y = _weighted_sum(own + 6, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
-        d = _limit(from_x + _weight(p_m, DTYPE) * y, clamp, threshold, CLAMP, DTYPE)
+        d = _limit(from_x + weight(p_m, DTYPE) * y, clamp, threshold, CLAMP, DTYPE)
     if out_d is not None:
         tl.store(out_d + at, d, mask=mask)
     if out_state is not None:
         y = _weighted_sum(own + 12, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
         tl.store(out_state + at, y, mask=mask)
     if out_input is not None:
-        input_at = _offset(b, e, size_1, size_2, input_b, input_0, input_1, input_2, DIMS, UNIT)
+        input_at = offset(b, e, size_1, size_2, input_b, input_0, input_1, input_2, DIMS, UNIT)
         # From x' in the compute precision, not as it was rounded for out_x.
-        model_input = _weight(c_in, DTYPE) * new_x
+        model_input = weight(c_in, DTYPE) * new_x
         step = tl.cast(input_copy, tl.int64) if WIDE else input_copy
         for copy in tl.static_range(COPIES):
             tl.store(out_input + copy * UNIT * step + input_at, model_input, mask=mask)
 
 
-# A function object of the same code with annotations of its own: weights as float32, or as the bits of float64.
-PARAMETERS = _solver_step.__code__.co_varnames[: _solver_step.__code__.co_argcount]
+PARAMETERS = parameters(_solver_step)
 WEIGHTS = PARAMETERS[PARAMETERS.index("p_x") : PARAMETERS.index("noise0")]
-
-
-def _build(weight: str) -> triton.JITFunction:
-    """The kernel with weights declared as this type."""
-    typed = types.FunctionType(_solver_step.__code__, globals(), _solver_step.__name__)
-    typed.__annotations__ = {**_solver_step.__annotations__, **dict.fromkeys(WEIGHTS, weight)}
-    return triton.jit(typed, do_not_specialize=[*WEIGHTS, "noise0", "noise1", "blocks"])
-
-
-KERNELS = {torch.float32: _build("fp32"), torch.float64: _build("int64")}
+OTHERS = ("noise0", "noise1", "blocks")  # not specialised on either
+KERNELS = {
+    torch.float32: with_weights(_solver_step, WEIGHTS, "fp32", OTHERS),
+    torch.float64: with_weights(_solver_step, WEIGHTS, "int64", OTHERS),
+}
 INTERPRETED = not isinstance(KERNELS[torch.float32], triton.JITFunction)
 
 
