@@ -22,7 +22,7 @@ from .guidance import Build, Unconditional, in_start, in_step, on_guided, on_unc
 from .loop import EDM, Denoiser, solve
 from .noise import Extra, NoiseSampler, independent
 from .res_ancestral import res_ancestral
-from .samplers import Callback, sample_gradient_estimation
+from .samplers import Callback, make_ancestral, make_plain, sample_gradient_estimation
 
 
 def _solver(name: str, **options: Any) -> Build:
@@ -67,49 +67,23 @@ def sample_euler_ancestral_cfg_pp(
         raise ValueError(f"sigmas: expected levels up to 1 for a rectified flow, got {sigmas}")
     uncond = Unconditional(extra_args)
     return solve(
-        model, x, sigmas, _EULER, extra_args=uncond.extra_args, callback=callback, disable=disable, uncond=uncond,
+        model, x, sigmas, _EULER, extra_args=extra_args, callback=callback, disable=disable, uncond=uncond,
         draw=independent(x, extra_args, noise_sampler, sigmas), schedule=FLOW if flow else EDM,
         rise=eta, eta=eta, s_noise=s_noise,
     )  # fmt: skip
 
 
-@torch.no_grad()
-def sample_dpmpp_2s_ancestral_cfg_pp(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Extra = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """Ancestral steps of DPM-Solver++ 2S (Lu et al. 2022) with CFG++."""
-    flow = flow_sampling(model) is not None
-    uncond = Unconditional(extra_args, staged=True)
-    return solve(
-        model, x, sigmas, _DPMPP_2S_FLOW if flow else _DPMPP_2S,
-        extra_args=uncond.extra_args, callback=callback, disable=disable, uncond=uncond,
-        draw=independent(x, extra_args, noise_sampler, sigmas), schedule=FLOW if flow else EDM,
-        rise=eta, eta=eta, s_noise=s_noise,
-    )  # fmt: skip
+sample_dpmpp_2s_ancestral_cfg_pp = make_ancestral(
+    _DPMPP_2S, _DPMPP_2S_FLOW, "sample_dpmpp_2s_ancestral_cfg_pp",
+    "Ancestral steps of DPM-Solver++ 2S (Lu et al. 2022) with CFG++.", partial(Unconditional, staged=True),
+)  # fmt: skip
 
 
-@torch.no_grad()
-def sample_dpmpp_2m_cfg_pp(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Extra = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-) -> Tensor:
-    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2) with CFG++: the earlier output is the unconditional one."""
-    uncond = Unconditional(extra_args)
-    return solve(
-        model, x, sigmas, _DPMPP_2M, extra_args=uncond.extra_args, callback=callback, disable=disable, uncond=uncond
-    )  # fmt: skip
+sample_dpmpp_2m_cfg_pp = make_plain(
+    _DPMPP_2M, "sample_dpmpp_2m_cfg_pp",
+    "DPM-Solver++ 2M (Lu et al. 2022, algorithm 2) with CFG++: the earlier output is the unconditional one.",
+    Unconditional,
+)  # fmt: skip
 
 
 @torch.no_grad()
@@ -129,31 +103,14 @@ def sample_res_multistep_cfg_pp(
     """
     uncond = Unconditional(extra_args)
     return solve(
-        model, x, sigmas, _RES, extra_args=uncond.extra_args, callback=callback, disable=disable, uncond=uncond
+        model, x, sigmas, _RES, extra_args=extra_args, callback=callback, disable=disable, uncond=uncond
     )  # fmt: skip
 
 
-@torch.no_grad()
-def sample_res_multistep_ancestral_cfg_pp(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Extra = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """Ancestral steps of `sample_res_multistep_cfg_pp`."""
-    flow = flow_sampling(model) is not None
-    uncond = Unconditional(extra_args)
-    return solve(
-        model, x, sigmas, _RES_ANCESTRAL,
-        extra_args=uncond.extra_args, callback=callback, disable=disable, uncond=uncond,
-        draw=independent(x, extra_args, noise_sampler, sigmas), schedule=FLOW if flow else EDM,
-        rise=eta, eta=eta, s_noise=s_noise,
-    )  # fmt: skip
+sample_res_multistep_ancestral_cfg_pp = make_ancestral(
+    _RES_ANCESTRAL, _RES_ANCESTRAL, "sample_res_multistep_ancestral_cfg_pp",
+    "Ancestral steps of `sample_res_multistep_cfg_pp`.", Unconditional,
+)  # fmt: skip
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def solve(
     or the whole step so far (`whole`, which merges a row's noises into one). log_snr: the solver works in log SNR, so
     on a rectified flow it uses the flow's schedule. one_step: steps are independent of each other; other solvers
     restart at each of `segments`. rise: the share of fresh noise where sigma rises, 0 for ODE solvers. uncond: for
-    CFG++. options: the solver's own.
+    CFG++, where the model gets its arguments. options: the solver's own.
     """
     sigma = read_sigmas(sigmas)
     if len(sigma) < 2:
@@ -76,7 +76,7 @@ def solve(
     run, rows = _run_of(plan, x), plan.rows
     if rows[0].sigma > sigma[0]:
         _churn_first(run, course.begin, draw, options["s_noise"])
-    kwargs, moves = extra_args or {}, run.moves
+    kwargs, moves = (extra_args if uncond is None else uncond.extra_args) or {}, run.moves
     begun = iter(course.steps)
     since, begins = 0.0, True
 

@@ -74,7 +74,13 @@ def _over_alpha(sigma: float) -> float:
     return sigma / (1 - sigma) if sigma < 1 else math.inf
 
 
-def _ancestral(solver: str | Build, flow_solver: Build, name: str, doc: str) -> Callable[..., Tensor]:
+def make_ancestral(
+    solver: str | Build,
+    flow_solver: Build,
+    name: str,
+    doc: str,
+    uncond: Callable[[Extra], Unconditional] | None = None,
+) -> Callable[..., Tensor]:
 
     @torch.no_grad()
     def sample(
@@ -93,13 +99,19 @@ def _ancestral(solver: str | Build, flow_solver: Build, name: str, doc: str) -> 
             model, x, sigmas, flow_solver if flow else solver,
             extra_args=extra_args, callback=callback, disable=disable,
             draw=independent(x, extra_args, noise_sampler, sigmas), schedule=FLOW if flow else EDM,
-            rise=eta, eta=eta, s_noise=s_noise,
+            uncond=None if uncond is None else uncond(extra_args), rise=eta, eta=eta, s_noise=s_noise,
         )  # fmt: skip
 
     return _named(sample, name, doc + " On rectified flows as `flow.ancestral` describes.")
 
 
-def _plain(solver: str, name: str, doc: str, **options: Any) -> Callable[..., Tensor]:
+def make_plain(
+    solver: str | Build,
+    name: str,
+    doc: str,
+    uncond: Callable[[Extra], Unconditional] | None = None,
+    **options: Any,
+) -> Callable[..., Tensor]:
     @torch.no_grad()
     def sample(
         model: Denoiser,
@@ -110,7 +122,8 @@ def _plain(solver: str, name: str, doc: str, **options: Any) -> Callable[..., Te
         disable: bool | None = None,
     ) -> Tensor:
         return solve(
-            model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable, **options
+            model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable,
+            uncond=None if uncond is None else uncond(extra_args), **options,
         )  # fmt: skip
 
     return _named(sample, name, doc)
@@ -125,29 +138,29 @@ def _named(function: Callable[..., Tensor], name: str, doc: str) -> Callable[...
 sample_euler = _churned("euler", "sample_euler", "Euler steps (Karras et al. 2022, algorithm 2).")
 sample_heun = _churned("heun", "sample_heun", "Heun steps (Karras et al. 2022, algorithm 2).")
 sample_dpm_2 = _churned("dpm_2", "sample_dpm_2", "The midpoint rule at the geometric middle of each step.")
-sample_euler_ancestral = _ancestral(
+sample_euler_ancestral = make_ancestral(
     "euler_ancestral", ancestral("euler", EDM), "sample_euler_ancestral", "Ancestral Euler steps."
 )
-sample_dpm_2_ancestral = _ancestral(
+sample_dpm_2_ancestral = make_ancestral(
     "dpm_2_ancestral", ancestral("dpm_2", EDM), "sample_dpm_2_ancestral", "Ancestral steps of `sample_dpm_2`."
 )
-sample_dpmpp_2s_ancestral = _ancestral(
+sample_dpmpp_2s_ancestral = make_ancestral(
     "dpmpp_2s_ancestral", ancestral("dpmpp_2s", FLOW), "sample_dpmpp_2s_ancestral",
     "Ancestral steps of DPM-Solver++ 2S (Lu et al. 2022).",
 )  # fmt: skip
-sample_res_multistep_ancestral = _ancestral(
+sample_res_multistep_ancestral = make_ancestral(
     res_ancestral, res_ancestral, "sample_res_multistep_ancestral", "Ancestral steps of `sample_res_multistep`."
 )
-sample_dpmpp_2m = _plain(
+sample_dpmpp_2m = make_plain(
     "dpmpp_2m", "sample_dpmpp_2m", "DPM-Solver++ 2M (Lu et al. 2022, algorithm 2).", lower_order_final=False
 )
-sample_uni_pc = _plain(
+sample_uni_pc = make_plain(
     "unipc_bh1", "sample_uni_pc",
     "UniPC with B(h) = h (Zhao et al. 2023), order 3. Differences of outputs have the weight h / 2, without bound, with"
     " h = log(sigma / sigma_next); for h > 1 use sample_uni_pc_bh2, where it stays below 1.",
     order=3,
 )  # fmt: skip
-sample_uni_pc_bh2 = _plain("unipc", "sample_uni_pc_bh2", "UniPC with B(h) = e^h - 1 (Zhao et al. 2023).", order=3)
+sample_uni_pc_bh2 = make_plain("unipc", "sample_uni_pc_bh2", "UniPC with B(h) = e^h - 1 (Zhao et al. 2023).", order=3)
 
 
 @torch.no_grad()
@@ -230,7 +243,7 @@ def sample_gradient_estimation(
     uncond = Unconditional(extra_args) if cfg_pp else None
     return solve(
         model, x, sigmas, _GRADIENT_CFG_PP if uncond else _GRADIENT,
-        extra_args=uncond.extra_args if uncond else extra_args, callback=callback, disable=disable, uncond=uncond,
+        extra_args=extra_args, callback=callback, disable=disable, uncond=uncond,
         gamma=ge_gamma,
     )  # fmt: skip
 
