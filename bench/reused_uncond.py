@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.guidance import CFG, Guidance, Point, ReuseUncond, Rule
+from fastdiff.guidance import CFG, Guidance, Point, ReuseUncond, Rule, calls
 
 from .guided_problems import GuidedProblem, digits, gaussians, mixture
 from .machine import processor
@@ -106,9 +106,8 @@ def plan_within(problem: GuidedProblem, make: Callable[[fd.Plan], Guidance], bud
     """The plan of the most steps whose calls stay within the budget."""
 
     def count(steps: int) -> int:
-        plan, like = problem.plan(SOLVER, steps), make
-        rules = [like(plan).rule(Point.of(plan, i)) for i in range(plan.nfe)]
-        return sum(len(rule.calls) for rule in rules)
+        plan = problem.plan(SOLVER, steps)
+        return calls(plan, make(plan)).total
 
     return problem.plan(SOLVER, max(steps for steps in range(2, budget + 1) if count(steps) <= budget))
 

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ..plans.plan import Plan
-from ..sampling.rule import Guidance, Point
+from ..sampling.guided import rules_of
+from ..sampling.rule import Guidance
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,6 +45,5 @@ def calls(plan: Plan, guidance: Guidance) -> Calls:
     >>> calls(plan, fd.guidance.CFG(7.5, interval=(0.28, 5.42)))
     <Calls 13 in 10 evaluations, 7 saved of 20: 7 with 1, 3 with 2>
     """
-    rules = [guidance.rule(Point.of(plan, i)) for i in range(plan.nfe)]
-    made = tuple(sum(call is not None for call in rule.calls) for rule in rules)
+    made = tuple(sum(call is not None for call in rule.calls) for rule in rules_of(plan, guidance))
     return Calls(made, 1 + guidance.needs_uncond + len(guidance.extra))

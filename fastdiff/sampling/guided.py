@@ -18,18 +18,13 @@ PLAIN = Rule()
 _rules: dict[tuple[int, int], tuple[weakref.ref[Plan], weakref.ref[Guidance], tuple[Rule, ...]]] = {}
 
 
-def points_of(plan: Plan) -> list[Point]:
-    """Where the plan evaluates the model."""
-    return [Point.of(plan, i) for i in range(plan.nfe)]
-
-
 def rules_of(plan: Plan, guidance: Guidance) -> tuple[Rule, ...]:
     """The rule of each row, made once for a plan and a guidance."""
     key = id(plan), id(guidance)
     found = _rules.get(key)
     if found is not None and found[0]() is plan and found[1]() is guidance:
         return found[2]
-    rules = tuple(guidance.rule(point) for point in points_of(plan))
+    rules = tuple(guidance.rule(Point.of(plan, i)) for i in range(plan.nfe))
 
     def forget(_: object) -> None:
         _rules.pop(key, None)
