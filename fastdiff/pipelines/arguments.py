@@ -1,0 +1,70 @@
+"""The arguments of a pipeline's call: which a denoiser takes, and what of them belongs to each sample."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..keywords import meant
+from .stand_in import Refused
+
+PLAN = "the plan says it; leave it out"
+LOOP = "depends on the number of the step, which a model's call does not have; run the pipeline with PlanScheduler"
+IMAGE = "begins from an image: pass fastdiff.sample(..., image=) instead"
+ONE = "is 1 here; repeat the prompts instead"
+REFUSED = {
+    **dict.fromkeys(("num_inference_steps", "timesteps", "sigmas", "eta"), PLAN),
+    **dict.fromkeys(
+        ("denoising_start", "denoising_end", "control_guidance_start", "control_guidance_end", "skip_guidance_layers",
+         "cfg_trunc_ratio", "callback", "callback_on_step_end"),
+        LOOP,
+    ),
+    **dict.fromkeys(("strength", "initial_audio_waveforms"), IMAGE),
+    **dict.fromkeys(("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt"), ONE),
+    "return_dict": "decode returns the images alone; leave it out",
+}  # fmt: skip
+
+
+def check_pipeline(pipe: Any) -> None:
+    """Raises TypeError or ValueError where the pipeline's loop cannot be asked for one evaluation."""
+    name = type(pipe).__name__
+    if not callable(pipe) or not hasattr(pipe, "scheduler") or not hasattr(pipe, "components"):
+        raise TypeError(f"pipe: expected a diffusers pipeline with a scheduler, got {name}")
+    if "num_inference_steps" not in inspect.signature(type(pipe).__call__).parameters:
+        raise Refused(f"pipe: {name} has no loop of num_inference_steps")
+    if not hasattr(pipe, "prepare_latents"):
+        raise Refused(f"pipe: {name} makes its noise inside its call, where no other x can be put in its place")
+    for part, module in pipe.components.items():
+        if getattr(module, "is_cache_enabled", False):
+            raise Refused(f"pipe: its {part} keeps outputs from step to step (enable_cache); disable_cache() first")
+
+
+def check_arguments(pipe: Any, given: Mapping[str, object]) -> None:
+    """Raises TypeError for names that the pipeline does not take, ValueError for what a plan or a call cannot do."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    for name, value in given.items():
+        if name not in parameters:
+            near = meant(name, tuple(parameters)) or ("guidance_scale" if name == "guidance" else None)
+            hint = f"; did you mean {near}?" if near else ""
+            raise TypeError(f"{name}: {type(pipe).__name__} has no such argument{hint}")
+        default = parameters[name].default
+        if name in REFUSED and value is not default and value != default:
+            raise Refused(f"{name}: {REFUSED[name]}")
+
+
+def for_samples(given: Mapping[str, Any], count: int, which: Sequence[int]) -> dict[str, Any]:
+    """The call's arguments for the samples `which` of `count`: prompts and their embeddings are one for each."""
+    found = dict(given)
+    for name, value in given.items():
+        if "prompt" not in name and "attention_mask" not in name:
+            continue
+        if name == "prompt" and isinstance(value, str):
+            value = [value]
+        if isinstance(value, list) and len(value) == count:
+            found[name] = [value[i] for i in which]
+        elif isinstance(value, Tensor) and value.ndim and len(value) == count:
+            found[name] = value[list(which)]
+    return found

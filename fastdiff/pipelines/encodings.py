@@ -1,0 +1,43 @@
+"""The prompts' encodings: made once for all samples, and from then on taken for the samples of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+class Recorder:
+    """Stands for a pipeline's `encode_prompt` and keeps what it returns, call by call."""
+
+    def __init__(self, encode: Callable[..., object]) -> None:
+        self._encode, self.results = encode, list[object]()
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        self.results.append(self._encode(*args, **kwargs))
+        return self.results[-1]
+
+
+def replay(results: Sequence[object]) -> Callable[..., object]:
+    """Stands for `encode_prompt` and returns these, call by call."""
+    rest: Iterator[object] = iter(results)
+    return lambda *args, **kwargs: next(rest)
+
+
+def take(full: Any, probe: Any, count: int, probed: int, which: Sequence[int]) -> Any:
+    """The samples `which` of encodings of `count` samples. probe: the same call's result for `probed` other samples.
+
+    What has samples along its first dimension has it grow with their number, once or, under guidance, twice over. All
+    else, such as the positions of words, is every sample's.
+    """
+    if isinstance(full, dict):
+        return {name: take(value, probe[name], count, probed, which) for name, value in full.items()}
+    if not isinstance(full, (tuple, list, Tensor)) or (isinstance(full, Tensor) and not full.ndim):
+        return full
+    if len(full) != len(probe) and len(full) * probed == len(probe) * count:
+        places = [k * count + i for k in range(len(full) // count) for i in which]
+        return full[places] if isinstance(full, Tensor) else type(full)(full[place] for place in places)
+    if isinstance(full, Tensor):
+        return full
+    return type(full)(take(a, b, count, probed, which) for a, b in zip(full, probe, strict=True))
