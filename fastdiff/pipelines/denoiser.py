@@ -42,7 +42,7 @@ def denoiser(pipe: Any, **arguments: Any) -> Denoiser:
 
     pipe: the pipeline. It is not changed, and its scheduler says the schedule alone.
     arguments: those of its call: prompt=, negative_prompt=, guidance_scale=, height=, generator=, output_type= and so
-        on; not the number of steps. Prompts are encoded here, once; afterwards text encoders may be moved away.
+        on. num_inference_steps is read by pipelines alone whose shift depends on it. Prompts are encoded here, once.
 
     The model does all that the pipeline does between its latents and its scheduler's step, in every evaluation:
     guidance and its rescaling, one network or two by noise level, ids, masks, learned variances. With guidance_scale=1,

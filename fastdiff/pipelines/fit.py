@@ -48,7 +48,7 @@ def fit_pipeline(
             raise ValueError(f"{name}: the pipeline says it; leave it out, or use fastdiff.fit on the denoiser")
     fits = {name: options.pop(name) for name in options_of(fit) if name in options}
     given = {} if prompts is None else {"prompt": list(prompts)}
-    made = denoiser(pipe, **given, **options)
+    made = denoiser(pipe, **given, **{"num_inference_steps": steps, **options})
     noise = torch.randn(samples, *made.noise.shape[1:], generator=torch.Generator().manual_seed(seed))
     return fit(
         made.model, made.schedule, steps, noise.to(made.noise.device), which=torch.arange(samples) % len(made.noise),

@@ -22,20 +22,25 @@ from .stand_in import Evaluated, Refused, StandIn, Stopped
 class PipelineModel:
     """model(x, t, which) -> what the pipeline's scheduler would be given, [B, ...].
 
-    pipe: a diffusers pipeline; it stays as it is. arguments: its call's. Prompts are encoded here, once.
+    pipe: a diffusers pipeline; it stays as it is. arguments: its call's. Prompts are encoded here, once; the number of
+    steps is read where the schedule's shift depends on it.
     noise: [N, ...] the pipeline's own, one for each prompt, unit Gaussian. schedule: its scheduler's.
     """
 
     def __init__(self, pipe: Any, arguments: dict[str, Any]) -> None:
         self._pipe, self._arguments = pipe, arguments
         self._reading: Reading | None = None
+        default = inspect.signature(type(pipe).__call__).parameters["num_inference_steps"].default
+        self._steps = arguments.get("num_inference_steps", default)
         self._told: dict[str, Any] = {}
         self._prepared: dict[int, Any] = {}
         self._encoded, prepared = self._prelude(None)
         self.noise: Tensor = _latents(prepared)
         self._prepared[len(self.noise)] = prepared
-        # Later runs are given x instead, and draw nothing that counts.
-        self._arguments = {name: value for name, value in arguments.items() if name not in ("generator", "latents")}
+        # Later runs are given x instead. Only a decoder may go on drawing where the pipeline's own run would.
+        self._generator = _cloned(arguments.get("generator"))
+        own = ("generator", "latents", "num_inference_steps")
+        self._arguments = {name: value for name, value in arguments.items() if name not in own}
         self.schedule = Schedule.from_scheduler(pipe.scheduler, mu=self._told["mu"])
         self._reading = reading_of(pipe.scheduler, self.schedule)
 
@@ -47,6 +52,8 @@ class PipelineModel:
         grad = torch.is_grad_enabled()
         try:
             self._run(t[:1].float(), places, lambda *args, **kwargs: self._begin(x, grad, *args, **kwargs))
+        except IndexError as error:
+            raise Refused(f"pipe: {type(self._pipe).__name__} asks for other times than the one it is at") from error
         except Evaluated as evaluated:
             m = evaluated.prediction
             if m.shape != x.shape:
@@ -60,7 +67,12 @@ class PipelineModel:
         """What the pipeline makes of its last latents x0 [B, ...]: its images, videos or sounds."""
         places = self._places(x0, which)
         none = torch.empty(0, device=x0.device)
-        result = self._run(none, places, lambda *args, **kwargs: self._begin(x0, False, *args, **kwargs))
+        generator = _cloned(self._generator)
+        if isinstance(generator, list) and places is not None:
+            generator = [generator[i] for i in places]
+        result = self._run(
+            none, places, lambda *args, **kwargs: self._begin(x0, False, *args, **kwargs), generator=generator
+        )
         return result[0]
 
     def times(self, steps: int) -> np.ndarray:
@@ -125,6 +137,7 @@ class PipelineModel:
         if prepared is None:
             prepared = self._prepared[len(x)] = _prepare(pipe, *args, **kwargs)
         torch.set_grad_enabled(grad)  # until the end of the pipeline's call, which has switched gradients off
+        x = x.to(self.noise.dtype)
         return (x, *prepared[1:]) if isinstance(prepared, tuple) else x
 
     def _prelude(self, places: Sequence[int] | None) -> tuple[list[object], Any]:
@@ -151,7 +164,7 @@ class PipelineModel:
             return recorders[-1]
 
         try:
-            self._run(torch.ones(1), places, prepare, told, encode)
+            self._run(torch.ones(1), places, prepare, told, encode, num_inference_steps=self._steps)
         except Stopped:
             return recorders[0].results if recorders else [], prepared[0]
         raise Refused(f"pipe: {type(self._pipe).__name__} does not set its scheduler's times, or prepares no latents")
@@ -159,17 +172,13 @@ class PipelineModel:
     def _encodings(self, places: Sequence[int] | None) -> Sequence[object]:
         if places is None:
             return self._encoded
-        results, probed = self._probe
-        return [
-            take(full, probe, len(self.noise), probed, places)
-            for full, probe in zip(self._encoded, results, strict=True)
-        ]
+        pairs = zip(self._encoded, self._probe, strict=True)
+        return [take(full, probe, len(self.noise), places) for full, probe in pairs]
 
     @cached_property
-    def _probe(self) -> tuple[list[object], int]:
-        """Encodings of another number of prompts, and that number: they tell along which dimensions samples lie."""
-        places = [0] if len(self.noise) > 1 else [0, 0]
-        return self._prelude(places)[0], len(places)
+    def _probe(self) -> list[object]:
+        """The encodings of one prompt more: they tell along which dimensions samples lie."""
+        return self._prelude([*range(len(self.noise)), 0])[0]
 
 
 def _prepare(pipe: Any, *args: object, **kwargs: object) -> Any:
@@ -179,6 +188,13 @@ def _prepare(pipe: Any, *args: object, **kwargs: object) -> Any:
     if "generator" in bound.arguments:
         bound.arguments["generator"] = torch.Generator()
     return method(*bound.args, **bound.kwargs)
+
+
+def _cloned(generator: Any) -> Any:
+    """Generators in the same state, or None."""
+    if isinstance(generator, (list, tuple)):
+        return [_cloned(one) for one in generator]
+    return None if generator is None else torch.Generator(generator.device).set_state(generator.get_state())
 
 
 def _latents(prepared: Any) -> Tensor:

@@ -1,0 +1,275 @@
+"""Pipelines of diffusers as models: the same images as the pipeline's own, sample by sample, with gradients."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import diffusers
+import numpy as np
+import pytest
+import tiny_flow_pipelines as flow
+import tiny_guided_pipelines as guided
+import tiny_pipelines as tiny
+import torch
+from diffusers.schedulers import scheduling_cosine_dpmsolver_multistep as cosine
+from torch import Tensor
+
+import fastdiff as fd
+
+STEPS = 4
+# The solver that the scheduler of each pipeline is, where it is not Euler's or DDIM's.
+SOLVERS: dict[Callable, tuple] = {
+    guided.stable_audio: ("dpmpp_2m_sde", {"order": 1, "eta": 1.0, "s_noise": 0.0}),
+    guided.cogvideox: ("ddim", {}),
+    guided.audioldm2: ("ddim", {}),
+}
+# Of each pipeline's largest value; seen are 3e-6 and, of Playground, whose state begins at 80, 1e-5. The schedulers'
+# own numbers are float32.
+TOLERANCE = 1e-4
+
+
+class Made(NamedTuple):
+    pipe: Any
+    call: dict[str, Any]
+    own: Tensor
+    denoiser: fd.pipelines.Denoiser
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+@functools.cache
+def made(build: Callable) -> Made:
+    """A pipeline, what it draws, and its denoiser."""
+    pipe, call = build()
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.MonkeyPatch.context() as patch:  # without the noise of Stable Audio's SDE
+        patch.setattr(cosine.BrownianTreeNoiseSampler, "__call__", lambda self, a, b: torch.zeros(()))
+        own = pipe(**call, num_inference_steps=STEPS, generator=generator(), return_dict=False)[0]
+    denoiser = fd.pipelines.denoiser(pipe, **call, num_inference_steps=STEPS, generator=generator())
+    return Made(pipe, call, torch.as_tensor(own), denoiser)
+
+
+def plan_of(build: Callable) -> fd.Plan:
+    """The pipeline's own scheduler as a plan; some tell their networks times that they have rounded."""
+    pipe, _, _, d = made(build)
+    solver, options = SOLVERS.get(build, ("euler", {}))
+    plan = fd.plan(solver, d.schedule, grid=d.times(STEPS), **options)
+    if not pipe.scheduler.config.get("use_flow_sigmas"):
+        return plan
+    told = (pipe.scheduler.timesteps.double() / 1000).tolist()
+    return replace(plan, rows=tuple(replace(row, t=t) for row, t in zip(plan.rows, told, strict=True)))
+
+
+def begun(schedule: fd.Schedule, plan: fd.Plan) -> float:
+    """What diffusers' schedulers begin with over what the plan begins with.
+
+    Flows begin with the noise itself at sigma < 1 too, EDM with sqrt(sigma^2 + 1) times it.
+    """
+    own = {"vp": 1.0, "flow": 1.0, "ve": (plan.start[1] ** 2 + 1) ** 0.5}[schedule.kind]
+    return own / plan.init_scale
+
+
+@pytest.mark.parametrize("build", guided.PIPELINES, ids=lambda build: build.__name__)
+def test_sample_and_decode_give_the_pipelines_own_image(build: Callable):
+    pipe, _, own, d = made(build)
+    scheduler = pipe.scheduler
+    plan = plan_of(build)
+    x0 = fd.sample(d.model, plan, d.noise * begun(d.schedule, plan), **d.conditions)
+    ours = torch.as_tensor(d.decode(x0))
+    assert torch.isfinite(own).all()
+    assert (ours - own).abs().max() <= TOLERANCE * own.abs().max()
+    assert pipe.scheduler is scheduler
+
+
+@pytest.mark.parametrize("build", guided.PIPELINES, ids=lambda build: build.__name__)
+def test_every_sample_is_the_same_in_any_company(build: Callable):
+    d = made(build).denoiser
+    t = torch.full((3,), 0.6 * d.schedule.t_max, dtype=torch.float64)
+    which = torch.tensor([1, 0, 1])
+    x = torch.randn(3, *d.noise.shape[1:])
+    with torch.no_grad():
+        several = d.model(x, t, which)
+        assert (several[0] - several[2]).abs().max() > 1e-3 * several.abs().max()
+        for i in range(3):
+            alone = d.model(x[i : i + 1], t[:1], which[i : i + 1])
+            assert (alone[0] - several[i]).abs().max() <= 2e-4 * several.abs().max()
+        both = d.model(x[:2], t[:2])
+        assert (d.model(x[[1, 0]], t[:2], torch.tensor([1, 0])) - both[[1, 0]]).abs().max() <= 2e-4 * both.abs().max()
+
+
+def test_a_decoder_draws_what_the_pipeline_would_draw_next():
+    """LTX-Video's decoder takes noise from the generator that the latents came from."""
+    pipe, call = guided.ltx()
+    pipe.register_modules(vae=guided.ltx_vae())
+    call = {**call, "output_type": "pt", "decode_timestep": 0.05, "decode_noise_scale": 0.5}
+    own = pipe(**call, num_inference_steps=2, generator=generator(), return_dict=False)[0]
+    d = fd.pipelines.denoiser(pipe, **call, num_inference_steps=2, generator=generator())
+    x0 = fd.sample(d.model, fd.plan("euler", d.schedule, 2), d.noise)
+    for _ in range(2):
+        torch.testing.assert_close(d.decode(x0), own, rtol=1e-4, atol=1e-4)
+
+
+def test_a_guidance_of_fastdiff_takes_prompts_for_its_calls():
+    """The unguided pipeline's prompts by their numbers give what its own guidance gives."""
+    d = made(guided.stable_diffusion_3).denoiser
+    pipe, call = made(guided.stable_diffusion_3)[:2]
+    names = ("prompt_embeds", "pooled_prompt_embeds")
+    both = {name: torch.cat([call[name], call[f"negative_{name}"]]) for name in names}
+    plain = fd.pipelines.denoiser(pipe, **both, guidance_scale=1.0, height=16, width=16)
+    plan = fd.plan("dpmpp_2m", d.schedule, 3)
+    negative = {"which": torch.tensor([2, 3])}
+    for mode in ("batch", "calls"):
+        drawn = fd.sample(
+            plain.model, plan, d.noise, which=torch.tensor([0, 1]), uncond=negative, guidance=7.0, guidance_mode=mode
+        )
+        torch.testing.assert_close(drawn, fd.sample(d.model, plan, d.noise), rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_pass_where_they_are_recorded_and_only_there():
+    d = made(guided.stable_diffusion).denoiser
+    x, t = d.noise.clone().requires_grad_(), torch.full((2,), 500.0)
+    (slope,) = torch.autograd.grad(d.model(x, t).square().sum(), x)
+    assert slope.abs().max() > 0
+    step = 1e-2 * slope / slope.norm()
+    with torch.no_grad():
+        ahead, behind = (d.model(x + sign * step, t).square().sum() for sign in (1, -1))
+        assert not d.model(x, t).requires_grad
+    assert torch.is_grad_enabled()
+    # The difference is off by the third derivative, and by rounding: both far below a twentieth.
+    assert float((ahead - behind) / 2) == pytest.approx(float((slope * step).sum()), rel=0.05)
+
+
+def test_times_are_the_schedulers_own_and_a_repeated_one_counts_once():
+    pipe = tiny.text_to_image(diffusers.HeunDiscreteScheduler(**guided.SD))[0]
+    d = fd.pipelines.denoiser(pipe, **tiny.prompt())
+    pipe.scheduler.set_timesteps(5)
+    own = pipe.scheduler.timesteps.double().numpy()
+    np.testing.assert_array_equal(d.times(5), own[np.append(True, np.diff(own) != 0)])
+    assert len(d.times(5)) == 5
+
+
+def test_shift_follows_from_the_resolution_and_where_it_does_from_the_steps():
+    pipe, call = guided.flux_2()
+    few, many = (fd.pipelines.denoiser(pipe, **call, num_inference_steps=n).schedule for n in (4, 50))
+    assert few.knots() != many.knots()
+    d = made(guided.flux).denoiser
+    assert d.schedule.knots() == fd.Schedule.flow(tokens=16).knots()
+
+
+def test_one_text_and_a_negative_one_serve_any_number_of_samples():
+    pipe, call = guided.stable_diffusion()
+    d = fd.pipelines.denoiser(pipe, prompt="a cat", negative_prompt="blurred", output_type="latent")
+    two = fd.pipelines.denoiser(pipe, prompt=["a cat", "hills"], negative_prompt=["blurred"] * 2)
+    x, t = torch.randn(3, *d.noise.shape[1:]), torch.full((3,), 700.0)
+    with torch.no_grad():
+        m = d.model(x, t, torch.zeros(3, dtype=torch.int64))
+        torch.testing.assert_close(m, two.model(x, t, torch.zeros(3, dtype=torch.int64)), rtol=1e-4, atol=1e-4)
+    assert d.decode(x, torch.zeros(3, dtype=torch.int64)).shape == x.shape
+
+
+def test_texts_are_encoded_once():
+    pipe, call = guided.stable_diffusion()
+    d = fd.pipelines.denoiser(pipe, **call)
+    d.model(d.noise[:1], torch.ones(1), torch.tensor([1]))
+    pipe.register_modules(text_encoder=None)
+    gone = d.model(d.noise[:1], torch.ones(1), torch.tensor([1]))
+    assert torch.isfinite(gone).all()
+
+
+PIPE, CALL = guided.stable_diffusion()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"timesteps": [5, 1]}, "timesteps: the plan says it"),
+        ({"num_images_per_prompt": 2}, "num_images_per_prompt: is 1 here; repeat the prompts"),
+        ({"callback_on_step_end": print}, "callback_on_step_end: depends on the number of the step"),
+        ({"return_dict": False}, "return_dict: decode returns the images alone"),
+    ],
+)
+def test_arguments_that_a_plan_or_one_evaluation_cannot_have_are_refused(changes: dict, words: str):
+    with pytest.raises(ValueError, match=words):
+        fd.pipelines.denoiser(PIPE, **CALL, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("guidance", "guidance: StableDiffusionPipeline has no such argument; did you mean guidance_scale"),
+        ("hieght", "hieght: StableDiffusionPipeline has no such argument; did you mean height"),
+    ],
+)
+def test_unknown_arguments_are_refused_with_the_name_that_was_meant(name: str, words: str):
+    with pytest.raises(TypeError, match=words):
+        fd.pipelines.denoiser(PIPE, **CALL, **{name: 1})
+
+
+def cached_flux() -> tuple:
+    pipe, call = guided.flux()
+    net = tiny.copied(pipe.transformer)
+    net.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
+    pipe.register_modules(transformer=net)
+    return pipe, call
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: tiny.dit(diffusers.DDIMScheduler()), "DiTPipeline makes its noise inside its call"),
+        (lambda: tiny.image_to_image(guided.vp_euler()), "strength: begins from an image|puts noise on an image"),
+        (cached_flux, "its transformer keeps outputs from step to step"),
+        (lambda: flow.wan(guided.flow_euler(invert_sigmas=True)), "with invert_sigmas noise rises"),
+        (lambda: tiny.text_to_image(diffusers.EulerDiscreteScheduler(timestep_type="continuous")), "sigma_min"),
+    ],
+)
+def test_pipelines_that_do_more_than_one_evaluation_can_say_are_refused(build: Callable, words: str):
+    pipe, call = build()
+    with pytest.raises(ValueError, match=words):
+        fd.pipelines.denoiser(pipe, **call)
+
+
+def test_a_pipeline_that_looks_at_its_other_times_is_refused():
+    pipe, call = guided.stable_diffusion_3()
+
+    class Looks(type(pipe)):
+        def __call__(self, *args: object, **kwargs: object) -> object:
+            keep = self.transformer.register_forward_pre_hook(lambda *given: self.scheduler.sigmas[1])
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                keep.remove()
+
+        __call__.__signature__ = __import__("inspect").signature(type(pipe).__call__)
+
+    pipe.__class__ = Looks
+    d = fd.pipelines.denoiser(pipe, **call)
+    with pytest.raises(ValueError, match="asks for other times than the one it is at"):
+        d.model(d.noise, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("x", "t", "which", "words"),
+    [
+        (torch.ones(2, 4, 8, 9), torch.ones(2), None, r"noise: expected \[B, 4, 8, 8\]"),
+        (torch.ones(3, 4, 8, 8), torch.ones(3), None, "which: expected the prompt of each of 3 samples, of 2 prompts"),
+        (torch.ones(2, 4, 8, 8), torch.ones(2), torch.tensor([0, 2]), "which: expected 2 whole numbers from 0 to 1"),
+        (torch.ones(2, 4, 8, 8), torch.ones(2), torch.tensor([0]), "which: expected 2 whole numbers"),
+        (torch.ones(2, 4, 8, 8), torch.ones(2), torch.tensor([0.5, 1]), "which: expected 2 whole numbers"),
+        (torch.ones(2, 4, 8, 8), torch.tensor([1.0, 2.0]), None, "t: a pipeline evaluates at one time"),
+    ],
+)
+def test_a_call_with_other_samples_or_times_is_refused(x: Tensor, t: Tensor, which: Tensor | None, words: str):
+    with pytest.raises(ValueError, match=words):
+        made(guided.stable_diffusion).denoiser.model(x, t, which)
+
+
+@pytest.mark.parametrize("pipe", ["pipe", torch.nn.Identity(), None])
+def test_something_else_than_a_pipeline_is_refused(pipe: object):
+    with pytest.raises(TypeError, match="pipe: expected a diffusers pipeline with a scheduler, got"):
+        fd.pipelines.denoiser(pipe, prompt="a cat")
