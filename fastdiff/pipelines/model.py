@@ -29,6 +29,7 @@ class PipelineModel:
 
     def __init__(self, pipe: Any, arguments: dict[str, Any]) -> None:
         self._pipe, self._arguments = pipe, arguments
+        self._copies = _on_known_device(type(pipe))
         self._reading: Reading | None = None
         default = inspect.signature(type(pipe).__call__).parameters["num_inference_steps"].default
         self._steps = arguments.get("num_inference_steps", default)
@@ -51,7 +52,9 @@ class PipelineModel:
             raise ValueError(f"t: a pipeline evaluates at one time for all samples, got {t.tolist()}")
         grad = torch.is_grad_enabled()
         try:
-            self._run(t[:1].float(), places, lambda *args, **kwargs: self._begin(x, grad, *args, **kwargs))
+            self._run(
+                t[:1].float(), places, lambda *args, **kwargs: self._begin(x, grad, *args, **kwargs), device=x.device
+            )
         except IndexError as error:
             raise Refused(f"pipe: {type(self._pipe).__name__} asks for other times than the one it is at") from error
         except Evaluated as evaluated:
@@ -115,13 +118,18 @@ class PipelineModel:
         prepare: Callable[..., object] | None,
         told: Callable[..., object] = lambda **given: None,
         encode: Callable[..., object] | None = None,
+        device: torch.device | None = None,
         **arguments: object,
     ) -> Any:
-        """Call a copy of the pipeline for some prompts at the time t [1], or through no step at all where t is [0]."""
+        """Call a copy of the pipeline for some prompts at the time t [1], or through no step at all where t is [0].
+
+        prepare, told, encode: stand for prepare_latents, are told set_timesteps' arguments, make what stands for
+        encode_prompt. device: the pipeline's, where x says it.
+        """
         count = len(self._prepared and self.noise)
         call = self._arguments if places is None else for_samples(self._arguments, count, places)
-        pipe = object.__new__(type(self._pipe))
-        vars(pipe).update(vars(self._pipe))
+        pipe = object.__new__(self._copies)
+        vars(pipe).update(vars(self._pipe), known_device=device or self._pipe._execution_device)
         stand_in = StandIn(self._pipe.scheduler, self._reading, t, told)
         vars(pipe).update(scheduler=stand_in, _progress_bar_config={"disable": True})
         vars(pipe)["maybe_free_model_hooks"] = self._pipe.maybe_free_model_hooks
@@ -179,6 +187,15 @@ class PipelineModel:
     def _probe(self) -> list[object]:
         """The encodings of one prompt more: they tell along which dimensions samples lie."""
         return self._prelude([*range(len(self.noise)), 0])[0]
+
+
+def _on_known_device(cls: type) -> type:
+    """The pipeline's class without its search for a device through all modules, which takes as long as small networks.
+
+    By name it is the same class: pipelines look theirs up.
+    """
+    device = property(lambda self: vars(self)["known_device"])
+    return type(cls.__name__, (cls,), {"_execution_device": device, "__module__": cls.__module__})
 
 
 def _prepare(pipe: Any, *args: object, **kwargs: object) -> Any:
