@@ -66,13 +66,11 @@ def test_prompts_come_again_until_every_noise_has_one(told: dict):
     alone = fd.pipelines.denoiser(pipe, prompt=texts[1], guidance_scale=3.0)
     x, t = torch.randn(1, 4, 8, 8), torch.full((1,), 500.0)
     with torch.no_grad():
-        torch.testing.assert_close(
-            told["model"](x, t, torch.tensor([1])), alone.model(x, t), rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(told["model"](x, t, torch.tensor([1])), alone.model(x, t), rtol=1e-4, atol=1e-4)
 
 
 def test_a_pipeline_in_half_precision_is_fitted_on_a_state_in_single(told: dict):
-    pipe, call = tiny.text_to_image(guided.vp_euler())
+    pipe, _ = tiny.text_to_image(guided.vp_euler())
     pipe.register_modules(unet=tiny.copied(pipe.unet, torch.bfloat16))
     fd.fit_pipeline(pipe, None, 4, **{name: v.bfloat16() for name, v in tiny.prompt().items()})
     assert (told["noise"].dtype, told["model_dtype"]) == (torch.float32, torch.bfloat16)

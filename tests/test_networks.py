@@ -1,4 +1,4 @@
-"""Networks of diffusers in fastdiff.sample as they are: their output's wrapping, their time's place, learned variances."""
+"""Networks in fastdiff.sample as they are: output objects, times behind the prompt, learned variances."""
 
 from __future__ import annotations
 

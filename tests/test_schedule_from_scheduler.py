@@ -128,7 +128,10 @@ def test_stable_audios_schedule_is_the_cosine_between_its_sigmas():
         (diffusers.CMStochasticIterativeScheduler(), "got CMStochasticIterativeScheduler with num_train_timesteps"),
         (diffusers.EulerDiscreteScheduler(timestep_type="continuous"), "sigma_min and sigma_max in the configuration"),
         (diffusers.CosineDPMSolverMultistepScheduler(sigma_data=0.5), "expected sigma_data 1"),
-        ({"beta_schedule": "linear", "prediction_type": "noise"}, "prediction_type of epsilon, sample, v_pred.*'noise'"),
+        (
+            {"beta_schedule": "linear", "prediction_type": "noise"},
+            "prediction_type of epsilon, sample, v_p.*'noise'",
+        ),
         ({"beta_schedule": "steep"}, "expected beta_schedule linear, scaled_linear"),
         ({}, "got dict with nothing"),
     ],
@@ -141,7 +144,7 @@ def test_what_has_no_such_schedule_is_refused(scheduler: object, words: str):
 def test_something_else_than_a_scheduler_is_refused():
     with pytest.raises(TypeError, match="scheduler: expected a diffusers scheduler or its configuration, got 'ddim'"):
         fd.Schedule.from_scheduler("ddim")
-    with pytest.raises(TypeError, match="make one by Schedule.from_scheduler"):
+    with pytest.raises(TypeError, match=r"make one by Schedule\.from_scheduler"):
         fd.plan("ddim", diffusers.DDIMScheduler(), 4)
 
 

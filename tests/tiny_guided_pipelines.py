@@ -170,12 +170,15 @@ def hunyuan_video() -> tuple:
 def cogvideox() -> tuple:
     net = flow.network(
         "CogVideoXTransformer3DModel", num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4,
-        time_embed_dim=8, text_embed_dim=16, sample_width=2, sample_height=2, sample_frames=9, max_text_seq_length=WORDS,
+        time_embed_dim=8, text_embed_dim=16, sample_width=2, sample_height=2, sample_frames=9,
+        max_text_seq_length=WORDS,
     )  # fmt: skip
     scheduler = diffusers.CogVideoXDDIMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, clip_sample=False, timestep_spacing="trailing"
     )
-    pipe = diffusers.CogVideoXPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=net, scheduler=scheduler)
+    pipe = diffusers.CogVideoXPipeline(
+        tokenizer=None, text_encoder=None, vae=None, transformer=net, scheduler=scheduler
+    )
     size = {"height": 16, "width": 16, "num_frames": 9, "output_type": "latent", "max_sequence_length": WORDS}
     return pipe, {**words(16), **size}
 
@@ -214,7 +217,9 @@ def audioldm2() -> tuple:
         scheduler=diffusers.DDIMScheduler(**SD, clip_sample=False),
     )  # fmt: skip
     given = words(16)
-    others = {f"{sign}generated_prompt_embeds": tiny.tensor(2, 4, 16, seed=k) for k, sign in enumerate(("", "negative_"))}
+    others = {
+        f"{sign}generated_prompt_embeds": tiny.tensor(2, 4, 16, seed=k) for k, sign in enumerate(("", "negative_"))
+    }
     masks = dict.fromkeys(("attention_mask", "negative_attention_mask"), torch.ones(2, WORDS, dtype=torch.int64))
     return pipe, {**given, **others, **masks, "audio_length_in_s": 0.002, "output_type": "pt"}
 

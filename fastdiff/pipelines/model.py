@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Sequence
@@ -86,10 +87,8 @@ class PipelineModel:
             own.set_timesteps(**{name: value for name, value in given.items() if value is not None})
             raise Stopped
 
-        try:
+        with contextlib.suppress(Stopped):
             self._run(torch.ones(1), None, None, told, num_inference_steps=steps)
-        except Stopped:
-            pass
         values = own.timesteps if type(self._reading) is Reading else own.sigmas[: len(own.timesteps)]
         times = values.double().cpu().numpy()
         return times[np.append(True, np.diff(times) != 0)]  # some name a time twice that they evaluate at twice
@@ -102,7 +101,7 @@ class PipelineModel:
         count = len(self.noise)
         if which is None:
             if len(x) != count:
-                raise ValueError(f"which: expected the prompt of each of {len(x)} samples, of {count} prompts, got None")
+                raise ValueError(f"which: expected the prompt of each of {len(x)} samples, of {count}, got None")
             return None
         places = torch.as_tensor(which).tolist()
         if len(places) != len(x) or not all(isinstance(i, int) and 0 <= i < count for i in places):

@@ -1,4 +1,4 @@
-"""What a pipeline has for its scheduler while it evaluates its networks once: it asks for one time and takes no step."""
+"""What a pipeline has for its scheduler while it evaluates its networks once: one time, and no step."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ class Schedule(ABC):
         Raises TypeError or ValueError for a scheduler that has no such schedule, of tokens for instance.
 
         >>> Schedule.from_scheduler({"shift": 3.0})
-        <Schedule flow, shift 3: t 0.002994 to 1, sigma/alpha 0.003003 to inf>
+        <Schedule flow, shift 3: t 0.00299401 to 1, sigma/alpha 0.003003 to inf>
         """
         found = describe(scheduler, mu, tokens)
         schedule = getattr(Schedule, found.constructor)(**found.arguments)
