@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from diffusers.schedulers import scheduling_cosine_dpmsolver_multistep as cosine
 from torch import Tensor
 
 import fastdiff as fd
+from fastdiff.pipelines.reading import reading_of
 
 STEPS = 4
 # The solver that the scheduler of each pipeline is, where it is not Euler's or DDIM's.
@@ -209,6 +211,11 @@ def test_unknown_arguments_are_refused_with_the_name_that_was_meant(name: str, w
         fd.pipelines.denoiser(PIPE, **CALL, **{name: 1})
 
 
+def without(made: tuple, name: str) -> tuple:
+    pipe, call = made
+    return pipe, {key: value for key, value in call.items() if key != name}
+
+
 def cached_flux() -> tuple:
     pipe, call = guided.flux()
     net = tiny.copied(pipe.transformer)
@@ -221,7 +228,9 @@ def cached_flux() -> tuple:
     ("build", "words"),
     [
         (lambda: tiny.dit(diffusers.DDIMScheduler()), "DiTPipeline makes its noise inside its call"),
-        (lambda: tiny.image_to_image(guided.vp_euler()), "strength: begins from an image|puts noise on an image"),
+        (lambda: tiny.image_to_image(guided.vp_euler()), "strength: begins from an image"),
+        (lambda: without(tiny.image_to_image(guided.vp_euler()), "strength"), "pipe: begins at|puts noise on an image"),
+        (lambda: without(tiny.inpainting(guided.vp_euler()), "strength"), "mask_image: is applied after each step"),
         (cached_flux, "its transformer keeps outputs from step to step"),
         (lambda: flow.wan(guided.flow_euler(invert_sigmas=True)), "with invert_sigmas noise rises"),
         (lambda: tiny.text_to_image(diffusers.EulerDiscreteScheduler(timestep_type="continuous")), "sigma_min"),
@@ -231,6 +240,65 @@ def test_pipelines_that_do_more_than_one_evaluation_can_say_are_refused(build: C
     pipe, call = build()
     with pytest.raises(ValueError, match=words):
         fd.pipelines.denoiser(pipe, **call)
+
+
+def of_parts(**parts: object) -> tuple:
+    """A pipeline with something more that it asks."""
+    pipe, call = guided.stable_diffusion()
+    vars(pipe).update(parts)
+    return pipe, call
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (
+            {"guider": diffusers.AdaptiveProjectedGuidance()},
+            "its guider, AdaptiveProjectedGuidance, depends on the num",
+        ),
+        (
+            {"guider": diffusers.ClassifierFreeGuidance(stop=0.5)},
+            "its guider, ClassifierFreeGuidance, depends on the num",
+        ),
+        ({"prepare_audio_latents": print}, "draws pictures and sound at once"),
+    ],
+)
+def test_pipelines_whose_parts_change_from_step_to_step_are_refused(parts: dict, words: str):
+    pipe, call = of_parts(**parts)
+    with pytest.raises(ValueError, match=words):
+        fd.pipelines.denoiser(pipe, **call)
+    pipe, call = of_parts(guider=diffusers.ClassifierFreeGuidance())
+    fd.pipelines.denoiser(pipe, **call)
+
+
+def test_what_else_is_one_for_each_sample_is_not_mistaken_for_every_samples():
+    pipe, call = guided.stable_diffusion()
+    embeddings = [torch.zeros(2, 1, 4), torch.ones(2, 1, 4)]
+    d = fd.pipelines.denoiser(pipe, **call, ip_adapter_image_embeds=embeddings)
+    with pytest.raises(ValueError, match="which: ip_adapter_image_embeds is one for each sample"):
+        d.model(d.noise[:1], torch.ones(1), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        *(diffusers.EDMEulerScheduler(prediction_type=kind, sigma_data=0.7) for kind in ("epsilon", "v_prediction")),
+        diffusers.EulerDiscreteScheduler(
+            sigma_min=0.01, sigma_max=70.0, prediction_type="v_prediction", timestep_type="continuous"
+        ),
+    ],
+)
+def test_a_preconditioned_network_is_read_as_its_scheduler_reads_it(scheduler: Any):
+    scheduler.set_timesteps(6)
+    reading = reading_of(scheduler, fd.Schedule.from_scheduler(scheduler))
+    x, m, t = torch.randn(2, 3), torch.randn(2, 3), scheduler.timesteps[0]
+    sigma = scheduler.sigmas[:1].clone()
+    told, sigmas = reading.times(sigma)
+    torch.testing.assert_close(told[0], t)
+    assert torch.equal(sigmas, sigma)
+    torch.testing.assert_close(reading.scaled(x, sigma), scheduler.scale_model_input(x, t))
+    expected = scheduler.step(m, t, x).pred_original_sample
+    torch.testing.assert_close(reading.prediction(m, x, sigma), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_pipeline_that_looks_at_its_other_times_is_refused():
@@ -244,7 +312,7 @@ def test_a_pipeline_that_looks_at_its_other_times_is_refused():
             finally:
                 keep.remove()
 
-        __call__.__signature__ = __import__("inspect").signature(type(pipe).__call__)
+        __call__.__signature__ = inspect.signature(type(pipe).__call__)
 
     pipe.__class__ = Looks
     d = fd.pipelines.denoiser(pipe, **call)

@@ -24,6 +24,7 @@ VARIANCE_PRESERVING = {
     "zero SNR": (
         diffusers.DDIMScheduler(**SD, rescale_betas_zero_snr=True, prediction_type="v_prediction"), "v_prediction",
     ),
+    "fastdiff's own": (fd.EulerDiscreteScheduler(**SD, prediction_type="v_prediction"), "v_prediction"),
     "original_sample": (diffusers.LCMScheduler(prediction_type="original_sample"), "sample"),
 }  # fmt: skip
 

@@ -72,18 +72,25 @@ def check_arguments(pipe: Any, given: Mapping[str, object]) -> None:
         default = parameters[name].default
         if name in REFUSED and value is not default and value != default:
             raise Refused(f"{name}: {REFUSED[name]}")
+    network = getattr(pipe, "unet", None)
+    if "mask_image" in given and network is not None and network.config.in_channels == network.config.out_channels:
+        raise Refused("mask_image: is applied after each step; pass fastdiff.sample(..., image=, mask=) instead")
 
 
 def for_samples(given: Mapping[str, Any], count: int, which: Sequence[int]) -> dict[str, Any]:
-    """The call's arguments for the samples `which` of `count`: prompts and their embeddings are one for each."""
+    """The call's arguments for the samples `which` of `count`: prompts and their embeddings are one for each.
+
+    Raises ValueError for others that are.
+    """
     found = dict(given)
     alone = isinstance(given.get("prompt"), str)
     for name, value in given.items():
         if alone and isinstance(value, str) and TEXT.fullmatch(name):
             value = [value]
-        of_samples = "prompt" in name or "attention_mask" in name
-        if of_samples and isinstance(value, list) and len(value) == count:
-            found[name] = [value[i] for i in which]
-        elif of_samples and isinstance(value, Tensor) and value.ndim and len(value) == count:
-            found[name] = value[list(which)]
+        if not isinstance(value, (list, Tensor)) or (isinstance(value, Tensor) and not value.ndim):
+            continue
+        if len(value) == count and ("prompt" in name or "attention_mask" in name):
+            found[name] = [value[i] for i in which] if isinstance(value, list) else value[list(which)]
+        elif len(value) == count > 1:
+            raise Refused(f"which: {name} is one for each sample, so only all samples in their order can be evaluated")
     return found

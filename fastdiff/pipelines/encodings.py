@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-
-
-class Recorder:
-    """Stands for a pipeline's `encode_prompt` and keeps what it returns, call by call."""
-
-    def __init__(self, encode: Callable[..., object]) -> None:
-        self._encode, self.results = encode, list[object]()
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        self.results.append(self._encode(*args, **kwargs))
-        return self.results[-1]
-
-
-def replay(results: Sequence[object]) -> Callable[..., object]:
-    """Stands for `encode_prompt` and returns these, call by call."""
-    rest: Iterator[object] = iter(results)
-    return lambda *args, **kwargs: next(rest)
 
 
 def take(full: Any, probe: Any, count: int, which: Sequence[int]) -> Any:
