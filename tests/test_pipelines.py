@@ -115,6 +115,38 @@ def test_a_decoder_draws_what_the_pipeline_would_draw_next():
         torch.testing.assert_close(d.decode(x0), own, rtol=1e-4, atol=1e-4)
 
 
+def inpainting() -> tuple:
+    """Of a network that reads the mask and the masked image, encoded with noise of the generator."""
+    pipe, call = without(tiny.inpainting(guided.vp_euler()), "strength")
+    pipe.register_modules(unet=tiny.text_unet(in_channels=9))
+    return pipe, call
+
+
+def test_what_a_pipeline_draws_for_its_networks_is_drawn_again_for_each_evaluation():
+    _, _, own, d = made(inpainting)
+    x0 = fd.sample(d.model, plan_of(inpainting), d.noise, **d.conditions)
+    assert (torch.as_tensor(d.decode(x0)) - own).abs().max() <= TOLERANCE * own.abs().max()
+    pipe, call = inpainting()
+    torch.manual_seed(5)
+    first, second = (fd.pipelines.denoiser(pipe, **call) for _ in range(2))
+    with torch.no_grad():
+        m = [d.model(first.noise, torch.ones(2)) for d in (first, first, second)]
+    assert torch.equal(m[0], m[1])
+    assert not torch.equal(m[0], m[2])
+    torch.manual_seed(5)
+    assert torch.equal(fd.pipelines.denoiser(pipe, **call).noise, first.noise)
+
+
+def test_a_pipeline_that_ends_with_its_last_steps_x0_is_given_it():
+    """Latent consistency models: one step to x0, where the network's own prediction is used."""
+    pipe, call = tiny.latent_consistency(diffusers.LCMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    own = pipe(**call, num_inference_steps=1, generator=generator(), return_dict=False)[0]
+    d = fd.pipelines.denoiser(pipe, **call, generator=generator())
+    plan = fd.plan("lcm", d.schedule, grid=d.times(1))
+    torch.testing.assert_close(d.decode(fd.sample(d.model, plan, d.noise)), own, rtol=1e-4, atol=1e-4)
+
+
 def test_a_guidance_of_fastdiff_takes_prompts_for_its_calls():
     """The unguided pipeline's prompts by their numbers give what its own guidance gives."""
     d = made(guided.stable_diffusion_3).denoiser

@@ -46,15 +46,15 @@ class Runs:
     reading: Reading | None = None
 
     def __init__(self, pipe: Any, arguments: dict[str, Any]) -> None:
-        self._pipe, self._arguments = pipe, arguments
-        self._copies = _on_known_device(type(pipe))
-        default = inspect.signature(type(pipe).__call__).parameters["num_inference_steps"].default
-        self._steps = arguments.get("num_inference_steps", default)
+        self._pipe, self._copies = pipe, _on_known_device(type(pipe))
+        parameters = inspect.signature(type(pipe).__call__).parameters
+        self._steps = arguments.get("num_inference_steps", parameters["num_inference_steps"].default)
+        self._arguments = {**arguments, **_generator_of(arguments, "generator" in parameters)}
         self.begun = self._prelude(None)
         self._count = len(self.begun.latents)
         self._prepared = {self._count: self.begun.prepared}
-        # Later runs are given x instead. Only a decoder may go on drawing where the pipeline's own run would.
-        self._generator = _cloned(arguments.get("generator"))
+        # Later runs are given x, and draw what the pipeline's own run draws after its noise: images' encodings, decoders.
+        self._generator = _cloned(self._arguments.get("generator"))
         own = ("generator", "latents", "num_inference_steps")
         self._arguments = {name: value for name, value in arguments.items() if name not in own}
 
@@ -67,16 +67,18 @@ class Runs:
 
     def end(self, x0: Tensor, places: Sequence[int] | None) -> Any:
         """What the pipeline returns of x0 [B, ...] after its last step."""
-        generator = _cloned(self._generator)
-        if isinstance(generator, list) and places is not None:
-            generator = [generator[i] for i in places]
-        return self._from(x0, torch.empty(0, device=x0.device), places, False, generator=generator)
+        try:
+            return self._from(x0, torch.empty(0, device=x0.device), places, False)
+        except UnboundLocalError:  # it ends with what its last step has given besides
+            return self._from(x0, torch.ones(1, device=x0.device), places, False, result=x0)
 
     def set_times(self, steps: int, told: Callable[..., object]) -> None:
         """Run to where the scheduler is told a run of so many steps; `told` gets the arguments of set_timesteps."""
         self._run(torch.ones(1), None, self._replay(None), None, told, num_inference_steps=steps)
 
-    def _from(self, x: Tensor, t: Tensor, places: Sequence[int] | None, grad: bool, **arguments: object) -> Any:
+    def _from(
+        self, x: Tensor, t: Tensor, places: Sequence[int] | None, grad: bool, result: Tensor | None = None
+    ) -> Any:
         def prepare(pipe: Any, *args: object, **kwargs: object) -> object:
             prepared = self._prepared.get(len(x))
             if prepared is None:
@@ -85,7 +87,11 @@ class Runs:
             latents = x.to(self.begun.latents.dtype)
             return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
 
-        return self._run(t, places, self._replay(places), prepare, device=x.device, **arguments)
+        generator = _cloned(self._generator)
+        if isinstance(generator, list) and places is not None:
+            generator = [generator[i] for i in places]
+        given = {} if generator is None else {"generator": generator}
+        return self._run(t, places, self._replay(places), prepare, device=x.device, result=result, **given)
 
     def _run(
         self,
@@ -95,18 +101,19 @@ class Runs:
         prepare: Callable[..., object] | None,
         told: Callable[..., object] = lambda **given: None,
         device: torch.device | None = None,
-        **arguments: object,
+        result: Tensor | None = None,
+        **arguments: Any,
     ) -> Any:
         """Call a copy of the pipeline at the time t [1], or through no step at all where t is [0].
 
         encode, prepare: called as its methods encode_prompt and prepare_latents. told: called as set_timesteps.
-        device: the pipeline's, where x says it.
+        device: the pipeline's, where x says it. result: what a step returns, which ends the run where there is none.
         """
         call = self._arguments if places is None else for_samples(self._arguments, self._count, places)
         pipe: Any = object.__new__(self._copies)
         vars(pipe).update(
             vars(self._pipe),
-            scheduler=StandIn(self._pipe.scheduler, self.reading, t, told),
+            scheduler=StandIn(self._pipe.scheduler, self.reading, t, told, result),
             known_device=device or self._pipe._execution_device,
             maybe_free_model_hooks=self._pipe.maybe_free_model_hooks,
             _progress_bar_config={"disable": True},
@@ -178,6 +185,13 @@ def _prepare_anew(pipe: Any, *args: object, **kwargs: object) -> Any:
     if "generator" in bound.arguments:
         bound.arguments["generator"] = torch.Generator()
     return method(*bound.args, **bound.kwargs)
+
+
+def _generator_of(arguments: dict[str, Any], taken: bool) -> dict[str, Any]:
+    """A generator, seeded from torch's own, where a pipeline takes one and is given none: or evaluations would draw."""
+    if not taken or arguments.get("generator") is not None:
+        return {}
+    return {"generator": torch.Generator().manual_seed(int(torch.randint(2**62, ())))}
 
 
 def _cloned(generator: Any) -> Any:

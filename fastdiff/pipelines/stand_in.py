@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
@@ -30,15 +31,22 @@ class StandIn:
     """A scheduler of the pipeline's configuration, whose run is one time, or none, and whose step ends it.
 
     scheduler: the pipeline's own, for its configuration and what else it knows. reading: what its network reads.
-    t: [0] or [1] in the schedule's units. told: called with set_timesteps' arguments.
+    t: [0] or [1] in the schedule's units. told: called with set_timesteps' arguments. result: what its step gives.
     Attributes are those that pipelines read.
     """
 
     order = 1
     init_noise_sigma = 1.0
 
-    def __init__(self, scheduler: Any, reading: Reading | None, t: Tensor, told: Callable[..., object]) -> None:
-        self._scheduler, self._reading, self._t, self._told = scheduler, reading, t, told
+    def __init__(
+        self,
+        scheduler: Any,
+        reading: Reading | None,
+        t: Tensor,
+        told: Callable[..., object],
+        result: Tensor | None = None,
+    ) -> None:
+        self._scheduler, self._reading, self._t, self._told, self._result = scheduler, reading, t, told, result
         self.config = scheduler.config
         self.timesteps = self.sigmas = t
         self.num_inference_steps = len(t)
@@ -74,8 +82,11 @@ class StandIn:
 
     def step(
         self, model_output: Tensor, timestep: object, sample: Tensor, return_dict: bool = True, **options: object
-    ) -> NoReturn:
-        """Ends the run with the prediction."""
+    ) -> object:
+        """Ends the run with the prediction, or gives the result, as the next sample and as x0."""
+        if self._result is not None:
+            both = {"prev_sample": self._result, "pred_original_sample": self._result, "denoised": self._result}
+            return SimpleNamespace(**both) if return_dict else (self._result, self._result)
         assert self._reading is not None  # before it is known there is no time to step from
         raise Evaluated(self._reading.prediction(model_output, sample, self._t))
 
