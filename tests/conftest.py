@@ -22,7 +22,7 @@ BACKENDS = {
     "attention": ("reference", "torch", "cpu", "triton", "cuda"),
 }
 ON_GPU = ("triton", "cuda")
-INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"  # a hundred times slower than a device: fewer cases there
 SEED = int(os.environ.get("FASTDIFF_TEST_SEED") or random.SystemRandom().randrange(2**31))
 os.environ["FASTDIFF_TEST_SEED"] = str(SEED)  # for the processes that the suite is divided among
 COMPILING = {"twin", "built", "sass"}  # fixtures
