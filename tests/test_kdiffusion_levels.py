@@ -145,7 +145,7 @@ def test_a_stretch_that_is_passed_again_meets_fresh_noise():
     assert sums == pytest.approx(expected, rel=7 * (2 * x.numel()) ** -0.5)  # seven standard errors
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.7]), min_size=2, max_size=9), st.booleans())
 def test_stretches_join_and_hold_no_level_twice(values, turn):
     values = np.array(values)
@@ -158,7 +158,7 @@ def test_stretches_join_and_hold_no_level_twice(values, turn):
             assert len(set(np.sign(np.diff(values[part])))) == 1
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(ODE),
     values=st.lists(st.sampled_from([0.2, 0.25, 0.3, 0.5, 0.55, 0.7]), min_size=2, max_size=8),
