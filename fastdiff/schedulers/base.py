@@ -44,8 +44,7 @@ from .recipe import Recipe, Rows
 from .rows import Table, Threshold, make_table
 from .run_state import Key, RunAttribute, RunState, ThreadLocalRuns
 from .runs import index_of
-from .space import Wanted
-from .times import check_times
+from .space import Wanted, checked
 from .watch import Watch, differ
 
 MAX_TABLES = 64  # kept of a scheduler, for its settings at the time
@@ -111,36 +110,32 @@ class FusedScheduler:
         # Tensors made outside inference mode count the edits that a host makes to them.
         with torch.inference_mode(False):
             run = self._threads.use(RunState())
-            if self._is_native(wanted.given):
-                given = {k: np.array(v) if k == "sigmas" else v for k, v in wanted.given.items()}
-                super().set_timesteps(num_inference_steps, device, *args, **given, **options)
-                self._mend_times(run)
-            else:
-                self._resolve_times(run, num_inference_steps, device, args, options, wanted)
+            self._resolve_times(run, num_inference_steps, device, args, options, wanted)
             self._prepare(run)
-
-    def _is_native(self, given: dict[str, object]) -> bool:
-        """Whether diffusers' own set_timesteps takes these right."""
-        names = tuple(inspect.signature(super().set_timesteps).parameters)
-        return self.recipe.space.is_native(self, given, names)
-
-    def _mend_times(self, run: RunState) -> None:
-        """Put right what diffusers' set_timesteps has made, where it is wrong."""
 
     def _resolve_times(
         self, run: RunState, steps: int | None, device: object, args: tuple, options: dict, wanted: Wanted
     ) -> None:
-        """Place the times on the class's own schedule, on top of what diffusers makes of as many steps."""
-        space = self.recipe.space
-        check_times(self, steps, wanted)
+        """What diffusers' set_timesteps makes, if it takes what is wanted right; else placed on top of that."""
+        space, native = self.recipe.space, super().set_timesteps
+        given = wanted.given if space.flows(self) else wanted.listed
+        if space.is_native(self, given, tuple(inspect.signature(native).parameters)):
+            arrays = {name: np.array(values) for name, values in given.items() if name == "sigmas"}
+            native(steps, device, *args, **{**given, **arrays}, **options)
+            self._mend_times(run)
+            return
+        wanted = checked(self, steps, wanted)
         count = steps or space.count(self, wanted)
-        super().set_timesteps(count, device, *args, **options)
+        native(count, device, *args, **options)
         times, sigmas = space.place(self, run, count, wanted)
         dtype = torch.float32 if space.fractional else torch.int64
         run.timesteps = torch.from_numpy(np.asarray(times, np.float64)).to(dtype).to(run.timesteps.device)
         run.num_inference_steps = count
         if sigmas is not None:
             run.sigmas = torch.from_numpy(np.asarray(sigmas, np.float32))
+
+    def _mend_times(self, run: RunState) -> None:
+        """Put right what diffusers' set_timesteps has made, where it is wrong."""
 
     def _prepare(self, run: RunState) -> None:
         """Read times and sigmas to the host: the one time that it waits for them, unless they are edited."""

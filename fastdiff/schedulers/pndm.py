@@ -26,8 +26,6 @@ class PlmsTime(TrainingTime):
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
         times, _ = super().place(scheduler, run, count, wanted)
-        if wanted.timesteps is None and wanted.sigmas is None:
-            return times, None
         run.prk_timesteps = np.array([])
         return np.insert(times, 1, times[1:2]), None
 
