@@ -26,7 +26,7 @@ def rows_between(starts: Points, ends: Points, make: object) -> Rows:
 
 def has_own_times(run: RunState) -> bool:
     """Whether the times are the caller's, each step's end the next of them."""
-    return getattr(run, "custom_timesteps", False) and len(run.times) == len(run.timesteps)
+    return run.custom_timesteps and len(run.times) == len(run.timesteps)
 
 
 def ddim_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> Rows:

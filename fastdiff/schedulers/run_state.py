@@ -34,10 +34,12 @@ class RunState:
     step returned. table, key: the rows in use, and the step options they were built for. times, host_sigmas: timesteps
     and sigmas on the host. scales: c_in at each step. watch: what they were read from.
     noise_sampler, noise_seed: of Brownian noise. span: timesteps, and the address, bytes and element's bytes of them.
+    scaled: whether scale_model_input was called.
     """
 
     timesteps: Tensor | None = None
     num_inference_steps: int | None = None
+    custom_timesteps: bool = False
     last_sample: Tensor | None = None
     lower_order_nums: int = 0
     _step_index: int | None = None
@@ -57,6 +59,7 @@ class RunState:
     noise_sampler: object = None
     noise_seed: int | list[int] | None = None
     span: tuple[Tensor, int, int, int] | None = None
+    scaled: bool = False
 
     def __init__(self) -> None:
         self.model_outputs: list[Tensor | None] = []
