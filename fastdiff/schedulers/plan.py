@@ -72,8 +72,7 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
     whole runs: of one that begins in its second half, little of the gain is left.
     Where a row of the plan has the model read c_in x, scale_model_input gives it, as Stable Diffusion's pipelines ask.
     Flow pipelines never do: there, and wherever a run's first step comes without it, the pipeline holds c_in x itself
-    from the second row on. What the model makes of c_in times pure noise is then told from what it makes of the noise,
-    as if x0 did not depend on it.
+    from the second row on, and the first is `plan_rows.reading_noise`.
     """
 
     order = 1

@@ -22,8 +22,7 @@ KINDS = {"flow": "flow", "vp": "variance-preserving", "ve": "variance-exploding"
 
 def kind_of(plan: Plan) -> str:
     """ "flow" (alpha + sigma = 1), "vp" (alpha^2 + sigma^2 = 1) or "ve" (alpha = 1); "custom" where it is none."""
-    points = plan.schedule or [(row.t, row.alpha, row.sigma) for row in plan.rows]
-    _, alpha, sigma = (np.array(values) for values in zip(*points, strict=True))
+    _, alpha, sigma = np.array(_levels(plan)).T
     fits = {
         "flow": np.allclose(alpha + sigma, 1, atol=1e-6),
         "vp": np.allclose(alpha**2 + sigma**2, 1, atol=1e-6),
@@ -33,6 +32,11 @@ def kind_of(plan: Plan) -> str:
     if len(kinds) > 1:  # clean data or pure noise alone
         return "flow" if plan.prediction == "flow_prediction" else "vp"
     return kinds[0] if kinds else "custom"
+
+
+def _levels(plan: Plan) -> Sequence[tuple[float, float, float]]:
+    """(t, alpha, sigma) of the plan's schedule, or where that is not known of its rows."""
+    return plan.schedule or [(row.t, row.alpha, row.sigma) for row in plan.rows]
 
 
 def training_times(plan: Plan) -> int:
@@ -94,7 +98,7 @@ def _schedule(config: Mapping[str, object]) -> Schedule:
 
 
 def _check_levels(plan: Plan, schedule: Schedule) -> None:
-    for t, alpha, sigma in plan.schedule or [(row.t, row.alpha, row.sigma) for row in plan.rows]:
+    for t, alpha, sigma in _levels(plan):
         own = schedule.at(t)
         inside = schedule.t_clean <= t <= schedule.t_max
         if not (inside and np.allclose((alpha, sigma), (own.alpha, own.sigma), rtol=0, atol=2e-3)):
