@@ -25,7 +25,13 @@ pytestmark = [
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 CHANCE = 6  # how far two roundings of one image may be apart in size; 3.1 is the most seen for N = 1..13
 ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler")]
-OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 4}}
+SHORT = {"num_train_timesteps": 200}  # the constructors of KDPM2 take half a second for a thousand
+OPTIONS = {
+    "PNDMScheduler": {"skip_prk_steps": True},
+    "DPMSolverSDEScheduler": {"noise_sampler_seed": 4},
+    "KDPM2DiscreteScheduler": SHORT,
+    "KDPM2AncestralDiscreteScheduler": SHORT,
+}
 STEPS = (1, 2, 3, 5, 10, 15, 20, 60)
 
 
@@ -215,10 +221,9 @@ def test_one_evaluation_in_the_noise_level(name):
 
 @pytest.mark.parametrize("name", ["Heun", "KDPM2", "KDPM2Ancestral"])
 def test_two_evaluations_in_the_noise_level(name):
-    """diffusers' constructors of KDPM2 place each of the training times, half a second for a thousand."""
     agree(f"{name}DiscreteScheduler", {}, some(1, 2, 3, most=20))
     for options in [SPACINGS[0], *SIGMAS[::2], V, *([{"clip_sample": True}] if name == "Heun" else [])]:
-        agree(f"{name}DiscreteScheduler", {"num_train_timesteps": 200, **options}, some(1, 2, 3, most=20))
+        agree(f"{name}DiscreteScheduler", {**SHORT, **options}, some(1, 2, 3, most=20))
 
 
 def test_dpm_solver_sde():
