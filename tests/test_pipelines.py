@@ -93,14 +93,15 @@ def test_every_sample_is_the_same_in_any_company(build: Callable):
     t = torch.full((3,), 0.6 * d.schedule.t_max, dtype=torch.float64)
     which = torch.tensor([1, 0, 1])
     x = torch.randn(3, *d.noise.shape[1:])
+    x[1] = x[0]
     with torch.no_grad():
         several = d.model(x, t, which)
-        assert (several[0] - several[2]).abs().max() > 1e-3 * several.abs().max()
+        assert (several[0] - several[1]).abs().max() > 3e-3 * several.abs().max()  # 1.5e-2 is the least seen
         for i in range(3):
             alone = d.model(x[i : i + 1], t[:1], which[i : i + 1])
-            assert (alone[0] - several[i]).abs().max() <= 2e-4 * several.abs().max()
-        both = d.model(x[:2], t[:2])
-        assert (d.model(x[[1, 0]], t[:2], torch.tensor([1, 0])) - both[[1, 0]]).abs().max() <= 2e-4 * both.abs().max()
+            assert (alone[0] - several[i]).abs().max() <= 5e-5 * several.abs().max()
+        both, swapped = d.model(x[1:], t[:2]), d.model(x[[2, 1]], t[:2], torch.tensor([1, 0]))
+        assert (swapped - both[[1, 0]]).abs().max() <= 5e-5 * both.abs().max()
 
 
 def test_a_decoder_draws_what_the_pipeline_would_draw_next():

@@ -53,7 +53,7 @@ class Runs:
         self.begun = self._prelude(None)
         self._count = len(self.begun.latents)
         self._prepared = {self._count: self.begun.prepared}
-        # Later runs are given x, and draw what the pipeline's own run draws after its noise: images' encodings, decoders.
+        # Later runs are given x. They draw what the pipeline's own does after its noise: images' encodings, decoders.
         self._generator = _cloned(self._arguments.get("generator"))
         own = ("generator", "latents", "num_inference_steps")
         self._arguments = {name: value for name, value in arguments.items() if name not in own}
