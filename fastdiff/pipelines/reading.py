@@ -17,7 +17,7 @@ class Reading:
     """A variance-preserving network, which is given x and t as they are."""
 
     def times(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What the pipeline's scheduler has for `timesteps` and `sigmas` at the times t [n]; none where none are read."""
+        """What the pipeline's scheduler has for `timesteps` and `sigmas` at the times t [n]; [0] where it has none."""
         return t, t[:0]  # a pipeline that reads sigmas of such a network finds none
 
     def scaled(self, x: Tensor, t: Tensor) -> Tensor:
