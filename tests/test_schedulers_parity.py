@@ -87,7 +87,7 @@ def agree_as_they_are(name: str, options: dict, n: int, dtype: torch.dtype) -> N
 
 
 def some(*steps: int, most: int = 0) -> list[int]:
-    return [*(steps or STEPS), random.SystemRandom().randint(4, most or (20 if steps else 60))]
+    return [*(steps or STEPS), random.randint(4, most or (20 if steps else 60))]
 
 
 def each(*choices: list[dict]) -> list[dict]:
