@@ -299,7 +299,7 @@ class AutoguidanceGuider(_Guider):
         return (guider(model, Autoguidance(cfg, weak_model(weak)), positive, cfg=cfg),)
 
 
-NODES: dict[str, tuple[type, str]] = {
+NODES: dict[str, tuple[Any, str]] = {
     "FastdiffCFG": (CFGNode, "CFG, interval and rescale"),
     "FastdiffAPG": (APGNode, "Adaptive projected guidance (APG)"),
     "FastdiffCFGZeroStar": (ZeroStarNode, "CFG-Zero*"),

@@ -23,8 +23,8 @@ def place_in(comfyui: Path) -> Path:
 
 def is_ours(place: Path) -> bool:
     """Whether what is there is the pack, linked or copied, of this version or another."""
-    if place.is_symlink() and (place.readlink() == PACK or not place.exists()):
-        return place.readlink().parts[-3:] == PACK.parts[-3:]  # a link may outlive the environment that it led to
+    if place.is_symlink() and place.readlink().parts[-3:] == PACK.parts[-3:]:
+        return True  # also where the environment that it leads to is gone
     first = PACK.joinpath("__init__.py").read_text().splitlines()[0]
     main = place / "__init__.py"
     return main.is_file() and main.read_text(errors="replace").startswith(first)

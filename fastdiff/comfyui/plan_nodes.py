@@ -94,7 +94,7 @@ def outputs(plan: Plan) -> tuple[Any, Any, str]:
     return KSAMPLER(sampler_of(plan)), sigmas_of(plan), plan.explain()
 
 
-NODES: dict[str, tuple[type, str]] = {
+NODES: dict[str, tuple[Any, str]] = {
     "FastdiffFitPlan": (FitPlanNode, "Fit plan"),
     "FastdiffLoadPlan": (LoadPlanNode, "Load plan"),
 }

@@ -74,7 +74,7 @@ class AccelerateNode:
         return handle.model, str(handle)
 
 
-NODES: dict[str, tuple[type, str]] = {
+NODES: dict[str, tuple[Any, str]] = {
     "FastdiffSampler": (SamplerNode, "Sampler"),
     "FastdiffScheduler": (SchedulerNode, "Scheduler"),
     "FastdiffAccelerate": (AccelerateNode, "Accelerate"),
