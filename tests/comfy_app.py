@@ -113,7 +113,9 @@ class App:
         nodes.NODE_CLASS_MAPPINGS |= {"Prompt": Prompt, "Keep": Keep}
         self.messages: list[tuple[str, dict]] = []
         server = types.SimpleNamespace(
-            client_id="test", last_node_id=None, send_sync=lambda event, data, sid=None: self.messages.append((event, data))
+            client_id="test",
+            last_node_id=None,
+            send_sync=lambda event, data, sid=None: self.messages.append((event, data)),
         )
         self.executor = execution.PromptExecutor(server)
 

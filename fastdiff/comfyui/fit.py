@@ -80,11 +80,12 @@ class FitRun:
         # What `fit` multiplies noise by to begin is the standard deviation of x there, or sigma where alpha is 1.
         unit = {"vp": 1 / alpha if alpha else 1.0, "ve": sigma, "flow": float(np.hypot(alpha, sigma))}[schedule.kind]
         lines = [HEADER]
-        plan = fit(
-            model, schedule, self.steps, starts.float() / unit,
-            prediction="sample", tolerance=TOLERANCE, batch=self.batch, seconds=self.seconds, seed=self.seed,
-            report=lambda trial: lines.append(str(trial)),
-        )  # fmt: skip
+        with torch.no_grad():  # ComfyUI's weights have no gradients, and its memory is for runs
+            plan = fit(
+                model, schedule, self.steps, starts.float() / unit,
+                prediction="sample", tolerance=TOLERANCE, batch=self.batch, seconds=self.seconds, seed=self.seed,
+                report=lambda trial: lines.append(str(trial)),
+            )  # fmt: skip
         return plan, "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from ..plans.plan import Plan
 from ..plans.row import BASE_FROM_X, BASE_UNCHANGED, LinearUpdate, Row
 from ..plans.schedule import Points, Schedule
 from .levels import is_flow
-from .schedule import in_flow_form, level_of, schedule_of
+from .schedule import is_flow_form, level_of, schedule_of
 
 SAME_LEVEL = 1e-5  # relatively; what float32 leaves of a level in ComfyUI's tables
 SAME_SCHEDULE = 1e-2  # in log sigma; the tables of two schedules that people use differ by far more
@@ -73,7 +73,7 @@ def in_host(plan: Plan, model_sampling: Any) -> Plan:
 
 
 def _kind(points: Points) -> str:
-    if in_flow_form(points).all():
+    if is_flow_form(points):
         return "flow"
     return "ve" if (points.alpha == 1).all() else "vp"
 

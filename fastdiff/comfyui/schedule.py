@@ -32,27 +32,27 @@ def schedule_of(model_sampling: Any) -> Schedule:
 def up_to(schedule: Schedule, model_sampling: Any, denoise: float) -> Schedule:
     """The schedule below ComfyUI's level at the percentage 1 - denoise of the model's time: for image to image.
 
+    It has no whole training indices, since grids of those begin elsewhere.
     Raises ValueError unless 0 < denoise <= 1.
     """
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise: expected a number in (0, 1], got {denoise}")
-    if denoise == 1:
-        return schedule
-    sigma = np.float64(model_sampling.percent_to_sigma(1 - denoise))
     shorter = copy.copy(schedule)
-    shorter.t_max = float(schedule.at_coordinate(sigma).t)
+    shorter.num_train_timesteps = None
+    if denoise < 1:
+        shorter.t_max = float(schedule.at_coordinate(np.float64(model_sampling.percent_to_sigma(1 - denoise))).t)
     return shorter
 
 
+def is_flow_form(points: Points) -> bool:
+    """Whether x = (1 - sigma) x0 + sigma eps at all of them."""
+    return bool(np.all(np.abs(points.alpha + points.sigma - 1) < 1e-9))
+
+
 def level_of(points: Points) -> np.ndarray:
-    """ComfyUI's sigma at points: sigma of a flow, sigma / alpha of all others."""
+    """ComfyUI's sigma at points of one run: sigma of a flow, sigma / alpha of all others."""
     with np.errstate(divide="ignore"):
-        return np.where(in_flow_form(points), points.sigma, points.sigma / points.alpha)
-
-
-def in_flow_form(points: Points) -> np.ndarray:
-    """Whether x = (1 - sigma) x0 + sigma eps."""
-    return (np.abs(points.alpha + points.sigma - 1) < 1e-9) & (points.sigma > 0)
+        return points.sigma if is_flow_form(points) else points.sigma / points.alpha
 
 
 def sigmas_on(model_sampling: Any, grid: str, steps: int, denoise: float = 1.0) -> Tensor:

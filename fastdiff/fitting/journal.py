@@ -58,7 +58,7 @@ class Journal:
             self.best = trial, plan
 
     def finish_early(self, trial: Trial, plan: Plan) -> None:
-        """Report a stage that the budget has ended and keep its best plan; what was kept was judged on other samples."""
+        """Report a stage that the budget has ended; its plan takes the place of one judged on other samples."""
         self.best = trial, plan
         self.report(trial)
 
