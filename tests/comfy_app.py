@@ -86,6 +86,71 @@ class Keep:
         return {"ui": {}}
 
 
+class Checkpoint:
+    """A MODEL from a file, and nothing for the text encoder and the decoder."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL", "CLIP", "VAE"), "load", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"ckpt_name": ("STRING", {})}}
+
+    def load(self, ckpt_name: str) -> tuple:
+        import comfy.sd
+        import folder_paths
+
+        path = folder_paths.get_full_path_or_raise("diffusion_models", "mmdit.safetensors")
+        return comfy.sd.load_diffusion_model(path), "text encoder", "decoder"
+
+
+class Text(Prompt):
+    """CONDITIONING from a text's letters."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"clip": ("CLIP",), "text": ("STRING", {})}}
+
+    def make(self, clip: str, text: str) -> tuple[list]:
+        return super().make(32, sum(map(ord, text)))
+
+
+class Decode:
+    """Latents as they are."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "decode", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"samples": ("LATENT",), "vae": ("VAE",)}}
+
+    def decode(self, samples: dict, vae: str) -> tuple[Tensor]:
+        return (samples["samples"],)
+
+
+class KeepImage(Keep):
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"images": ("IMAGE",)}}
+
+    def keep(self, images: Tensor) -> dict:
+        return super().keep(images, "image")
+
+
+class KeepText(Keep):
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"source": ("STRING", {})}}
+
+    def keep(self, source: str) -> dict:
+        return super().keep(source, "text")
+
+
+ENDS = {  # what stands in an example for the parts of a whole checkpoint, and for what shows its results
+    "CheckpointLoaderSimple": Checkpoint, "CLIPTextEncode": Text, "VAEDecode": Decode, "SaveImage": KeepImage,
+    "PreviewAny": KeepText,
+}  # fmt: skip
+
+
 class App:
     """ComfyUI's executor with its custom samplers, the node pack and the two nodes of this file.
 
@@ -103,7 +168,8 @@ class App:
         folder_paths.add_model_folder_path("diffusion_models", str(folder))
         folder_paths.models_dir = str(folder)
         root = Path(nodes.__file__).parent
-        self.load(root / "comfy_extras" / "nodes_custom_sampler.py")
+        for name in ("custom_sampler", "preview_any"):
+            self.load(root / "comfy_extras" / f"nodes_{name}.py")
         checkout = folder / "ComfyUI"
         checkout.mkdir()
         (checkout / "custom_nodes").mkdir()
@@ -127,10 +193,9 @@ class App:
         return asyncio.run(self.execution.validate_prompt(f"{next(self.numbers)}", prompt, None))
 
     def run(self, prompt: dict) -> dict[str, Any]:
-        """What the nodes Keep were given. Raises AssertionError where ComfyUI refuses the workflow or a node fails."""
+        """What the nodes Keep were given last. Raises AssertionError where ComfyUI refuses or a node fails."""
         taken, error, outputs, errors = self.check(prompt)
         assert taken, (error, errors)
-        Keep.kept.clear()
         self.execute(prompt, outputs)
         assert self.executor.success, self.executor.status_messages[-1]
         return dict(Keep.kept)

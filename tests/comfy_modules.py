@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import types
@@ -159,8 +160,14 @@ def folders_in(folder: Path) -> types.ModuleType:
     paths.add_model_folder_path = lambda name, path: known.setdefault(name, [path])
     paths.get_folder_paths = known.__getitem__
     paths.get_filename_list = lambda name: list(files(name))
-    paths.get_full_path_or_raise = lambda name, file: files(name)[file]
+    paths.get_full_path_or_raise = functools.partial(_found, files)
     return paths
+
+
+def _found(files: Callable[[str], dict[str, str]], name: str, file: str) -> str:
+    if file not in files(name):
+        raise FileNotFoundError(file)
+    return files(name)[file]
 
 
 class RealModules:
@@ -175,6 +182,7 @@ class RealModules:
         import folder_paths
 
         monkeypatch.setattr(folder_paths, "models_dir", str(folder))
+        monkeypatch.setattr(folder_paths, "filename_list_cache", {})
         monkeypatch.delitem(folder_paths.folder_names_and_paths, plan_files.FOLDER, raising=False)
         self.interrupted = comfy.model_management.InterruptProcessingException
         self.sampling = comfy.k_diffusion.sampling

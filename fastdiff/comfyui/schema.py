@@ -22,9 +22,7 @@ def with_schema(name: str, title: str, node: Any) -> type:
             for key, widget in of_group.items()
         ]
         made = zip(node.RETURN_TYPES, node.RETURN_NAMES, node.OUTPUT_TOOLTIPS, strict=True)
-        outputs = [
-            io.Custom(kind).Output(id=label, display_name=label, tooltip=tooltip) for kind, label, tooltip in made
-        ]
+        outputs = [io.Custom(kind).Output(display_name=label, tooltip=tooltip) for kind, label, tooltip in made]
         return io.Schema(name, title, node.CATEGORY, inputs, outputs, description=node.DESCRIPTION)
 
     def execute(cls: type, **values: Any) -> Any:
