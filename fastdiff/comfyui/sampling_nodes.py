@@ -22,7 +22,7 @@ class SamplerNode:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
         options = "Such as 'eta=0.5, s_noise=1.01'. Empty: the sampler's defaults. A wrong one gets the list of all."
-        name = choice(NAMES, "By ComfyUI's names.")
+        name = choice(NAMES, "By ComfyUI's names.", default="dpmpp_2m")
         return {"required": {"sampler_name": name}, "optional": {"options": text("", options)}}
 
     @classmethod
@@ -52,7 +52,8 @@ class SchedulerNode:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
         model = socket("MODEL", "The model whose noise levels they are.")
-        grid = choice(GRID_NAMES, "'logsnr' for few steps of any sampler; 'time' is what most models were trained on.")
+        where = "Where the steps lie. 'time': evenly on the model's time, which suits most models."
+        grid = choice(GRID_NAMES, where, default="time")
         return {"required": {"model": model, "scheduler": grid, "steps": STEPS, "denoise": DENOISE}}
 
     def get_sigmas(self, model: Any, scheduler: str, steps: int, denoise: float) -> tuple[Any]:

@@ -18,9 +18,9 @@ def count(default: int, low: int, high: int, tooltip: str) -> Widget:
     return "INT", {"default": default, "min": low, "max": high, "tooltip": tooltip}
 
 
-def choice(options: Sequence[str], tooltip: str) -> Widget:
-    """A COMBO of names, the first one to begin with."""
-    return list(options), {"tooltip": tooltip}
+def choice(options: Sequence[str], tooltip: str, **default: str) -> Widget:
+    """A COMBO of names; it begins with `default`, or with the first of them."""
+    return list(options), {**default, "tooltip": tooltip}
 
 
 def text(default: str, tooltip: str) -> Widget:
