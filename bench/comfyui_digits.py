@@ -90,10 +90,11 @@ def measured() -> Iterator[str]:
         return float((run(sampler, sigmas) - exact).square().mean((1, 2, 3)).sqrt().median())
 
     doubt = distance(comfy.samplers.sampler_object("dpmpp_2m"), grid("karras", 400))
-    yield f"ComfyUI {comfyui_version.__version__}, {processor()}. {IMAGES} digits without guidance. Distance: the median"
-    yield "over images of the root mean square difference, of pixels from -1 to 1, from the converged image, which two"
-    yield f"samplers agree on to {doubt:.4f}. Stock: the best of {len(SAMPLERS)} of ComfyUI's samplers, those that draw no"
-    yield "noise and call the model once a step, on each of its schedulers; and two common ones."
+    yield f"ComfyUI {comfyui_version.__version__}, {processor()}. {IMAGES} digits without guidance."
+    yield "Distance: the median over images of the root mean square difference from the converged image, of pixels from"
+    yield f"-1 to 1; two converged samplers agree to {doubt:.4f}. Stock: the three best of {len(SAMPLERS)} of ComfyUI's"
+    yield "samplers, those that draw no noise and call the model once a step, on each of its schedulers; and two common"
+    yield "ones."
     for steps in STEPS:
         found = []
         for name, scheduler in itertools.product(SAMPLERS, comfy.samplers.SCHEDULER_NAMES):
