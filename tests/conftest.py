@@ -121,6 +121,14 @@ def comfy_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return StandIn(monkeypatch) if request.param == "stand-in" else Real()
 
 
+@pytest.fixture(params=["stand-in", pytest.param("ComfyUI", marks=pytest.mark.peers)])
+def comfy_modules(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
+    """What nodes run in: a stand-in for ComfyUI's modules, and ComfyUI itself where it is on the path."""
+    from comfy_modules import RealModules, StandInModules
+
+    return (StandInModules if request.param == "stand-in" else RealModules)(monkeypatch, tmp_path)
+
+
 @pytest.fixture
 def double() -> Iterator[None]:
     """k-diffusion makes its tolerances and times in the default dtype."""
