@@ -33,7 +33,7 @@ def emitted(scheduler: object, i: int, shape: tuple[int, ...]) -> dict:
 class Protocol(NamedTuple):
     """options: of the constructor. begin: set_timesteps for n steps. step: (scheduler, number, shape) -> arguments."""
 
-    options: dict = {}
+    options: dict | None = None
     begin: Callable[[object, int], None] = lambda scheduler, n: scheduler.set_timesteps(n)
     step: Callable[[object, int, tuple[int, ...]], dict] = plain
     shape: tuple[int, ...] = (2, 3, 6, 5)
@@ -58,7 +58,11 @@ PROTOCOLS = {
         begin=lambda scheduler, n: scheduler.set_timesteps(n, intermediate_timesteps=1.3 if n == 2 else None)
     ),
 }
-OWN = tuple(name for name in PROTOCOLS if not name.startswith(("CMStoch", "FlowM")))  # others begin as images do
+OWN = ("HeliosDMDScheduler", "HeliosScheduler", "PiflowScheduler", "RFD4ProteinaScheduler", "SCMScheduler")
+
+
+def make(library: object, name: str, **options: object) -> object:
+    return getattr(library, name)(**{**(PROTOCOLS[name].options or {}), **options})
 
 
 def times_of(scheduler: object) -> Tensor:
@@ -77,14 +81,21 @@ def first_sample(protocol: Protocol, dtype: torch.dtype = torch.float32, seed: i
     return torch.randn(protocol.shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def walk(name: str, scheduler: object, n: int, begin: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The sample after n steps, or those from number `begin` on."""
+def walk(
+    name: str,
+    scheduler: object,
+    n: int,
+    begin: int = 0,
+    dtype: torch.dtype = torch.float32,
+    end: int | None = None,
+) -> Tensor:
+    """The sample after n steps, or those from number `begin` to before `end`."""
     protocol = PROTOCOLS[name]
     protocol.begin(scheduler, n)
     x, options = first_sample(protocol, dtype), {}
     if draws(type(scheduler)):
         options["generator"] = [torch.Generator().manual_seed(3 + b) for b in range(len(x))]
-    for i, t in list(enumerate(times_of(scheduler)))[begin:]:
+    for i, t in list(enumerate(times_of(scheduler)))[begin:end]:
         arguments = protocol.step(scheduler, i, x.shape)
         x = scheduler.step(output_of(scheduler, x, t), t, x, **arguments, **options, return_dict=False)[0]
     return x

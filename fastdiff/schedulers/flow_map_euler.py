@@ -109,8 +109,10 @@ class FlowMapEulerDiscreteScheduler(FusedScheduler, diffusers.FlowMapEulerDiscre
 
     def _start(self, time: Time) -> tuple[Time, float]:
         """(the run's time whose step it is, the time itself where it is none of the run's)."""
+        if is_compiling():
+            return time, LISTED
         run, place = self._threads.with_element(time)
-        if is_compiling() or place is not None:
+        if place is not None:
             return time, LISTED
         self._refresh(run)
         place = place_of(run, float(time))

@@ -29,7 +29,7 @@ def changes_size(scheduler: Scheduler, options: dict) -> bool:
 
 
 class FlowMatchLCMScheduler(FusedScheduler, diffusers.FlowMatchLCMScheduler):
-    """Multistep consistency sampling (Luo et al. 2023, arXiv 2310.04378) on a flow; with scale_factors diffusers' step."""
+    """Multistep consistency sampling (Luo et al. 2023, arXiv 2310.04378) on a flow; diffusers' with scale_factors."""
 
     recipe = Recipe(flow_lcm_rows, FLOW, output_dtype="output", noise=float32_noise, keeps_output=False)
     step = fused_step(

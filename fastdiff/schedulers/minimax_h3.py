@@ -7,22 +7,29 @@ from dataclasses import replace
 import diffusers
 from diffusers.schedulers.scheduling_minimax_h3 import MiniMaxH3SchedulerOutput
 
-from ..plans.row import Row
+from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
-from ..plans.solvers.adams import adams
 from .base import FusedScheduler
 from .euler import check_time
 from .own_times import own_times
 from .recipe import Recipe
 from .run_state import Key, RunState, Scheduler
-from .spaces import FLOW_SCHEDULE, Flow
+from .spaces import Flow
 from .step import fused_step
 
 
 def towards_data_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> list[Row]:
-    """From each sigma to the next, for a model of x0 - eps."""
-    rows = adams(FLOW_SCHEDULE, points, "flow_prediction", order=1, coordinate="flow")
-    return [replace(row, p_m=-row.p_m) for row in rows]
+    """From each sigma to the next, for a model of x0 - eps: (sigma_t / sigma_s) x + (1 - sigma_t / sigma_s) x0.
+
+    x0 is that of the time that the model is told, x + (1 - t) m, which a host may have made another one than sigma_s.
+    """
+    rows = []
+    for i in range(len(points.t) - 1):
+        s, t, told = points.at(i), points.at(i + 1), run.times[run.begin + i]
+        line = LinearUpdate(x=1.0, history=(float((t.sigma / s.sigma - 1) * (1 - told)),))
+        row = Row.at(s, "flow", "flow_prediction", line)
+        rows.append(replace(row, p_m=-row.p_m))
+    return rows
 
 
 class MiniMaxH3Scheduler(FusedScheduler, diffusers.MiniMaxH3Scheduler):

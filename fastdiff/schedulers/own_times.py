@@ -19,6 +19,7 @@ def own_times(parent: Callable[..., None]) -> Callable[..., None]:
         with torch.inference_mode(False):
             run = self._threads.use(RunState())
             parent(self, *args, **options)
+            run._step_index = None  # 0 in diffusers' RFD4Proteina, which begins nowhere else
             self._prepare(run)
 
     return set_timesteps

@@ -34,7 +34,7 @@ def policy_table(scheduler: Scheduler, run: RunState) -> Table:
     records["p_m"] = records["a_x"] = 1.0
     for i in range(count):
         weights = grid_policy_weights(
-            raw[i], raw[i + 1], grid=grid, steps=scheduler.num_policy_substeps,
+            raw[i], raw[i + 1], float(run.host_sigmas[i]), grid=grid, steps=scheduler.num_policy_substeps,
             shift=float(scheduler.config.shift), least=scheduler.eps,
         )  # fmt: skip
         for k in range(parts):

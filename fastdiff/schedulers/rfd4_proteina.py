@@ -8,6 +8,7 @@ import diffusers
 from diffusers.schedulers.scheduling_rfd4_proteina import RFD4ProteinaSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..plans.row import Row
 from ..plans.schedule import Points
@@ -91,7 +92,13 @@ class RFD4ProteinaScheduler(FusedScheduler, diffusers.RFD4ProteinaScheduler):
 
 
 def _check_order(scheduler: Scheduler, timestep: object) -> None:
+    if is_compiling():
+        return
     run, place = scheduler._threads.with_element(timestep)
-    begins = run._step_index is None or run.over
-    if place is not None and place != (0 if begins else run._step_index):
-        raise ValueError(f"timestep: expected the next element of timesteps, got number {place}")
+    scheduler._require_steps(run)
+    following = 0 if run._step_index is None or run.over else run._step_index
+    if place is None and (not isinstance(timestep, Tensor) or timestep.device.type == "cpu"):
+        scheduler._refresh(run)
+        place = following if float(timestep) == run.times[following] else None
+    if place != following:
+        raise ValueError(f"timestep: expected the next element of timesteps, number {following}, got {timestep}")

@@ -17,16 +17,19 @@ from __future__ import annotations
 import numpy as np
 
 
-def grid_policy_weights(start: float, end: float, *, grid: int, steps: int, shift: float, least: float) -> np.ndarray:
-    """The w_k [grid] of a segment between two raw times.
+def grid_policy_weights(
+    start: float, end: float, sigma_s: float, *, grid: int, steps: int, shift: float, least: float
+) -> np.ndarray:
+    """The w_k [grid] of a segment between two raw times, the first of which has sigma_s.
 
     steps: of Euler's method in a unit of raw time, at least one is taken. shift: of the flow. least: the sigma that is
     divided by is at least this, and so is the length that tau is measured by.
     """
     count = max(1, int(np.rint((start - end) * steps)))
     tau = np.maximum(start - (start - end) / count * np.arange(count + 1), 0.0)
-    sigma = shift * tau / (1 + (shift - 1) * tau)
-    place = np.clip((tau[:-1] - end) / max(start - end, least), 0, 1) * (grid - 1)
+    sigma = np.append(sigma_s, shift * tau[1:] / (1 + (shift - 1) * tau[1:]))
+    tau[0] = sigma_s / (shift + (1 - shift) * sigma_s)
+    place = np.clip(1 - (tau[0] - tau[:-1]) / max(start - end, least), 0, 1) * (grid - 1)
     hats = np.clip(1 - np.abs(place[:, None] - np.arange(grid)), 0, None)
     shares = (sigma[:-1] - sigma[1:]) / np.maximum(sigma[:-1], least)  # 1 - rho
     weights = np.zeros(grid)
