@@ -5,6 +5,7 @@ from __future__ import annotations
 from weakref import ref
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_piflow import PiflowSchedulerOutput
 from torch import Tensor
@@ -18,14 +19,13 @@ from .compile import compiled_step
 from .euler import check_time
 from .own_times import own_times
 from .recipe import Recipe
-from .rows import Table
 from .run_state import Generators, Key, RunAttribute, RunState, Scheduler
 from .runs import run_of_step
 from .space import Space
 from .step import fused_step
 
 
-def policy_table(scheduler: Scheduler, run: RunState) -> Table:
+def policy_records(scheduler: Scheduler, run: RunState) -> np.ndarray:
     """For each step the records that add up its policy: each takes as many outputs as a record holds."""
     count, grid = len(run.times), scheduler.n_grid
     raw = [*run.host_sigmas[count + 1 :], scheduler.eps]
@@ -40,7 +40,7 @@ def policy_table(scheduler: Scheduler, run: RunState) -> Table:
         for k in range(parts):
             taken = weights[k * MAX_HISTORY : (k + 1) * MAX_HISTORY]
             records[i * parts + k]["A"][: len(taken)] = taken
-    return Table(records, (), 1)
+    return records
 
 
 def advance(
@@ -58,18 +58,17 @@ def advance(
     run = self._threads.run
     if run.last is None or run.last() is not x:
         run = run_of_step(self, timestep, x)
-    self._refresh(run)
+    records = self._remembered(run, "policy", lambda: policy_records(self, run))
     i = run._step_index
     if i >= len(run.times):
         raise RuntimeError(f"step: expected {len(run.times)} steps since set_timesteps, this is one more")
-    records = self._table(run, key).records
     new = weighted_sum(x, self._to_grid(m, x).unbind(1), records[i * len(records) // len(run.times) :])
     run._step_index = i + 1
     run.last = ref(new) if i + 1 < len(run.times) else None
     return new, None
 
 
-def weighted_sum(x: Tensor, outputs: tuple[Tensor, ...], records: object) -> Tensor:
+def weighted_sum(x: Tensor, outputs: tuple[Tensor, ...], records: np.ndarray) -> Tensor:
     """x plus the outputs as the records weigh them, in x's dtype; in float32 or wider on the way."""
     groups = [outputs[k : k + MAX_HISTORY] for k in range(0, len(outputs), MAX_HISTORY)]
     total, wide = x, torch.promote_types(x.dtype, torch.float32)
@@ -98,6 +97,3 @@ class PiflowScheduler(FusedScheduler, diffusers.PiflowScheduler):
     set_timesteps = own_times(diffusers.PiflowScheduler.set_timesteps)
     step = fused_step(diffusers.PiflowScheduler.step, PiflowSchedulerOutput, check=check_time)
     _advance = advance
-
-    def _make_table(self, run: RunState, key: Key) -> Table:
-        return policy_table(self, run)
