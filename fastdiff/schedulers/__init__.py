@@ -11,7 +11,8 @@ set_timesteps made; any other belongs to the run whose latest result it is given
 is given an element of. So interleaved runs are kept apart if each has called set_timesteps or hands on the very tensor
 that step returned; the latest eight runs of a thread are kept.
 
-set_timesteps takes `timesteps`, `sigmas` and `mu` in every class (`fastdiff.schedulers.spaces`).
+set_timesteps takes `timesteps`, `sigmas` and `mu` in every class (`fastdiff.schedulers.spaces`), but for those whose
+models know no times but diffusers' own (`fastdiff.schedulers.own_times`).
 
 What a host changes after set_timesteps counts from the next step on, as in diffusers: attributes of `scheduler.config`,
 `sigmas` and `timesteps` edited in place or replaced, `alphas_cumprod`. (The exception: tensors made in inference mode
@@ -21,8 +22,8 @@ read.
 Where diffusers is wrong or fails, fastdiff differs on purpose: docs/deviations.md has the list, and what may surprise
 and is as in diffusers.
 
-Half precision: the history is kept in float32. With s_churn > 0, per-token times, and UniPC's solver_p the step is
-diffusers' own. DDIMPipeline makes its scheduler diffusers' DDIM: assign this one after construction.
+Half precision: the history is kept in float32. With s_churn > 0, per-token times, solver_p, and scale_factors the
+step is diffusers' own. DDIMPipeline makes its scheduler diffusers' DDIM: assign this one after construction.
 """
 
 from __future__ import annotations
