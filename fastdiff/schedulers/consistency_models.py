@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import diffusers
@@ -25,7 +26,7 @@ from .step import fused_step, scale_model_input
 class Karras(Edm):
     """x = x0 + sigma eps; the model's time is 250 log(sigma). A caller's timesteps are numbers of training times."""
 
-    def is_native(self, scheduler: Scheduler, given: dict[str, object], names: tuple[str, ...]) -> bool:
+    def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
         return not given or given.keys() == {"timesteps"}
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:

@@ -55,10 +55,10 @@ def place_of(run: RunState, time: float) -> int | None:
     return place if apart[place] <= NEAR else None
 
 
-def sigmas_of(scheduler: Scheduler, run: RunState, time: Time, count: int, after: int = 0) -> Tensor:
+def sigmas_of(scheduler: Scheduler, time: Tensor, count: int, after: int = 0) -> Tensor:
     """The sigmas [count] of times [count] or a single one, found on their device. after: of the times after them."""
     time = time.double().reshape(-1).expand(count)
-    known, sigmas = run.timesteps.to(time), run.sigmas.to(time)
+    known, sigmas = scheduler.timesteps.to(time), scheduler.sigmas.to(time)
     apart, place = (time[:, None] - known).abs().min(1)
     if after and bool((apart > NEAR).any()):
         raise ValueError("r_timestep: expected times, because some of timestep are none of scheduler.timesteps")
@@ -116,14 +116,14 @@ class FlowMapEulerDiscreteScheduler(FusedScheduler, diffusers.FlowMapEulerDiscre
             return time, LISTED
         self._refresh(run)
         place = place_of(run, float(time))
-        return (run.timesteps[0], float(time)) if place is None else (run.timesteps[place], LISTED)
+        return (self.timesteps[0], float(time)) if place is None else (self.timesteps[place], LISTED)
 
     def _step_of_each(self, m: Tensor, t: Time, x: Tensor, r: Time | None) -> Tensor:
         run, shape = self._threads.run, x.shape
         times = [torch.as_tensor(time, device=x.device) for time in (t, t if r is None else r)]
         m, x = (tensor.flatten(0, max(0, *(time.ndim - 1 for time in times))) for tensor in (m, x))
         start, end = (
-            sigmas_of(self, run, time, len(x), after) for time, after in zip(times, (0, int(r is None)), strict=True)
+            sigmas_of(self, time, len(x), after) for time, after in zip(times, (0, int(r is None)), strict=True)
         )
         weights = torch.zeros(len(x), 1, 6, dtype=torch.float64, device=x.device)
         weights[:, 0, 0], weights[:, 0, 4] = end - start, 1.0

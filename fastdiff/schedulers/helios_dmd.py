@@ -28,8 +28,9 @@ class Nearest(Flow):
 
 def dmd_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> list[Row]:
     """From each time to the next. key: the number of the step, whose end the row is for; the last one ends on data."""
-    number = int(key[0])
-    after = Nearest().points(scheduler, run, 0).at(number + 1) if number + 1 < len(run.times) else flow_points(0.0)
+    number, after = int(key[0]), flow_points(np.float64(0.0))
+    if number + 1 < len(run.times):
+        after = Nearest().points(scheduler, run, 0).at(number + 1)
     rows = []
     for i in range(len(points.t)):
         ends = Points(*(np.array(pair) for pair in zip(points.at(i), after, strict=True)))

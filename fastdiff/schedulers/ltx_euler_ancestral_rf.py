@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -35,7 +36,7 @@ def ancestral_flow_rows(scheduler: Scheduler, run: RunState, points: Points, key
     return rows
 
 
-def _row(config: object, s: Points, t: Points) -> Row:
+def _row(config: Any, s: Points, t: Points) -> Row:
     eta, s_noise = float(config.eta), float(config.s_noise)
     if t.sigma < CLEAN:
         return ddim_row(s, flow_points(np.float64(0.0)), "flow_prediction", 1)

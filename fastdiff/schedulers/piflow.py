@@ -46,12 +46,12 @@ def policy_records(scheduler: Scheduler, run: RunState) -> np.ndarray:
 def advance(
     self: Scheduler,
     m: Tensor,
-    timestep: float | Tensor,
+    timestep: object,
     x: Tensor,
     noise: Tensor | None = None,
     generator: Generators = None,
     key: Key = (),
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor, Tensor | None]:
     """(the next sample [B, ..., C], nothing) of the model's outputs m [B, ..., G C] side by side."""
     if is_compiling():
         return compiled_step(self, m, timestep, x, noise, key)
