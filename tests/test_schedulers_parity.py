@@ -15,6 +15,7 @@ import pytest
 import torch
 from in_double import in_double
 from scheduler_loops import LMSFromAnyStep, loop, with_variance
+from scheduler_protocols import OWN
 
 from fastdiff import schedulers
 
@@ -24,7 +25,7 @@ pytestmark = [
 ]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 CHANCE = 6  # how far two roundings of one image may be apart in size; 3.1 is the most seen for N = 1..13
-ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler")]
+ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler", *OWN)]
 SHORT = {"num_train_timesteps": 200}  # the constructors of KDPM2 take half a second for a thousand
 OPTIONS = {
     "PNDMScheduler": {"skip_prk_steps": True},
