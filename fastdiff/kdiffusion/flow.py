@@ -26,13 +26,19 @@ def flow_sampling(model: object) -> Any:
 
     In ComfyUI that is the model_sampling, a CONST; in Forge it is the predictor, with prediction_type "const".
     """
+    sampling = model_sampling(model)
+    return sampling if _is_flow(sampling) else None
+
+
+def model_sampling(model: object) -> Any:
+    """The host's object that knows its model's sigmas; None outside a host."""
     guider = getattr(model, "inner_model", None)
     sampling = getattr(getattr(guider, "inner_model", None), "model_sampling", None)
     if sampling is None and guider is not None and hasattr(guider, "model_patcher"):
         sampling = guider.model_patcher.get_model_object("model_sampling")
     if sampling is None:
         sampling = getattr(guider, "predictor", None)
-    return sampling if _is_flow(sampling) else None
+    return sampling
 
 
 def _is_flow(sampling: object) -> bool:

@@ -6,12 +6,12 @@ import functools
 from collections.abc import Callable, MutableSequence, MutableSet
 from types import ModuleType
 
-from . import cfg_pp, samplers, steps
+from . import cfg_pp, sa_solver, samplers, sde, steps
 from .host import standing_in_for
 
 FUNCTIONS = {
     name: function
-    for module in (samplers, cfg_pp, steps)
+    for module in (samplers, cfg_pp, sa_solver, sde, steps)
     for name, function in vars(module).items()
     if name.startswith("sample_")
 }
