@@ -58,6 +58,15 @@ def finite_log_snr(sigmas: Tensor, sampling: Any) -> Tensor:
     return sigmas
 
 
+def schedule_up_to_one(model: object, sigmas: Tensor) -> Schedule | None:
+    """FLOW for a rectified flow, None for others. Raises ValueError where a flow's sigmas are beyond 1."""
+    if flow_sampling(model) is None:
+        return None
+    if (sigmas > 1).any():
+        raise ValueError(f"sigmas: expected levels up to 1 for a rectified flow, got {sigmas}")
+    return FLOW
+
+
 def ancestral(ode: str, coordinates: Schedule) -> Callable[..., list[Row]]:
     """Ancestral steps: the ODE solver to sigma_down = sigma_t (1 + eta (sigma_t / sigma_s - 1)), noise up to sigma_t.
 

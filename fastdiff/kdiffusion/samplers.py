@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from ..plans.catalogue import find_solver
 from . import host
-from .flow import FLOW, ancestral, flow_sampling
+from .flow import FLOW, ancestral, flow_sampling, schedule_up_to_one
 from .guidance import Build, Unconditional, on_uncond
 from .heunpp import heunpp
 from .loop import EDM, Denoiser, solve
@@ -38,13 +37,14 @@ from .vp_time import VP_TIME
 
 Callback = Callable[[dict], object] | None
 
-_DDPM, _LCM = find_solver("ddim")[0].build, find_solver("lcm")[0].build
 _GRADIENT = find_solver("gradient_estimation")[0].build
 _GRADIENT_CFG_PP = on_uncond(_GRADIENT, lambda row: 1.0)
 CORRECTIONS = {"phi_1": "midpoint", "phi_2": "heun"}  # solver_type as SEEDS names it
 
 
-def _churned(solver: str | Build, name: str, doc: str, draws_always: bool = False) -> Callable[..., Tensor]:
+def _churned(
+    solver: str | Build, name: str, doc: str, one_step: bool = True, draws_always: bool = False
+) -> Callable[..., Tensor]:
     @torch.no_grad()
     def sample(
         model: Denoiser,
@@ -65,7 +65,7 @@ def _churned(solver: str | Build, name: str, doc: str, draws_always: bool = Fals
             s_tmin, s_tmax = _over_alpha(s_tmin), _over_alpha(s_tmax)
         return solve(
             model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable,
-            draw=lambda *_: host.randn_like(x), schedule=FLOW if flow else EDM, one_step=True,
+            draw=lambda *_: host.randn_like(x), schedule=FLOW if flow else EDM, one_step=one_step or s_churn > 0,
             s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise,
         )  # fmt: skip
 
@@ -144,7 +144,7 @@ sample_heun = _churned("heun", "sample_heun", "Heun steps (Karras et al. 2022, a
 sample_dpm_2 = _churned("dpm_2", "sample_dpm_2", "The midpoint rule at the geometric middle of each step.")
 sample_heunpp2 = _churned(
     heunpp, "sample_heunpp2", "Heun++: weighted means of the slopes at up to three levels, of first order.",
-    draws_always=True,
+    one_step=False, draws_always=True,
 )  # fmt: skip
 sample_euler_ancestral = make_ancestral(
     "euler_ancestral", ancestral("euler", EDM), "sample_euler_ancestral", "Ancestral Euler steps."
@@ -171,36 +171,40 @@ sample_uni_pc = make_plain(
 sample_uni_pc_bh2 = make_plain("unipc", "sample_uni_pc_bh2", "UniPC with B(h) = e^h - 1 (Zhao et al. 2023).", order=3)
 
 
-def _make_noised(solver: Build, name: str, doc: str, rise: float) -> Callable[..., Tensor]:
-    @torch.no_grad()
-    def sample(
-        model: Denoiser,
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: Extra = None,
-        callback: Callback = None,
-        disable: bool | None = None,
-        noise_sampler: NoiseSampler | None = None,
-    ) -> Tensor:
-        schedule = EDM if flow_sampling(model) is None else FLOW
-        return solve(
-            model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable,
-            draw=independent(x, extra_args, noise_sampler, sigmas), schedule=schedule, rise=rise, s_noise=1.0,
-        )  # fmt: skip
-
-    return _named(sample, name, doc)
+@torch.no_grad()
+def sample_ddpm(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """The posterior of the forward process, with its smaller variance (Ho et al. 2020, eq. 7); for flows their own."""
+    return solve(
+        model, x, sigmas, "ddim", extra_args=extra_args, callback=callback, disable=disable,
+        draw=independent(x, extra_args, noise_sampler, sigmas), schedule=schedule_up_to_one(model, sigmas) or EDM,
+        rise=1.0, eta=1.0, s_noise=1.0,
+    )  # fmt: skip
 
 
-sample_ddpm = _make_noised(
-    partial(_DDPM, eta=1.0), "sample_ddpm",
-    "The posterior of the forward process with the smaller variance (Ho et al. 2020, eq. 7), on rectified flows too.",
-    rise=1.0,
-)  # fmt: skip
-sample_lcm = _make_noised(
-    partial(_LCM, noise_left=0.0), "sample_lcm",
-    "The model's output with fresh noise, for consistency models (Luo et al. 2023, algorithm 3).",
-    rise=0.0,
-)  # fmt: skip
+@torch.no_grad()
+def sample_lcm(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """The model's output with fresh noise at each step, for consistency models (Luo et al. 2023, algorithm 3)."""
+    return solve(
+        model, x, sigmas, "lcm", extra_args=extra_args, callback=callback, disable=disable,
+        draw=independent(x, extra_args, noise_sampler, sigmas), schedule=EDM if flow_sampling(model) is None else FLOW,
+        noise_left=0.0,
+    )  # fmt: skip
 
 
 @torch.no_grad()
