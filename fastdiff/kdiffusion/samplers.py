@@ -171,6 +171,22 @@ sample_uni_pc = make_plain(
 sample_uni_pc_bh2 = make_plain("unipc", "sample_uni_pc_bh2", "UniPC with B(h) = e^h - 1 (Zhao et al. 2023).", order=3)
 
 
+def unipc_of_variant(
+    model: Denoiser,
+    noise: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    variant: str = "bh1",
+) -> Tensor:
+    """`sample_uni_pc` ("bh1") or `sample_uni_pc_bh2` ("bh2"), with the arguments of ComfyUI's sample_unipc."""
+    if variant not in ("bh1", "bh2"):
+        raise ValueError(f"variant: expected 'bh1' or 'bh2', got {variant!r}")
+    sample = sample_uni_pc if variant == "bh1" else sample_uni_pc_bh2
+    return sample(model, noise, sigmas, extra_args, callback, disable)
+
+
 @torch.no_grad()
 def sample_ddpm(
     model: Denoiser,
