@@ -45,6 +45,15 @@ from .samplers import (
     sample_uni_pc,
     sample_uni_pc_bh2,
 )
+from .schedulers import (
+    align_your_steps_scheduler,
+    beta_scheduler,
+    ddim_scheduler,
+    kl_optimal_scheduler,
+    linear_quadratic_schedule,
+    normal_scheduler,
+    simple_scheduler,
+)
 from .sde import (
     sample_dpmpp_2m_sde,
     sample_dpmpp_2m_sde_gpu,
@@ -75,7 +84,10 @@ __all__ = [
     "BrownianPath",
     "BrownianTreeNoiseSampler",
     "Registration",
+    "align_your_steps_scheduler",
     "append_zero",
+    "beta_scheduler",
+    "ddim_scheduler",
     "default_noise_sampler",
     "get_ancestral_step",
     "get_sigmas_exponential",
@@ -83,7 +95,10 @@ __all__ = [
     "get_sigmas_laplace",
     "get_sigmas_polyexponential",
     "get_sigmas_vp",
+    "kl_optimal_scheduler",
+    "linear_quadratic_schedule",
     "log_likelihood",
+    "normal_scheduler",
     "plan_sampler",
     "register",
     "sample_ddpm",
@@ -129,5 +144,6 @@ __all__ = [
     "sample_seeds_3",
     "sample_uni_pc",
     "sample_uni_pc_bh2",
+    "simple_scheduler",
     "to_d",
 ]
