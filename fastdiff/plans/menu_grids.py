@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .beta_quantile import beta_quantile
+from .incomplete_beta import incomplete_beta
 from .schedule import Points, Schedule
 
 EDM_TABLE = 1000  # levels
@@ -31,9 +31,11 @@ def ddim_uniform(size: int, count: int) -> np.ndarray:
 
 
 def beta(size: int, count: int, a: float = 0.6, b: float = 0.6) -> np.ndarray:
-    """Places at quantiles of a beta distribution, each once (Lee et al. 2024, arXiv 2407.12173)."""
+    """The places nearest to the quantiles of a beta distribution, each once (Lee et al. 2024, arXiv 2407.12173)."""
     share = 1 - np.linspace(0, 1, count, endpoint=False)
-    places = np.rint(beta_quantile(share, a, b) * (size - 1)).astype(int)
+    # Place k is nearest to the quantile of p where I at k - 1/2 is at most p, and I at k + 1/2 above it.
+    halves = (np.arange(size - 1) + 0.5) / (size - 1)
+    places = np.searchsorted(incomplete_beta(halves, a, b), share, side="right")
     return places[np.diff(places, prepend=-1) != 0]
 
 
@@ -115,7 +117,9 @@ def menu_grid(schedule: Schedule, count: int, grid: str, rho: float, high: float
         points = _of_levels(schedule, LEVELS[grid](count, *between, **options), *between)
     else:
         points = _in_model_time(schedule, count, grid)
-    return points.at(np.append(True, np.diff(points.log_snr) > 0))  # a place or a level may come twice
+    with np.errstate(invalid="ignore"):  # two of infinite noise
+        falls = np.diff(points.log_snr) > 0
+    return points.at(np.append(True, falls))  # a place or a level may come twice
 
 
 def _table_size(schedule: Schedule) -> int:
@@ -169,5 +173,5 @@ def _between_indices(schedule: Schedule, u: np.ndarray) -> Points:
     before, after = schedule.log_snr(low), schedule.log_snr(np.ceil(u))
     with np.errstate(invalid="ignore"):
         points = schedule.at_log_snr(before + (u - low) * (after - before))
-    infinite = ~np.isfinite(points.log_snr)
-    return Points(*(np.where(infinite, own, mine) for own, mine in zip(schedule.at(u), points, strict=True)))
+    own = (u == low) | ~np.isfinite(points.log_snr)
+    return Points(*(np.where(own, exact, between) for exact, between in zip(schedule.at(u), points, strict=True)))
