@@ -339,6 +339,20 @@ def test_registered_samplers_give_the_web_uis_own_images(name, monkeypatch, k_di
     assert difference(results[1], results[0]) < 1e-7
 
 
+@pytest.mark.parametrize("name", ["dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"])
+def test_with_seed_compat_a_seed_gives_k_diffusions_own_images(name, k_diffusion):
+    """In float64: k-diffusion's Brownian tree is asked at the same levels."""
+    results = []
+    for register in (False, True):
+        handle = kdiffusion.register(k_diffusion, seed_compat=True) if register else None
+        sample = getattr(k_diffusion, f"sample_{name}")
+        torch.manual_seed(3)  # from which the tree takes its seed
+        results.append(sample(denoise, start_of_images(), levels(5), disable=True))
+        if register:
+            handle.undo()
+    assert difference(results[1], results[0]) < 1e-7
+
+
 def start_of_images():
     return 14.6 * torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 

@@ -326,12 +326,93 @@ def test_without_a_prefix_names_the_host_serves_otherwise_are_left_alone():
     handle = kdiffusion.register(host, tables)
     assert not hasattr(host, "sample_uni_pc")
     assert not hasattr(host, "sample_uni_pc_bh2")
-    assert "uni_pc" not in repr(handle)
+    assert list(handle.left) == ["uni_pc", "uni_pc_bh2"]
+    assert "left alone uni_pc (the host does not look it up among its functions), uni_pc_bh2" in repr(handle)
     assert tables.SAMPLER_NAMES.count("uni_pc") == 1
     assert "uni_pc" not in tables.KSAMPLER_NAMES
     assert "heun" in tables.KSAMPLER_NAMES
     assert "replaced sample_euler, sample_dpm_2" in repr(handle)
     handle.undo()
+
+
+def test_uni_pc_is_replaced_in_the_module_that_the_host_calls():
+    host, tables = new_host()
+    own = lambda model, noise, sigmas, extra_args=None, callback=None, disable=False, variant="bh1": None  # noqa: E731
+    tables.uni_pc = types.ModuleType("uni_pc")
+    tables.uni_pc.sample_unipc = own
+    tables.uni_pc.sample_unipc_bh2 = own
+    handle = kdiffusion.register(host, tables)
+    assert handle.left == {}
+    model, x = HostModel(EPS()), start()
+    for variant, function in (("bh1", kdiffusion.sample_uni_pc), ("bh2", kdiffusion.sample_uni_pc_bh2)):
+        sigmas = SIGMAS.clone()
+        drawn = tables.uni_pc.sample_unipc(model, x, sigmas, extra_args={}, disable=True, variant=variant)
+        assert torch.equal(drawn, function(model, x, SIGMAS, disable=True))
+        assert torch.equal(sigmas, SIGMAS)  # ComfyUI's writes 0.001 into it
+    assert torch.equal(tables.uni_pc.sample_unipc_bh2(model, x, SIGMAS, disable=True), drawn)
+    with pytest.raises(ValueError, match="variant: expected 'bh1' or 'bh2', got 'x'"):
+        tables.uni_pc.sample_unipc(model, x, SIGMAS, variant="x")
+    handle.undo()
+    assert tables.uni_pc.sample_unipc is own
+    assert tables.uni_pc.sample_unipc_bh2 is own
+
+
+@pytest.mark.parametrize("name", ["dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2m_sde_heun_gpu"])
+def test_with_seed_compat_sde_samplers_draw_from_the_hosts_tree(name):
+    host, tables = new_host()
+    made = []
+
+    class Tree(host.BrownianTreeNoiseSampler):
+        def __init__(self, x, sigma_min, sigma_max, seed=None, cpu=False):
+            made.append((float(sigma_min), float(sigma_max), seed, cpu))
+
+        def __call__(self, sigma, sigma_next):
+            return torch.ones(4, 5)
+
+    host.BrownianTreeNoiseSampler = Tree
+    draw = lambda **options: getattr(host, f"sample_{name}")(  # noqa: E731
+        HostModel(EPS()), start(), SIGMAS, {"seed": 5}, disable=True, **options
+    )
+    handle = kdiffusion.register(host, tables, seed_compat=True)
+    drawn = draw()
+    assert torch.equal(drawn, draw(noise_sampler=lambda *_: torch.ones(4, 5)))
+    assert made == [(float(SIGMAS[-2]), float(SIGMAS[0]), 5, not name.endswith("_gpu"))]
+    handle.undo()
+    handle = kdiffusion.register(host, tables)
+    assert not torch.equal(draw(), drawn)
+    assert len(made) == 1
+    handle.undo()
+
+
+def test_seed_compat_needs_a_tree_and_cannot_change_under_a_registration():
+    host, tables = new_host()
+    handle = kdiffusion.register(host, tables)
+    with pytest.raises(ValueError, match="seed_compat: sample_euler is registered with False; undo that first"):
+        kdiffusion.register(host, tables, seed_compat=True)
+    beside = kdiffusion.register(host, tables, prefix="fd_", seed_compat=True)
+    beside.undo()
+    handle.undo()
+    del host.BrownianTreeNoiseSampler
+    with pytest.raises(ValueError, match="seed_compat: sampling has no BrownianTreeNoiseSampler to draw from"):
+        kdiffusion.register(host, tables, seed_compat=True)
+
+
+def test_with_seed_compat_heunpp2_draws_before_its_window_as_the_host_does():
+    host, tables = new_host()
+    sigmas = SIGMAS.tolist()
+    window = {"s_churn": 3.0, "s_tmin": 1.0, "s_tmax": 5.5}
+    drawn = {}
+    for seed_compat in (False, True):
+        handle = kdiffusion.register(host, tables, seed_compat=seed_compat)
+        torch.manual_seed(8)
+        drawn[seed_compat] = host.sample_heunpp2(HostModel(EPS()), start(), SIGMAS, {}, disable=True, **window)
+        handle.undo()
+    torch.manual_seed(8)
+    for _ in range(sum(sigma > 5.5 for sigma in sigmas)):
+        torch.randn_like(start())
+    later = kdiffusion.sample_heunpp2(HostModel(EPS()), start(), SIGMAS, {}, disable=True, **window)
+    assert torch.equal(drawn[True], later)
+    assert not torch.equal(drawn[False], later)
 
 
 def called_as_comfyui_does(host, name):
