@@ -19,7 +19,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 1}}
+SHORT = {"num_train_timesteps": 200}  # the constructors of KDPM2 take half a second for a thousand
+OPTIONS = {
+    "PNDMScheduler": {"skip_prk_steps": True},
+    "DPMSolverSDEScheduler": {"noise_sampler_seed": 1},
+    "KDPM2DiscreteScheduler": SHORT,
+    "KDPM2AncestralDiscreteScheduler": SHORT,
+}
 ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler")]
 QUIET = [name for name in ALL if name != "DPMSolverSDEScheduler"]  # its noise is torchsde's, which reads values
 each_class = pytest.mark.parametrize("name", ALL)

@@ -79,7 +79,8 @@ def solve(
         _churn_first(run, course.begin, draw, options["s_noise"])
     kwargs, moves = (extra_args if uncond is None else uncond.extra_args) or {}, run.moves
     begun = iter(course.steps)
-    since, begins, latest = 0.0, True, []
+    since, begins = 0.0, True
+    latest: list[Tensor] = []
 
     def evaluate(given: Tensor, t: Tensor) -> tuple[Tensor, None, list[Tensor]]:
         nonlocal since, latest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ class _Paths:
     After a turn the same sigmas come again, and must not get the same noise.
     """
 
-    def __init__(self, x: Tensor, seeds: object) -> None:
+    def __init__(self, x: Tensor, seeds: Sequence[int] | Tensor) -> None:
         self.path, self.like = BrownianPath(x, seeds), x
         self.rising: bool | None = None
 

@@ -110,4 +110,4 @@ def sa_comfyui(
 
 def _noisy_sigmas(model: Denoiser) -> tuple[float, float]:
     at = getattr(model_sampling(model), "percent_to_sigma", None)
-    return NOISY_SIGMAS if at is None else tuple(float(at(share)) for share in NOISY_SHARE)
+    return NOISY_SIGMAS if at is None else (float(at(NOISY_SHARE[0])), float(at(NOISY_SHARE[1])))

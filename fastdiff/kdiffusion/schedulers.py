@@ -36,10 +36,11 @@ def ddim_scheduler(model_sampling: Any, steps: int) -> Tensor:
 
 def normal_scheduler(model_sampling: Any, steps: int, sgm: bool = False, floor: bool = False) -> Tensor:
     """Uniform in the model's time, to the least level or, with sgm, to a step short of it. floor: ignored."""
-    ends = [float(model_sampling.timestep(getattr(model_sampling, name))) for name in ("sigma_max", "sigma_min")]
-    clean = not sgm and float(model_sampling.sigma(torch.tensor(ends[1]))) < menu_grids.ALL_BUT_CLEAN
+    first = float(model_sampling.timestep(model_sampling.sigma_max))
+    last = float(model_sampling.timestep(model_sampling.sigma_min))
+    clean = not sgm and float(model_sampling.sigma(torch.tensor(last))) < menu_grids.ALL_BUT_CLEAN
     count = _at_least_one(steps) + (sgm or clean)
-    times = torch.tensor(np.linspace(*ends, count)[: -1 if sgm else None], dtype=torch.float32)
+    times = torch.tensor(np.linspace(first, last, count)[: -1 if sgm else None], dtype=torch.float32)
     levels = np.array([float(model_sampling.sigma(time)) for time in times])
     return torch.tensor(levels, dtype=torch.float32) if clean else _to_zero(levels)
 

@@ -153,9 +153,10 @@ def _in_model_time(schedule: Schedule, count: int, grid: str) -> Points:
     """Uniform in the model's own time; "normal" with the least level, "sgm_uniform" a step short of it."""
     least = float(schedule.coordinate(schedule.at(schedule.t_min)))
     short = grid == "sgm_uniform" or least < ALL_BUT_CLEAN
-    ends = np.array([schedule.t_max, schedule.t_min])
-    ends = np.log(ends) if schedule.kind == "ve" else ends
-    u = np.linspace(*ends, count + 1)[:-1] if short else np.linspace(*ends, count)
+    first, last = schedule.t_max, schedule.t_min
+    if schedule.kind == "ve":
+        first, last = math.log(first), math.log(last)
+    u = np.linspace(first, last, count + 1)[:-1] if short else np.linspace(first, last, count)
     if schedule.kind == "ve":
         points = schedule.at(np.clip(np.exp(u), schedule.t_min, schedule.t_max))
     elif schedule.num_train_timesteps is None:
