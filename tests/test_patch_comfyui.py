@@ -122,8 +122,8 @@ def patcher() -> tuple[ModelPatcher, tuple[Tensor, ...]]:
 
 def test_a_patcher_stays_as_it_is_and_its_clone_runs_on_fastdiff(fused, monkeypatch):
     given, arguments = patcher()
-    calls, attend = [], comfyui.attend_heads
-    monkeypatch.setattr(comfyui, "attend_heads", lambda *heads: calls.append(1) or attend(*heads))
+    calls, attend = [], comfyui.attend_where_it_pays
+    monkeypatch.setattr(comfyui, "attend_where_it_pays", lambda *heads: calls.append(1) or attend(*heads))
 
     def run(of: ModelPatcher) -> Tensor:
         return of.run(lambda model, options: model(*arguments, transformer_options=options))
