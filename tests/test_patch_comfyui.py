@@ -182,3 +182,8 @@ def test_the_override_takes_heads_in_every_form(skip, skip_output):
     mask = torch.rand(2, 1, 7, 5)
     close(comfyui.attention_override(own, q, k, v, 4, mask, **named), own(q, k, v, 4, mask, **named))
     assert len(seen) == 3
+
+
+def test_the_override_takes_values_whose_heads_are_separate_already():
+    q, k, v = torch.randn(3, 2, 7, 32)  # as SD3's come
+    close(comfyui.attention_override(None, q, k, v.unflatten(-1, (4, 8)), 4), _attention(q, k, v, 4))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
-from collections.abc import Callable
-
 import pytest
 import torch
 from patch_models import Model, close, state_of
@@ -13,7 +9,6 @@ from patch_networks import NETWORKS
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.patch import attention_functions, attention_masks, norms
 
 CALLS = {  # of attention and of group_norm in one forward; a batch of prompts padded differently has two of each
     "Wan": (4, 0),
@@ -32,28 +27,6 @@ CALLS = {  # of attention and of group_norm in one forward; a batch of prompts p
 }
 LINEAR = "Attention with SanaLinearAttnProcessor2_0: it calls neither PyTorch's scaled_dot_product_attention nor"
 LEFT = {"SANA": {f"{LINEAR} diffusers' dispatch_attention_fn": 2}}
-
-
-@pytest.fixture(autouse=True)
-def small_calls_too(monkeypatch):
-    """The networks here are small; accelerate leaves small norms and attentions to PyTorch, which starts quicker."""
-    monkeypatch.setattr(norms, "_SMALL", {"none": 0, "silu": 0})
-    with fd.backend("reference"):
-        yield
-
-
-@pytest.fixture
-def called(monkeypatch) -> Counter[str]:
-    """How often fastdiff's ops were called."""
-    found: Counter[str] = Counter()
-    for module, name in ((attention_functions, "attention"), (attention_masks, "attention"), (norms, "group_norm")):
-        monkeypatch.setattr(module, name, functools.partial(_counted, found, name, getattr(module, name)))
-    return found
-
-
-def _counted(found: Counter[str], name: str, op: Callable[..., Tensor], *args: object, **options: object) -> Tensor:
-    found[name] += 1
-    return op(*args, **options)
 
 
 def output(model: Model) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .attention import heads_of
 from .attention_functions import attend_where_it_pays
 from .handle import Handle
 
@@ -81,11 +80,11 @@ def attention_override(
     skip_output_reshape: bool = False,
     **kwargs: object,
 ) -> Tensor:
-    """Attention of [B, N, H D] (or [B, H, N, D] where skip_reshape) as ComfyUI asks for it; [B, N, H D].
+    """Attention as ComfyUI asks for it: [B, N, H D] of such, of [B, N, H, D], or of [B, H, N, D] where skip_reshape.
 
     Calls that fastdiff's op does not serve, or no better than PyTorch's, go to `func`, ComfyUI's own.
     """
-    each = (q, k, v) if skip_reshape else (heads_of(q, heads), heads_of(k, heads), heads_of(v, heads))
+    each = (q, k, v) if skip_reshape else [t.reshape(len(t), t.shape[1], heads, -1).transpose(1, 2) for t in (q, k, v)]
     out = attend_where_it_pays(*each, mask if mask is None or mask.ndim != 3 else mask[:, None])
     if out is None:
         named = {"attn_precision": attn_precision, "skip_reshape": skip_reshape}
