@@ -6,6 +6,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import comfy_guiders
 import diffusers
@@ -13,11 +14,11 @@ import hosts
 import pytest
 import tiny_modular
 import torch
-from comfy_blocks import ModelPatcher, UNetModel
 from tiny_pipelines import STABLE_DIFFUSION, prompt_to_image
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastdiff as fd
+from fastdiff.comfyui import installation
 from fastdiff.fitting import references
 from fastdiff.pipelines import fit as pipeline_fit
 
@@ -78,13 +79,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = {"comfy": comfy, "comfy.k_diffusion": package, "comfy.k_diffusion.sampling": sampling}
     for name, module in (modules | {"comfy.samplers": tables}).items():
         monkeypatch.setitem(sys.modules, name, module)
-
-
-def patcher() -> ModelPatcher:
-    """What ComfyUI hands to a node as a MODEL."""
-    whole = nn.Module()
-    whole.diffusion_model = UNetModel()
-    return ModelPatcher(whole)
+    for mark in installation.MARKS:  # in the folder that the commands of the pages run in
+        path = Path("ComfyUI", mark)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if "." not in mark else path.touch()
 
 
 def _pipeline(cls: type, name: str, **options: object) -> diffusers.DiffusionPipeline:
