@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from in_double import scheduler_modules
-from scheduler_loops import LMSFromAnyStep, loop, model, start, with_variance
+from scheduler_loops import QUICK, LMSFromAnyStep, loop, model, start, with_variance
 
 import fastdiff as fd
 from fastdiff import schedulers
@@ -265,7 +265,7 @@ def test_given_timesteps_and_sigmas_are_the_same_run_as_by_their_number(name):
 
 def test_configurations_and_types_are_diffusers_own(tmp_path):
     for name in (n for n in schedulers.__all__ if hasattr(diffusers, n) and n != "SchedulerMixin"):
-        theirs, cls = getattr(diffusers, name)(), getattr(schedulers, name)
+        theirs, cls = getattr(diffusers, name)(**QUICK.get(name, {})), getattr(schedulers, name)
         ours = cls.from_config(theirs.config)
         assert isinstance(ours, type(theirs))
         assert {**ours.config} == {**theirs.config}
