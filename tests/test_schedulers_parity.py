@@ -15,6 +15,7 @@ import pytest
 import torch
 from in_double import in_double
 from scheduler_loops import QUICK, LMSFromAnyStep, loop, with_variance
+from scheduler_protocols import OWN
 
 from fastdiff import schedulers
 
@@ -24,7 +25,7 @@ pytestmark = [
 ]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 CHANCE = 6  # how far two roundings of one image may be apart in size; 3.1 is the most seen for N = 1..13
-ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler")]
+ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler", *OWN)]
 OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 4}, **QUICK}
 STEPS = (1, 2, 3, 5, 10, 15, 20, 60)
 

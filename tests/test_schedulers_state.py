@@ -10,6 +10,7 @@ import diffusers
 import pytest
 import torch
 from scheduler_loops import QUICK, loop, model, start
+from scheduler_protocols import OWN
 from test_no_sync import HostReads
 
 import fastdiff
@@ -20,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 1}, **QUICK}
-ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler")]
+ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler", *OWN)]
 QUIET = [name for name in ALL if name != "DPMSolverSDEScheduler"]  # its noise is torchsde's, which reads values
 each_class = pytest.mark.parametrize("name", ALL)
 

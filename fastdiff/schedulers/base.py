@@ -19,6 +19,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class FusedScheduler:
     model_outputs, lower_order_nums, last_sample = (RunAttribute() for _ in range(3))
     _step_index, _begin_index = RunAttribute(), RunAttribute()
     _threads: ThreadLocalRuns
+    config: Any  # diffusers' own
     recipe: Recipe
 
     def __new__(cls, *args: object, **kwargs: object) -> FusedScheduler:
