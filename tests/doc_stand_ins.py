@@ -20,6 +20,7 @@ from torch import Tensor
 import fastdiff as fd
 from fastdiff.comfyui import installation
 from fastdiff.fitting import references
+from fastdiff.pipelines import fit as pipeline_fit
 
 BATCH = 4  # samples that the pages draw at once
 FITTED = 32  # noises of a fit
@@ -69,6 +70,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(_pipeline))
     monkeypatch.setattr(diffusers.ModularPipeline, "from_pretrained", classmethod(_modular_pipeline))
     monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
+    monkeypatch.setattr(pipeline_fit, "fit", _small(fd.fit))
     monkeypatch.setattr(fd, "fit", _small(fd.fit))
     sampling, tables = hosts.new_host()
     comfy, package = types.ModuleType("comfy"), types.ModuleType("comfy.k_diffusion")
@@ -107,7 +109,11 @@ def _small(fit: Callable) -> Callable:
             return value[:FITTED] if isinstance(value, Tensor) and value.shape[:1] == noise.shape[:1] else value
 
         small = {name: few(value) for name, value in options.items()}
-        small |= {"tolerance": 1.0, "evaluations": EVALUATIONS * (1 if options.get("guidance") is None else 2)}
+        small |= {
+            "batch": FITTED,
+            "tolerance": 1.0,
+            "evaluations": EVALUATIONS * (1 if options.get("guidance") is None else 2),
+        }
         if "head" in options:
             small["head"] = RANK
         return fit(model, schedule, steps, noise[:FITTED], **small)

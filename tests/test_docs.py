@@ -180,6 +180,7 @@ def test_examples_in_docstrings_print_what_they_say():
         ("fastdiff.patch.perturb", "perturb"),
         ("fastdiff.schedulers", "schedulers"),
         ("fastdiff.guiders", "guiders"),
+        ("fastdiff.pipelines", "pipelines fitting"),
     ],
 )
 def test_the_reference_has_every_public_name(module, pages):

@@ -32,6 +32,7 @@ FLOORS = (
         "fastdiff.comfyui",
         "fastdiff.dpm_solver",
         "fastdiff.patch",
+        "fastdiff.pipelines",
     ),
     ("fastdiff.demo",),
     ("fastdiff",),
