@@ -153,6 +153,18 @@ def test_every_model_sampling_of_comfyuis_has_a_schedule_with_its_ends(comfyui):
             np.testing.assert_allclose(schedules.sigmas_on(sampling, "karras", 7), expected, rtol=1e-4)
 
 
+def test_grids_by_comfyuis_names_are_comfyuis(comfyui):
+    import comfy.model_sampling as theirs
+    from comfy.samplers import SCHEDULER_NAMES, calculate_sigmas
+
+    for name, kind in (("ModelSamplingDiscrete", "EPS"), ("ModelSamplingDiscreteFlow", "CONST")):
+        sampling = type(name, (getattr(theirs, name), getattr(theirs, kind)), {})()
+        for grid in SCHEDULER_NAMES:
+            if kind == "EPS" or grid not in ("karras", "exponential"):  # which are of sigma / alpha here
+                expected = calculate_sigmas(sampling, grid, 7)
+                np.testing.assert_allclose(schedules.sigmas_on(sampling, grid, 7), expected, rtol=1e-3, atol=1e-5)
+
+
 @BOTH_KINDS
 def test_denoise_takes_the_last_steps_as_comfyuis_own_schedulers_do(comfy_modules, flow):
     patcher = comfy_modules.patcher(flow)

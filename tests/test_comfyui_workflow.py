@@ -51,9 +51,9 @@ def stock(name, scheduler="karras"):
     return node("KSamplerSelect", sampler_name=name), basic
 
 
-def ours(name, grid="karras", options=""):
+def ours(name, grid="karras", options="", seed_compat=False):
     grid = node("FastdiffScheduler", model=["model", 0], scheduler=grid, steps=6, denoise=1.0)
-    return node("FastdiffSampler", sampler_name=name, options=options), grid
+    return node("FastdiffSampler", sampler_name=name, options=options, seed_compat=seed_compat), grid
 
 
 def image_of(app, prompt):
@@ -61,10 +61,12 @@ def image_of(app, prompt):
 
 
 @BOTH
-@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde"])
 def test_our_nodes_give_the_image_of_the_stock_nodes(app, network, name):
     theirs = image_of(app, workflow(network, *stock(name)))
-    sampler, grid = ours(name)  # whose karras is of sigma / alpha, and ComfyUI's of sigma: the same but for flows
+    sampler, grid = ours(
+        name, seed_compat=True
+    )  # whose karras is of sigma / alpha, and ComfyUI's of sigma: the same but for flows
     grid = grid if network == "unet" else stock(name)[1]
     assert difference(image_of(app, workflow(network, sampler, grid)), theirs) < RUN
     assert float(theirs.std()) > 0.1

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..plans.align_your_steps import SIGMAS, TIMES
 from ..plans.grid import GRIDS, make_grid
+from ..plans.menu_grids import MENU_GRIDS
 from ..plans.schedule import Points, Schedule
 from .levels import is_flow
 
-GRID_NAMES = (*GRIDS, *(f"ays:{name}" for name in dict.fromkeys((*SIGMAS, *TIMES))))
+GRID_NAMES = (*GRIDS, *MENU_GRIDS, *(f"ays:{name}" for name in dict.fromkeys((*SIGMAS, *TIMES))))
 
 
 def schedule_of(model_sampling: Any) -> Schedule:
