@@ -161,7 +161,7 @@ def test_grids_by_comfyuis_names_are_comfyuis(comfyui):
         sampling = type(name, (getattr(theirs, name), getattr(theirs, kind)), {})()
         for grid in SCHEDULER_NAMES:
             if kind == "EPS" or grid not in ("karras", "exponential"):  # which are of sigma / alpha here
-                expected = calculate_sigmas(sampling, grid, 7)
+                expected = calculate_sigmas(sampling, grid, 7)[-8:]  # as ComfyUI's BasicScheduler cuts it
                 np.testing.assert_allclose(schedules.sigmas_on(sampling, grid, 7), expected, rtol=1e-3, atol=1e-5)
 
 
