@@ -30,16 +30,21 @@ EDITS = {  # of each class, the keys that diffusers' step reads, and values of t
     "DPMSolverMultistepInverseScheduler": {**PREDICTION, **SOLVER},
     "DPMSolverSDEScheduler": V,
     "DPMSolverSinglestepScheduler": {**PREDICTION, **THRESHOLDS, "solver_type": ["heun"]},
+    "CMStochasticIterativeScheduler": {"clip_denoised": [False], "s_noise": [1.1], "sigma_data": [0.8]},
     "EDMDPMSolverMultistepScheduler": {**THRESHOLDS, **SOLVER, **V, "sigma_data": [0.8]},
     "EDMEulerScheduler": {**V, "sigma_data": [0.8]},
     "EulerAncestralDiscreteScheduler": V,
     "EulerDiscreteScheduler": PREDICTION,
     "FlowMatchEulerDiscreteScheduler": {"stochastic_sampling": [True]},
+    "FlowMapEulerDiscreteScheduler": {},
+    "FlowMatchLCMScheduler": {},
     "HeunDiscreteScheduler": {**V, **CLIPS},
     "KDPM2AncestralDiscreteScheduler": V,
     "KDPM2DiscreteScheduler": V,
     "LCMScheduler": {**PREDICTION, **CLIPS, **THRESHOLDS, "timestep_scaling": [3.0]},
     "LMSDiscreteScheduler": V,
+    "LTXEulerAncestralRFScheduler": {"eta": [0.4], "s_noise": [1.2]},
+    "MiniMaxH3Scheduler": {},
     "PNDMScheduler": {"num_train_timesteps": [900]},
     "TCDScheduler": {**PREDICTION, **THRESHOLDS, **CLIPS},
     "UniPCMultistepScheduler": {**PREDICTION, **THRESHOLDS, "solver_order": [1], "lower_order_final": [False]},
@@ -133,7 +138,7 @@ def scaled(i: int, by: float) -> object:
 
 
 @pytest.mark.parametrize("name", [n for n in WITH_SIGMAS if n not in OWN_MIDDLES])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_sigmas_edited_in_place_are_those_of_the_next_step(name, data):
     """Whether the first steps are made or not; where each level comes twice, both of its copies."""

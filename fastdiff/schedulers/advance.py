@@ -34,7 +34,7 @@ def advance(
         return compiled_step(self, m, timestep, x, noise, key)
     recipe = self.recipe
     run = self._threads.run
-    continues = run.last is not None and run.last() is x
+    continues = run.last is not None and run.last() is x and not recipe.steps_by_time
     if not continues:
         run = run_at_time(self, timestep) if recipe.steps_by_time else run_of_step(self, timestep, x)
     if run.watch is None or run.watch.is_stale(self):
@@ -133,6 +133,5 @@ def _check(m: Tensor, x: Tensor) -> None:
     checks.require_device("model_output", m, x)
 
 
-def _differentiable(*tensors: object) -> bool:
-    x, m, history = tensors
+def _differentiable(x: Tensor, m: Tensor, history: list[Tensor]) -> bool:
     return x.requires_grad or m.requires_grad or any(h.requires_grad for h in history)

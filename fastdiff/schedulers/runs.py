@@ -1,4 +1,10 @@
-"""Which run a step belongs to, and which of its rows; `fastdiff.schedulers` says how it is told."""
+"""Which run a step belongs to, and which of its rows.
+
+A run is what set_timesteps begins, or a new pass over the same timesteps. Threads that share a scheduler never see each
+other's runs. In one thread a step at one of the new `timesteps` begins the run that set_timesteps made; any other
+belongs to the run whose latest result it is given; else to the run whose `timesteps` it is given an element of. So
+interleaved runs are kept apart if each has called set_timesteps or hands on the very tensor that step returned.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +45,7 @@ def run_at_time(scheduler: Scheduler, timestep: object) -> RunState:
     if run.times is None:
         scheduler._prepare(run)
     if place is None:
-        found = np.flatnonzero(run.times == int(timestep))
+        found = np.flatnonzero(run.times == float(timestep))
         if not len(found):
             run = run.again()
             run.times = np.array([float(timestep)])
@@ -104,4 +110,8 @@ def index_of(scheduler: Scheduler, time: float, times: np.ndarray) -> int:
         return int(found[min(1, len(found) - 1)]) if found[0] else 0
     if scheduler.recipe.space.absent_is_last:
         return len(scheduler.timesteps) - 1
-    raise IndexError(f"timestep: expected one of scheduler.timesteps, got {time}")
+    raise UnknownTimeError(f"timestep: expected one of scheduler.timesteps, got {time}")
+
+
+class UnknownTimeError(IndexError, ValueError):
+    """A time that is not the run's: in diffusers the one error in some classes, the other in others."""
