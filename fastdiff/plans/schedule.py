@@ -38,7 +38,8 @@ class Points(NamedTuple):
 class Schedule(ABC):
     """A noise schedule, x_t = alpha(t) x_0 + sigma(t) eps. Times are in the model's own units.
 
-    Constructors: `from_betas`, `from_alphas_cumprod`, `linear`, `scaled_linear`, `cosine`, `vp`, `edm`, `flow`.
+    Constructors: `from_betas`, `from_alphas_cumprod`, `linear`, `scaled_linear`, `cosine`, `vp`, `trigflow`, `edm`,
+    `flow`.
     kind: "vp" (variance preserving), "ve" (variance exploding) or "flow".
     t_min, t_max: the times of least and most noise at which the model can be called. t_clean: the time of sigma = 0.
     num_train_timesteps: number of training indices of a discrete schedule, else None.
@@ -179,6 +180,14 @@ class Schedule(ABC):
     def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> Schedule:
         """Continuous variance-preserving SDE with beta(t) linear on [0, 1] (Song et al. 2021, eq. 32)."""
         return LinearVP(beta_min, beta_max, t_min)
+
+    @staticmethod
+    def trigflow(t_min: float = 1e-3) -> Schedule:
+        """TrigFlow, alpha = cos t, sigma = sin t, t in radians up to pi / 2 (Lu & Song 2024, arXiv 2410.11081).
+
+        Its models predict v = dx/dt. x is in units of the data's standard deviation.
+        """
+        return TrigFlow(t_min)
 
     @staticmethod
     def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
@@ -322,6 +331,32 @@ class CosineVP(VP):
     def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
         complement = np.arcsin(np.exp(log_alpha) * np.cos(_cosine_angle(0.0, self.offset)))
         return 1 - complement * (1 + self.offset) * (2 / np.pi)
+
+
+class TrigFlow(VP):
+    """alpha = cos t, sigma = sin t."""
+
+    t_max = np.pi / 2
+    default_prediction = "v_prediction"
+
+    def __init__(self, t_min: float) -> None:
+        if not 0 < t_min < self.t_max:
+            raise ValueError(f"t_min: expected a number in (0, pi / 2), got {t_min}")
+        self.t_min = t_min
+
+    def log_alpha(self, t: np.ndarray) -> np.ndarray:
+        # sin of the complement, which is exactly 0 at t = pi / 2 where cos would leave 6e-17.
+        with np.errstate(divide="ignore"):
+            return np.log(np.sin(self.t_max - t))
+
+    def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
+        return np.arccos(np.exp(log_alpha))
+
+    def sigma(self, t: ArrayLike) -> np.ndarray:
+        return np.sin(np.asarray(t, dtype=np.float64))
+
+    def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:
+        return np.clip(np.arctan(np.exp(-np.asarray(log_snr, dtype=np.float64))), self.t_min, self.t_max)
 
 
 class EDM(Schedule):

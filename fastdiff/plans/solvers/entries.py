@@ -91,8 +91,8 @@ SOLVERS = (
     Solver("pndm", pndm, 2, 1, _PNDM, ("PNDMScheduler",), extra_nfe=9),
     Solver("plms", partial(pndm, runge_kutta=False), 2, 1, _PNDM, extra_nfe=1),
     # Models that map noise to data; more steps only refresh.
-    Solver("lcm", consistency, 0, 1, _LCM, ("LCMScheduler",), True),
-    Solver("consistency", consistency, 0, 1, _CM, ("CMStochasticIterativeScheduler",), True),
+    Solver("lcm", consistency, 0, 1, _LCM, ("LCMScheduler", "FlowMatchLCMScheduler"), True),
+    Solver("consistency", consistency, 0, 1, _CM, ("CMStochasticIterativeScheduler", "SCMScheduler"), True),
     Solver("tcd", tcd, 0, 1, _TCD, ("TCDScheduler",), True),
     # Others, in the order in which they came.
     Solver("midpoint", midpoint, 2, 2, _FLOW, from_clean=True),
