@@ -30,6 +30,7 @@ class RunState:
     """One run. The public names are diffusers' own; what is not listed here is what its set_timesteps sets."""
 
     timesteps: Tensor | None = None  # what the pipeline iterates over
+    sigmas: Tensor  # of classes that have them
     num_inference_steps: int | None = None
     custom_timesteps: bool = False
     last_sample: Tensor | None = None  # the base register
