@@ -125,6 +125,8 @@ def test_stable_audios_schedule_is_the_cosine_between_its_sigmas():
     [
         (diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "with invert_sigmas noise rises"),
         (diffusers.AmusedScheduler(mask_token_id=5), "AmusedScheduler draws tokens"),
+        (diffusers.MiniMaxH3Scheduler(), "MiniMaxH3Scheduler is told times that rise"),
+        (diffusers.PiflowScheduler(), "PiflowScheduler predicts a policy"),
         (
             diffusers.CMStochasticIterativeScheduler(),
             "expected betas, a flow's shift, or sigma_data with sigma_max .* got CMStochasticIterativeScheduler",

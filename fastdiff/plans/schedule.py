@@ -232,8 +232,8 @@ class Schedule(ABC):
 
         Betas of all kinds, rescaled to zero terminal SNR or shifted in SNR where the configuration says so; flow with
         its shift; EDM, with sigma as t, for a model D(x, sigma) with its preconditioning, which predicts the sample;
-        Stable Audio's cosine; TrigFlow, of x over sigma_data. `default_prediction` is the scheduler's, so plans on the schedule need not name it.
-        Alpha is exactly 0 at zero terminal SNR, where diffusers' tables have a small number.
+        Stable Audio's cosine; TrigFlow, of x over sigma_data. `default_prediction` is the scheduler's, so plans on the
+        schedule need not name it. Alpha is exactly 0 at zero terminal SNR, where diffusers' tables have a small number.
         mu: where the flow's shift depends on the resolution, its logarithm, as the pipeline computes it (the shift
         itself where time_shift_type is "linear"). tokens: or the length of the image's sequence, from which mu follows
         by the configuration's base_shift and max_shift. Neither is read where the shift is fixed.
