@@ -45,7 +45,10 @@ SOLVERS = (
     # First order: DDIM, and what it is called with and without fresh noise.
     Solver("ddim", ddim, 1, 1, _DDIM, ("DDIMScheduler", "dpm_solver_1", "dpmpp_1")),
     Solver("ddpm", partial(ddim, eta=1.0), 1, 1, _DDPM, ("DDPMScheduler",), True),
-    Solver("euler", euler, 1, 1, _EDM, ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")),
+    Solver(
+        "euler", euler, 1, 1, _EDM,
+        ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMapEulerDiscreteScheduler"),
+    ),
     Solver(
         "euler_ancestral", partial(ddim, eta=1.0), 1, 1, _EDM, ("Euler a", "EulerAncestralDiscreteScheduler"), True
     ),
