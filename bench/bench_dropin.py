@@ -32,7 +32,8 @@ STEPS = 20
 SECONDS = 1.0  # to time a class at a shape, on both sides together
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 FIXED = {"DPMSolverSDEScheduler": {"noise_sampler_seed": 0}}
-NAMES = [name for name in schedulers.__all__ if name != "SchedulerMixin" and hasattr(diffusers, name)]
+OTHERS = ("SchedulerMixin", *(f"{name}Scheduler" for name in ("Helios", "HeliosDMD", "Piflow", "RFD4Proteina", "SCM")))
+NAMES = [name for name in schedulers.__all__ if name not in OTHERS and hasattr(diffusers, name)]  # a picture's steps
 CLASSES = [(name, FIXED.get(name, {})) for name in NAMES]
 CLASSES += [("DPMSolverMultistepScheduler", SDE), ("DPMSolverSinglestepScheduler", SDE)]
 

@@ -147,7 +147,7 @@ def test_half_precision_in_is_half_precision_out_with_a_state_in_float32(name):
     assert half.dtype == torch.float16
     assert set(seen) == {(torch.float16, torch.float16)}
     wide = getattr(kdiffusion, name)(gaussian, x.double(), sigmas, disable=True, **noise)
-    assert difference(half.double(), wide) < 4e-3
+    assert difference(half.double(), wide) < 2e-2
 
 
 @pytest.mark.parametrize("name", ON_SIGMAS)

@@ -10,6 +10,7 @@ import diffusers
 import pytest
 import torch
 from scheduler_loops import loop, model, start
+from scheduler_protocols import OWN
 from test_no_sync import HostReads
 
 import fastdiff
@@ -26,7 +27,7 @@ OPTIONS = {
     "KDPM2DiscreteScheduler": SHORT,
     "KDPM2AncestralDiscreteScheduler": SHORT,
 }
-ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler")]
+ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler", *OWN)]
 QUIET = [name for name in ALL if name != "DPMSolverSDEScheduler"]  # its noise is torchsde's, which reads values
 each_class = pytest.mark.parametrize("name", ALL)
 

@@ -38,7 +38,7 @@ def make_grid(
     """The steps + 1 points of a run, from most noise to least, all within the schedule except a clean end.
 
     grid: a name, with s = sigma / alpha, or t on flow schedules; or an array of the times at which the model is called.
-        "time": uniform in t, shifted on flow schedules.
+        "time": uniform in t, shifted on flow schedules, and stretched to their terminal.
         "quadratic": uniform in the square root of the time from clean data, so denser where there is little noise.
         "logsnr": uniform in lambda = log(alpha / sigma).
         "karras": uniform in s^(1/rho) (Karras et al. 2022, eq. 5).
@@ -126,7 +126,7 @@ def _times(schedule: Schedule, count: int, grid: str, to_zero: bool) -> np.ndarr
     if u[-1] == least:
         times[-1] = schedule.t_min
     times[0] = schedule.t_max
-    return times
+    return schedule.stretch_times(times) if grid == "time" and to_zero else times
 
 
 def _begin(schedule: Schedule, log_snr_min: float) -> Points:

@@ -20,6 +20,7 @@ except ImportError as error:
 
 from diffusers import SchedulerMixin  # diffusers looks for it in the module that a saved pipeline names
 
+from .consistency_models import CMStochasticIterativeScheduler
 from .ddim import DDIMInverseScheduler, DDIMScheduler
 from .ddpm import DDPMScheduler
 from .deis import DEISMultistepScheduler
@@ -28,18 +29,28 @@ from .dpm_solver_sde import DPMSolverSDEScheduler
 from .dpm_solver_singlestep import DPMSolverSinglestepScheduler
 from .edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from .euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from .flow_map_euler import FlowMapEulerDiscreteScheduler
 from .flow_match import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+from .flow_match_lcm import FlowMatchLCMScheduler
+from .helios import HeliosScheduler
+from .helios_dmd import HeliosDMDScheduler
 from .heun import HeunDiscreteScheduler
 from .ipndm import IPNDMScheduler
 from .kdpm2 import KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
 from .lcm import LCMScheduler
 from .lms import LMSDiscreteScheduler
+from .ltx_euler_ancestral_rf import LTXEulerAncestralRFScheduler
+from .minimax_h3 import MiniMaxH3Scheduler
+from .piflow import PiflowScheduler
 from .plan import PlanScheduler
 from .pndm import PNDMScheduler
+from .rfd4_proteina import RFD4ProteinaScheduler
+from .scm import SCMScheduler
 from .tcd import TCDScheduler
 from .unipc import UniPCMultistepScheduler
 
 _CLASSES = (
+    CMStochasticIterativeScheduler,
     DDIMInverseScheduler,
     DDIMScheduler,
     DDPMScheduler,
@@ -52,16 +63,25 @@ _CLASSES = (
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    HeliosDMDScheduler,
+    HeliosScheduler,
     HeunDiscreteScheduler,
     IPNDMScheduler,
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
     LCMScheduler,
     LMSDiscreteScheduler,
+    LTXEulerAncestralRFScheduler,
+    MiniMaxH3Scheduler,
     PNDMScheduler,
+    PiflowScheduler,
     PlanScheduler,
+    RFD4ProteinaScheduler,
+    SCMScheduler,
     TCDScheduler,
     UniPCMultistepScheduler,
 )

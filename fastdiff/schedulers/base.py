@@ -19,6 +19,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class FusedScheduler:
     model_outputs, lower_order_nums, last_sample = (RunAttribute() for _ in range(3))
     _step_index, _begin_index = RunAttribute(), RunAttribute()
     _threads: ThreadLocalRuns
+    config: Any  # diffusers' own
     recipe: Recipe
 
     def __new__(cls, *args: object, **kwargs: object) -> FusedScheduler:
@@ -89,7 +91,8 @@ class FusedScheduler:
 
         num_inference_steps: how many steps. device: of timesteps. timesteps: the times at which the model is called,
         instead. sigmas: instead, sigma(t) = sigma / alpha with the last one's end among them; of flow schedules t,
-        without the end, before their shift. mu: on flow schedules, exp(mu) is the shift, of this run alone.
+        without the end, before their shift. mu: on flow schedules, exp(mu) is the shift, of this run alone; elsewhere
+        it changes nothing.
         options: diffusers' own. Raises ValueError naming the argument.
         """
         wanted = Wanted(timesteps, sigmas, mu)

@@ -30,6 +30,7 @@ class RunState:
     """One run. The public names are diffusers' own; what is not listed here is what its set_timesteps sets."""
 
     timesteps: Tensor | None = None  # what the pipeline iterates over
+    sigmas: Tensor  # of classes that have them
     num_inference_steps: int | None = None
     custom_timesteps: bool = False
     last_sample: Tensor | None = None  # the base register
@@ -42,8 +43,8 @@ class RunState:
     last: ref | None = None  # the x that the latest step returned
     kernel: object = None
     case: object = None
-    times: np.ndarray | None = None  # timesteps on the host
-    host_sigmas: np.ndarray | None = None
+    times: Any = None  # timesteps on the host, an array [N] once they are read
+    host_sigmas: Any = None  # what else rows are made from, the same
     scales: tuple[Tensor, ...] | None = None  # c_in at each step
     scaled: bool = False  # whether scale_model_input was called
     alphas_cumprod: np.ndarray | None = None
