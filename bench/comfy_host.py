@@ -43,7 +43,7 @@ DEVIATIONS = {
     "lms": Deviation("ComfyUI's last step, to sigma 0, is first order", last=0.05),
     "ipndm_v": Deviation("ComfyUI's orders 3 and 4 do not reproduce polynomials", options={"max_order": 2}),
     "er_sde": Deviation("ComfyUI sums its integrals over 200 points", options={"max_stage": 1}, bound=0.05),
-    "deis": Deviation("ComfyUI sums its integrals over 10,000 points", bound=1e-3),
+    "deis": Deviation("ComfyUI sums its integrals over 10,000 points", bound=1e-2),
     "uni_pc": Deviation("ComfyUI stops at sigma = 0.001", last=0.001),
     "uni_pc_bh2": Deviation("ComfyUI stops at sigma = 0.001", last=0.001),
     "ddpm": Deviation(NO_ALPHA, ("flow",)),

@@ -132,6 +132,39 @@ def test_grids_are_on_the_models_own_levels():
             np.testing.assert_allclose(schedules.sigmas_on(sampling, grid, 7), expected, rtol=2e-6)
 
 
+def test_every_model_sampling_of_comfyuis_has_a_schedule_with_its_ends(comfyui):
+    import comfy.model_sampling as theirs
+
+    kinds = dict.fromkeys(("ModelSamplingDiscrete", "StableCascadeSampling"), "EPS")
+    kinds |= dict.fromkeys(("ModelSamplingDiscreteEDM", "ModelSamplingContinuousEDM"), "EDM")
+    kinds |= dict.fromkeys(("ModelSamplingFlux", "ModelSamplingDiscreteFlow"), "CONST")
+    kinds |= {"ModelSamplingContinuousV": "V_PREDICTION", "ModelSamplingCosmosRFlow": "COSMOS_RFLOW"}
+    for name, kind in kinds.items():
+        sampling = type(name, (getattr(theirs, name), getattr(theirs, kind)), {})()
+        schedule = schedules.schedule_of(sampling)
+        ends = schedules.level_of(schedule.at(np.array([schedule.t_min, schedule.t_max])))
+        np.testing.assert_allclose(ends, [float(sampling.sigma_min), float(sampling.sigma_max)], rtol=1e-5)
+        half = float(sampling.percent_to_sigma(0.5))
+        shorter = schedules.up_to(schedule, sampling, 0.5)
+        if name != "ModelSamplingDiscreteEDM":  # whose percentages are not within its own range
+            assert float(schedules.level_of(schedule.at(shorter.t_max))) == pytest.approx(half, rel=1e-4)
+        if kind != "CONST":
+            expected = comfyui.get_sigmas_karras(7, float(sampling.sigma_min), float(sampling.sigma_max))
+            np.testing.assert_allclose(schedules.sigmas_on(sampling, "karras", 7), expected, rtol=1e-4)
+
+
+def test_grids_by_comfyuis_names_are_comfyuis(comfyui):
+    import comfy.model_sampling as theirs
+    from comfy.samplers import SCHEDULER_NAMES, calculate_sigmas
+
+    for name, kind in (("ModelSamplingDiscrete", "EPS"), ("ModelSamplingDiscreteFlow", "CONST")):
+        sampling = type(name, (getattr(theirs, name), getattr(theirs, kind)), {})()
+        for grid in SCHEDULER_NAMES:
+            if kind == "EPS" or grid not in ("karras", "exponential"):  # which are of sigma / alpha here
+                expected = calculate_sigmas(sampling, grid, 7)[-8:]  # as ComfyUI's BasicScheduler cuts it
+                np.testing.assert_allclose(schedules.sigmas_on(sampling, grid, 7), expected, rtol=1e-3, atol=1e-5)
+
+
 @BOTH_KINDS
 def test_denoise_takes_the_last_steps_as_comfyuis_own_schedulers_do(comfy_modules, flow):
     patcher = comfy_modules.patcher(flow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from peers import difference
 
-from fastdiff.comfyui.nodes import NODE_CLASS_MAPPINGS
+from fastdiff.comfyui.nodes import NODE_CLASS_MAPPINGS, comfy_entrypoint
 
 EXAMPLES = sorted(Path(__file__).parents[1].glob("examples/comfyui/*.json"))
 WIDTHS = {"unet": 768, "mmdit": 32}  # of the conditions
@@ -50,9 +51,9 @@ def stock(name, scheduler="karras"):
     return node("KSamplerSelect", sampler_name=name), basic
 
 
-def ours(name, grid="karras", options=""):
+def ours(name, grid="karras", options="", seed_compat=False):
     grid = node("FastdiffScheduler", model=["model", 0], scheduler=grid, steps=6, denoise=1.0)
-    return node("FastdiffSampler", sampler_name=name, options=options), grid
+    return node("FastdiffSampler", sampler_name=name, options=options, seed_compat=seed_compat), grid
 
 
 def image_of(app, prompt):
@@ -60,11 +61,12 @@ def image_of(app, prompt):
 
 
 @BOTH
-@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde"])
 def test_our_nodes_give_the_image_of_the_stock_nodes(app, network, name):
     theirs = image_of(app, workflow(network, *stock(name)))
-    sampler, grid = ours(name)  # whose karras is of sigma / alpha, and ComfyUI's of sigma: the same but for flows
-    grid = grid if network == "unet" else stock(name)[1]
+    sampler, grid = ours(name, seed_compat=True)
+    # Our karras is of sigma / alpha, so it is ComfyUI's except for flows; a Brownian tree reads a sigma's last bits.
+    grid = grid if (name, network) == ("euler", "unet") else stock(name)[1]
     assert difference(image_of(app, workflow(network, sampler, grid)), theirs) < RUN
     assert float(theirs.std()) > 0.1
 
@@ -102,6 +104,25 @@ def test_an_accelerated_model_gives_the_image_and_the_given_one_stays(app, netwo
     assert made["told"].startswith("fastdiff.accelerate changed\n")
     assert ("GroupNorm" in made["told"]) == (network == "unet")
     assert torch.equal(image_of(app, prompt), plain["image"]["samples"])
+
+
+def test_the_newer_form_of_the_nodes_gives_the_same_images_refusals_and_cache(app, monkeypatch):
+    guidance = node("FastdiffCFG", model=["model", 0], rescale=0.5, start_percent=0.0, end_percent=0.7)
+    prompt = workflow("mmdit", *ours("euler_ancestral", "time", "eta=0.5"), guided=guidance)
+    prompt["run"]["inputs"]["model"] = ["guided", 0]
+    older = image_of(app, prompt)
+    extension = asyncio.run(comfy_entrypoint())
+    newer = {each.GET_SCHEMA().node_id: each for each in asyncio.run(extension.get_node_list())}
+    monkeypatch.setattr(app.nodes, "NODE_CLASS_MAPPINGS", app.nodes.NODE_CLASS_MAPPINGS | newer)
+    app.executor.reset()
+    assert torch.equal(image_of(app, prompt), older)
+    assert "guided" in app.executed()
+    app.run(prompt)
+    assert app.executed() == set()
+    taken, _, _, errors = app.check(workflow("mmdit", *ours("euler", "time", "etta=2")))
+    assert not taken
+    assert "etta=2" in errors["sampler"]["errors"][0]["details"]
+    app.executor.reset()
 
 
 def fitting(**values):

@@ -99,3 +99,17 @@ def test_tcd_without_noise_is_ddim_and_with_all_of_it_consistency_sampling():
 def test_gamma_is_a_share():
     with pytest.raises(ValueError, match=r"gamma: expected a number in \[0, 1\], got 1.5"):
         fd.plan("tcd", VP, 4, gamma=1.5)
+
+
+@pytest.mark.parametrize("times", [[1.5], [1.5, 1.1], [1.55, 1.2, 0.7, 0.2]], ids=str)
+def test_scm_is_consistency_sampling_in_trigflow(times, monkeypatch):
+    peer = diffusers.SCMScheduler(sigma_data=1.0)
+    peer.set_timesteps(len(times), [*times, 0.0], max_timesteps=None, intermediate_timesteps=None)
+    peer.timesteps = torch.tensor([*times, 0.0], dtype=torch.float64)
+    inject_noise(monkeypatch, peer, len(times))
+    theirs = start_noise()
+    for t in peer.timesteps[:-1]:
+        theirs = peer.step(network(theirs, t.expand(len(theirs))), t, theirs).prev_sample
+    plan = fd.plan("SCMScheduler", fd.Schedule.trigflow(), grid=times, final_sigma="zero")
+    assert plan.prediction == "v_prediction"
+    assert difference(fd.sample(network, plan, start_noise(), seeds=SEEDS), theirs) < 1e-12

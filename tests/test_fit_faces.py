@@ -13,7 +13,8 @@ from mixtures import SCHEDULE, model, noise
 import fastdiff as fd
 from fastdiff import demo
 from fastdiff.__main__ import main
-from fastdiff.commands.compare import converged_plan, distances
+from fastdiff.commands import compare
+from fastdiff.commands.compare import converged, distances
 from fastdiff.commands.fit import FIRST_SEED
 from fastdiff.commands.sample import draw, labels_of
 from fastdiff.fitting import references
@@ -37,7 +38,7 @@ def network() -> torch.nn.Module:
 def exact(network) -> torch.Tensor:
     seeds = list(range(24))
     assert seeds[-1] < FIRST_SEED  # not the noise that plans are fitted to
-    return draw(network, converged_plan(), seeds, labels_of(seeds, None))
+    return converged(network, seeds, labels_of(seeds, None))
 
 
 @pytest.mark.parametrize("steps", demo.fitted_steps())
@@ -91,7 +92,8 @@ def test_fit_writes_a_plan_that_sample_runs(capsys, monkeypatch):
     assert "4 samples, 3 NFE" in capsys.readouterr().out
 
 
-def test_compare_shows_fitted_plans_too(capsys):
+def test_compare_shows_fitted_plans_too(capsys, exact, monkeypatch):
+    monkeypatch.setattr(compare, "converged", lambda model, seeds, *_, **__: exact[seeds])
     assert main(["sample", "--compare", "fitted:4", "ddim:4", "--seeds", "0-3"]) == 0
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert float(rows["fitted:4"][3]) < 0.5 * float(rows["ddim:4"][3])

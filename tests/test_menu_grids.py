@@ -54,7 +54,7 @@ def test_noise_falls_from_the_schedules_to_clean_data(grid, schedule):
             assert points.t[0] == schedule.t_max
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     st.sampled_from(list(SCHEDULES.values())), st.sampled_from(MENU_GRIDS), st.integers(1, 1200),
     st.sampled_from(["zero", "sigma_min"]),

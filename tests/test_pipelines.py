@@ -207,6 +207,12 @@ def test_one_text_and_a_negative_one_serve_any_number_of_samples():
     assert d.decode(x, torch.zeros(3, dtype=torch.int64)).shape == x.shape
 
 
+def test_a_scheduler_that_bounds_x0_is_named():
+    pipe, call = tiny.text_to_image(diffusers.DDIMScheduler(**guided.SD, clip_sample=False, thresholding=True))
+    with pytest.warns(UserWarning, match="thresholding: the pipeline's scheduler bounds x0, a sample does with thresh"):
+        fd.pipelines.denoiser(pipe, **call)
+
+
 def test_texts_are_encoded_once():
     pipe, call = guided.stable_diffusion()
     d = fd.pipelines.denoiser(pipe, **call)
@@ -340,7 +346,7 @@ def test_a_pipeline_that_looks_at_its_other_times_is_refused():
 
     class Looks(type(pipe)):
         def __call__(self, *args: object, **kwargs: object) -> object:
-            keep = self.transformer.register_forward_pre_hook(lambda *given: self.scheduler.sigmas[1])
+            keep = self.transformer.register_forward_pre_hook(lambda *given: self.scheduler.timesteps[1])
             try:
                 return super().__call__(*args, **kwargs)
             finally:

@@ -18,6 +18,7 @@ SCHEDULES = {
     "cosine": fd.Schedule.cosine(),
     "continuous cosine": fd.Schedule.cosine(None),
     "vp": fd.Schedule.vp(),
+    "trigflow": fd.Schedule.trigflow(),
     "zero terminal snr": fd.Schedule.scaled_linear().zero_terminal_snr(),
     "edm": fd.Schedule.edm(),
     "flow": fd.Schedule.flow(),
@@ -113,6 +114,8 @@ def test_continuous_schedules_are_their_formulas():
     expected = np.cos(angle) / np.cos(0.008 / 1.008 * np.pi / 2)
     np.testing.assert_allclose(fd.Schedule.cosine(None).alpha(t), expected, rtol=1e-13)
     assert (fd.Schedule.cosine(None).alpha(1.0), fd.Schedule.cosine(None).sigma(1.0)) == (0, 1)
+    np.testing.assert_allclose(fd.Schedule.trigflow().alpha(t), np.cos(t), rtol=1e-13)
+    assert (fd.Schedule.trigflow().alpha(np.pi / 2), fd.Schedule.trigflow().sigma(np.pi / 2)) == (0, 1)
     assert (fd.Schedule.edm().alpha(7.0), fd.Schedule.edm().sigma(7.0)) == (1, 7)
     assert (fd.Schedule.flow().alpha(0.25), fd.Schedule.flow().sigma(0.25)) == (0.75, 0.25)
 
@@ -169,6 +172,7 @@ def test_scale_of_the_first_noise():
         (lambda: fd.Schedule.vp(20.0, 0.1), "beta_min, beta_max: expected"),
         (lambda: fd.Schedule.vp(t_min=0.0), "t_min: expected"),
         (lambda: fd.Schedule.cosine(offset=-1.0), "offset: expected"),
+        (lambda: fd.Schedule.trigflow(t_min=2.0), "t_min: expected"),
         (lambda: fd.Schedule.edm(0.0, 80.0), "sigma_min, sigma_max: expected"),
         (lambda: fd.Schedule.edm(1.0, math.inf), "sigma_min, sigma_max: expected"),
         (lambda: fd.Schedule.edm(math.nan, 80.0), "sigma_min, sigma_max: expected"),

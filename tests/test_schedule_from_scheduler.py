@@ -125,7 +125,12 @@ def test_stable_audios_schedule_is_the_cosine_between_its_sigmas():
     [
         (diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "with invert_sigmas noise rises"),
         (diffusers.AmusedScheduler(mask_token_id=5), "AmusedScheduler draws tokens"),
-        (diffusers.SCMScheduler(), "expected betas, a flow's shift, or sigma_data with sigma_max .* got SCMScheduler"),
+        (diffusers.MiniMaxH3Scheduler(), "MiniMaxH3Scheduler is told times that rise"),
+        (diffusers.PiflowScheduler(), "PiflowScheduler predicts a policy"),
+        (
+            diffusers.CMStochasticIterativeScheduler(),
+            "expected betas, a flow's shift, or sigma_data with sigma_max .* got CMStochasticIterativeScheduler",
+        ),
         (diffusers.CMStochasticIterativeScheduler(), "got CMStochasticIterativeScheduler with num_train_timesteps"),
         (diffusers.EulerDiscreteScheduler(timestep_type="continuous"), "sigma_min and sigma_max in the configuration"),
         (diffusers.CosineDPMSolverMultistepScheduler(sigma_data=0.5), "expected sigma_data 1"),
@@ -140,6 +145,12 @@ def test_stable_audios_schedule_is_the_cosine_between_its_sigmas():
 def test_what_has_no_such_schedule_is_refused(scheduler: object, words: str):
     with pytest.raises(ValueError, match=words):
         fd.Schedule.from_scheduler(scheduler)
+
+
+def test_consistency_models_in_continuous_time_have_trigflow():
+    schedule = fd.Schedule.from_scheduler(diffusers.SCMScheduler())
+    assert schedule.default_prediction == "v_prediction"
+    assert schedule.t_of_log_snr(0.0) == pytest.approx(math.pi / 4)
 
 
 def test_something_else_than_a_scheduler_is_refused():

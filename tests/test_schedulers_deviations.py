@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from in_double import scheduler_modules
-from scheduler_loops import LMSFromAnyStep, loop, model, start, with_variance
+from scheduler_loops import QUICK, LMSFromAnyStep, loop, model, start, with_variance
 from scheduler_protocols import OWN, PROTOCOLS, make
 
 import fastdiff as fd
@@ -285,7 +285,7 @@ def test_configurations_and_types_are_diffusers_own(tmp_path):
 
 
 def made(library: object, name: str) -> object:
-    return make(library, name) if name in PROTOCOLS else getattr(library, name)()
+    return make(library, name) if name in PROTOCOLS else getattr(library, name)(**QUICK.get(name, {}))
 
 
 @pytest.mark.parametrize("name", [n for n in schedulers.__all__ if hasattr(diffusers, n) and n not in OWN_TIMES])

@@ -14,7 +14,7 @@ import diffusers
 import pytest
 import torch
 from in_double import in_double
-from scheduler_loops import LMSFromAnyStep, loop, with_variance
+from scheduler_loops import QUICK, LMSFromAnyStep, loop, with_variance
 from scheduler_protocols import OWN
 
 from fastdiff import schedulers
@@ -26,13 +26,7 @@ pytestmark = [
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 CHANCE = 6  # how far two roundings of one image may be apart in size; 3.1 is the most seen for N = 1..13
 ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler", *OWN)]
-SHORT = {"num_train_timesteps": 200}  # the constructors of KDPM2 take half a second for a thousand
-OPTIONS = {
-    "PNDMScheduler": {"skip_prk_steps": True},
-    "DPMSolverSDEScheduler": {"noise_sampler_seed": 4},
-    "KDPM2DiscreteScheduler": SHORT,
-    "KDPM2AncestralDiscreteScheduler": SHORT,
-}
+OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 4}, **QUICK}
 STEPS = (1, 2, 3, 5, 10, 15, 20, 60)
 
 
@@ -225,7 +219,7 @@ def test_one_evaluation_in_the_noise_level(name):
 def test_two_evaluations_in_the_noise_level(name):
     agree(f"{name}DiscreteScheduler", {}, some(1, 2, 3, most=20))
     for options in [SPACINGS[0], *SIGMAS[::2], V, *([{"clip_sample": True}] if name == "Heun" else [])]:
-        agree(f"{name}DiscreteScheduler", {**SHORT, **options}, some(1, 2, 3, most=20))
+        agree(f"{name}DiscreteScheduler", {**QUICK["KDPM2DiscreteScheduler"], **options}, some(1, 2, 3, most=20))
 
 
 def test_dpm_solver_sde():

@@ -9,7 +9,7 @@ import threading
 import diffusers
 import pytest
 import torch
-from scheduler_loops import loop, model, start
+from scheduler_loops import QUICK, loop, model, start
 from scheduler_protocols import OWN
 from test_no_sync import HostReads
 
@@ -20,13 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-SHORT = {"num_train_timesteps": 200}  # the constructors of KDPM2 take half a second for a thousand
-OPTIONS = {
-    "PNDMScheduler": {"skip_prk_steps": True},
-    "DPMSolverSDEScheduler": {"noise_sampler_seed": 1},
-    "KDPM2DiscreteScheduler": SHORT,
-    "KDPM2AncestralDiscreteScheduler": SHORT,
-}
+OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 1}, **QUICK}
 ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler", *OWN)]
 QUIET = [name for name in ALL if name != "DPMSolverSDEScheduler"]  # its noise is torchsde's, which reads values
 each_class = pytest.mark.parametrize("name", ALL)

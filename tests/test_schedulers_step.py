@@ -7,7 +7,7 @@ import inspect
 import diffusers
 import pytest
 import torch
-from scheduler_loops import loop
+from scheduler_loops import QUICK, loop
 from scheduler_protocols import OWN
 
 from fastdiff import schedulers
@@ -28,7 +28,7 @@ WITHOUT_BOUNDS = [
 
 def begun(name: str) -> tuple[object, torch.Tensor, torch.Tensor]:
     """(a scheduler whose first step is next, its time, a sample)."""
-    scheduler = getattr(schedulers, name)()
+    scheduler = getattr(schedulers, name)(**QUICK.get(name, {}))
     scheduler.set_timesteps(5)
     x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     if hasattr(scheduler, "scale_model_input"):

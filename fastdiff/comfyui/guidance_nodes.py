@@ -32,7 +32,7 @@ from .calls import condition, perturbed_attention, skipped_layers, weak_model
 from .levels import interval_of, own_space
 from .mahiro import Mahiro
 from .model import guided, guider
-from .widgets import SCALE, Widget, count, layers, number, socket, text, window
+from .widgets import SCALE, Widget, count, layers, number, socket, switch, text, window
 
 Interval = tuple[float, float] | None
 MODEL = socket("MODEL", "The model to guide. Any earlier guidance of these nodes is replaced.")
@@ -275,7 +275,7 @@ class DualGuider(_Guider):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
         middle = number(1.5, 0.0, 100.0, "Scale of the middle condition over the negative one.", 0.1)
-        nested = ("BOOLEAN", {"default": False, "tooltip": "Guidance by the first applied to guidance by the second."})
+        nested = switch("Guidance by the first applied to guidance by the second.")
         given = prompts("positive", "middle", "negative")
         return {"required": {"model": MODEL, **given, "cfg": SCALE, "middle_cfg": middle, "nested": nested}}
 

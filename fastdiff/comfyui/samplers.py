@@ -17,10 +17,10 @@ NAMES = tuple(sorted(name.removeprefix("sample_") for name in FUNCTIONS))
 _NOT_OPTIONS = ("return_info",)  # they change what is returned
 
 
-def sampler_function(name: str) -> Callable[..., Tensor]:
+def sampler_function(name: str, seed_compat: bool = False) -> Callable[..., Tensor]:
     """fn(model, x, sigmas, extra_args, callback, disable, **options) that draws its noise as ComfyUI does.
 
-    name: one of NAMES; ValueError for others.
+    name: one of NAMES; ValueError for others. seed_compat: the SDE samplers draw from ComfyUI's own Brownian tree.
     """
     full = f"sample_{_checked(name)}"
     function = on_sigmas(full) if full in ON_SIGMA_RANGE else FUNCTIONS[full]
@@ -29,7 +29,7 @@ def sampler_function(name: str) -> Callable[..., Tensor]:
     def sample(*args: object, **kwargs: object) -> Tensor:
         import comfy.k_diffusion.sampling as host
 
-        with standing_in_for(host):
+        with standing_in_for(host, seed_compat):
             return function(*args, **kwargs)
 
     return sample

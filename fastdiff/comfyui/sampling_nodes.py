@@ -7,14 +7,14 @@ from typing import Any
 from ..patch import accelerate
 from .samplers import NAMES, options_of, read_options, sampler_function
 from .schedule import GRID_NAMES, sigmas_on
-from .widgets import Widget, choice, count, number, socket, text
+from .widgets import Widget, choice, count, number, socket, switch, text
 
 STEPS = count(20, 1, 10000, "Model evaluations, for samplers that make one a step.")
 DENOISE = number(1.0, 0.0, 1.0, "Below 1, only the last part of the run, from the noise that the image is given.")
 
 
 class SamplerNode:
-    DESCRIPTION = "A sampler of fastdiff. Nothing else in ComfyUI changes; seeds keep their images."
+    DESCRIPTION = "A sampler of fastdiff. Nothing else in ComfyUI changes."
     CATEGORY, FUNCTION = "fastdiff/sampling", "get_sampler"
     RETURN_TYPES, RETURN_NAMES = ("SAMPLER",), ("sampler",)
     OUTPUT_TOOLTIPS = ("For SamplerCustom and SamplerCustomAdvanced.",)
@@ -23,7 +23,11 @@ class SamplerNode:
     def INPUT_TYPES(cls) -> dict[str, dict[str, Widget]]:
         options = "Such as 'eta=0.5, s_noise=1.01'. Empty: the sampler's defaults. A wrong one gets the list of all."
         name = choice(NAMES, "By ComfyUI's names.", default="dpmpp_2m")
-        return {"required": {"sampler_name": name}, "optional": {"options": text("", options)}}
+        compat = "The SDE samplers draw their noise as ComfyUI's do, so that seeds keep their pictures; slower."
+        return {
+            "required": {"sampler_name": name},
+            "optional": {"options": text("", options), "seed_compat": switch(compat)},
+        }
 
     @classmethod
     def VALIDATE_INPUTS(cls, sampler_name: str | None = None, options: str | None = None) -> bool | str:
@@ -37,10 +41,10 @@ class SamplerNode:
             return str(error)
         return True
 
-    def get_sampler(self, sampler_name: str, options: str = "") -> tuple[Any]:
+    def get_sampler(self, sampler_name: str, options: str = "", seed_compat: bool = False) -> tuple[Any]:
         from comfy.samplers import KSAMPLER
 
-        return (KSAMPLER(sampler_function(sampler_name), read_options(sampler_name, options)),)
+        return (KSAMPLER(sampler_function(sampler_name, seed_compat), read_options(sampler_name, options)),)
 
 
 class SchedulerNode:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..plans.align_your_steps import SIGMAS, TIMES
 from ..plans.grid import GRIDS, make_grid
+from ..plans.menu_grids import MENU_GRIDS
 from ..plans.schedule import Points, Schedule
 from .levels import is_flow
 
-GRID_NAMES = (*GRIDS, *(f"ays:{name}" for name in dict.fromkeys((*SIGMAS, *TIMES))))
+GRID_NAMES = (*GRIDS, *MENU_GRIDS, *(f"ays:{name}" for name in dict.fromkeys((*SIGMAS, *TIMES))))
 
 
 def schedule_of(model_sampling: Any) -> Schedule:
@@ -25,7 +26,8 @@ def schedule_of(model_sampling: Any) -> Schedule:
         shift = half / (1 - half)
         return Schedule.flow(shift, t_min=least / (shift - (shift - 1) * least))
     if any(kind.__name__ == "ModelSamplingDiscrete" for kind in type(model_sampling).__mro__):
-        return Schedule.from_alphas_cumprod(1 / (1 + model_sampling.sigmas.double().cpu().numpy() ** 2))
+        sigmas = np.unique(model_sampling.sigmas.double().cpu().numpy())  # Stable Cascade's repeat at the ends
+        return Schedule.from_alphas_cumprod(1 / (1 + sigmas**2))
     return Schedule.edm(least, most)
 
 
@@ -40,7 +42,7 @@ def up_to(schedule: Schedule, model_sampling: Any, denoise: float) -> Schedule:
     shorter = copy.copy(schedule)
     shorter.num_train_timesteps = None
     if denoise < 1:
-        shorter.t_max = float(schedule.at_coordinate(np.float64(model_sampling.percent_to_sigma(1 - denoise))).t)
+        shorter.t_max = float(schedule.at_coordinate(float(model_sampling.percent_to_sigma(1 - denoise))).t)
     return shorter
 
 

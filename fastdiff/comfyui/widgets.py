@@ -28,6 +28,11 @@ def text(default: str, tooltip: str) -> Widget:
     return "STRING", {"default": default, "tooltip": tooltip}
 
 
+def switch(tooltip: str) -> Widget:
+    """A BOOLEAN, off to begin with."""
+    return "BOOLEAN", {"default": False, "tooltip": tooltip}
+
+
 def window(start: float = 0.0, end: float = 1.0) -> dict[str, Widget]:
     """start_percent and end_percent, of the model's time: the same noise levels with any number of steps."""
     where = "of the way from noise (0) to the image (1). The same noise level with any number of steps."

@@ -16,7 +16,7 @@ from ..arguments import positive
 from ..plans.build import plan
 from ..plans.schedule import Schedule
 from ..sampling.run import Run
-from .compare import converged_plan, distances
+from .compare import converged, distances
 from .sample import draw, labels_of
 
 SHAPES = ((1, 4, 64, 64), (8, 4, 128, 128))
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\n{f'{COUNT} digits':28s} {'NFE':>10s} {'median error':>12s} {'images/s':>10s}")
     model, seeds = demo.load_model(), list(range(COUNT))
     labels = labels_of(seeds, None)
-    exact = draw(model, converged_plan(), seeds, labels)
+    exact = converged(model, seeds, labels)
     for entry in ENTRIES:
         solver, _, steps = entry.partition(":")
         table = plan(solver, demo.schedule(), int(steps), grid="quadratic", prediction=demo.PREDICTION)

@@ -31,6 +31,7 @@ def follow(
     h, before = math.copysign(H_INIT, last - log_snr), x
     while abs(t - end) > TIME_ERROR:
         h = math.copysign(min(abs(h), abs(last - log_snr)), h)
+        # The end itself in the last step: through lambda and back it would be missed by rounding, and never reached.
         reaches = log_snr + h == last or abs(h) == abs(last - log_snr)
         t_next = end if reaches else float(vp.t_of_log_snr(np.float64(log_snr + h)))
         rows = embedded_step(
@@ -40,12 +41,14 @@ def follow(
         error = _error(high, low, before, atol, rtol)
         if error <= 1:
             x, before, t, log_snr = high, low, t_next, float(vp.log_snr(t_next))
+        # A rejected step is tried again, shorter. After an error of 0 the next one would be infinite.
         h *= SAFETY * max(error, 1e-10) ** (-1 / order)
     return x
 
 
 def _error(high: Tensor, low: Tensor, before: Tensor, atol: float, rtol: float) -> float:
     scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp_min(atol)
+    # The largest of the samples' errors, since all take the same steps.
     error = float(((high - low) / scale).flatten(1).square().mean(1).sqrt().max())
     if not math.isfinite(error):
         raise RuntimeError("model: gave numbers that are not finite")

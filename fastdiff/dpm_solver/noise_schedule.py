@@ -42,6 +42,7 @@ class NoiseScheduleVP:
             self.vp = Schedule.vp(continuous_beta_0, continuous_beta_1)
             self.vp.t_min = MIN_TIME
         elif schedule == "cosine":
+            # The authors' last time: at t = 1 alpha is 0, and lambda has no inverse.
             self.vp, self.T = Schedule.cosine(None), 0.9946
             self.vp.t_min = MIN_TIME
         else:
@@ -105,6 +106,7 @@ def _log_alphas(betas: Tensor | None, alphas_cumprod: Tensor | None) -> np.ndarr
         raise ValueError(f"betas, alphas_cumprod: expected at least two numbers, got shape {numbers.shape}")
     with np.errstate(divide="ignore", invalid="ignore"):
         log_alpha = 0.5 * (np.log1p(-numbers).cumsum() if betas is not None else np.log(numbers))
+        # sigma^2 = 1 - alpha^2 by expm1: where there is little noise the difference would lose its digits.
         log_snr = log_alpha - 0.5 * np.log(-np.expm1(2 * log_alpha))
     kept = log_alpha[log_snr >= LOG_SNR_CUT]
     if len(kept) < 2 or not np.all(np.diff(kept) < 0):

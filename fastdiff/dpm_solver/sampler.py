@@ -86,6 +86,7 @@ class Sampler:
             times = np.linspace(start, end, count + 1)
         else:
             times = np.linspace(start**0.5, end**0.5, count + 1) ** 2
+        # Lambda's inverse, and a square of a root, return the ends with rounding.
         times[0], times[-1] = start, end
         return times
 
@@ -185,6 +186,7 @@ class Sampler:
     def _start(self, x: Tensor, rows: Sequence[Row], end: float) -> Run:
         """A run of the rows. With a correction, its rows read D as `converted` makes it."""
         corrects = self.correcting_xt_fn is not None or any(self._corrects_x0(row) for row in rows)
+        # The conversion is done before the run, since the correction comes between it and the update.
         used = [replace(row, p_x=0.0, p_m=1.0) for row in rows] if corrects else rows
         point = self._points(end)
         plan = Plan(tuple(used), (float(point.alpha), float(point.sigma)), self.prediction)

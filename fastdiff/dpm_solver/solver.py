@@ -142,6 +142,8 @@ class DPM_Solver(Sampler):
             2: [2] * (steps // 2) + [1] * (steps % 2),
             3: [3] * (steps // 3 - 1) + [2, 1] if steps % 3 == 0 else [3] * (steps // 3) + [steps % 3],
         }[order]
+        # In lambda the steps are uniform whatever their orders; in time a step of order p takes p intervals of a grid
+        # of all evaluations.
         if skip_type == "logSNR":
             return self._times(skip_type, start, end, len(orders)), orders
         return self._times(skip_type, start, end, steps)[np.cumsum([0, *orders])], orders
@@ -160,6 +162,7 @@ class DPM_Solver(Sampler):
         rows: list[Row] = []
         for i, p in enumerate(orders):
             log_snr = vp.log_snr(self._times(skip_type, times[i], times[i + 1], p))
+            # The inner points lie within the step as skip_type lays them out; the solver wants their places in lambda.
             share = (log_snr - log_snr[0]) / (log_snr[-1] - log_snr[0])
             places = dict(zip(("r1", "r2"), share[1:-1].tolist(), strict=False))
             rows += singlestep(

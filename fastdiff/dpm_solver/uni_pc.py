@@ -101,6 +101,7 @@ class UniPC(Sampler):
         variant = VARIANTS[self.variant]
         points, vp = self._points(times), self.noise_schedule.vp
         orders = step_orders(points, order, lower_order_final, math.inf)
+        # Where and in which form the model is asked; of these rows nothing else is used.
         asked = unipc(vp, points, self.prediction, order=order, form=self.form, corrector=False)
         told = self._model_times(asked, x)
         marks = torch.tensor(times, dtype=x.dtype).to(x.device, non_blocking=True).unbind(0)
@@ -110,6 +111,7 @@ class UniPC(Sampler):
         states: list[Tensor] = []
         for i, p in enumerate(orders):
             d = self.converted(asked[i], now, self._outputs(asked[i], now.to(dtype), told[i]))
+            # The corrector of order 3 reads four outputs.
             history = [d, *history[:3]]
             now = base
             if i:

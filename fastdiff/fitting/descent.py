@@ -70,6 +70,7 @@ class Descent:
     def advance(self, rate: float) -> float:
         """One step on a random batch; returns the batch's mean distance."""
         state, count = self.state, len(self.references)
+        # A batch follows from the iteration alone, so an interrupted fit goes on with the ones that it would have had.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + state.i)
         part = torch.randperm(count, generator=generator)[: self.target.batch]
         loss, gradient, probe = self._derivatives(part, generator)
@@ -77,16 +78,19 @@ class Descent:
             state.i += 1  # a batch that overflowed moves nothing
             return loss
         state.seen += 1
+        # The mean of all batches so far, then a running one: the curvature moves with the plan.
         memory = min(MAX_MEMORY, 1 - 1 / state.seen)
         state.curvature = memory * state.curvature + (1 - memory) * probe.T @ probe / len(part)
         prior = PRIOR * loss
         damping = prior + DAMPING * np.diag(state.curvature)[self.free]
         free = np.ix_(self.free, self.free)
+        # The gradient of loss + prior |q|^2 / 2: where the samples say nothing a number stays what theory made it.
         towards = (gradient + prior * state.q)[self.free]
         step = np.linalg.solve(state.curvature[free] + np.diag(damping), towards)
         rate *= MAX_RATE * min(1.0, (state.i + 1) / WARMUP_STEPS)
         move = np.zeros_like(state.q)
         move[self.free] = step * min(rate, MAX_MOVE / max(float(np.abs(step).max()), 1e-30))
+        # Shorter and shorter it ends at q itself, which was reached before.
         while not self.space.reaches((state.q - move) * self.space.widths):
             move /= 2
         state.q -= move
@@ -101,11 +105,15 @@ class Descent:
         x = self.target.started(space.plan, part, self.start)
         evaluate, copies = self.target.evaluate(part)
         out = unroll(space.plan, leaf, self._active, x, evaluate, self.target.scale(part), copies, self.save_memory)
+        # The way back through a model costs about two of its evaluations.
         self.target.spend(part, 3 * space.plan.nfe)
         error = (out - self.references[part]).flatten(1).double()
         each = error.square().mean(1).sqrt()
+        # The gradient of a sample's root mean square |e| is J^T e / (n |e|): the least squares with that gradient weigh
+        # the sample by 1 / |e|, bounded for samples that are met exactly.
         weight = 1 / (each.detach() + ERROR_FLOOR * each.detach().median())
         signs = (torch.randint(0, 2, error.shape, generator=generator) * 2 - 1).to(error)
+        # E[signs signs^T] = 1: the gradients of this sum have the weighted J^T J as their mean square.
         probe = (error * signs * (weight / error.shape[1]).sqrt()[:, None]).sum()
         (slope,) = torch.autograd.grad(each.sum(), leaf, retain_graph=True)
         (sketch,) = torch.autograd.grad(probe, leaf)

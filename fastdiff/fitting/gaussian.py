@@ -66,6 +66,7 @@ class GaussianStart:
             raise ValueError(f"noise: expected [B, {', '.join(map(str, self.mean.shape))}], got {tuple(noise.shape)}")
         (a_s, s_s), (a_t, s_t) = self.start, plan.start
         mean, basis, variances = (v.to(noise.device, torch.float64) for v in (self.mean, self.basis, self.variances))
+        # `Plan.init_scale` of a run from the start: sigma for x0 + sigma eps, else the spread for data of variance 1.
         scale = s_s if a_s == 1 else (a_s**2 + s_s**2) ** 0.5
         offset = (noise.double() * scale - a_s * mean).flatten(1)
 
@@ -73,6 +74,7 @@ class GaussianStart:
             return torch.as_tensor((a_t**2 * variance + s_t**2) / (a_s**2 * variance + s_s**2)).sqrt()
 
         rest = gain(self.rest).to(noise.device)
+        # The rest's gain in all directions, corrected in the principal ones: no basis of the rest is needed.
         moved = rest * offset + (offset @ basis.T * (gain(variances) - rest)) @ basis
         state = a_t * mean + moved.view(noise.shape)
         return (state / plan.init_scale).to(noise.dtype)

@@ -31,6 +31,7 @@ def jump_costs(points: Points, states: Tensor, data: Tensor) -> np.ndarray:
 def cheapest_path(costs: np.ndarray, steps: int) -> list[int]:
     """The steps + 1 points from the first to the last whose jumps cost least in sum."""
     count = len(costs)
+    # best[n, j]: the least cost of n jumps that end at point j; came[n, j]: where the last of them began.
     best = np.full((steps + 1, count), np.inf)
     came = np.zeros((steps + 1, count), dtype=int)
     best[0, 0] = 0.0

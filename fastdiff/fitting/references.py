@@ -119,6 +119,7 @@ def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance:
             except ValueError:  # this schedule or prediction is not for this solver and grid
                 continue
             coarse, fine = (target.draw(table, places) for table in pair)
+            # The median: a few samples near a boundary between two basins never settle.
             change = float(distances(coarse, fine).median() / fine.double().square().mean().sqrt())
             found.append((math.inf if math.isnan(change) else change, contestant, pair[1]))
         change, best, table = min(found, key=lambda f: f[0])

@@ -66,9 +66,12 @@ class PlanSpace:
             moved = grid.copy()
             moved[i] += DIFFERENCE_STEP
             out[:, :, i] = (_numbers(self.rebuilt(moved), self.schedule, shift) - here) / DIFFERENCE_STEP
+        # A shift moves its own row's time alone, so all are moved at once; to both sides, because at 0 it is the row's
+        # own time, which the way through lambda and back misses by rounding.
         above, below = (_numbers(plan, self.schedule, shift + s)[:, -1] for s in (DIFFERENCE_STEP, -DIFFERENCE_STEP))
         rows = np.arange(self.plan.nfe)
         out[rows, -1, len(grid) + rows] = (above - below) / (2 * DIFFERENCE_STEP)
+        # The table is linear in what is added to the weights.
         for i, (row, place, scale) in enumerate(self._weights):
             out[row, place, len(grid) + self.plan.nfe + i] = scale
         return out

@@ -74,7 +74,7 @@ def solve(
     if course is None:
         return x
     plan = course.plan
-    run, rows = _run_of(plan, x), plan.rows
+    run, rows = run_of(plan, x), plan.rows
     if rows[0].sigma > sigma[0]:
         _churn_first(run, course.begin, draw, options["s_noise"])
     kwargs, moves = (extra_args if uncond is None else uncond.extra_args) or {}, run.moves
@@ -158,10 +158,11 @@ def _segment(solver: str | Build, schedule: Schedule, points: Points, rise: floa
 
 def start(rows: Sequence[Row], end: tuple[float, float], x: Tensor) -> Run:
     """A run of the rows from a copy of x [B, ...]. end: (alpha, sigma) of the result."""
-    return _run_of(Plan(tuple(rows), end, "sample"), x)
+    return run_of(Plan(tuple(rows), end, "sample"), x)
 
 
-def _run_of(plan: Plan, x: Tensor) -> Run:
+def run_of(plan: Plan, x: Tensor) -> Run:
+    """A run of the plan from a copy of x [B, ...], whose noises the caller passes."""
     state = x.to(compute_dtype(x.dtype), copy=True)
     return Run(plan, state, model_dtype=x.dtype, given_noise=True, watched=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..ops import make_row, solver_step
+from ..plans.plan import Plan
 from ..plans.row import Row
 from ..plans.schedule import Schedule
 from ..plans.solvers.ancestral import step_down
@@ -20,7 +22,7 @@ from ..plans.solvers.exponential import singlestep
 from ..sampling.adaptive import Controller, scaled_error
 from .caller_sigmas import read_sigmas
 from .flow import FLOW, flow_sampling, sigma_down
-from .loop import EDM, Denoiser, show, start
+from .loop import EDM, Denoiser, run_of, show, start
 from .noise import Draw, Extra, NoiseSampler, independent
 
 Callback = Callable[[dict], object] | None
@@ -49,19 +51,10 @@ def sample_dpm_fast(
     sigma_min, sigma_max = _ends(sigma_min, sigma_max, eta)
     if n < 1:
         raise ValueError(f"n: expected a whole number >= 1, got {n}")
-    orders = [3] * (n // 3 - 1) + [2, 1] if n % 3 == 0 else [3] * (n // 3) + [n % 3]
-    times = np.linspace(-math.log(sigma_max), -math.log(sigma_min), len(orders) + 1)
-    sigmas = np.exp(-times)
     draw = independent(x, extra_args, noise_sampler, x) if eta else None
-    process = _process(model)
-    rows: list[Row] = []
-    for i, order in enumerate(orders):
-        down = _down(process, sigmas[i], sigmas[i + 1], eta, sigma_min)
-        part = singlestep(EDM, EDM.at(np.array([sigmas[i], down])), "sample", order=order, form="noise")
-        if down != sigmas[i + 1]:
-            part[-1] = renoised(part[-1], process.at(down), process.at(sigmas[i + 1]), i + 1, s_noise)
-        rows += part
-    run, kwargs = start(rows, (1.0, sigma_min), x), extra_args or {}
+    plan, times = _fast_plan(_process(model), sigma_min, sigma_max, n, float(eta), float(s_noise))
+    sigmas, rows = np.exp(-times), plan.rows
+    run, kwargs = run_of(plan, x), extra_args or {}
     step, begins = 0, True
 
     def evaluate(given: Tensor, t: Tensor) -> tuple[Tensor, None, list[Tensor]]:
@@ -79,6 +72,26 @@ def sample_dpm_fast(
             begins = rows[i].accepts
             step += begins
     return run.x.to(x.dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _fast_plan(
+    process: Schedule, sigma_min: float, sigma_max: float, n: int, eta: float, s_noise: float
+) -> tuple[Plan, np.ndarray]:
+    """The steps and the times -log sigma that they begin and end at, kept for the next image."""
+    # As DPM-Solver-fast divides n: third-order steps, and lower orders at the end even where 3 divides n.
+    orders = [3] * (n // 3 - 1) + [2, 1] if n % 3 == 0 else [3] * (n // 3) + [n % 3]
+    # -log sigma is the lambda of alpha = 1.
+    times = np.linspace(-math.log(sigma_max), -math.log(sigma_min), len(orders) + 1)
+    sigmas = np.exp(-times)
+    rows: list[Row] = []
+    for i, order in enumerate(orders):
+        down = _down(process, sigmas[i], sigmas[i + 1], eta, sigma_min)
+        part = singlestep(EDM, EDM.at(np.array([sigmas[i], down])), "sample", order=order, form="noise")
+        if down != sigmas[i + 1]:
+            part[-1] = renoised(part[-1], process.at(down), process.at(sigmas[i + 1]), i + 1, s_noise)
+        rows += part
+    return Plan(tuple(rows), (1.0, sigma_min), "sample"), times
 
 
 @torch.no_grad()
@@ -116,11 +129,13 @@ def sample_dpm_adaptive(
     sign = 1 if forward else -1
     draw = independent(x, extra_args, noise_sampler, x) if eta else None
     process = _process(model)
+    # As k-diffusion: with noise, errors are taken to fall as h^1.5 whatever the order of the pair.
     controller = Controller(sign * abs(h_init), 1.5 if eta else order, pcoeff, icoeff, dcoeff, accept_safety)
     info = {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0}
     time, last = -math.log(sigma_max), -math.log(sigma_min)
     now = before = x
     with tqdm(disable=disable) as progress:
+        # What is left below that is the rounding of the steps' sum.
         while sign * (last - time) > 1e-5:
             target = min(last, time + controller.h) if forward else max(last, time + controller.h)
             s, t = math.exp(-time), math.exp(-target)
@@ -137,6 +152,7 @@ def sample_dpm_adaptive(
             run.drive(evaluate, run.times([row.sigma for row in rows], x.dtype))
             error = scaled_error(run.x, run.base, before, rtol, atol)
             if controller.propose(error):
+                # The next error's scale is that of the lower-order result, which no noise was added to.
                 before, now, time = run.base, _noised(run.x, process, (s, down, t), s_noise, draw), target
                 info["n_accept"] += 1
             else:
@@ -184,6 +200,7 @@ def _noised(
         return x
     low, high = process.at(down), process.at(end)
     kept = float(high.alpha / low.alpha)
+    # end^2 - (kept down)^2 as a product, without cancellation: what the forward process adds on the way up.
     spread = s_noise * math.sqrt(max(0.0, (end - kept * down) * (end + kept * down)))
     return solver_step(x, x, make_row(a_x=kept, A=[0.0, spread]), history=[draw(begin, end).to(x.dtype)]).x
 
@@ -211,6 +228,7 @@ def on_sigmas(name: str) -> Callable[..., Tensor]:
         if len(sigmas) < 2:
             return x
         count = {"n": len(sigmas) - 1} if function is sample_dpm_fast else {}
+        # log sigma has no end at 0.
         last = sigmas[-1] or sigmas[-2]
         return function(
             model, x, last, sigmas[0], **count, extra_args=extra_args, callback=callback, disable=disable, **options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,11 +53,14 @@ def denoiser(pipe: Any, **arguments: Any) -> Denoiser:
         cat, empty = {"which": torch.tensor([0])}, {"which": torch.tensor([1])}
         x0 = fd.sample(d.model, plan, d.noise[:1], **cat, uncond=empty, guidance=fd.guidance.APG(7.5))
 
-    Raises TypeError for what is no pipeline and for arguments that it does not take; ValueError where the pipeline does
-    what one evaluation cannot say: begins from an image, changes with the number of the step, keeps outputs from step
-    to step, makes its noise inside its loop.
+    Warns where the pipeline's scheduler bounds x0. Raises TypeError for what is no pipeline and for arguments that it
+    does not take; ValueError where the pipeline does what one evaluation cannot say: begins from an image, changes with
+    the number of the step, keeps outputs from step to step, makes its noise inside its loop.
     """
     check_pipeline(pipe)
     check_arguments(pipe, arguments)
+    for name, ours in (("clip_sample", "clamp"), ("thresholding", "threshold")):
+        if pipe.scheduler.config.get(name):
+            warnings.warn(f"{name}: the pipeline's scheduler bounds x0, a sample does with {ours}= alone", stacklevel=3)
     model = PipelineModel(pipe, arguments)
     return Denoiser(model, model.schedule, model.noise, {"which": torch.arange(len(model.noise))})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..plans.schedule import Schedule
@@ -18,8 +17,8 @@ class Reading:
     """A variance-preserving network, which is given x and t as they are."""
 
     def times(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What the pipeline's scheduler has for `timesteps` and `sigmas` at the times t [n]."""
-        return t, torch.full_like(t, float("nan"))  # no pipeline with such a network reads sigmas
+        """What the pipeline's scheduler has for `timesteps` and `sigmas` at the times t [n]; [0] where it has none."""
+        return t, t[:0]  # a pipeline that reads sigmas of such a network finds none
 
     def scaled(self, x: Tensor, t: Tensor) -> Tensor:
         """The network's input."""

@@ -40,8 +40,8 @@ class Points(NamedTuple):
 class Schedule(ABC):
     """A noise schedule, x_t = alpha(t) x_0 + sigma(t) eps. Times are in the model's own units.
 
-    Constructors: `from_betas`, `from_alphas_cumprod`, `linear`, `scaled_linear`, `cosine`, `vp`, `edm`, `flow`, and
-    `from_scheduler` for the one of a diffusers pipeline.
+    Constructors: `from_betas`, `from_alphas_cumprod`, `linear`, `scaled_linear`, `cosine`, `vp`, `trigflow`, `edm`,
+    `flow`, and `from_scheduler` for the one of a diffusers pipeline.
     kind: "vp" (variance preserving), "ve" (variance exploding) or "flow".
     t_min, t_max: the times of least and most noise at which the model can be called. t_clean: the time of sigma = 0.
     num_train_timesteps: number of training indices of a discrete schedule, else None.
@@ -198,6 +198,14 @@ class Schedule(ABC):
         return LinearVP(beta_min, beta_max, t_min)
 
     @staticmethod
+    def trigflow(t_min: float = 1e-3) -> Schedule:
+        """TrigFlow, alpha = cos t, sigma = sin t, t in radians up to pi / 2 (Lu & Song 2024, arXiv 2410.11081).
+
+        Its models predict v = dx/dt. x is in units of the data's standard deviation.
+        """
+        return TrigFlow(t_min)
+
+    @staticmethod
     def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
         """Variance exploding with t = sigma, alpha = 1 (Karras et al. 2022, table 1)."""
         return EDM(sigma_min, sigma_max)
@@ -224,8 +232,8 @@ class Schedule(ABC):
 
         Betas of all kinds, rescaled to zero terminal SNR or shifted in SNR where the configuration says so; flow with
         its shift; EDM, with sigma as t, for a model D(x, sigma) with its preconditioning, which predicts the sample;
-        Stable Audio's cosine. `default_prediction` is the scheduler's, so plans on the schedule need not name it.
-        Alpha is exactly 0 at zero terminal SNR, where diffusers' tables have a small number.
+        Stable Audio's cosine; TrigFlow, of x over sigma_data. `default_prediction` is the scheduler's, so plans on the
+        schedule need not name it. Alpha is exactly 0 at zero terminal SNR, where diffusers' tables have a small number.
         mu: where the flow's shift depends on the resolution, its logarithm, as the pipeline computes it (the shift
         itself where time_shift_type is "linear"). tokens: or the length of the image's sequence, from which mu follows
         by the configuration's base_shift and max_shift. Neither is read where the shift is fixed.
@@ -365,6 +373,32 @@ class CosineVP(VP):
     def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
         complement = np.arcsin(np.exp(log_alpha) * np.cos(_cosine_angle(0.0, self.offset)))
         return 1 - complement * (1 + self.offset) * (2 / np.pi)
+
+
+class TrigFlow(VP):
+    """alpha = cos t, sigma = sin t."""
+
+    t_max = np.pi / 2
+    default_prediction = "v_prediction"
+
+    def __init__(self, t_min: float) -> None:
+        if not 0 < t_min < self.t_max:
+            raise ValueError(f"t_min: expected a number in (0, pi / 2), got {t_min}")
+        self.t_min = t_min
+
+    def log_alpha(self, t: np.ndarray) -> np.ndarray:
+        # sin of the complement, which is exactly 0 at t = pi / 2 where cos would leave 6e-17.
+        with np.errstate(divide="ignore"):
+            return np.log(np.sin(self.t_max - t))
+
+    def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
+        return np.arccos(np.exp(log_alpha))
+
+    def sigma(self, t: ArrayLike) -> np.ndarray:
+        return np.sin(np.asarray(t, dtype=np.float64))
+
+    def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:
+        return np.clip(np.arctan(np.exp(-np.asarray(log_snr, dtype=np.float64))), self.t_min, self.t_max)
 
 
 class EDM(Schedule):

@@ -20,6 +20,12 @@ class Described(NamedTuple):
     zero_snr: bool = False
 
 
+_OTHERS = {
+    "MiniMaxH3Scheduler": "is told times that rise from noise to data, and predicts x0 - eps",
+    "PiflowScheduler": "predicts a policy of several velocities",
+}
+
+
 def describe(scheduler: object, mu: float | None, tokens: int | None) -> Described:
     """What a scheduler, or its configuration, describes. Raises TypeError or ValueError naming what is not understood.
 
@@ -30,6 +36,11 @@ def describe(scheduler: object, mu: float | None, tokens: int | None) -> Describ
         raise TypeError(f"scheduler: expected a diffusers scheduler or its configuration, got {scheduler!r}")
     if config.get("invert_sigmas"):
         raise ValueError("scheduler: with invert_sigmas noise rises with the time the model is told; no schedule does")
+    name = config.get("_class_name") or type(scheduler).__name__
+    if name in _OTHERS:
+        raise ValueError(f"scheduler: a model of {name} {_OTHERS[name]}; no schedule does")
+    if config.get("prediction_type") == "trigflow":
+        return Described("trigflow", {}, "v_prediction")
     if config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
         return _flow(config, mu, tokens)
     if config.get("timestep_type") == "continuous":

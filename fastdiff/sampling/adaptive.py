@@ -42,12 +42,15 @@ class Controller:
 
     def propose(self, error: float) -> bool:
         """Whether a step with this error is accepted; sets h to the length to try next."""
+        # An error of 0 would ask for an infinite step.
         now = 1 / (error + 1e-8)
         first, second = self._inverse or (now, now)
         p, i, d = self.proportional, self.integral, self.derivative
         factor = now ** ((p + i + d) / self.order) * first ** (-(p + 2 * d) / self.order) * second ** (d / self.order)
+        # Near f for f near 1, and between 0.2 and 2.6 whatever the errors.
         factor = 1 + math.atan(factor - 1)
         accepted = factor >= self.safety
+        # Errors of rejected steps are no part of the path that the controller follows.
         self._inverse = [now, first] if accepted else [first, second]
         self.h *= factor
         return accepted
@@ -111,6 +114,7 @@ def sample_adaptive(
 
     s, last = schedule.at(schedule.t_max), schedule.at(schedule.t_min)
     x = noise.to(dtype) * (float(s.sigma) if float(s.alpha) == 1 else math.hypot(s.alpha, s.sigma))
+    # lambda is -inf there. The first-order step is exact in the limit, to where there still is nothing but noise.
     if float(s.alpha) == 0:
         done.append(_first_order(s, schedule.at_log_snr(np.float64(LOG_SNR_CUT)), prediction))
         s = schedule.at_log_snr(np.float64(LOG_SNR_CUT))
@@ -119,12 +123,14 @@ def sample_adaptive(
     before = x
     while float(last.log_snr - s.log_snr) > 1e-5:
         step = min(controller.h, float(last.log_snr - s.log_snr))
+        # A rest within rounding is made part of this step.
         reaches = step > float(last.log_snr - s.log_snr) - 1e-5
         t = last if reaches else schedule.at_log_snr(s.log_snr + step)
         rows = embedded_step(schedule, s, t, prediction, pair)
         run = attempt(rows, t, x)
         if controller.propose(scaled_error(run.x, run.base, before, rtol, atol)):
             x, before, s = run.x, run.base, t
+            # The lower order was for the error alone.
             done += [*rows[:-1], replace(rows[-1], base=None)]
     end = last
     if final_sigma == "zero":

@@ -60,6 +60,7 @@ def estimate_statistics(
             signs = (2 * torch.randint(0, 2, x.shape, generator=generator) - 1).to(x)
             h = _PROBE * float(np.hypot(row.alpha, row.sigma)) * signs
             above, below = (_eps(model, run, row, x + d, options) for d in (h, -h))
+            # Hutchinson: the mean of signs (eps(x + h) - eps(x - h)) / 2 |h| is that of the diagonal of d(eps)/dx.
             slopes.append(row.sigma * float(((above - below) * signs).mean()) / (2 * float(h.abs().mean())))
             states.append(x.double().cpu())
             outputs.append(((x - row.alpha * step.x0) / row.sigma).double().cpu())

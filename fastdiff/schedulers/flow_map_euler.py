@@ -128,4 +128,4 @@ class FlowMapEulerDiscreteScheduler(FusedScheduler, diffusers.FlowMapEulerDiscre
         weights = torch.zeros(len(x), 1, 6, dtype=torch.float64, device=x.device)
         weights[:, 0, 0], weights[:, 0, 4] = end - start, 1.0
         run._step_index = (run._step_index or 0) + 1
-        return solver_step(x, m, TOTAL, weights=weights).x.to(m.dtype).view(shape)
+        return solver_step(x, m, TOTAL, weights=weights).x.to(m.dtype).reshape(shape)

@@ -45,7 +45,10 @@ SOLVERS = (
     # First order: DDIM, and what it is called with and without fresh noise.
     Solver("ddim", ddim, 1, 1, _DDIM, ("DDIMScheduler", "dpm_solver_1", "dpmpp_1")),
     Solver("ddpm", partial(ddim, eta=1.0), 1, 1, _DDPM, ("DDPMScheduler",), True),
-    Solver("euler", euler, 1, 1, _EDM, ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")),
+    Solver(
+        "euler", euler, 1, 1, _EDM,
+        ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMapEulerDiscreteScheduler"),
+    ),
     Solver(
         "euler_ancestral", partial(ddim, eta=1.0), 1, 1, _EDM, ("Euler a", "EulerAncestralDiscreteScheduler"), True
     ),
@@ -91,8 +94,8 @@ SOLVERS = (
     Solver("pndm", pndm, 2, 1, _PNDM, ("PNDMScheduler",), extra_nfe=9),
     Solver("plms", partial(pndm, runge_kutta=False), 2, 1, _PNDM, extra_nfe=1),
     # Models that map noise to data; more steps only refresh.
-    Solver("lcm", consistency, 0, 1, _LCM, ("LCMScheduler",), True),
-    Solver("consistency", consistency, 0, 1, _CM, ("CMStochasticIterativeScheduler",), True),
+    Solver("lcm", consistency, 0, 1, _LCM, ("LCMScheduler", "FlowMatchLCMScheduler"), True),
+    Solver("consistency", consistency, 0, 1, _CM, ("CMStochasticIterativeScheduler", "SCMScheduler"), True),
     Solver("tcd", tcd, 0, 1, _TCD, ("TCDScheduler",), True),
     # Others, in the order in which they came.
     Solver("midpoint", midpoint, 2, 2, _FLOW, from_clean=True),
