@@ -3,6 +3,8 @@
     python -m bench.dit_fusions                    # into bench/results/dit_fusions.md; a quarter of an hour
     python -m bench.dit_fusions --dtypes float32 bfloat16 --rounds 3
 
+Set MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=100000000000, or glibc asks for fresh memory in every operation.
+
 Blocks of diffusers at the sizes of the published networks, with random weights, in eager PyTorch, under
 torch.profiler. Were everything that is no product of matrices, no attention and no activation to cost nothing, the
 block would be 1 / (1 - share) times as fast: no fusion can beat that.
@@ -128,8 +130,9 @@ HEADER = "# What fusions could win in a diffusion transformer's block"
 def told() -> str:
     return (
         f"`python -m bench.dit_fusions`, torch {torch.__version__}, {processor()}. Shares of an eager forward, batch 1,"
-        " by torch.profiler, of the quickest run after a first one; seconds under the profiler. Bound: how many times as"
-        " fast the block would be if the last two kinds cost nothing."
+        " by torch.profiler, of the quickest run after a first one; seconds under the profiler, on a machine with other"
+        " work; glibc keeps memory that is freed. Bound: how many times as fast the block would be if the last two"
+        " kinds cost nothing."
     )
 
 
