@@ -1,7 +1,9 @@
 """What fusing the norms, modulations and rotary embeddings of a diffusion transformer could win at most here.
 
-    python -m bench.dit_fusions                    # into bench/results/dit_fusions.md; some minutes
-    python -m bench.dit_fusions --threads 1 --rounds 3
+    python -m bench.dit_fusions                    # into bench/results/dit_fusions.md; a quarter of an hour
+    python -m bench.dit_fusions --dtypes float32 bfloat16 --rounds 3
+
+Set MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=100000000000, or glibc asks for fresh memory in every operation.
 
 Blocks of diffusers at the sizes of the published networks, with random weights, in eager PyTorch, under
 torch.profiler. Were everything that is no product of matrices, no attention and no activation to cost nothing, the
@@ -104,13 +106,14 @@ def spent(block: nn.Module, arguments: dict[str, object], rounds: int) -> Counte
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="+", default=["float32"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     lines = [f"| block | dtype | seconds | {' | '.join(KINDS)} | bound |", "|---" * (4 + len(KINDS)) + "|"]
-    cases = [(name, dtype) for dtype in (torch.float32, torch.bfloat16) for name in BLOCKS]
+    cases = [(name, getattr(torch, dtype)) for dtype in options.dtypes for name in BLOCKS]
     for name, dtype in cases:
         block, arguments = BLOCKS[name](dtype)
         times = spent(block.to(dtype).eval(), arguments, options.rounds)
@@ -127,7 +130,8 @@ HEADER = "# What fusions could win in a diffusion transformer's block"
 def told() -> str:
     return (
         f"`python -m bench.dit_fusions`, torch {torch.__version__}, {processor()}. Shares of an eager forward, batch 1,"
-        " by torch.profiler, of the quickest run. Bound: how many times as fast the block would be if the last two"
+        " by torch.profiler, of the quickest run after a first one; seconds under the profiler, on a machine with other"
+        " work; glibc keeps memory that is freed. Bound: how many times as fast the block would be if the last two"
         " kinds cost nothing."
     )
 

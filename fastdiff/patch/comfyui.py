@@ -84,9 +84,13 @@ def attention_override(
 
     Calls that fastdiff's op does not serve, or no better than PyTorch's, go to `func`, ComfyUI's own.
     """
-    split = (lambda t: t) if skip_reshape else (lambda t: t.reshape(len(t), t.shape[1], heads, -1).transpose(1, 2))
-    out = attend_where_it_pays(split(q), split(k), split(v), mask if mask is None or mask.ndim != 3 else mask[:, None])
+    each = (q, k, v) if skip_reshape else (_heads_of(q, heads), _heads_of(k, heads), _heads_of(v, heads))
+    out = attend_where_it_pays(*each, mask if mask is None or mask.ndim != 3 else mask[:, None])
     if out is None:
         named = {"attn_precision": attn_precision, "skip_reshape": skip_reshape}
         return func(q, k, v, heads, mask=mask, skip_output_reshape=skip_output_reshape, **named, **kwargs)
     return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+def _heads_of(x: Tensor, heads: int) -> Tensor:
+    return x.reshape(len(x), x.shape[1], heads, -1).transpose(1, 2)
