@@ -36,8 +36,12 @@ except ImportError as error:
 
 from diffusers import SchedulerMixin  # diffusers looks for it in the module that a saved pipeline names
 
+from .cogvideox_ddim import CogVideoXDDIMScheduler
+from .cogvideox_dpm import CogVideoXDPMScheduler
+from .cosine import CosineDPMSolverMultistepScheduler
 from .ddim import DDIMInverseScheduler, DDIMScheduler
 from .ddpm import DDPMScheduler
+from .ddpm_wuerstchen import DDPMWuerstchenScheduler
 from .deis import DEISMultistepScheduler
 from .dpm_solver_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
 from .dpm_solver_sde import DPMSolverSDEScheduler
@@ -47,18 +51,30 @@ from .euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from .flow_match import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from .heun import HeunDiscreteScheduler
 from .ipndm import IPNDMScheduler
+from .karras_ve import KarrasVeScheduler
 from .kdpm2 import KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
 from .lcm import LCMScheduler
 from .lms import LMSDiscreteScheduler
+from .parallel import DDIMParallelScheduler, DDPMParallelScheduler
 from .plan import PlanScheduler
 from .pndm import PNDMScheduler
+from .repaint import RePaintScheduler
+from .sa_solver import SASolverScheduler
+from .score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from .tcd import TCDScheduler
+from .unclip import UnCLIPScheduler
 from .unipc import UniPCMultistepScheduler
 
 _CLASSES = (
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CosineDPMSolverMultistepScheduler,
     DDIMInverseScheduler,
+    DDIMParallelScheduler,
     DDIMScheduler,
+    DDPMParallelScheduler,
     DDPMScheduler,
+    DDPMWuerstchenScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepInverseScheduler,
     DPMSolverMultistepScheduler,
@@ -74,11 +90,17 @@ _CLASSES = (
     IPNDMScheduler,
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
+    KarrasVeScheduler,
     LCMScheduler,
     LMSDiscreteScheduler,
     PNDMScheduler,
     PlanScheduler,
+    RePaintScheduler,
+    SASolverScheduler,
+    ScoreSdeVeScheduler,
+    ScoreSdeVpScheduler,
     TCDScheduler,
+    UnCLIPScheduler,
     UniPCMultistepScheduler,
 )
 for _class in _CLASSES:

@@ -33,7 +33,9 @@ class RunState:
     outputs, the newest last, None where there is none yet. last_sample: the base register. last: the x that the latest
     step returned. table, key: the rows in use, and the step options they were built for. times, host_sigmas: timesteps
     and sigmas on the host. scales: c_in at each step. watch: what they were read from.
-    noise_sampler, noise_seed: of Brownian noise. span: timesteps, and the address, bytes and element's bytes of them.
+    noise_sampler, noise_seed: of Brownian noise. last_noise: what a corrector reads again.
+    hat: a level that a host was given, and its number.
+    span: timesteps, and the address, bytes and element's bytes of them.
     """
 
     timesteps: Tensor | None = None
@@ -56,6 +58,8 @@ class RunState:
     watch: Watch | None = None
     noise_sampler: object = None
     noise_seed: int | list[int] | None = None
+    last_noise: Tensor | None = None
+    hat: tuple[ref, float] | None = None
     span: tuple[Tensor, int, int, int] | None = None
 
     def __init__(self) -> None:
@@ -96,7 +100,7 @@ class RunState:
         """Let go of the tensors of a run that is over."""
         if self.over:
             self.model_outputs = [None] * len(self.model_outputs)
-            self.last_sample = None
+            self.last_sample = self.last_noise = None
 
     def at(self, times: np.ndarray | float) -> Points:
         """The points of whole training times, from alpha^2; before the first one, of the schedule's end."""
@@ -105,7 +109,7 @@ class RunState:
         return Points(np.asarray(times, dtype=np.float64), np.sqrt(alpha2), np.sqrt(1 - alpha2))
 
     def __getstate__(self) -> dict[str, object]:
-        left = {"last", "kernel", "case", "table", "key", "span", "watch"}
+        left = {"last", "kernel", "case", "table", "key", "span", "watch", "hat"}
         if self.noise_seed is not None:  # a Brownian tree has no copy; it grows again from its seed
             left.add("noise_sampler")
         return {k: v for k, v in self.__dict__.items() if k not in left}
@@ -113,7 +117,7 @@ class RunState:
 
 _PROGRESS = (
     "last", "last_sample", "lower_order_nums", "_step_index", "begin", "table", "key", "model_outputs", "noise_sampler",
-    "noise_seed",
+    "noise_seed", "last_noise",
 )  # fmt: skip
 
 
@@ -166,5 +170,5 @@ class RunAttribute:
     def __set__(self, scheduler: object, value: object) -> None:
         run = scheduler._threads.run
         setattr(run, self.name, value)
-        if self.name in ("timesteps", "sigmas"):
+        if self.name in scheduler.recipe.space.run_tensors:
             run.times = run.host_sigmas = run.scales = run.table = None

@@ -121,13 +121,20 @@ class Edm(Sigma):
         return not given
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
-        """The model's time is log(sigma) / 4."""
         sigmas = run.sigmas.double().cpu().numpy()
         if wanted.timesteps is not None:
-            sigmas = np.append(np.exp(4 * np.asarray(wanted.timesteps, dtype=np.float64)), sigmas[-1])
+            sigmas = np.append(self.sigma_of(np.asarray(wanted.timesteps, dtype=np.float64)), sigmas[-1])
         elif wanted.sigmas is not None:
             sigmas = np.asarray(wanted.sigmas, dtype=np.float64)
-        return 0.25 * np.log(sigmas[:-1]), sigmas
+        return self.time_of(scheduler, sigmas[:-1]), sigmas
+
+    def time_of(self, scheduler: Scheduler, sigmas: np.ndarray) -> np.ndarray:
+        """log(sigma) / 4."""
+        return 0.25 * np.log(sigmas)
+
+    def sigma_of(self, times: np.ndarray) -> np.ndarray:
+        """`time_of`, inverted."""
+        return np.exp(4 * times)
 
     def fit(self, scheduler: Scheduler, row: Row) -> Row:
         config = scheduler.config
