@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
+from bench import peers
 from fastdiff.ops import registry
 
 diffusers = pytest.importorskip("diffusers")
@@ -32,7 +33,7 @@ STEPS = 20
 SECONDS = 1.0  # to time a class at a shape, on both sides together
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 FIXED = {"DPMSolverSDEScheduler": {"noise_sampler_seed": 0}}
-NAMES = [name for name in schedulers.__all__ if name != "SchedulerMixin" and hasattr(diffusers, name)]
+NAMES = [name for name in peers.STANDARD if hasattr(diffusers, name)]
 CLASSES = [(name, FIXED.get(name, {})) for name in NAMES]
 CLASSES += [("DPMSolverMultistepScheduler", SDE), ("DPMSolverSinglestepScheduler", SDE)]
 

@@ -7,7 +7,7 @@ import inspect
 import diffusers
 import pytest
 import torch
-from scheduler_loops import loop
+from scheduler_loops import STANDARD, loop
 
 from fastdiff import schedulers
 
@@ -15,9 +15,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-NAMES = [name for name in schedulers.__all__ if hasattr(diffusers, name) and name != "SchedulerMixin"]
 BOUNDS = ("clip_sample", "thresholding")
-each_class = pytest.mark.parametrize("name", NAMES)
+each_class = pytest.mark.parametrize("name", STANDARD)
 WITHOUT_BOUNDS = [
     *((f"{name}DiscreteScheduler", bound) for name in ("Euler", "KDPM2", "LMS") for bound in BOUNDS),
     ("HeunDiscreteScheduler", "thresholding"),

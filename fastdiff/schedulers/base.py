@@ -195,7 +195,8 @@ class FusedScheduler:
         config, known = self.config, _bounds_of(type(self)) if self.recipe.bounds_x0 else ()
         if "thresholding" in known and config.thresholding:
             return None, Threshold(config.prediction_type, config.dynamic_thresholding_ratio, config.sample_max_value)
-        return config.clip_sample_range if "clip_sample" in known and config.clip_sample else None, None
+        clips = "clip_sample" in known and config.clip_sample
+        return getattr(config, "clip_sample_range", 1.0) if clips else None, None
 
     def _output_dtype(self, output: torch.dtype, sample: torch.dtype) -> torch.dtype:
         """The dtype of x', of the model's output's and the sample's."""

@@ -21,12 +21,15 @@ from .spaces import TRAINING_TIME, VP_SCHEDULE
 
 
 def dpm_row(scheduler: Scheduler, points: Points) -> Row:
-    """From the last but one of the points to the last; of order 2 where there is one before, whose x0 is operand 1."""
+    """From the last but one of the points to the last; of order 2 where there is one before, whose x0 is operand 1.
+
+    Where that one has no signal, its x0 counts for nothing: the step before was infinite in lambda.
+    """
     options = {"order": 2, "eta": 1.0, "lower_order_final": False}
     row = multistep(VP_SCHEDULE, points, scheduler.config.prediction_type, **options)[-1]
-    now, *before = row.x.history
+    now, before = (*row.x.history, 0.0)[:2]
     spread = row.x.noise[0][1] if row.x.noise else 0.0
-    noise = ((1, before[0]),) if before else ()
+    noise = ((1, before),) if len(points.t) > 2 else ()
     return Row.at(
         points.at(-2), "data", scheduler.config.prediction_type,
         LinearUpdate(x=row.x.x, history=(now,), noise=(*noise, (2, spread))),

@@ -64,3 +64,8 @@ class CosineDPMSolverMultistepScheduler(FusedScheduler, diffusers.CosineDPMSolve
     recipe = Recipe(cosine_rows, Cosine(fractional=True, absent_is_last=True), noise=path_noise)
     step = fused_step(diffusers.CosineDPMSolverMultistepScheduler.step, SchedulerOutput)
     scale_model_input = scale_model_input
+
+    def _mend_times(self, run: RunState) -> None:
+        """sigma_min ends the grid already: as its end it is the same level, not another rounding of it."""
+        if self.config.final_sigmas_type == "sigma_min":
+            run.sigmas[-1] = run.sigmas[-2]

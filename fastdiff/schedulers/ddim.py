@@ -30,7 +30,7 @@ def has_own_times(run: RunState) -> bool:
 
 
 def ends_of(scheduler: Scheduler, run: RunState) -> np.ndarray:
-    """The times at which the steps from the run's times end: num_train_timesteps // n before, or at the next of them."""
+    """Where the step from each of the run's times ends: num_train_timesteps // n before it, or at the next of them."""
     if has_own_times(run):
         return np.append(run.times[1:], -1.0)
     return run.times - scheduler.config.num_train_timesteps // run.num_inference_steps
@@ -49,7 +49,9 @@ def ddim_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
             row = ddim_row(s, t, prediction, 1, eta)
         return with_noise(row) if eta > 0 else row
 
-    return rows_between(bounded_starts(points) if bounded else points, run.at(ends_of(scheduler, run)[run.begin :]), make)
+    return rows_between(
+        bounded_starts(points) if bounded else points, run.at(ends_of(scheduler, run)[run.begin :]), make
+    )
 
 
 def check_noise(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -24,9 +25,12 @@ from .space import Space
 
 
 def points_at(scheduler: Scheduler, time: float) -> Points:
-    """Of diffusers' schedule, in float64."""
-    alpha2 = float(scheduler._alpha_cumprod(torch.tensor([time], dtype=torch.float64), torch.device("cpu")))
-    return Points(np.float64(time), np.float64(alpha2**0.5), np.float64((1 - alpha2) ** 0.5))
+    """Of a cosine schedule, its time bent by the scaler, with alpha^2 kept from 1e-4 to 0.9999 as in diffusers."""
+    scaler, s = scheduler.scaler, scheduler.config.s
+    bent = 1 - (1 - time) ** scaler if scaler > 1 else time**scaler
+    start, here = (math.cos((u + s) / (1 + s) * math.pi / 2) ** 2 for u in (0.0, bent))
+    alpha2 = np.float64(min(max(here / start, 1e-4), 0.9999))
+    return Points(np.float64(time), np.sqrt(alpha2), np.sqrt(1 - alpha2))
 
 
 def posterior_row(scheduler: Scheduler, time: float, end: float) -> Row:
@@ -73,5 +77,5 @@ class DDPMWuerstchenScheduler(FusedScheduler, diffusers.DDPMWuerstchenScheduler)
         end = float(run.times[np.abs(run.times - time).argmin() + 1])
         drawn = output_noise(self, run, 0, model_output, sample, generator).to(sample.device)
         make = lambda: posterior_row(self, time, end)  # noqa: E731
-        new, _, _ = direct_step(self, run, (time, end, float(self.s)), make, sample, model_output, (drawn,))
+        new, _, _ = direct_step(self, run, (time, end), make, sample, model_output, (drawn,))
         return (new.to(model_output.dtype),)

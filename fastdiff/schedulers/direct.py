@@ -51,23 +51,25 @@ def direct_step(
     m: Tensor,
     operands: Sequence[Tensor] = (),
     base: Tensor | None = None,
+    result: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """(x', base' where the row writes one, D), each [B, ...], by the row that make gives for the key.
 
-    operands: the tensors that the row reads as its noises, in their order. What bounds x0 is the scheduler's.
+    operands: the tensors that the row reads as its noises, in their order. result: the dtype of x', the wider one of x
+    and m where not given. What bounds x0 is the scheduler's.
     """
     tables = scheduler._remembered(run, "direct", dict)
     table = tables.get(key)
     if table is None:
         table = tables[key] = make_table([make()], *scheduler._bounds())
     moves, _, _, _ = table.rows[0]
-    return _apply(table, x, m, x if base is None else base, list(operands), moves.base == "write")
+    result = torch.promote_types(m.dtype, x.dtype) if result is None else result
+    return _apply(table, x, m, x if base is None else base, list(operands), moves.base == "write", result)
 
 
 def _apply(
-    table: Table, x: Tensor, m: Tensor, base: Tensor, operands: list[Tensor], writes: bool
+    table: Table, x: Tensor, m: Tensor, base: Tensor, operands: list[Tensor], writes: bool, result: torch.dtype
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    result = torch.promote_types(m.dtype, x.dtype)
     reads = (x, m, base, *operands)
     if any(type(one) is not Tensor for one in reads) or (is_grad_enabled() and any(one.requires_grad for one in reads)):
         made = solver_step(x, m, flat_row(table.records[0]), base=base, history=operands, write_base=writes)

@@ -1,4 +1,4 @@
-"""KarrasVe: churn, Euler and Heun's correction in three calls, at the levels that the caller hands from one to the next.
+"""KarrasVe: churn, Euler and Heun's correction in three calls, whose levels the caller hands from one to the next.
 
 The model's output is m = (x0 - x) / sigma, so the slope of the ODE is -m.
 """

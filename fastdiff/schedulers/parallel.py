@@ -31,9 +31,7 @@ class Parallel(FusedScheduler):
     """What both have besides their sequential classes."""
 
     @opaque()
-    def _batch_step(
-        self, model_output: Tensor, timesteps: Tensor, sample: Tensor, *key: float
-    ) -> tuple[Tensor]:
+    def _batch_step(self, model_output: Tensor, timesteps: Tensor, sample: Tensor, *key: float) -> tuple[Tensor]:
         self._require_steps(self._threads.run)
         run = self._threads.run
         m = model_output if model_output.shape == sample.shape else predicting_part(self, model_output, sample)

@@ -10,6 +10,7 @@ import torch
 from diffusers.schedulers.scheduling_repaint import RePaintSchedulerOutput
 from torch import Tensor
 
+from ..ops.reference import compute_dtype
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
 from ..plans.solvers.ancestral import step_down
@@ -94,11 +95,12 @@ class RePaintScheduler(FusedScheduler, diffusers.RePaintScheduler):
         return torch.lerp(new, known.to(new.dtype), mask.to(new.dtype)), x0.to(new.dtype)
 
     def undo_step(self, sample: Tensor, timestep: int | Tensor, generator: Generators = None) -> Tensor:
-        """The sample [B, ...] as the diffusion process noises it over the training times of one step from `timestep`."""
+        """The sample [B, ...] as the diffusion process noises it over one step's training times from `timestep` on."""
         self._require_steps(self._threads.run)
         run, time = told(self, timestep)
         count = self.config.num_train_timesteps // run.num_inference_steps
+        exact = sample.to(compute_dtype(sample.dtype))  # in bfloat16 nothing would be left of such short steps
         for beta in self.betas[int(time) : int(time) + count].tolist():
             noise = sample_noise(self, run, 0, sample, sample, generator)
-            sample = torch.add(math.sqrt(1 - beta) * sample, noise, alpha=math.sqrt(beta))
-        return sample
+            exact = torch.add(math.sqrt(1 - beta) * exact, noise, alpha=math.sqrt(beta))
+        return exact.to(sample.dtype)

@@ -80,7 +80,8 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         variance = float((sigma - lower) * (sigma + lower))
         drawn = sample_noise(self, run, 0, model_output, sample, generator)
         make = lambda: euler_maruyama_row(time, 1.0, variance, math.sqrt(variance))  # noqa: E731
-        new, mean, _ = direct_step(self, run, (place,), make, sample, model_output, (model_output, drawn))
+        operands, result = (model_output, drawn), torch.promote_types(sample.dtype, run.discrete_sigmas.dtype)
+        new, mean, _ = direct_step(self, run, (place,), make, sample, model_output, operands, result=result)
         return new, mean.to(new.dtype)
 
     def step_correct(
@@ -92,7 +93,8 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         """
         if self.timesteps is None:
             raise ValueError("timesteps: expected set_timesteps to be called before step_correct")
-        noise = randn_tensor(sample.shape, generator=generator).to(sample.device, sample.dtype)
+        sample = sample.to(torch.promote_types(sample.dtype, torch.float32))  # as diffusers' step lengths make it
+        noise = randn_tensor(sample.shape, generator=generator).to(sample.device)
         norms = gram([model_output, noise], [[1.0, 0.0], [0.0, 1.0]]).diagonal(dim1=1, dim2=2)[:, :2].sqrt().mean(0)
         length = 2 * (self.config.snr * norms[1] / norms[0]) ** 2
         weights = torch.zeros(1, 1, 6, dtype=torch.float64, device=sample.device)
@@ -135,5 +137,6 @@ class ScoreSdeVpScheduler(FusedScheduler, DiffusersScoreSdeVp):
         drawn = sample_noise(self, run, 0, model_output, sample, generator)
         row = (t, 1 + beta * dt / 2, -beta * dt / sigma, math.sqrt(beta * dt))
         make, operands = lambda: euler_maruyama_row(*row), (model_output, drawn)
-        new, mean, _ = direct_step(self, run, (t,), make, sample, model_output, operands)
+        result = torch.promote_types(sample.dtype, run.timesteps.dtype)  # diffusers' factors are tensors
+        new, mean, _ = direct_step(self, run, (t,), make, sample, model_output, operands, result=result)
         return new, mean.to(new.dtype)

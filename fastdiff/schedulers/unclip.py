@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import diffusers
+import torch
 from diffusers.schedulers.scheduling_unclip import UnCLIPSchedulerOutput
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from ..plans.solvers.ancestral import ddim_row
 from .advance import predicting_part
 from .base import FusedScheduler
 from .ddpm import learned_noise, variances
-from .direct import direct_step, told
+from .direct import direct_step, new_run, told
 from .noise import output_noise
 from .opaque import opaque
 from .recipe import Recipe
@@ -36,6 +37,15 @@ class UnCLIPScheduler(FusedScheduler, diffusers.UnCLIPScheduler):
     """The posterior of the diffusion process (Ho et al. 2020, arXiv 2006.11239, eq. 7)."""
 
     recipe = Recipe(None, TrainingTime(ready=True), reads=("variance_type",), final_alpha="one")
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Set the times of a run, from the last training time to 0; of one step, the last alone."""
+        with new_run(self) as run:
+            if num_inference_steps == 1:  # where diffusers divides by 0
+                run.num_inference_steps = 1
+                run.timesteps = torch.tensor([self.config.num_train_timesteps - 1], device=device)
+            else:
+                diffusers.UnCLIPScheduler.set_timesteps(self, num_inference_steps, device)
 
     def step(
         self,

@@ -113,9 +113,7 @@ def _tau(tau: Tau, s: Points) -> float:
     return value
 
 
-def _step(
-    points: Points, i: int, order: int, tau: float, form: str, simple: bool, ahead: bool = False
-) -> _Step:
+def _step(points: Points, i: int, order: int, tau: float, form: str, simple: bool, ahead: bool = False) -> _Step:
     """The step from point i to i + 1 with `order` outputs, of which the newest is at i + 1 where it lies ahead."""
     log_snr = points.log_snr
     first, last = float(log_snr[i]), float(log_snr[i + 1])
