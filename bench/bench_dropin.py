@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +23,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
-from bench import peers
 from fastdiff.ops import registry
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from scheduler_loops import STANDARD
 
 diffusers = pytest.importorskip("diffusers")
 networks = pytest.importorskip("bench.networks")
@@ -33,7 +37,7 @@ STEPS = 20
 SECONDS = 1.0  # to time a class at a shape, on both sides together
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 FIXED = {"DPMSolverSDEScheduler": {"noise_sampler_seed": 0}}
-NAMES = [name for name in peers.STANDARD if hasattr(diffusers, name)]
+NAMES = [name for name in STANDARD if hasattr(diffusers, name)]
 CLASSES = [(name, FIXED.get(name, {})) for name in NAMES]
 CLASSES += [("DPMSolverMultistepScheduler", SDE), ("DPMSolverSinglestepScheduler", SDE)]
 

@@ -52,7 +52,7 @@ class DDPMWuerstchenScheduler(FusedScheduler, diffusers.DDPMWuerstchenScheduler)
     ) -> None:
         """Set the times of a run, from 1 to 0, the end included. timesteps: instead, all of them."""
         with new_run(self):
-            diffusers.DDPMWuerstchenScheduler.set_timesteps(self, num_inference_steps, timesteps, device)
+            super(FusedScheduler, self).set_timesteps(num_inference_steps, timesteps, device)
 
     def step(
         self,

@@ -47,7 +47,7 @@ class KarrasVeScheduler(FusedScheduler, diffusers.KarrasVeScheduler):
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Set the levels of a run, in `schedule`, and their places from the largest down, in `timesteps`."""
         with new_run(self) as run:
-            diffusers.KarrasVeScheduler.set_timesteps(self, num_inference_steps, device)
+            super(FusedScheduler, self).set_timesteps(num_inference_steps, device)
             if num_inference_steps == 1:  # where diffusers divides by 0
                 run.schedule = torch.full_like(run.schedule, self.config.sigma_max**2)
 

@@ -46,7 +46,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         before = self._threads.run
         with new_run(self) as run:
             run.sigmas, run.discrete_sigmas = (getattr(before, name, None) for name in ("sigmas", "discrete_sigmas"))
-            diffusers.ScoreSdeVeScheduler.set_timesteps(self, num_inference_steps, sampling_eps, device)
+            super(FusedScheduler, self).set_timesteps(num_inference_steps, sampling_eps, device)
 
     def step_pred(
         self,
@@ -64,8 +64,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         if self.timesteps is None:
             raise ValueError("timesteps: expected set_timesteps to be called before step_pred")
         if isinstance(timestep, Tensor) and timestep.numel() > 1:
-            parent = diffusers.ScoreSdeVeScheduler.step_pred
-            return parent(self, model_output, timestep, sample, generator, return_dict)
+            return super().step_pred(model_output, timestep, sample, generator, return_dict)
         made = self._predict(model_output, timestep, sample, generator)
         return SdeVeOutput(*made) if return_dict else made
 
@@ -112,7 +111,7 @@ class ScoreSdeVpScheduler(FusedScheduler, DiffusersScoreSdeVp):
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Set the times of a run, from 1 to sampling_eps."""
         with new_run(self):
-            DiffusersScoreSdeVp.set_timesteps(self, num_inference_steps, device)
+            super(FusedScheduler, self).set_timesteps(num_inference_steps, device)
 
     def step_pred(
         self, score: Tensor, x: Tensor, t: float | Tensor, generator: Generators = None
@@ -124,7 +123,7 @@ class ScoreSdeVpScheduler(FusedScheduler, DiffusersScoreSdeVp):
         if self.timesteps is None:
             raise ValueError("timesteps: expected set_timesteps to be called before step_pred")
         if isinstance(t, Tensor) and t.numel() > 1:
-            return DiffusersScoreSdeVp.step_pred(self, score, x, t, generator)
+            return super().step_pred(score, x, t, generator)
         return self._predict(score, t, x, generator)
 
     @opaque(results=2)

@@ -45,7 +45,7 @@ class UnCLIPScheduler(FusedScheduler, diffusers.UnCLIPScheduler):
                 run.num_inference_steps = 1
                 run.timesteps = torch.tensor([self.config.num_train_timesteps - 1], device=device)
             else:
-                diffusers.UnCLIPScheduler.set_timesteps(self, num_inference_steps, device)
+                super(FusedScheduler, self).set_timesteps(num_inference_steps, device)
 
     def step(
         self,
