@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # A module with `OP = "<name>"` has each test that takes `backend` run over these, or over its own `BACKENDS`.
 BACKENDS = {
@@ -22,19 +23,26 @@ BACKENDS = {
     "attention": ("reference", "torch", "cpu", "triton", "cuda"),
 }
 ON_GPU = ("triton", "cuda")
-INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"  # a hundred times slower than a device: fewer cases there
 SEED = int(os.environ.get("FASTDIFF_TEST_SEED") or random.SystemRandom().randrange(2**31))
 os.environ["FASTDIFF_TEST_SEED"] = str(SEED)  # for the processes that the suite is divided among
 COMPILING = {"twin", "built", "sass"}  # fixtures
 MOST_PROCESSES = 8  # of about a gigabyte each
 
+# How long an example takes says how busy the machine is.
+UNTIMED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("suite", deadline=None, suppress_health_check=UNTIMED)
+settings.load_profile("suite")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """The whole suite takes all cores, unless -n says otherwise or the output is wanted as it comes."""
+    """hypothesis has the run's seed, and the whole suite all cores, unless told otherwise or the output is wanted."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # a process of a divided suite comes here too, and so does a pytest that one of its tests starts
     option = config.option
+    if getattr(option, "hypothesis_seed", SEED) is None:
+        option.hypothesis_seed = SEED
     unset = getattr(option, "numprocesses", 0) is None and option.dist == "no"  # and there is pytest-xdist
     whole = {Path(config.invocation_params.dir, arg).resolve() for arg in config.args} == {Path(__file__).parent}
     if unset and whole and not (option.usepdb or option.collectonly or option.capture == "no"):

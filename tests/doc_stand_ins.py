@@ -23,7 +23,7 @@ from fastdiff.fitting import references
 BATCH = 4  # samples that the pages draw at once
 FITTED = 32  # noises of a fit
 RANK = 8  # of its head start, below the number of noises that it is fitted to
-EVALUATIONS = 2000  # enough for converged samples of these
+EVALUATIONS = 1200  # enough for converged samples of these
 
 
 def names() -> dict[str, object]:

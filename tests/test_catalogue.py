@@ -131,7 +131,7 @@ def test_singlestep_order_is_not_bounded_by_the_steps():
 
 
 def test_heun_and_dpm_2_stay_near_the_solution_in_few_steps_where_sigma_over_alpha_starts_at_20_000():
-    schedule, noise = fd.Schedule.cosine(), torch.randn(64, 4, dtype=torch.float64)
+    schedule, noise = fd.Schedule.cosine(), torch.ones(1, 1, dtype=torch.float64)
 
     def model(x, t):  # the exact velocity of data with variance 1/4
         alpha, sigma = (torch.as_tensor(f(t.numpy()))[:, None] for f in (schedule.alpha, schedule.sigma))
@@ -140,4 +140,4 @@ def test_heun_and_dpm_2_stay_near_the_solution_in_few_steps_where_sigma_over_alp
 
     for solver in ("heun", "dpm_2"):
         x = fd.sample(model, fd.plan(solver, schedule, 4, grid="quadratic", prediction="v_prediction"), noise)
-        assert 0.3 < x.std() < 0.7
+        assert 0.3 < x < 0.7  # the model is linear: 1/2 at the solution

@@ -143,7 +143,7 @@ def test_the_parser_refuses_a_bad_value_and_names_its_option(
     assert f"error: argument {name}: " in capsys.readouterr().err
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(alphabet="0123456789,-x ", max_size=12))
 @example("0-63,70")
 def test_a_list_of_seeds_is_read_in_its_order_or_refused(text: str) -> None:

@@ -28,7 +28,7 @@ TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PAGES = [*TOP, *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md")))]
 LANGUAGES = {"python", "pycon", "sh", "text"}
 EXAMPLES = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-FASTER = {"fit": ["--samples", "32", "--evaluations", "5000"]}
+FASTER = {"fit": ["--samples", "32", "--evaluations", "3000"]}
 
 
 class Block(NamedTuple):

@@ -110,7 +110,7 @@ def test_uniform_times_down_to_the_least_noise_gain_from_more_steps_and_from_a_s
     schedule=st.sampled_from(list(SCHEDULES)),
     solver=st.sampled_from(["dpmpp_2m", "dpmpp_3m_exact", "unipc", "dpm_solver_2m", "dpmpp_2m_sde", "sa_solver"]),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_step_far_longer_than_the_one_before_is_of_first_order(lengths, schedule, solver):
     """On every grid: it reads the newest output alone, and of no other step is anything changed."""
     kind = SCHEDULES[schedule]

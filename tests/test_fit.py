@@ -247,7 +247,7 @@ def test_finished_fit_comes_back_from_its_folder_at_once(tmp_path, counted):
 
 def test_best_plan_so_far_comes_back_at_every_budget():
     best = math.inf
-    for evaluations in (30_000, 60_000, 120_000):
+    for evaluations in (30_000, 60_000):
         trials: list[Trial] = []
         fit(iterations=10**6, evaluations=evaluations, report=trials.append)
         found = min(trial.mean for trial in trials if not trial.note)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixtures import SCHEDULE, model, noise
 
@@ -98,10 +98,7 @@ def names_file_and_remedy(error: ValueError, path: Path, folder: Path) -> bool:
     return all(word in words for word in named) or all(word in words for word in other)
 
 
-@settings(
-    deadline=None, max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+@settings(max_examples=60)
 @given(data=st.data())
 def test_damaged_file_is_refused_by_name_or_the_fit_is_as_it_was(data, complete, others, tmp_path):
     intact, plan = complete

@@ -46,7 +46,7 @@ def test_all_zeros_are_the_solvers_own_plan(solver, schedule):
 @pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_differentiable_run_is_the_run_of_sample(solver):
     space = space_of(solver)
-    p = np.random.default_rng().normal(size=space.size) * 0.3 * space.widths
+    p = np.random.normal(size=space.size) * 0.3 * space.widths
     while not space.reaches(p):
         p /= 2
     drawn = fd.sample(model, space.plan_of(p), noise(5))
@@ -57,7 +57,7 @@ def test_differentiable_run_is_the_run_of_sample(solver):
 @pytest.mark.parametrize("solver", ["unipc", "dpm_2"])
 def test_jacobian_is_the_tables_derivative(solver, schedule):
     space = space_of(solver, SCHEDULES[schedule])
-    p = np.random.default_rng().normal(size=space.size) * 0.2 * space.widths
+    p = np.random.normal(size=space.size) * 0.2 * space.widths
     jacobian = space.jacobian(p)
     for i in range(space.size):
         move = np.zeros(space.size)
@@ -96,7 +96,7 @@ def test_gradient_through_the_run_is_the_slope_of_its_result():
 
 def test_cheapest_path_is_the_cheapest_of_all():
     count, steps = 9, 4
-    costs = np.random.default_rng().random((count, count))
+    costs = np.random.random((count, count))
     costs[np.tril_indices(count)] = np.inf
     paths = [(0, *inner, count - 1) for inner in combinations(range(1, count - 1), steps - 1)]
     cost = {path: sum(costs[a, b] for a, b in pairwise(path)) for path in paths}

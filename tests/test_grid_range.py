@@ -35,7 +35,7 @@ def inside(schedule: fd.Schedule, t, log_snr) -> bool:
     return bool(np.all(times & (log_snr >= first - 1e-9) & (log_snr <= last + 1e-9)))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(schedules, st.sampled_from(GRIDS), st.integers(1, 1000), final_sigmas)
 def test_every_named_grid_keeps_within_the_schedule_however_many_steps(schedule, grid, steps, final_sigma):
     try:
@@ -48,7 +48,7 @@ def test_every_named_grid_keeps_within_the_schedule_however_many_steps(schedule,
     assert len(points.t) == steps + 1
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(
     schedules, st.sampled_from(GRIDS), st.one_of(st.integers(1, 40), st.sampled_from([100, 400])), final_sigmas,
     st.sampled_from(fd.solvers()), st.sampled_from(["v_prediction", "flow_prediction"]), st.sampled_from([1.0, 0.5]),

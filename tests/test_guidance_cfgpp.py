@@ -99,7 +99,7 @@ def test_the_scale_of_a_step_is_what_a_constant_prediction_weighs_in_it(schedule
     plan = make_plan(solver, schedule)
     last = next(i for i, row in enumerate(plan.rows) if row.accepts)
     step = fd.Plan(plan.rows[: last + 1], plan.point_after(last), plan.prediction)
-    x = np.random.default_rng().standard_normal(3)
+    x = np.random.standard_normal(3)
     ends = [run_rows(step, lambda x, *_, d=d: np.full_like(x, d), x, noise=lambda j: np.zeros(3)) for d in (0.0, 1.0)]
     weight = (ends[1] - ends[0]) / step.end[0]  # W / alpha'
     np.testing.assert_allclose(step_factors(step).of_row, 1 / weight[0], rtol=1e-10)

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from linear_law import law
 from peers import difference, network
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,7 +23,13 @@ ON_SIGMAS = [
         "euler", "euler_ancestral", "heun", "lms",
     )
 ]  # fmt: skip
-SEEDED = [name for name in ON_SIGMAS if "noise_sampler" in inspect.signature(getattr(kdiffusion, name)).parameters]
+
+
+def takes_noise(name):
+    return "noise_sampler" in inspect.signature(getattr(kdiffusion, name)).parameters
+
+
+SEEDED = [name for name in ON_SIGMAS if takes_noise(name)]
 OPTIONS = {
     "sample_euler": [{"s_churn": 9.0, "s_noise": 1.01}, {"s_churn": 9.0, "s_tmin": 0.2, "s_tmax": 9.0}],
     "sample_heun": [{"s_churn": 9.0, "s_noise": 1.01}],
@@ -280,12 +287,16 @@ def hosted(model):
 # ComfyUI's dpmpp_2s_ancestral_cfg_pp does not draw the data's law: see docs/deviations.md.
 @pytest.mark.parametrize("name", [name for name in MORE if name != "sample_dpmpp_2s_ancestral_cfg_pp"])
 def test_comfyuis_samplers_draw_the_datas_law(name):
-    x = start().new_empty(4000, 1).normal_() * 14.6
-    options = {"extra_args": {}} if "noise_sampler" in inspect.signature(getattr(kdiffusion, name)).parameters else {}
-    steps = 120 if "euler" in name else 40
-    drawn = getattr(kdiffusion, name)(hosted(gaussian), x, levels(steps), disable=True, **options)
-    assert float(drawn.mean()) == pytest.approx(0.3, abs=0.04)
-    assert float(drawn.std()) == pytest.approx(0.5, abs=0.04)
+    first_order = "euler" in name or "gradient" in name
+    sigmas = levels(120 if first_order else 40)
+
+    def draw(x, noise):
+        options = {"noise_sampler": noise} if takes_noise(name) else {}
+        return getattr(kdiffusion, name)(hosted(gaussian), x, sigmas, disable=True, **options)
+
+    mean, std = law(draw, 0.3, (0.25 + 14.6**2) ** 0.5)
+    assert mean == pytest.approx(0.3, abs=1e-12)
+    assert std == pytest.approx(0.5, abs=0.02 if first_order else 0.01)
 
 
 def test_deis_in_vp_time_reproduces_noise_that_is_a_polynomial_of_it():

@@ -27,8 +27,11 @@ def test_default_noise_is_fresh_unit_noise_of_torchs_generator_or_of_a_seed():
     sampler = kdiffusion.default_noise_sampler(x)
     a, b = sampler(9.0, 5.0), sampler(9.0, 5.0)
     assert a.dtype == torch.float64
-    assert abs(float((a * b).mean())) < 0.03
-    torch.testing.assert_close(torch.stack([a.std(), b.std()]), torch.ones(2).double(), rtol=0.02, atol=0)
+    n = a.numel()  # seven standard errors each
+    assert abs(float((a * b).mean())) < 7 * n**-0.5
+    torch.testing.assert_close(
+        torch.stack([a.std(), b.std()]), torch.ones(2).double(), rtol=7 * (2 * n) ** -0.5, atol=0
+    )
     torch.manual_seed(4)
     first = kdiffusion.default_noise_sampler(x)(9.0, 5.0)
     torch.manual_seed(4)
@@ -39,7 +42,7 @@ def test_default_noise_is_fresh_unit_noise_of_torchs_generator_or_of_a_seed():
     assert not torch.equal(seeded[0](2.0, 1.0), kdiffusion.default_noise_sampler(x, seed=7)(2.0, 1.0))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.floats(0.01, 100), st.floats(0.01, 100), st.floats(0, 2))
 def test_an_ancestral_steps_parts_make_up_its_level(sigma_from, sigma_to, eta):
     down, up = kdiffusion.get_ancestral_step(sigma_from, sigma_to, eta)

@@ -64,7 +64,7 @@ def test_a_bound_on_x0_is_that_of_the_model_whose_x0_is_bounded(solver, options,
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from([s for s in fd.solvers() if s.order]), st.sampled_from([VP, FLOW, EDM]), st.integers(1, 8),
     st.sampled_from(["logsnr", "time"]), st.floats(0.1, 3.0),

@@ -78,12 +78,12 @@ def test_noise_is_accurate_to_a_few_roundings(isa: str) -> None:
 def test_noise_is_standard_normal(isa: str) -> None:
     stats = pytest.importorskip("scipy.stats")
     sample = noise_of(torch.randint(2**63 - 1, (8,)).tolist(), 1, 2**17).double()
-    assert stats.kstest(sample.flatten().numpy(), "norm").pvalue > 1e-6
-    n = sample.numel()
+    assert stats.kstest(sample.flatten().numpy(), "norm").pvalue > 1e-11
+    n = sample.numel()  # seven standard errors each
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
-        assert abs(sample.pow(power).mean() - moment) < 6 * math.sqrt(variance / n)
+        assert abs(sample.pow(power).mean() - moment) < 7 * math.sqrt(variance / n)
     for lag in (1, 2, 3, 4):
-        assert abs((sample[:, lag:] * sample[:, :-lag]).mean()) < 6 / math.sqrt(n)
+        assert abs((sample[:, lag:] * sample[:, :-lag]).mean()) < 7 / math.sqrt(n)
 
 
 def copied(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -171,7 +171,7 @@ def test_the_pool_works_in_a_forked_child(threads: None) -> None:
     child = context.Process(target=_run_in_a_child, args=(call, right, found), daemon=True)
     child.start()
     try:
-        assert found.get(timeout=30)
+        assert found.get(timeout=300)
     finally:
         child.kill()
 

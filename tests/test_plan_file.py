@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastdiff as fd
@@ -67,7 +67,7 @@ def use(plan: Plan, path) -> None:
     assert Plan.load(path) == plan
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400)
 @given(changed_files())
 def test_a_changed_file_is_refused_by_name_and_field_or_loads_and_runs(tmp_path, changed):
     data, place = changed
@@ -153,7 +153,7 @@ def depth_by_definition(rows: list[Row]) -> int:
     return depth
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(histories())
 def test_depth_is_the_furthest_back_that_an_output_lies_before_it_is_read(rows):
     expected = depth_by_definition(rows)

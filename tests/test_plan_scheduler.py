@@ -173,7 +173,7 @@ def test_a_run_from_the_middle_is_that_of_a_plan_with_start(solver: str, schedul
     torch.testing.assert_close(made[last].prev_sample, states[last], rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(ODE_SOLVERS), st.sampled_from([FLOW, VP]), st.integers(3, 9), st.integers(0, 99))
 def test_a_run_from_any_row_is_exact_where_the_model_says_one_picture(
     solver: str, schedule: fd.Schedule, steps: int, place: int

@@ -137,7 +137,7 @@ def scaled(i: int, by: float) -> object:
 
 
 @pytest.mark.parametrize("name", [n for n in WITH_SIGMAS if n not in OWN_MIDDLES])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_sigmas_edited_in_place_are_those_of_the_next_step(name, data):
     """Whether the first steps are made or not; where each level comes twice, both of its copies."""

@@ -257,7 +257,7 @@ def test_threads_that_share_a_scheduler_do_not_disturb_each_other(name, seed):
     cases = [(tiny.text_to_image, seed, 6), (tiny.sdxl, seed + 1, 4)]
     alone = [draw(client, shared, s, num_inference_steps=n) for client, s, n in cases]
     images: dict[int, Tensor] = {}
-    turn = threading.Barrier(2, timeout=60)
+    turn = threading.Barrier(2, timeout=300)
 
     def work(k: int) -> None:
         def alternate(pipe, step, t, tensors):

@@ -19,7 +19,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 1}}
+SHORT = {"num_train_timesteps": 200}  # the constructors of KDPM2 take half a second for a thousand
+OPTIONS = {
+    "PNDMScheduler": {"skip_prk_steps": True},
+    "DPMSolverSDEScheduler": {"noise_sampler_seed": 1},
+    "KDPM2DiscreteScheduler": SHORT,
+    "KDPM2AncestralDiscreteScheduler": SHORT,
+}
 QUIET = [name for name in STANDARD if name not in BROWNIAN]
 each_class = pytest.mark.parametrize("name", STANDARD)
 

@@ -42,7 +42,7 @@ def test_a_run_begins_at_the_first_step_although_its_time_comes_nine_times(given
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(place=st.integers(0, 19))
 def test_a_time_its_copy_and_its_number_begin_at_the_same_step(name, place):
     found = []
@@ -97,7 +97,7 @@ def test_as_many_steps_as_training_times_and_more(name, options):
 
 
 @pytest.mark.parametrize("name", [*LAMBDA, "DDIMScheduler", *LEVELS])
-@settings(max_examples=6, deadline=None, phases=[Phase.generate])
+@settings(max_examples=6, phases=[Phase.generate])
 @given(data=st.data())
 def test_times_that_repeat_are_steps_that_change_nothing(name, data):
     """A run on times with repetitions is the run on them without, but for the noise that a step draws."""

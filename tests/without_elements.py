@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fastdiff.ops import registry
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=40)
 
 
 def shapes(rank: int) -> st.SearchStrategy[tuple[int, ...]]:

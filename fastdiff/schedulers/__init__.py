@@ -5,24 +5,8 @@ configuration, timesteps and sigmas, add_noise, saving and isinstance checks are
 the same image. `step` reads no value of a tensor; inside torch.compile it is one opaque op without a graph break (there
 with `variance_noise` or torch's own generator, and not inside CUDA graphs).
 
-Whose step it is. A run is what set_timesteps begins, or a new pass over the same timesteps. Threads that share a
-scheduler never see each other's runs. In one thread a step at one of the new `timesteps` begins the run that
-set_timesteps made; any other belongs to the run whose latest result it is given; else to the run whose `timesteps` it
-is given an element of. So interleaved runs are kept apart if each has called set_timesteps or hands on the very tensor
-that step returned; the latest eight runs of a thread are kept.
-
-set_timesteps takes `timesteps`, `sigmas` and `mu` in every class (`fastdiff.schedulers.spaces`).
-
-What a host changes after set_timesteps counts from the next step on, as in diffusers: attributes of `scheduler.config`,
-`sigmas` and `timesteps` edited in place or replaced, `alphas_cumprod`. (The exception: tensors made in inference mode
-and edited in place in the middle of a run.) A step takes `generator` in every class; where it draws nothing it is not
-read.
-
-Where diffusers is wrong or fails, fastdiff differs on purpose: docs/deviations.md has the list, and what may surprise
-and is as in diffusers.
-
-Half precision: the history is kept in float32. With s_churn > 0, per-token times, and UniPC's solver_p the step is
-diffusers' own. DDIMPipeline makes its scheduler diffusers' DDIM: assign this one after construction.
+`runs` says which run a step belongs to, `watch` what a host may change in the middle of one. docs/diffusers.md has what
+users can rely on; where diffusers is wrong or fails, fastdiff differs on purpose, and docs/deviations.md has the list.
 """
 
 from __future__ import annotations

@@ -134,6 +134,5 @@ def _check(m: Tensor, x: Tensor) -> None:
     checks.require_device("model_output", m, x)
 
 
-def _differentiable(*tensors: object) -> bool:
-    x, m, history = tensors
+def _differentiable(x: Tensor, m: Tensor, history: list[Tensor]) -> bool:
     return x.requires_grad or m.requires_grad or any(h.requires_grad for h in history)

@@ -1,29 +1,16 @@
 """FusedScheduler: a diffusers scheduler whose `step` is one row of a table. A Recipe says which rows.
 
-A class of diffusers that is not here yet takes about 20 lines, in a file by its name:
-
-    from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedulerOutput
-
-    def euler_rows(scheduler, run, points, key):
-        '''From each of the points to the next, for a model that predicts x0.'''
-        return [ddim_row(points.at(i), points.at(i + 1), "sample", 1) for i in range(len(points.t) - 1)]
-
-    class EulerDiscreteScheduler(FusedScheduler, diffusers.EulerDiscreteScheduler):
-        '''Euler's method (Karras et al. 2022, arXiv 2206.00364, algorithm 2).'''
-
-        recipe = Recipe(euler_rows, SIGMA, output_dtype="output", extra="converted")
-        step = fused_step(diffusers.EulerDiscreteScheduler.step, EulerDiscreteSchedulerOutput)
-        scale_model_input = scale_model_input
+A class of diffusers that is not here yet takes about 20 lines, in a file by its name; euler.py is a pattern.
 
 1. The rows come from `fastdiff.plans.solvers`. `points` are where the run's steps begin and end, alpha and sigma each.
    `fastdiff.schedulers.rows` has what diffusers' conventions need besides.
 2. The space (`fastdiff.schedulers.spaces`) says what the times and sigmas are, and what set_timesteps may be given.
 3. `fused_step` takes over the signature and docstring of diffusers' own step. Its arguments `key`, `native` and `check`
    are for options that change the rows, for those that stay diffusers' own, and for what has to be refused.
-4. `scale_model_input` as above where the model reads c_in x, that is in SIGMA and EDM.
+4. `scale_model_input = scale_model_input` where the model reads c_in x, that is in SIGMA and EDM.
 5. Attributes that diffusers' set_timesteps or step sets, and that belong to a run, are declared as `RunAttribute()`.
-6. Name the class in `fastdiff/schedulers/__init__.py`, with what it does differently from diffusers on purpose. The
-   tests of parity, times and state run over all names there.
+6. Name the class in `fastdiff/schedulers/__init__.py`, and in docs/deviations.md what it does differently on purpose.
+   The tests of parity, times and state run over all names there.
 """
 
 from __future__ import annotations
@@ -44,8 +31,7 @@ from .recipe import Recipe, Rows
 from .rows import Table, Threshold, make_table
 from .run_state import Key, RunAttribute, RunState, ThreadLocalRuns
 from .runs import index_of
-from .space import Wanted
-from .times import check_times
+from .space import Wanted, checked
 from .watch import Watch, differ
 
 MAX_TABLES = 64  # kept of a scheduler, for its settings at the time
@@ -78,15 +64,14 @@ class FusedScheduler:
     @classmethod
     def from_config(cls, config: object = None, *args: object, **kwargs: object) -> object:
         """diffusers' own; warns where the configuration bounds x0 and this class does not."""
-        made = super().from_config(config, *args, **kwargs)
         asked = [name for name in BOUNDS if isinstance(config, dict) and config.get(name)]
         known = _bounds_of(cls)
-        if asked and not any(name in known for name in asked):
+        if asked and not set(known) & set(asked):
             advice = "Samples may leave the data's range."
             if "thresholding" in known:
                 advice = "thresholding=True with sample_max_value=1.0 clips it to [-1, 1], as clip_sample does."
             logger.warning(f"{cls.__name__} does not bound x0, and the configuration asks for {asked[0]}. {advice}")
-        return made
+        return super().from_config(config, *args, **kwargs)
 
     # The times of a run.
 
@@ -111,36 +96,32 @@ class FusedScheduler:
         # Tensors made outside inference mode count the edits that a host makes to them.
         with torch.inference_mode(False):
             run = self._threads.use(RunState())
-            if self._is_native(wanted.given):
-                given = {k: np.array(v) if k == "sigmas" else v for k, v in wanted.given.items()}
-                super().set_timesteps(num_inference_steps, device, *args, **given, **options)
-                self._mend_times(run)
-            else:
-                self._resolve_times(run, num_inference_steps, device, args, options, wanted)
+            self._resolve_times(run, num_inference_steps, device, args, options, wanted)
             self._prepare(run)
-
-    def _is_native(self, given: dict[str, object]) -> bool:
-        """Whether diffusers' own set_timesteps takes these right."""
-        names = tuple(inspect.signature(super().set_timesteps).parameters)
-        return self.recipe.space.is_native(self, given, names)
-
-    def _mend_times(self, run: RunState) -> None:
-        """Put right what diffusers' set_timesteps has made, where it is wrong."""
 
     def _resolve_times(
         self, run: RunState, steps: int | None, device: object, args: tuple, options: dict, wanted: Wanted
     ) -> None:
-        """Place the times on the class's own schedule, on top of what diffusers makes of as many steps."""
-        space = self.recipe.space
-        check_times(self, steps, wanted)
+        """What diffusers' set_timesteps makes, if it takes what is wanted right; else placed on top of that."""
+        space, native = self.recipe.space, super().set_timesteps
+        given = wanted.given if space.flows(self) else wanted.listed
+        if space.is_native(self, given, tuple(inspect.signature(native).parameters)):
+            arrays = {name: np.array(values) for name, values in given.items() if name == "sigmas"}
+            native(steps, device, *args, **{**given, **arrays}, **options)
+            self._mend_times(run)
+            return
+        wanted = checked(self, steps, wanted)
         count = steps or space.count(self, wanted)
-        super().set_timesteps(count, device, *args, **options)
+        native(count, device, *args, **options)
         times, sigmas = space.place(self, run, count, wanted)
         dtype = torch.float32 if space.fractional else torch.int64
         run.timesteps = torch.from_numpy(np.asarray(times, np.float64)).to(dtype).to(run.timesteps.device)
         run.num_inference_steps = count
         if sigmas is not None:
             run.sigmas = torch.from_numpy(np.asarray(sigmas, np.float32))
+
+    def _mend_times(self, run: RunState) -> None:
+        """Put right what diffusers' set_timesteps has made, where it is wrong."""
 
     def _prepare(self, run: RunState) -> None:
         """Read times and sigmas to the host: the one time that it waits for them, unless they are edited."""
@@ -164,26 +145,23 @@ class FusedScheduler:
             raise ValueError("num_inference_steps: expected set_timesteps to be called before step")
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
-        """Where a run that is given this time begins: 0 if it is the first time, else its second place, if it has two.
-
-        The second, as in diffusers: where each step has two evaluations, a step begins there.
-        """
-        run = self._threads.run
-        if schedule_timesteps is None:
-            self._refresh(run)
-            return index_of(self, float(timestep), run.times)
-        return index_of(self, float(timestep), schedule_timesteps.double().cpu().numpy())
+        """Where a run that is given this time begins, see `runs.index_of`."""
+        if schedule_timesteps is not None:
+            return index_of(self, float(timestep), schedule_timesteps.double().cpu().numpy())
+        self._refresh(self._threads.run)
+        return index_of(self, float(timestep), self._threads.run.times)
 
     # The table of a run.
 
     def _table(self, run: RunState, key: Key) -> Table:
         """The run's rows, which also begin where a host has moved it to."""
-        run.table, run.key = self._remembered(run, (run.begin, key), lambda: self._make_table(run, key)), key
-        return run.table
 
-    def _make_table(self, run: RunState, key: Key) -> Table:
-        clamp, threshold = self._bounds()
-        return make_table(self._rows(run, key), clamp, threshold, self.recipe.keeps_output)
+        def make() -> Table:
+            clamp, threshold = self._bounds()
+            return make_table(self._rows(run, key), clamp, threshold, self.recipe.keeps_output)
+
+        run.table, run.key = self._remembered(run, (run.begin, run.scaled, key), make), key
+        return run.table
 
     def _rows(self, run: RunState, key: Key) -> Rows:
         space = self.recipe.space
@@ -211,12 +189,10 @@ class FusedScheduler:
             self._settings = settings
             self._tables.clear()
         sigmas = b"" if run.host_sigmas is None else run.host_sigmas.tobytes()
-        custom = getattr(run, "custom_timesteps", False)
-        name = (run.times.tobytes(), sigmas, custom, run.num_inference_steps, what)
-        made = self._tables.get(name)
-        if made is None:
-            made = self._tables[name] = make()
-        return made
+        name = (run.times.tobytes(), sigmas, run.custom_timesteps, run.num_inference_steps, what)
+        if name not in self._tables:
+            self._tables[name] = make()
+        return self._tables[name]
 
     _advance = advance
 

@@ -70,13 +70,14 @@ def compiled_step(
     scheduler: Scheduler, m: Tensor, timestep: Tensor | float, x: Tensor, noise: Tensor | None, key: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
     """`advance` as a node of the graph that is being traced."""
-    tensor = timestep if isinstance(timestep, Tensor) else None
-    time = 0.0 if tensor is not None else float(timestep)
-    return torch.ops.fastdiff.scheduler_step(m, tensor, time, x, noise, [float(v or 0) for v in key], scheduler._handle)
+    numbers = [float(v or 0) for v in key]
+    return torch.ops.fastdiff.scheduler_step(m, *_as_operands(timestep), x, noise, numbers, scheduler._handle)
 
 
 def compiled_scale(scheduler: Scheduler, x: Tensor, timestep: Tensor | float) -> Tensor:
     """`scale_model_input` as a node of the graph that is being traced."""
-    tensor = timestep if isinstance(timestep, Tensor) else None
-    time = 0.0 if tensor is not None else float(timestep)
-    return torch.ops.fastdiff.scheduler_scale(x, tensor, time, scheduler._handle)
+    return torch.ops.fastdiff.scheduler_scale(x, *_as_operands(timestep), scheduler._handle)
+
+
+def _as_operands(timestep: Tensor | float) -> tuple[Tensor | None, float]:
+    return (timestep, 0.0) if isinstance(timestep, Tensor) else (None, float(timestep))

@@ -13,7 +13,7 @@ from ..plans.solvers.ancestral import ddim_row, step_down
 from .base import FusedScheduler
 from .noise import output_noise
 from .recipe import Recipe, Rows
-from .rows import attempt, bounded_starts, ddim_clipped_row, with_noise
+from .rows import attempt, ddim_clipped_row, with_noise
 from .run_state import Generators, Key, RunState, Scheduler
 from .spaces import TRAINING_TIME
 from .step import fused_step
@@ -26,7 +26,7 @@ def rows_between(starts: Points, ends: Points, make: object) -> Rows:
 
 def has_own_times(run: RunState) -> bool:
     """Whether the times are the caller's, each step's end the next of them."""
-    return getattr(run, "custom_timesteps", False) and len(run.times) == len(run.timesteps)
+    return run.custom_timesteps and len(run.times) == len(run.timesteps)
 
 
 def ends_of(scheduler: Scheduler, run: RunState) -> np.ndarray:
@@ -40,18 +40,16 @@ def ddim_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
     """key: eta, and whether eps follows a bound on x0."""
     eta, reuse = key
     prediction = scheduler.config.prediction_type
-    bounded = any(scheduler._bounds())
+    clipped = not reuse and any(scheduler._bounds())
 
     def make(s: Points, t: Points) -> Row:
-        if bounded and not reuse:
+        if clipped:
             row = ddim_clipped_row(s, t, prediction, *step_down(s, t, eta))
         else:
             row = ddim_row(s, t, prediction, 1, eta)
         return with_noise(row) if eta > 0 else row
 
-    return rows_between(
-        bounded_starts(points) if bounded else points, run.at(ends_of(scheduler, run)[run.begin :]), make
-    )
+    return rows_between(points, run.at(ends_of(scheduler, run)[run.begin :]), make)
 
 
 def check_noise(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:
@@ -75,10 +73,8 @@ def inverse_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) 
     before = np.minimum(run.times - total // run.num_inference_steps, total - 1)
     if has_own_times(run):
         before = np.append(-1.0, run.times[:-1])
-    starts = run.at(before[run.begin :])
-    if any(scheduler._bounds()):
-        starts = bounded_starts(starts)
-    return rows_between(starts, points, lambda s, t: ddim_clipped_row(s, t, scheduler.config.prediction_type))
+    starts, ends = TRAINING_TIME.starts(scheduler, run, before[run.begin :]), run.at(run.times[run.begin :])
+    return rows_between(starts, ends, lambda s, t: ddim_clipped_row(s, t, scheduler.config.prediction_type))
 
 
 class DDIMInverseScheduler(FusedScheduler, diffusers.DDIMInverseScheduler):

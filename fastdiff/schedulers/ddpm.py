@@ -18,7 +18,6 @@ from .base import FusedScheduler
 from .ddim import rows_between
 from .noise import output_noise
 from .recipe import Recipe, Rows
-from .rows import bounded_starts
 from .run_state import Generators, Key, RunState, Scheduler
 from .spaces import TrainingTime
 from .step import fused_step
@@ -32,9 +31,7 @@ def ddpm_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
         noise = ((1, _spread(scheduler, s, t)),) if s.t > 0 else ()
         return replace(row, x=replace(row.x, noise=noise))
 
-    return rows_between(
-        bounded_starts(points) if any(scheduler._bounds()) else points, _ends(run).at(slice(run.begin, None)), make
-    )
+    return rows_between(points, _ends(run).at(slice(run.begin, None)), make)
 
 
 def _ends(run: RunState) -> Points:

@@ -18,10 +18,9 @@ from .noise import float32_noise, output_noise
 from .recipe import Recipe
 from .rows import with_noise
 from .run_state import Key, RunState, Scheduler
-from .space import Placed, Wanted
+from .space import Placed, Wanted, grid_of
 from .spaces import VP_OR_FLOW, VpOrFlow, shifted
 from .step import fused_step
-from .times import grid_of
 
 SHORT_RUN = 15  # runs of fewer steps end with lower orders
 
@@ -90,7 +89,7 @@ class RisingVpOrFlow(VpOrFlow):
             own[:-1] = wanted.sigmas
         sigmas = shifted(own, scheduler.config.flow_shift, wanted.mu)
         if wanted.timesteps is not None:
-            sigmas[:-1] = np.asarray(wanted.timesteps) / total
+            sigmas[:-1] = wanted.timesteps / total
         if sigmas[0] <= 0 or (np.diff(sigmas) < 0).any():
             raise ValueError(f"timesteps, sigmas: expected levels that rise from above 0 to {sigmas[-1]}, got {sigmas}")
         return sigmas[:-1] * total, sigmas

@@ -22,12 +22,7 @@ class Sine(Space):
     """Angles in units of pi / 2: alpha is their cosine, sigma their sine."""
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
-        if wanted.timesteps is None and wanted.sigmas is None:
-            return run.timesteps.cpu().numpy(), None
-        if wanted.sigmas is None:
-            times = np.asarray(wanted.timesteps, dtype=np.float64)
-        else:
-            times = np.arctan(wanted.sigmas[:-1]) * 2 / np.pi
+        times = np.arctan(wanted.sigmas[:-1]) * 2 / np.pi if wanted.timesteps is None else wanted.timesteps
         angles = np.append(times, 0.0) * np.pi / 2
         run.alphas, run.betas = torch.from_numpy(np.cos(angles)), torch.from_numpy(np.sin(angles))
         return times, None

@@ -14,7 +14,6 @@ from ..plans.solvers.consistency import consistency
 from .base import FusedScheduler
 from .noise import wider_noise
 from .recipe import Recipe
-from .rows import bounded_starts
 from .run_state import Key, RunState, Scheduler
 from .spaces import TRAINING_TIME, VP_SCHEDULE
 from .step import fused_step
@@ -23,9 +22,8 @@ from .step import fused_step
 def lcm_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> list[Row]:
     """To data, and with noise back up to the next of the times; base' is the data."""
     config, rows = scheduler.config, []
-    starts = bounded_starts(points) if any(scheduler._bounds()) else points
     for i, time in enumerate([*run.times[run.begin + 1 :], run.times[-1]]):
-        s, t = starts.at(i), run.at(time)
+        s, t = points.at(i), run.at(time)
         clean = t._replace(alpha=np.float64(1.0), sigma=np.float64(0.0))
         last = run.begin + i == run.num_inference_steps - 1
         to, denoised = (

@@ -56,7 +56,7 @@ def _weights(scheduler: Scheduler, run: RunState, key: Key) -> Tensor:
     whole = run.again()
     table = np.zeros((total, 2, 6))
     for part in (others, whole):  # the run's own times have their steps' own ends
-        rows = scheduler.recipe.rows(scheduler, part, part.at(part.times), key)
+        rows = scheduler.recipe.rows(scheduler, part, scheduler.recipe.space.points(scheduler, part, 0), key)
         table[part.times.astype(int)] = [_line(row) for row in rows]
     return torch.from_numpy(table)
 

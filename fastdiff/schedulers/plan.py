@@ -16,18 +16,16 @@ from torch.compiler import is_compiling
 from ..ops.reference import compute_dtype
 from ..plans.plan import Plan
 from ..plans.prediction import convert
+from ..plans.row import Row
+from ..plans.schedule import Points
 from .advance import predicting_part
 from .base import FusedScheduler
-from .compile import compiled_scale
-from .plan_config import check_config, compare_shift, demanded_shift, kind_of, training_times
+from .plan_config import check_config, check_wanted, kind_of, training_times
 from .plan_rows import reading_noise, rescaled, rows_from
 from .recipe import Recipe
-from .rows import Table, make_table
-from .run_state import Generators, Key, RunState
-from .runs import row_to_read
-from .space import Space
-
-MAX_UNEVENNESS = 2e-3  # how far from even a pipeline's own grid is: some round its times to whole numbers
+from .run_state import Generators, Key, RunState, Scheduler
+from .space import Space, Wanted
+from .step import scale_model_input
 
 
 @dataclass
@@ -36,6 +34,26 @@ class PlanSchedulerOutput(BaseOutput):
 
     prev_sample: Tensor
     pred_original_sample: Tensor
+
+
+class PlanTimes(Space):
+    """A plan's own."""
+
+    def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
+        return scheduler._points.at(slice(begin, None))
+
+    def c_in(self, scheduler: Scheduler, run: RunState) -> list[float]:
+        """A flow pipeline's state is c_in x already, but for the first row's."""
+        return [1.0 if i and scheduler._flows else row.c_in for i, row in enumerate(scheduler.plan.rows)]
+
+
+def plan_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> list[Row]:
+    """For the state as the pipeline holds it."""
+    held = [scheduler._held(run, place) for place in range(run.begin, scheduler.plan.nfe + 1)]
+    rows = rescaled(rows_from(scheduler.plan, run.begin), held)
+    if rows[0].c_in != 1 and not run.scaled:
+        rows[0] = reading_noise(rows[0], scheduler.plan.prediction)
+    return rows
 
 
 class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
@@ -54,12 +72,11 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
     whole runs: of one that begins in its second half, little of the gain is left.
     Where a row of the plan has the model read c_in x, scale_model_input gives it, as Stable Diffusion's pipelines ask.
     Flow pipelines never do: there, and wherever a run's first step comes without it, the pipeline holds c_in x itself
-    from the second row on. What the model makes of c_in times pure noise is then told from what it makes of the noise,
-    as if x0 did not depend on it.
+    from the second row on, and the first is `plan_rows.reading_noise`.
     """
 
     order = 1
-    recipe = Recipe(None, Space(), output_dtype="sample", extra="converted", begins_at_place=True)
+    recipe = Recipe(plan_rows, PlanTimes(), output_dtype="sample", extra="converted", begins_at_place=True)
 
     def __init__(
         self, plan: Plan | str | os.PathLike | Mapping[str, object], num_train_timesteps: int | None = None
@@ -67,19 +84,22 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
         self._plan = _plan(plan)
         if self._plan.stochastic:
             raise ValueError("plan: expected a deterministic one, got one that draws noise")
-        rows = self._plan.rows
-        self._flows = kind_of(self._plan) == "flow"
-        self._alpha_sigma = np.array([*((row.alpha, row.sigma) for row in rows), self._plan.end])  # [rows + 1, 2]
-        self._reads = tuple(1.0 if i and self._flows else row.c_in for i, row in enumerate(rows))
+        rows, self._flows = self._plan.rows, kind_of(self._plan) == "flow"
+        alpha, sigma = np.array([*((row.alpha, row.sigma) for row in rows), self._plan.end]).T
+        self._points = Points(sigma, alpha, sigma)
+        total = num_train_timesteps or training_times(self._plan)
+        with np.errstate(divide="ignore"):
+            sigmas = sigma if self._flows else sigma / alpha
+        times = [(total if self._flows else 1) * row.t for row in rows]
+        self._own = {"timesteps": np.array(times, np.float32), "sigmas": sigmas.astype(np.float32)}
         forms = (None if row.form == "data" else row for row in rows)
         self._x0 = [row and convert(self._plan.prediction, "data", row.alpha, row.sigma) for row in forms]
-        self._made: dict[tuple[int, bool], Table] = {}
+        self._scales = any(factor != 1 for factor in self.recipe.space.c_in(self, self._threads.run))
         self.init_noise_sigma = self._plan.init_scale
-        total = num_train_timesteps or training_times(self._plan)
         self.register_to_config(
             plan=self._plan.to_dict(), num_train_timesteps=total, prediction_type=self._plan.prediction
         )
-        self._fill(None)
+        self.set_timesteps()
 
     @classmethod
     def from_config(
@@ -128,8 +148,6 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 
-    # The times.
-
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -146,60 +164,19 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
         where exp(mu) is not the shift that the plan's times were laid with, if the pipeline's configuration is known.
         Raises ValueError for other numbers.
         """
-        for name, values in (("timesteps", timesteps), ("sigmas", sigmas)):
-            if values is not None:
-                num_inference_steps = self._count_of(name, values)
-        if num_inference_steps not in (None, self.plan.nfe):
-            raise ValueError(
-                f"num_inference_steps: the plan has {self.plan.nfe}, got {num_inference_steps}; ask for"
-                f" {self.plan.nfe}, or make a plan of {num_inference_steps}"
-            )
-        if mu is not None and not self._flows:
-            raise ValueError(f"mu: expected none, since the plan is for no flow model; got {mu}")
-        demanded = demanded_shift(self.config, mu)
-        if demanded is not None:
-            compare_shift(self.plan, demanded)
-        self._threads.use(RunState())
-        self._fill(device)
+        check_wanted(self, num_inference_steps, Wanted(timesteps, sigmas, mu))
+        super().set_timesteps(device=device)
 
-    def _count_of(self, name: str, values: Sequence[float]) -> int:
-        """How many steps the values ask for, where they ask for no other times than the plan's."""
-        array, own = np.asarray(values, dtype=np.float64), self._own_values(name).double().numpy()
-        if array.shape in ((self.plan.nfe,), own.shape) and np.allclose(array, own[: len(array)], rtol=1e-3):
-            return self.plan.nfe
-        top = self.config.num_train_timesteps if name == "timesteps" else 1
-        even = self._flows and array.ndim == 1 and array.size > 0
-        if not even or np.abs(array - np.linspace(top, array[-1], len(array))).max() > MAX_UNEVENNESS * top:
-            raise ValueError(
-                f"{name}: a plan has its own, got {values!r}; leave {name} out, or make the plan on them with"
-                f" fastdiff.plan(..., {'grid' if name == 'timesteps' else name}=)"
-            )
-        return len(array)
-
-    def _fill(self, device: str | torch.device | None) -> None:
-        """The plan's times and sigmas, for the current run."""
-        self.num_inference_steps = self.plan.nfe
-        self.timesteps, self.sigmas = self._own_values("timesteps").to(device), self._own_values("sigmas")
-        self.model_outputs = [None] * self.plan.depth
-        self._threads.run.scaled = False  # whether scale_model_input was called
-        self._prepare(self._threads.run)
-
-    def _own_values(self, name: str) -> Tensor:
-        """The plan's timesteps [rows] in the pipeline's unit, or sigmas [rows + 1]: sigma / alpha, of a flow sigma."""
-        if name == "timesteps":
-            unit = self.config.num_train_timesteps if self._flows else 1
-            return torch.tensor([unit * row.t for row in self.plan.rows], dtype=torch.float32)
-        alpha, sigma = self._alpha_sigma.T
-        with np.errstate(divide="ignore"):
-            return torch.tensor(sigma if self._flows else sigma / alpha, dtype=torch.float32)
+    def _resolve_times(self, run: RunState, steps: object, device: str | torch.device | None, *rest: object) -> None:
+        run.num_inference_steps = self.plan.nfe
+        run.timesteps = torch.tensor(self._own["timesteps"], device=device)
+        run.sigmas = torch.tensor(self._own["sigmas"])
 
     def _prepare(self, run: RunState) -> None:
         super()._prepare(run)
         for name, held in (("timesteps", run.times), ("sigmas", run.host_sigmas)):
-            if not np.array_equal(held, self._own_values(name).double().numpy()):
+            if not np.array_equal(held, self._own[name]):
                 raise ValueError(f"{name}: a plan's cannot be changed; make the plan on others with fastdiff.plan")
-
-    # Noise.
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha x0 + sigma eps, [B, ...], as the run holds it at the given times.
@@ -213,26 +190,18 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
         else:
             places = [run._begin_index if run._step_index is None else run._step_index]
         dtype = compute_dtype(original_samples.dtype)
-        weights = self._alpha_sigma[places] * np.array([self._held(run, place) for place in places])[:, None]
-        shape = (-1, *[1] * (original_samples.ndim - 1))
-        alpha, sigma = (torch.tensor(w, dtype=dtype, device=noise.device).view(shape) for w in weights.T)
+        held, shape = [self._held(run, place) for place in places], (-1, *[1] * (original_samples.ndim - 1))
+        weights = (self._points.alpha[places] * held, self._points.sigma[places] * held)
+        alpha, sigma = (torch.tensor(w, dtype=dtype, device=noise.device).view(shape) for w in weights)
         return (alpha * original_samples.to(dtype) + sigma * noise.to(dtype)).to(original_samples.dtype)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """`add_noise`, by the name that flow pipelines have for it."""
         return self.add_noise(sample, noise, timestep)
 
-    # The step.
-
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
         """[B, ...] what the model reads at this step."""
-        if all(factor == 1 for factor in self._reads):
-            return sample
-        if is_compiling():
-            return compiled_scale(self, sample, timestep)
-        run, place = row_to_read(self, timestep, sample)
-        run.scaled = True
-        return sample * self._reads[place]
+        return scale_model_input(self, sample, timestep) if self._scales else sample
 
     def _held(self, run: RunState, place: int) -> float:
         """What the pipeline's state is over the plan's x at a row: c_in where nothing else scales the model's input."""
@@ -264,17 +233,6 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
         q_x, q_m = self._x0[place]
         m = m if m.shape == x.shape else predicting_part(self, m, x)
         return new, q_x / self._held(run, place) * x.to(d.dtype) + q_m * m.to(d.dtype)
-
-    def _table(self, run: RunState, key: Key) -> Table:
-        table = self._made.get((run.begin, run.scaled))
-        if table is None:
-            held = [self._held(run, place) for place in range(run.begin, self.plan.nfe + 1)]
-            rows = rescaled(rows_from(self.plan, run.begin), held)
-            if rows[0].c_in != 1 and not run.scaled:
-                rows[0] = reading_noise(rows[0], self.plan.prediction)
-            table = self._made[run.begin, run.scaled] = make_table(rows)
-        run.table, run.key = table, key
-        return table
 
 
 def _plan(plan: Plan | str | os.PathLike | Mapping[str, object]) -> Plan:

@@ -1,26 +1,28 @@
-"""Whether a plan is for the model of a pipeline: what the configuration of the pipeline's scheduler says of it."""
+"""Whether a plan is what a pipeline asks for: by its scheduler's configuration, and by its call of set_timesteps."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
+from .run_state import Scheduler
+from .space import Wanted
 
 OWN = ("plan", "num_train_timesteps", "prediction_type")  # what a PlanScheduler that knows no pipeline has
 WITHOUT = "fastdiff.PlanScheduler(plan) runs a plan without comparing"
+MAX_UNEVENNESS = 2e-3  # how far from even a pipeline's own grid is: some round its times to whole numbers
 LEAST_TIME = 1e-3  # of Schedule.flow before its shift, where not given
 KINDS = {"flow": "flow", "vp": "variance-preserving", "ve": "variance-exploding"}
 
 
 def kind_of(plan: Plan) -> str:
     """ "flow" (alpha + sigma = 1), "vp" (alpha^2 + sigma^2 = 1) or "ve" (alpha = 1); "custom" where it is none."""
-    points = plan.schedule or [(row.t, row.alpha, row.sigma) for row in plan.rows]
-    _, alpha, sigma = (np.array(values) for values in zip(*points, strict=True))
+    _, alpha, sigma = np.array(_levels(plan)).T
     fits = {
         "flow": np.allclose(alpha + sigma, 1, atol=1e-6),
         "vp": np.allclose(alpha**2 + sigma**2, 1, atol=1e-6),
@@ -30,6 +32,11 @@ def kind_of(plan: Plan) -> str:
     if len(kinds) > 1:  # clean data or pure noise alone
         return "flow" if plan.prediction == "flow_prediction" else "vp"
     return kinds[0] if kinds else "custom"
+
+
+def _levels(plan: Plan) -> Sequence[tuple[float, float, float]]:
+    """(t, alpha, sigma) of the plan's schedule, or where that is not known of its rows."""
+    return plan.schedule or [(row.t, row.alpha, row.sigma) for row in plan.rows]
 
 
 def training_times(plan: Plan) -> int:
@@ -91,7 +98,7 @@ def _schedule(config: Mapping[str, object]) -> Schedule:
 
 
 def _check_levels(plan: Plan, schedule: Schedule) -> None:
-    for t, alpha, sigma in plan.schedule or [(row.t, row.alpha, row.sigma) for row in plan.rows]:
+    for t, alpha, sigma in _levels(plan):
         own = schedule.at(t)
         inside = schedule.t_clean <= t <= schedule.t_max
         if not (inside and np.allclose((alpha, sigma), (own.alpha, own.sigma), rtol=0, atol=2e-3)):
@@ -102,11 +109,36 @@ def _check_levels(plan: Plan, schedule: Schedule) -> None:
             )
 
 
-def demanded_shift(config: Mapping[str, object], mu: float | None) -> float | None:
-    """The shift that a pipeline asks for by mu; None where it asks for none."""
-    if mu is None or not config.get("use_dynamic_shifting"):
-        return None
-    return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else float(mu)
+def check_wanted(scheduler: Scheduler, steps: int | None, wanted: Wanted) -> None:
+    """Raises ValueError where set_timesteps is asked for other times than a PlanScheduler's; warns of another shift."""
+    plan, flows = scheduler.plan, scheduler._flows
+    for name, values in wanted.listed.items():
+        steps = _count(scheduler, name, values)
+    if steps not in (None, plan.nfe):
+        raise ValueError(
+            f"num_inference_steps: the plan has {plan.nfe}, got {steps}; ask for {plan.nfe}, or make a plan of {steps}"
+        )
+    if wanted.mu is not None and not flows:
+        raise ValueError(f"mu: expected none, since the plan is for no flow model; got {wanted.mu}")
+    if wanted.mu is not None and scheduler.config.get("use_dynamic_shifting"):
+        exponential = scheduler.config.get("time_shift_type", "exponential") == "exponential"
+        compare_shift(plan, math.exp(wanted.mu) if exponential else float(wanted.mu))
+
+
+def _count(scheduler: Scheduler, name: str, values: Sequence[float]) -> int:
+    """How many steps the values ask for, where they ask for no other times than the plan's."""
+    array, own = np.asarray(values, dtype=np.float64), scheduler._own[name]
+    nfe = scheduler.plan.nfe
+    if array.shape in ((nfe,), own.shape) and np.allclose(array, own[: len(array)], rtol=1e-3):
+        return nfe
+    top = scheduler.config.num_train_timesteps if name == "timesteps" else 1
+    even = scheduler._flows and array.ndim == 1 and array.size > 0
+    if not even or np.abs(array - np.linspace(top, array[-1], len(array))).max() > MAX_UNEVENNESS * top:
+        raise ValueError(
+            f"{name}: a plan has its own, got {values!r}; leave {name} out, or make the plan on them with"
+            f" fastdiff.plan(..., {'grid' if name == 'timesteps' else name}=)"
+        )
+    return len(array)
 
 
 def compare_shift(plan: Plan, demanded: float) -> None:

@@ -26,8 +26,6 @@ class PlmsTime(TrainingTime):
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
         times, _ = super().place(scheduler, run, count, wanted)
-        if wanted.timesteps is None and wanted.sigmas is None:
-            return times, None
         run.prk_timesteps = np.array([])
         return np.insert(times, 1, times[1:2]), None
 
@@ -36,7 +34,7 @@ def pndm_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
     """For the scheduler's model: Runge-Kutta steps of four stages unless skipped, then Adams' of four outputs."""
     stride = scheduler.config.num_train_timesteps // run.num_inference_steps
     begin, times = run.begin, run.times[run.begin :].astype(int)
-    custom = getattr(run, "custom_timesteps", False)
+    custom = run.custom_timesteps
     multistep = scheduler.config.skip_prk_steps or custom
     stages = 0 if multistep else max(0, len(run.prk_timesteps) - begin)
     following = dict(pairwise(times)) | {times[-1]: -1} if custom else {}

@@ -27,43 +27,36 @@ MAX_RUNS = 8  # kept of one thread at a time; the oldest is forgotten first
 
 
 class RunState:
-    """One run. The public names are diffusers' own; what is not listed here is what its set_timesteps sets.
+    """One run. The public names are diffusers' own; what is not listed here is what its set_timesteps sets."""
 
-    timesteps: what the pipeline iterates over. begin: the index of the run's first step. model_outputs: converted
-    outputs, the newest last, None where there is none yet. last_sample: the base register. last: the x that the latest
-    step returned. table, key: the rows in use, and the step options they were built for. times, host_sigmas: timesteps
-    and sigmas on the host. scales: c_in at each step. watch: what they were read from.
-    noise_sampler, noise_seed: of Brownian noise. last_noise: what a corrector reads again.
-    hat: a level that a host was given, and its number.
-    span: timesteps, and the address, bytes and element's bytes of them.
-    """
-
-    timesteps: Tensor | None = None
+    timesteps: Tensor | None = None  # what the pipeline iterates over
     num_inference_steps: int | None = None
-    last_sample: Tensor | None = None
+    custom_timesteps: bool = False
+    last_sample: Tensor | None = None  # the base register
     lower_order_nums: int = 0
     _step_index: int | None = None
     _begin_index: int | None = None
-    begin: int = 0
-    table: Table | None = None
-    key: Key | None = None
-    last: ref | None = None
+    begin: int = 0  # the index of the first step
+    table: Table | None = None  # the rows in use
+    key: Key | None = None  # the step options that they were built for
+    last: ref | None = None  # the x that the latest step returned
     kernel: object = None
     case: object = None
-    times: np.ndarray | None = None
+    times: np.ndarray | None = None  # timesteps on the host
     host_sigmas: np.ndarray | None = None
-    scales: tuple[Tensor, ...] | None = None
+    scales: tuple[Tensor, ...] | None = None  # c_in at each step
+    scaled: bool = False  # whether scale_model_input was called
     alphas_cumprod: np.ndarray | None = None
     final_alpha_cumprod: float = 1.0
-    watch: Watch | None = None
-    noise_sampler: object = None
+    watch: Watch | None = None  # what all of these were read from
+    noise_sampler: object = None  # of Brownian noise
     noise_seed: int | list[int] | None = None
-    last_noise: Tensor | None = None
-    hat: tuple[ref, float] | None = None
-    span: tuple[Tensor, int, int, int] | None = None
+    last_noise: Tensor | None = None  # what a corrector reads again
+    hat: tuple[ref, float] | None = None  # a level that a host was given, and its number
+    span: tuple[Tensor, int, int, int] | None = None  # timesteps, and the address, bytes and element's bytes of them
 
     def __init__(self) -> None:
-        self.model_outputs: list[Tensor | None] = []
+        self.model_outputs: list[Tensor | None] = []  # converted, the newest last; None where there is none yet
 
     def again(self) -> RunState:
         """A run of the same times that has not begun."""

@@ -1,4 +1,10 @@
-"""Which run a step belongs to, and which of its rows; `fastdiff.schedulers` says how it is told."""
+"""Which run a step belongs to, and which of its rows.
+
+A run is what set_timesteps begins, or a new pass over the same timesteps. Threads that share a scheduler never see each
+other's runs. In one thread a step at one of the new `timesteps` begins the run that set_timesteps made; any other
+belongs to the run whose latest result it is given; else to the run whose `timesteps` it is given an element of. So
+interleaved runs are kept apart if each has called set_timesteps or hands on the very tensor that step returned.
+"""
 
 from __future__ import annotations
 

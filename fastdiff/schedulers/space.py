@@ -13,19 +13,25 @@ from ..plans.schedule import Points
 from .run_state import RunState, Scheduler
 
 Placed = tuple[np.ndarray, "np.ndarray | None"]  # times, and sigmas with the end where the class has them
+GRIDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 class Wanted(NamedTuple):
     """What set_timesteps was given in place of a number of steps."""
 
-    timesteps: Sequence[float] | None = None
-    sigmas: Sequence[float] | None = None
+    timesteps: Sequence[float] | np.ndarray | None = None
+    sigmas: Sequence[float] | np.ndarray | None = None
     mu: float | None = None
 
     @property
-    def given(self) -> dict[str, object]:
+    def given(self) -> dict[str, Any]:
         """The ones that are not None."""
         return {name: value for name, value in self._asdict().items() if value is not None}
+
+    @property
+    def listed(self) -> dict[str, Any]:
+        """timesteps and sigmas, those that are given."""
+        return {name: values for name, values in self.given.items() if name != "mu"}
 
 
 @dataclass(frozen=True)
@@ -44,19 +50,24 @@ class Space:
     ready: bool = False
     absent_is_last: bool = False
 
+    def flows(self, scheduler: Scheduler) -> bool:
+        """Whether sigma is a flow's own time, which mu shifts."""
+        return False
+
     def count(self, scheduler: Scheduler, wanted: Wanted) -> int:
-        """How many steps the times, or sigmas, ask for."""
-        return len(wanted.sigmas) - 1 if wanted.timesteps is None else len(wanted.timesteps)
+        """How many steps the times, or sigmas, ask for: sigmas end with the last step's end, but for a flow's."""
+        ends = wanted.timesteps is None and not self.flows(scheduler)
+        return len(wanted.sigmas if wanted.timesteps is None else wanted.timesteps) - ends
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
-        """The caller's times on the training schedule; run holds diffusers' own for as many steps."""
-        if wanted.timesteps is not None:
-            times, training = in_training(scheduler, wanted.timesteps), training_sigmas(scheduler)
-            return times, np.append(np.interp(times, np.arange(len(training)), training), float(run.sigmas[-1]))
-        if wanted.sigmas is None:
-            return run.timesteps.double().cpu().numpy(), run.sigmas.double().cpu().numpy()
-        sigmas = np.asarray(wanted.sigmas, dtype=np.float64)
-        return self.time_of(scheduler, sigmas[:-1]), sigmas
+        """The caller's times, or sigmas, on the training schedule; run holds diffusers' own for as many steps.
+
+        wanted: of arrays, one of the two; on a flow it may be neither.
+        """
+        if wanted.timesteps is None:
+            return self.time_of(scheduler, wanted.sigmas[:-1]), wanted.sigmas
+        times, training = in_training(scheduler, wanted.timesteps), training_sigmas(scheduler)
+        return times, np.append(np.interp(times, np.arange(len(training)), training), float(run.sigmas[-1]))
 
     def time_of(self, scheduler: Scheduler, sigmas: np.ndarray) -> np.ndarray:
         """The model's times at sigma(t)."""
@@ -81,15 +92,40 @@ class Space:
         return row
 
 
-def in_training(scheduler: Scheduler, timesteps: Sequence[float]) -> np.ndarray:
+def in_training(scheduler: Scheduler, timesteps: np.ndarray) -> np.ndarray:
     """The caller's times, which have to be the model's."""
-    times, last = np.asarray(timesteps, dtype=np.float64), len(scheduler.alphas_cumprod) - 1
-    if times.min() < 0 or times.max() > last:
-        raise ValueError(f"timesteps: expected times from 0 to {last}, got {timesteps!r}")
-    return times
+    last = len(scheduler.alphas_cumprod) - 1
+    if timesteps.min() < 0 or timesteps.max() > last:
+        raise ValueError(f"timesteps: expected times from 0 to {last}, got {timesteps.tolist()}")
+    return timesteps
 
 
 def training_sigmas(scheduler: Scheduler) -> np.ndarray:
     """sigma(t) = sigma / alpha at each of the model's times."""
     table = scheduler.alphas_cumprod.double().cpu().numpy()
     return np.sqrt((1 - table) / table)
+
+
+def grid_of(scheduler: Scheduler) -> str | None:
+    """The option of the configuration that says what the sigmas are, if any."""
+    return next((name for name in GRIDS if getattr(scheduler.config, name, False)), None)
+
+
+def checked(scheduler: Scheduler, steps: int | None, wanted: Wanted) -> Wanted:
+    """The same, of float64 arrays. Raises ValueError naming the argument."""
+    if len(wanted.listed) == 2:
+        raise ValueError("timesteps, sigmas: expected one of them, got both")
+    if steps is None and not wanted.listed:
+        raise ValueError("num_inference_steps: expected a number, or timesteps, or sigmas; got none of them")
+    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in wanted.listed.items()}
+    for name, array in arrays.items():
+        values = getattr(wanted, name)
+        if array.ndim != 1 or len(array) < 1 or not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected a sequence of numbers, got {values!r}")
+        if name == "sigmas" and ((array[:-1] <= 0).any() or array[-1] < 0):
+            raise ValueError(f"sigmas: expected numbers > 0, the last one >= 0, got {values!r}")
+        if grid := grid_of(scheduler):
+            raise ValueError(f"{name}: expected none with {grid}, got {len(array)}")
+        if steps is not None and steps != scheduler.recipe.space.count(scheduler, wanted):
+            raise ValueError(f"num_inference_steps: expected None or the number of {name}, got {steps}")
+    return wanted._replace(**arrays)

@@ -17,6 +17,7 @@ import torch
 from ..plans.prediction import convert
 from ..plans.row import Row
 from ..plans.schedule import Points, Schedule
+from .rows import bounded_starts
 from .run_state import RunState, Scheduler
 from .space import Placed, Space, Wanted, in_training
 
@@ -30,32 +31,33 @@ class TrainingTime(Space):
     """Of classes that know no sigmas."""
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
-        if wanted.timesteps is None and wanted.sigmas is None:
-            return run.timesteps.cpu().numpy(), None
         run.custom_timesteps = True
-        if wanted.timesteps is not None:
-            return in_training(scheduler, wanted.timesteps), None
-        return self.time_of(scheduler, np.asarray(wanted.sigmas, dtype=np.float64)[:-1]), None
+        if wanted.timesteps is None:
+            return self.time_of(scheduler, wanted.sigmas[:-1]), None
+        return in_training(scheduler, wanted.timesteps), None
 
     def read_attributes(self, recipe: Any) -> tuple[str, ...]:
         return "alphas_cumprod", recipe.final_alpha, *recipe.reads
+
+    def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
+        """Where the steps begin; where they end is the class's to know."""
+        return self.starts(scheduler, run, run.times[begin:])
+
+    def starts(self, scheduler: Scheduler, run: RunState, times: np.ndarray) -> Points:
+        """Where steps begin, at these times."""
+        points = run.at(times)
+        return bounded_starts(points) if any(scheduler._bounds()) else points
 
 
 class VpOrFlow(Space):
     """Variance preserving, or with use_flow_sigmas a flow schedule: the classes that solve in log-SNR."""
 
     def flows(self, scheduler: Scheduler) -> bool:
-        """Whether it is a flow schedule."""
         return bool(getattr(scheduler.config, "use_flow_sigmas", False))
 
     def schedule(self, scheduler: Scheduler) -> Schedule:
         """What solvers are told."""
         return FLOW_SCHEDULE if self.flows(scheduler) else VP_SCHEDULE
-
-    def count(self, scheduler: Scheduler, wanted: Wanted) -> int:
-        if wanted.timesteps is None and self.flows(scheduler):
-            return len(wanted.sigmas)
-        return super().count(scheduler, wanted)
 
     def is_native(self, scheduler: Scheduler, given: dict[str, object], names: Sequence[str]) -> bool:
         """mu is an AssertionError there, or changes the configuration."""
@@ -66,10 +68,10 @@ class VpOrFlow(Space):
             return super().place(scheduler, run, count, wanted)
         total = scheduler.config.num_train_timesteps
         if wanted.timesteps is not None:
-            sigmas = np.asarray(wanted.timesteps, dtype=np.float64) / total
+            sigmas = wanted.timesteps / total
         else:
             own = 1 - np.linspace(1, 1 / total, count + 1)
-            sigmas = own[:0:-1] if wanted.sigmas is None else np.asarray(wanted.sigmas, dtype=np.float64)
+            sigmas = own[:0:-1] if wanted.sigmas is None else wanted.sigmas
             sigmas = shifted(sigmas, scheduler.config.flow_shift, wanted.mu)
         if sigmas.min() <= 0 or sigmas.max() > 1:
             raise ValueError(f"sigmas: expected numbers in (0, 1], got {sigmas}")
@@ -89,7 +91,7 @@ class Sigma(Space):
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
         times, sigmas = super().place(scheduler, run, count, wanted)
-        if self.stages == 1 or (wanted.timesteps is None and wanted.sigmas is None):
+        if self.stages == 1:
             return times, sigmas
         rows = scheduler.recipe.rows(scheduler, run, sigma_points(sigmas), ())
         starts, times = times, self.time_of(scheduler, np.array([row.sigma for row in rows]))
@@ -97,7 +99,7 @@ class Sigma(Space):
         return times, np.concatenate([sigmas[:1], np.repeat(sigmas[1:-1], 2), sigmas[-1:]])
 
     def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
-        return sigma_points(run.host_sigmas[begin:] if self.stages == 1 else single_sigmas(run, begin))
+        return sigma_points(step_sigmas(run, begin, self.stages))
 
     def fit(self, scheduler: Scheduler, row: Row) -> Row:
         """The model predicts for alpha x, alpha = (1 + sigma^2)^-1/2."""
@@ -121,11 +123,9 @@ class Edm(Sigma):
         return not given
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
-        sigmas = run.sigmas.double().cpu().numpy()
-        if wanted.timesteps is not None:
-            sigmas = np.append(self.sigma_of(np.asarray(wanted.timesteps, dtype=np.float64)), sigmas[-1])
-        elif wanted.sigmas is not None:
-            sigmas = np.asarray(wanted.sigmas, dtype=np.float64)
+        sigmas = wanted.sigmas
+        if sigmas is None:
+            sigmas = np.append(self.sigma_of(wanted.timesteps), float(run.sigmas[-1]))
         return self.time_of(scheduler, sigmas[:-1]), sigmas
 
     def time_of(self, scheduler: Scheduler, sigmas: np.ndarray) -> np.ndarray:
@@ -152,23 +152,23 @@ class Edm(Sigma):
 class Flow(Space):
     """x = (1 - sigma) x0 + sigma eps, and timesteps are num_train_timesteps times sigma."""
 
-    def count(self, scheduler: Scheduler, wanted: Wanted) -> int:
-        return len(wanted.sigmas if wanted.timesteps is None else wanted.timesteps)
+    def flows(self, scheduler: Scheduler) -> bool:
+        return True
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
         """For two stages: diffusers places what the class with one is given."""
         total, shift = scheduler.config.num_train_timesteps, scheduler.config.shift
         if wanted.timesteps is not None:
-            sigmas = np.asarray(wanted.timesteps, dtype=np.float64) / total
+            sigmas = wanted.timesteps / total
         else:
             last = scheduler.sigma_min / (shift - (shift - 1) * scheduler.sigma_min)
-            own = np.linspace(1, last, count) if wanted.sigmas is None else np.asarray(wanted.sigmas, dtype=np.float64)
+            own = np.linspace(1, last, count) if wanted.sigmas is None else wanted.sigmas
             sigmas = shifted(own, shift, wanted.mu)
         sigmas = np.concatenate([sigmas[:1], np.repeat(sigmas[1:], 2)])
         return sigmas * total, np.append(sigmas, 0.0)
 
     def points(self, scheduler: Scheduler, run: RunState, begin: int) -> Points:
-        return flow_points(run.host_sigmas[begin:] if self.stages == 1 else single_sigmas(run, begin))
+        return flow_points(step_sigmas(run, begin, self.stages))
 
 
 TRAINING_TIME = TrainingTime()
@@ -188,8 +188,10 @@ def sigma_points(sigmas: np.ndarray) -> Points:
     return Points(sigmas, np.ones_like(sigmas), sigmas)
 
 
-def single_sigmas(run: RunState, begin: int) -> np.ndarray:
-    """Where the steps of two evaluations begin and end, from the step that evaluation number `begin` belongs to on."""
+def step_sigmas(run: RunState, begin: int, stages: int) -> np.ndarray:
+    """Where steps of one or two evaluations begin and end, from the one that evaluation number `begin` belongs to."""
+    if stages == 1:
+        return run.host_sigmas[begin:]
     sigmas = np.append(run.host_sigmas[:1], run.host_sigmas[1::2][: (len(run.times) + 1) // 2])
     return sigmas[(begin + 1) // 2 :]
 

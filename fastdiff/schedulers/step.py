@@ -101,6 +101,7 @@ def scale_model_input(self: Scheduler, sample: Tensor, timestep: float | Tensor)
     if is_compiling():
         return compiled_scale(self, sample, timestep)
     run, row = row_to_read(self, timestep, sample)
+    run.scaled = True
     self._refresh(run)
     dtype = compute_dtype(sample.dtype)
     if run.scales is None or run.scales[0].dtype is not dtype:

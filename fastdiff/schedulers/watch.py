@@ -10,8 +10,9 @@ from torch import Tensor
 class Watch:
     """What the rows of a run are made from: the configuration's attributes, the scheduler's, and the run's tensors.
 
-    torch counts the edits in place of each tensor. It does not where the tensor was made in inference mode: those are
-    read again when a run begins, and an edit in the middle of a run is not seen.
+    What a host changes of it, in place or by replacement, counts from the next step on, as in diffusers. torch counts
+    the edits in place of each tensor. It does not where the tensor was made in inference mode: those are read again
+    when a run begins, and an edit in the middle of a run is not seen.
     """
 
     __slots__ = ("_values", "blind", "config", "named", "versions")
