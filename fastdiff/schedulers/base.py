@@ -19,6 +19,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,14 +48,18 @@ class FusedScheduler:
     model_outputs, lower_order_nums, last_sample = (RunAttribute() for _ in range(3))
     _step_index, _begin_index = RunAttribute(), RunAttribute()
     _threads: ThreadLocalRuns
+    _handle: int
+    _settings: object  # what the tables are for
+    _tables: dict[tuple, Any]
     recipe: Recipe
+    config: Any
 
     def __new__(cls, *args: object, **kwargs: object) -> FusedScheduler:
         self = super().__new__(cls)
         self._threads = ThreadLocalRuns.of(RunState())
         self._handle = next(_HANDLES)
-        self._settings: object = None  # what the tables are for
-        self._tables: dict[tuple, object] = {}
+        self._settings = None
+        self._tables = {}
         SCHEDULERS[self._handle] = self
         return self
 
@@ -181,7 +186,7 @@ class FusedScheduler:
         which = {"output": output, "sample": sample}
         return which.get(self.recipe.output_dtype) or torch.promote_types(output, sample)
 
-    def _remembered(self, run: RunState, what: object, make: Callable[[], object]) -> object:
+    def _remembered(self, run: RunState, what: object, make: Callable[[], Any]) -> Any:
         """make(), or what it gave for a run of the same times: kept as long as the scheduler's settings stay."""
         self._refresh(run)
         settings = run.watch.settings(run)

@@ -29,7 +29,7 @@ MAX_RUNS = 8  # kept of one thread at a time; the oldest is forgotten first
 class RunState:
     """One run. The public names are diffusers' own; what is not listed here is what its set_timesteps sets."""
 
-    timesteps: Tensor | None = None  # what the pipeline iterates over
+    timesteps: Any = None  # a tensor, once set: what the pipeline iterates over
     num_inference_steps: int | None = None
     custom_timesteps: bool = False
     last_sample: Tensor | None = None  # the base register
@@ -37,23 +37,28 @@ class RunState:
     _step_index: int | None = None
     _begin_index: int | None = None
     begin: int = 0  # the index of the first step
-    table: Table | None = None  # the rows in use
+    table: Any = None  # a Table, once made: the rows in use
     key: Key | None = None  # the step options that they were built for
     last: ref | None = None  # the x that the latest step returned
     kernel: object = None
     case: object = None
-    times: np.ndarray | None = None  # timesteps on the host
-    host_sigmas: np.ndarray | None = None
+    times: Any = None  # an array, once read: timesteps on the host
+    host_sigmas: Any = None
     scales: tuple[Tensor, ...] | None = None  # c_in at each step
     scaled: bool = False  # whether scale_model_input was called
-    alphas_cumprod: np.ndarray | None = None
+    alphas_cumprod: Any = None
     final_alpha_cumprod: float = 1.0
-    watch: Watch | None = None  # what all of these were read from
-    noise_sampler: object = None  # of Brownian noise
+    watch: Any = None  # a Watch, once read: what all of these were read from
+    noise_sampler: Any = None  # of Brownian noise
     noise_seed: int | list[int] | None = None
     last_noise: Tensor | None = None  # what a corrector reads again
     hat: tuple[ref, float] | None = None  # a level that a host was given, and its number
     span: tuple[Tensor, int, int, int] | None = None  # timesteps, and the address, bytes and element's bytes of them
+
+    # Of the classes that have them alone: hosts ask whether a scheduler has such an attribute.
+    sigmas: Tensor
+    discrete_sigmas: Tensor
+    schedule: Tensor
 
     def __init__(self) -> None:
         self.model_outputs: list[Tensor | None] = []  # converted, the newest last; None where there is none yet
