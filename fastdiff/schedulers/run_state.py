@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 from ..plans.schedule import Points
-from .rows import Table
-from .watch import Watch
 
 Scheduler = Any  # a FusedScheduler, which is made of the parts that take one
 Key = tuple[float, ...]  # the options of `step` that rows are made from
