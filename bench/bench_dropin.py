@@ -26,7 +26,7 @@ import fastdiff as fd
 from fastdiff.ops import registry
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from scheduler_loops import STANDARD
+from scheduler_protocols import STANDARD
 
 diffusers = pytest.importorskip("diffusers")
 networks = pytest.importorskip("bench.networks")

@@ -2,11 +2,12 @@
 
 import importlib
 
-from . import guidance, nn, ops  # noqa: F401
+from . import guidance, nn, ops, pipelines  # noqa: F401
 from .fitting import GaussianStart, fit
 from .ops import backend
 from .patch import accelerate, perturb  # noqa: F401
 from .patch.nag import nag
+from .pipelines.fit import fit_pipeline
 from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
 from .plans.plan import Plan
@@ -33,6 +34,7 @@ __all__ = [
     "capture",
     "estimate_statistics",
     "fit",
+    "fit_pipeline",
     "flow_map",
     "iter_sample",
     "nag",

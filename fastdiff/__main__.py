@@ -1,4 +1,4 @@
-"""The command: fastdiff sample | fit | info | bench."""
+"""The command: fastdiff sample | fit | info | bench | comfyui."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import bench, compare, fit, info, sample
+from .commands import bench, comfyui, compare, fit, info, sample
 
 INTERRUPTED, NOBODY_READS = 130, 141  # 128 and the number of the signal, as a shell would say
 
@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
         (fit, "fit", "fit a plan to the shipped model: fewer steps for the same error"),
         (info, "info", "versions, devices, and which kernel serves which op"),
         (bench, "bench", "measure the solver step and the sampler here, in about a minute"),
+        (comfyui, "comfyui", "install the nodes into ComfyUI, or list them"),
     ):
         module.add_arguments(commands.add_parser(name, help=text, description=text))
     return top
@@ -31,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. What goes wrong is one line on standard error."""
     arguments = parser().parse_args(argv)
-    run = {"sample": sample.run, "fit": fit.run, "info": info.run, "bench": bench.run}[arguments.command]
+    commands = {"sample": sample, "fit": fit, "info": info, "bench": bench, "comfyui": comfyui}
+    run = commands[arguments.command].run
     if arguments.command == "sample" and arguments.compare:
         run = compare.run
     try:

@@ -3,11 +3,13 @@ that can be derived; the whole suite on all cores. README.md has the map."""
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import types
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,14 @@ def comfy_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return StandIn(monkeypatch) if request.param == "stand-in" else Real()
 
 
+@pytest.fixture(params=["stand-in", pytest.param("ComfyUI", marks=pytest.mark.peers)])
+def comfy_modules(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
+    """What nodes run in: a stand-in for ComfyUI's modules, and ComfyUI itself where it is on the path."""
+    from comfy_modules import RealModules, StandInModules
+
+    return (StandInModules if request.param == "stand-in" else RealModules)(monkeypatch, tmp_path)
+
+
 @pytest.fixture
 def double() -> Iterator[None]:
     """k-diffusion makes its tolerances and times in the default dtype."""
@@ -151,3 +161,22 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """How often accelerated modules call fastdiff's ops, which serve small calls too in this test."""
+    from fastdiff import backend
+    from fastdiff.patch import attention_functions, attention_masks, norms
+
+    found: Counter[str] = Counter()
+
+    def count(name: str, op: Callable[..., object], *args: object, **options: object) -> object:
+        found[name] += 1
+        return op(*args, **options)
+
+    for module, name in ((attention_functions, "attention"), (attention_masks, "attention"), (norms, "group_norm")):
+        monkeypatch.setattr(module, name, functools.partial(count, name, getattr(module, name)))
+    monkeypatch.setattr(norms, "_SMALL", {"none": 0, "silu": 0})
+    with backend("reference"):
+        yield found

@@ -6,6 +6,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import comfy_guiders
 import diffusers
@@ -13,12 +14,13 @@ import hosts
 import pytest
 import tiny_modular
 import torch
-from comfy_blocks import ModelPatcher, UNetModel
 from tiny_pipelines import STABLE_DIFFUSION, prompt_to_image
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastdiff as fd
+from fastdiff.comfyui import installation
 from fastdiff.fitting import references
+from fastdiff.pipelines import fit as pipeline_fit
 
 BATCH = 4  # samples that the pages draw at once
 FITTED = 32  # noises of a fit
@@ -68,6 +70,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(_pipeline))
     monkeypatch.setattr(diffusers.ModularPipeline, "from_pretrained", classmethod(_modular_pipeline))
     monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
+    monkeypatch.setattr(pipeline_fit, "fit", _small(fd.fit))
     monkeypatch.setattr(fd, "fit", _small(fd.fit))
     sampling, tables = hosts.new_host()
     comfy, package = types.ModuleType("comfy"), types.ModuleType("comfy.k_diffusion")
@@ -76,13 +79,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = {"comfy": comfy, "comfy.k_diffusion": package, "comfy.k_diffusion.sampling": sampling}
     for name, module in (modules | {"comfy.samplers": tables}).items():
         monkeypatch.setitem(sys.modules, name, module)
-
-
-def patcher() -> ModelPatcher:
-    """What ComfyUI hands to a node as a MODEL."""
-    whole = nn.Module()
-    whole.diffusion_model = UNetModel()
-    return ModelPatcher(whole)
+    for mark in installation.MARKS:  # in the folder that the commands of the pages run in
+        path = Path("ComfyUI", mark)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if "." not in mark else path.touch()
 
 
 def _pipeline(cls: type, name: str, **options: object) -> diffusers.DiffusionPipeline:
@@ -109,7 +109,11 @@ def _small(fit: Callable) -> Callable:
             return value[:FITTED] if isinstance(value, Tensor) and value.shape[:1] == noise.shape[:1] else value
 
         small = {name: few(value) for name, value in options.items()}
-        small |= {"tolerance": 1.0, "evaluations": EVALUATIONS * (1 if options.get("guidance") is None else 2)}
+        small |= {
+            "batch": FITTED,
+            "tolerance": 1.0,
+            "evaluations": EVALUATIONS * (1 if options.get("guidance") is None else 2),
+        }
         if "head" in options:
             small["head"] = RANK
         return fit(model, schedule, steps, noise[:FITTED], **small)

@@ -56,6 +56,7 @@ def in_double() -> Iterator[None]:
                 for name, (usual, wide) in stand_ins.items():
                     if getattr(module, name, None) is usual:
                         patch.setattr(module, name, wide)
+            patch.setattr(torch.Tensor, "float", torch.Tensor.double)
             yield
     finally:
         torch.set_default_dtype(torch.float32)

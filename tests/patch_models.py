@@ -114,14 +114,6 @@ def stable_audio():
     )  # fmt: skip
 
 
-def ltx():
-    module = diffusers.LTXVideoTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
-        num_layers=2, caption_channels=12,
-    )  # fmt: skip
-    return Model(module)
-
-
 def dit():
     module = diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8,

@@ -75,9 +75,14 @@ def k_diffusion_sampling() -> types.ModuleType:
     return importlib.import_module(f"{name}.sampling")
 
 
-def comfyui_sampling() -> types.ModuleType:
-    """comfy.k_diffusion.sampling, on the CPU, of a ComfyUI whose folder is on PYTHONPATH."""
+def comfyui_module(name: str) -> types.ModuleType:
+    """A module on the CPU of a ComfyUI whose folder is on PYTHONPATH."""
     if importlib.util.find_spec("comfy") is None:
         pytest.skip("ComfyUI is not there (its folder on PYTHONPATH, and what it requires)")
     importlib.import_module("comfy.cli_args").args.cpu = True
-    return importlib.import_module("comfy.k_diffusion.sampling")
+    return importlib.import_module(name)
+
+
+def comfyui_sampling() -> types.ModuleType:
+    """comfy.k_diffusion.sampling."""
+    return comfyui_module("comfy.k_diffusion.sampling")

@@ -10,15 +10,6 @@ import diffusers
 import torch
 from torch import Tensor
 
-from fastdiff import schedulers
-
-DIRECT = tuple(  # whose steps are told more than a time, and their loops are in direct_loops
-    f"{name}Scheduler"
-    for name in ("CogVideoXDPM", "DDPMWuerstchen", "KarrasVe", "RePaint", "ScoreSdeVe", "ScoreSdeVp", "UnCLIP")
-)
-STANDARD = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler", *DIRECT)]
-BROWNIAN = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")  # noise is torchsde's, which reads values
-
 
 def model(x: Tensor, t: Tensor | float) -> Tensor:
     """Smooth, of slope at most 1/2, mixes the components, depends on t; in float64 inside."""

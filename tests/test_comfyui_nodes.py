@@ -1,4 +1,4 @@
-"""The nodes: their inputs, their runs, and where ComfyUI's own nodes of these methods give something else."""
+"""Nodes of guidance: their inputs, their runs, and where ComfyUI's own nodes of these methods give something else."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from comfy_runs import EMPTY, FLOW, NEGATIVE, POSITIVE, RUN, SIGMAS, STEP, Watch
 from peers import difference
 
 from fastdiff import comfyui, kdiffusion
-from fastdiff.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from fastdiff.comfyui.guidance_nodes import NODES
 from fastdiff.comfyui.widgets import layers
 
+NODE_CLASS_MAPPINGS = {name: node for name, (node, _) in NODES.items()}
 ON_MODEL = [name for name, node in NODE_CLASS_MAPPINGS.items() if node.RETURN_TYPES == ("MODEL",)]
 OWN = {  # where the defaults are plain guidance, on such small latents or at this cfg
     "FastdiffCFG": {"rescale": 0.7},
@@ -38,8 +39,6 @@ def apply(name, patcher, **values):
 @pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
 def test_a_nodes_inputs_are_what_its_function_takes(name):
     node = NODE_CLASS_MAPPINGS[name]
-    assert NODE_DISPLAY_NAME_MAPPINGS[name].endswith("(fastdiff)")
-    assert node.DESCRIPTION.endswith(".")
     assert node.CATEGORY == "fastdiff/guidance"
     groups = node.INPUT_TYPES()
     given = [key for group in groups.values() for key in group]
@@ -57,7 +56,6 @@ def test_a_nodes_inputs_are_what_its_function_takes(name):
     for key, widget in ((key, widget) for group in groups.values() for key, widget in group.items()):
         if widget[0] in ("FLOAT", "INT"):
             assert widget[1]["min"] <= widget[1]["default"] <= widget[1]["max"], key
-            assert widget[1]["tooltip"].endswith(".")
 
 
 @pytest.mark.parametrize("name", ON_MODEL)

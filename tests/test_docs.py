@@ -99,20 +99,6 @@ def test_the_commands_of_a_page_run(page):
         assert main([*command, *FASTER.get(command[0], [])]) == 0, command
 
 
-def test_the_node_for_comfyui_accelerates_a_model():
-    (block,) = [block for block in blocks_of("README.md") if "NODE_CLASS_MAPPINGS" in block.code]
-    names: dict[str, object] = {}
-    before = sys.modules["comfy.k_diffusion.sampling"].sample_euler
-    run(block, "README.md", names)
-    assert sys.modules["comfy.k_diffusion.sampling"].sample_euler is not before
-    (node,) = names["NODE_CLASS_MAPPINGS"].values()
-    assert set(node.INPUT_TYPES()["required"]) == {"model"}
-    given = doc_stand_ins.patcher()
-    (changed,) = getattr(node(), node.FUNCTION)(given)
-    assert changed.object_patches
-    assert not given.object_patches
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_say_what_they_are(page):
     assert {block.language for block in blocks_of(page)} <= LANGUAGES
@@ -163,7 +149,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])  # which names former ones
 def test_files_that_a_page_names_exist(page):
     prose = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
-    roots = "bench|csrc|docs|fastdiff|tests"
+    roots = "bench|csrc|docs|examples|fastdiff|tests"
     for name in re.findall(rf"`((?:{roots})/[\w./*-]+)`", prose):
         assert list(ROOT.glob(name.rstrip("/"))), f"{page}: {name}"
 
@@ -194,6 +180,7 @@ def test_examples_in_docstrings_print_what_they_say():
         ("fastdiff.patch.perturb", "perturb"),
         ("fastdiff.schedulers", "schedulers"),
         ("fastdiff.guiders", "guiders"),
+        ("fastdiff.pipelines", "pipelines fitting"),
     ],
 )
 def test_the_reference_has_every_public_name(module, pages):

@@ -7,6 +7,7 @@ from diffusers.schedulers import AysSchedules
 
 import fastdiff as fd
 from fastdiff.plans.grid import GRIDS, make_grid
+from fastdiff.plans.menu_grids import MENU_GRIDS
 
 SD = fd.Schedule.scaled_linear()
 ZERO_SNR = SD.zero_terminal_snr()
@@ -166,7 +167,7 @@ def test_grid_in_lambda_from_alpha_0_starts_there_and_is_even_from_the_cut_on(na
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"grid": "kerras"}, f"grid: expected one of {', '.join(GRIDS)}, or an array of times, got 'kerras'"),
+        ({"grid": "kerras"}, f"{', '.join(GRIDS + MENU_GRIDS)}, or an array of times, got 'kerras'"),
         ({"grid": "time:sd15"}, "grid: expected one of"),
         ({"grid": "ays:sd3"}, "grid: expected ays:sd15, ays:sdxl, ays:svd, got 'ays:sd3'"),
         ({"steps": 0}, "steps: expected a whole number >= 1, got 0"),

@@ -32,6 +32,7 @@ FLOORS = (
         "fastdiff.comfyui",
         "fastdiff.dpm_solver",
         "fastdiff.patch",
+        "fastdiff.pipelines",
     ),
     ("fastdiff.demo",),
     ("fastdiff",),
@@ -43,6 +44,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("fastdiff.patch", "fastdiff.schedulers"),  # accelerate swaps a pipeline's scheduler
     ("fastdiff.guiders", "fastdiff.patch"),  # guiders perturb networks
+    ("fastdiff.comfyui", "fastdiff.kdiffusion"),  # nodes run samplers
+    ("fastdiff.comfyui", "fastdiff.patch"),  # and accelerate models
 }
 
 # What a kernel knows of a plan: the record that it reads.

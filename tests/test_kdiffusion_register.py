@@ -18,6 +18,7 @@ SIGMAS = torch.tensor([14.6, 9.0, 5.0, 2.0, 0.7, 0.2, 0.0])
 # What ComfyUI's functions take after (model, x, sigmas, extra_args, callback, disable), of all its versions.
 NOISE = ("eta", "s_noise", "noise_sampler")
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
+SA = ("tau_func", "s_noise", "noise_sampler", "predictor_order", "corrector_order")
 COMFYUI = {
     "euler": CHURN,
     "heun": CHURN,
@@ -47,10 +48,22 @@ COMFYUI = {
     "seeds_2": (*NOISE, "r", "solver_type"),
     "seeds_3": (*NOISE, "r_1", "r_2"),
     "exp_heun_2_x0": ("solver_type",),
+    "exp_heun_2_x0_sde": (*NOISE, "solver_type"),
+    "heunpp2": CHURN,
+    "ddpm": ("noise_sampler",),
+    "lcm": ("noise_sampler",),
+    "dpmpp_sde_gpu": (*NOISE, "r"),
+    "dpmpp_2m_sde_gpu": (*NOISE, "solver_type"),
+    "dpmpp_2m_sde_heun": (*NOISE, "solver_type"),
+    "dpmpp_2m_sde_heun_gpu": (*NOISE, "solver_type"),
+    "dpmpp_3m_sde_gpu": NOISE,
+    "sa_solver": (*SA, "use_pece", "simple_order_2"),
+    "sa_solver_pece": (*SA, "simple_order_2"),
 }
 OF_DEFAULT_NOISE = [
     "euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "seeds_2", "seeds_3", "er_sde",
     "res_multistep_ancestral", "euler_ancestral_cfg_pp", "dpmpp_2s_ancestral_cfg_pp", "res_multistep_ancestral_cfg_pp",
+    "ddpm", "lcm", "sa_solver", "sa_solver_pece", "exp_heun_2_x0_sde",
 ]  # fmt: skip
 
 
@@ -208,12 +221,12 @@ class PerImage:
 STOCHASTIC = [*OF_DEFAULT_NOISE, "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"]
 
 
-@pytest.mark.parametrize("name", [*STOCHASTIC, "euler", "heun", "dpm_2", "dpm_fast", "dpm_adaptive"])
+@pytest.mark.parametrize("name", [*STOCHASTIC, "euler", "heun", "heunpp2", "dpm_2", "dpm_fast", "dpm_adaptive"])
 def test_noise_follows_each_images_seed_where_the_host_replaces_torch(host, name):
     """Equal calls agree, one image's noise does not depend on the batch, and other seeds give other images."""
     function = getattr(host, f"sample_{name}")
-    options = {"s_churn": 3.0} if name in ("euler", "heun", "dpm_2") else {"eta": 1.0}
-    options = {} if name == "er_sde" else options
+    known = inspect.signature(getattr(kdiffusion, f"sample_{name}")).parameters
+    options = {option: value for option, value in {"s_churn": 3.0, "eta": 1.0}.items() if option in known}
     ends = (0.05, 14.6, 9) if name == "dpm_fast" else (SIGMAS,)
 
     def draw(seeds):
@@ -313,12 +326,93 @@ def test_without_a_prefix_names_the_host_serves_otherwise_are_left_alone():
     handle = kdiffusion.register(host, tables)
     assert not hasattr(host, "sample_uni_pc")
     assert not hasattr(host, "sample_uni_pc_bh2")
-    assert "uni_pc" not in repr(handle)
+    assert list(handle.left) == ["uni_pc", "uni_pc_bh2"]
+    assert "left alone uni_pc (the host does not look it up among its functions), uni_pc_bh2" in repr(handle)
     assert tables.SAMPLER_NAMES.count("uni_pc") == 1
     assert "uni_pc" not in tables.KSAMPLER_NAMES
     assert "heun" in tables.KSAMPLER_NAMES
     assert "replaced sample_euler, sample_dpm_2" in repr(handle)
     handle.undo()
+
+
+def test_uni_pc_is_replaced_in_the_module_that_the_host_calls():
+    host, tables = new_host()
+    own = lambda model, noise, sigmas, extra_args=None, callback=None, disable=False, variant="bh1": None  # noqa: E731
+    tables.uni_pc = types.ModuleType("uni_pc")
+    tables.uni_pc.sample_unipc = own
+    tables.uni_pc.sample_unipc_bh2 = own
+    handle = kdiffusion.register(host, tables)
+    assert handle.left == {}
+    model, x = HostModel(EPS()), start()
+    for variant, function in (("bh1", kdiffusion.sample_uni_pc), ("bh2", kdiffusion.sample_uni_pc_bh2)):
+        sigmas = SIGMAS.clone()
+        drawn = tables.uni_pc.sample_unipc(model, x, sigmas, extra_args={}, disable=True, variant=variant)
+        assert torch.equal(drawn, function(model, x, SIGMAS, disable=True))
+        assert torch.equal(sigmas, SIGMAS)  # ComfyUI's writes 0.001 into it
+    assert torch.equal(tables.uni_pc.sample_unipc_bh2(model, x, SIGMAS, disable=True), drawn)
+    with pytest.raises(ValueError, match="variant: expected 'bh1' or 'bh2', got 'x'"):
+        tables.uni_pc.sample_unipc(model, x, SIGMAS, variant="x")
+    handle.undo()
+    assert tables.uni_pc.sample_unipc is own
+    assert tables.uni_pc.sample_unipc_bh2 is own
+
+
+@pytest.mark.parametrize("name", ["dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2m_sde_heun_gpu"])
+def test_with_seed_compat_sde_samplers_draw_from_the_hosts_tree(name):
+    host, tables = new_host()
+    made = []
+
+    class Tree(host.BrownianTreeNoiseSampler):
+        def __init__(self, x, sigma_min, sigma_max, seed=None, cpu=False):
+            made.append((float(sigma_min), float(sigma_max), seed, cpu))
+
+        def __call__(self, sigma, sigma_next):
+            return torch.ones(4, 5)
+
+    host.BrownianTreeNoiseSampler = Tree
+    draw = lambda **options: getattr(host, f"sample_{name}")(  # noqa: E731
+        HostModel(EPS()), start(), SIGMAS, {"seed": 5}, disable=True, **options
+    )
+    handle = kdiffusion.register(host, tables, seed_compat=True)
+    drawn = draw()
+    assert torch.equal(drawn, draw(noise_sampler=lambda *_: torch.ones(4, 5)))
+    assert made == [(float(SIGMAS[-2]), float(SIGMAS[0]), 5, not name.endswith("_gpu"))]
+    handle.undo()
+    handle = kdiffusion.register(host, tables)
+    assert not torch.equal(draw(), drawn)
+    assert len(made) == 1
+    handle.undo()
+
+
+def test_seed_compat_needs_a_tree_and_cannot_change_under_a_registration():
+    host, tables = new_host()
+    handle = kdiffusion.register(host, tables)
+    with pytest.raises(ValueError, match="seed_compat: sample_euler is registered with False; undo that first"):
+        kdiffusion.register(host, tables, seed_compat=True)
+    beside = kdiffusion.register(host, tables, prefix="fd_", seed_compat=True)
+    beside.undo()
+    handle.undo()
+    del host.BrownianTreeNoiseSampler
+    with pytest.raises(ValueError, match="seed_compat: sampling has no BrownianTreeNoiseSampler to draw from"):
+        kdiffusion.register(host, tables, seed_compat=True)
+
+
+def test_with_seed_compat_heunpp2_draws_before_its_window_as_the_host_does():
+    host, tables = new_host()
+    sigmas = SIGMAS.tolist()
+    window = {"s_churn": 3.0, "s_tmin": 1.0, "s_tmax": 5.5}
+    drawn = {}
+    for seed_compat in (False, True):
+        handle = kdiffusion.register(host, tables, seed_compat=seed_compat)
+        torch.manual_seed(8)
+        drawn[seed_compat] = host.sample_heunpp2(HostModel(EPS()), start(), SIGMAS, {}, disable=True, **window)
+        handle.undo()
+    torch.manual_seed(8)
+    for _ in range(sum(sigma > 5.5 for sigma in sigmas)):
+        torch.randn_like(start())
+    later = kdiffusion.sample_heunpp2(HostModel(EPS()), start(), SIGMAS, {}, disable=True, **window)
+    assert torch.equal(drawn[True], later)
+    assert not torch.equal(drawn[False], later)
 
 
 def called_as_comfyui_does(host, name):
@@ -344,7 +438,8 @@ def test_every_name_with_a_prefix_works_as_a_name_of_the_menu():
         assert torch.isfinite(drawn).all()
         spread[name] = float(drawn.std())
         assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.4)
-    assert spread == pytest.approx(dict.fromkeys(names, STD), abs=0.6)
+    names.remove("fd_lcm")  # it draws the data's law with a consistency model, which this is not
+    assert {name: spread[name] for name in names} == pytest.approx(dict.fromkeys(names, STD), abs=0.6)
     handle.undo()
     assert not any("fd_" in name for name in [*vars(host), *tables.SAMPLER_NAMES])
 

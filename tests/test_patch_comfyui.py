@@ -122,8 +122,8 @@ def patcher() -> tuple[ModelPatcher, tuple[Tensor, ...]]:
 
 def test_a_patcher_stays_as_it_is_and_its_clone_runs_on_fastdiff(fused, monkeypatch):
     given, arguments = patcher()
-    calls, attend = [], comfyui.attend_heads
-    monkeypatch.setattr(comfyui, "attend_heads", lambda *heads: calls.append(1) or attend(*heads))
+    calls, attend = [], comfyui.attend_where_it_pays
+    monkeypatch.setattr(comfyui, "attend_where_it_pays", lambda *heads: calls.append(1) or attend(*heads))
 
     def run(of: ModelPatcher) -> Tensor:
         return of.run(lambda model, options: model(*arguments, transformer_options=options))
@@ -182,3 +182,8 @@ def test_the_override_takes_heads_in_every_form(skip, skip_output):
     mask = torch.rand(2, 1, 7, 5)
     close(comfyui.attention_override(own, q, k, v, 4, mask, **named), own(q, k, v, 4, mask, **named))
     assert len(seen) == 3
+
+
+def test_the_override_takes_values_whose_heads_are_separate_already():
+    q, k, v = torch.randn(3, 2, 7, 32)  # as SD3's come
+    close(comfyui.attention_override(None, q, k, v.unflatten(-1, (4, 8)), 4), _attention(q, k, v, 4))

@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -295,6 +296,10 @@ HOSTS = {
     ),
     "linear": (diffusers.DPMSolverMultistepScheduler(), fd.Schedule.linear(), "epsilon"),
     "cosine": (diffusers.UniPCMultistepScheduler(beta_schedule="squaredcos_cap_v2"), fd.Schedule.cosine(), "epsilon"),
+    "sigmoid": (
+        diffusers.DDPMScheduler(beta_schedule="sigmoid", clip_sample=False),
+        fd.Schedule.from_betas(1e-4 + 0.0199 / (1 + np.exp(-np.linspace(-6, 6, 1000)))), "epsilon",
+    ),
     "trained": (
         diffusers.DEISMultistepScheduler(trained_betas=np.linspace(1e-4, 0.03, 500), num_train_timesteps=500),
         fd.Schedule.from_betas(np.linspace(1e-4, 0.03, 500)), "epsilon",
@@ -353,7 +358,7 @@ def test_a_plan_for_another_schedule_or_prediction_raises(name: str, other: str)
         (diffusers.EDMEulerScheduler(), "config: expected a variance-preserving or a flow schedule"),
         (diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "no plan is for models with invert_sigmas"),
         (diffusers.EulerDiscreteScheduler(**SD, timestep_type="continuous"), "with timestep_type = 'continuous'"),
-        (diffusers.DDPMScheduler(beta_schedule="sigmoid"), "expected beta_schedule linear, scaled_linear or squared"),
+        (SimpleNamespace(config={"beta_schedule": "steep"}), "expected beta_schedule linear, scaled_linear, sigmoid"),
         (diffusers.DDIMScheduler(**SD, clip_sample=False), "plan: expected one beside the configuration"),
     ],
 )

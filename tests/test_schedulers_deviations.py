@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from in_double import scheduler_modules
-from scheduler_loops import STANDARD, LMSFromAnyStep, loop, model, start, with_variance
+from scheduler_loops import LMSFromAnyStep, loop, model, start, with_variance
+from scheduler_protocols import DIRECT, OWN, PROTOCOLS, make
 
 import fastdiff as fd
 from fastdiff import schedulers
@@ -16,6 +17,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+OWN_TIMES = (
+    "SchedulerMixin",
+    *OWN,
+    "FlowMapEulerDiscreteScheduler",
+    "LTXEulerAncestralRFScheduler",
+    "MiniMaxH3Scheduler",
+)  # whose set_timesteps is diffusers' own
 VP = fd.Schedule.from_betas(torch.linspace(0.0001, 0.02, 1000, dtype=torch.float32).double().numpy())
 
 
@@ -265,7 +273,7 @@ def test_given_timesteps_and_sigmas_are_the_same_run_as_by_their_number(name):
 
 def test_configurations_and_types_are_diffusers_own(tmp_path):
     for name in (n for n in schedulers.__all__ if hasattr(diffusers, n) and n != "SchedulerMixin"):
-        theirs, cls = getattr(diffusers, name)(), getattr(schedulers, name)
+        theirs, cls = made(diffusers, name), getattr(schedulers, name)
         ours = cls.from_config(theirs.config)
         assert isinstance(ours, type(theirs))
         assert {**ours.config} == {**theirs.config}
@@ -276,11 +284,19 @@ def test_configurations_and_types_are_diffusers_own(tmp_path):
     assert model(start(theirs), 0.5).shape == (2, 3, 6, 5)
 
 
-@pytest.mark.parametrize("name", STANDARD)
+def made(library: object, name: str) -> object:
+    return make(library, name) if name in PROTOCOLS else getattr(library, name)()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in schedulers.__all__ if hasattr(diffusers, n) and n not in (*OWN_TIMES, *DIRECT)]
+)
 def test_every_class_takes_times_levels_and_mu(name):
     """The levels s fall to 0, or on flow schedules from 1 without their end; the inverses rise."""
     flow, inverse = name.startswith("Flow"), "Inverse" in name
-    times = {"EDM": [1.0, 0.4, -0.3], "Cos": [0.9, 0.5, 0.2], "IPN": [0.9, 0.6, 0.3]}.get(name[:3], [900, 500, 100])
+    times = {"CMS": [30, 10, 2], "EDM": [1.0, 0.4, -0.3], "Cos": [0.9, 0.5, 0.2], "IPN": [0.9, 0.6, 0.3]}.get(
+        name[:3], [900, 500, 100]
+    )
     levels = [1.0, 0.7, 0.2] if flow else [0.2, 1.0, 4.0, 9.0] if inverse else [9.0, 4.0, 1.0, 0.0]
     options = {"noise_sampler_seed": 1} if name == "DPMSolverSDEScheduler" else {}
     options |= {"skip_prk_steps": True} if name == "PNDMScheduler" else {}

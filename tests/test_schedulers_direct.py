@@ -12,7 +12,8 @@ import torch
 from direct_loops import LOOPS, image, noise_of, tensor, unclip
 from host_reads import HostReads
 from in_double import in_double
-from scheduler_loops import DIRECT, model, start
+from scheduler_loops import model, start
+from scheduler_protocols import DIRECT
 
 from fastdiff import schedulers
 

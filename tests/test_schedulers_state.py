@@ -9,7 +9,8 @@ import threading
 import diffusers
 import pytest
 import torch
-from scheduler_loops import BROWNIAN, STANDARD, loop, model, start
+from scheduler_loops import loop, model, start
+from scheduler_protocols import BROWNIAN, STANDARD
 from test_no_sync import HostReads
 
 import fastdiff

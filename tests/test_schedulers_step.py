@@ -7,7 +7,8 @@ import inspect
 import diffusers
 import pytest
 import torch
-from scheduler_loops import STANDARD, loop
+from scheduler_loops import loop
+from scheduler_protocols import DIRECT, OWN
 
 from fastdiff import schedulers
 
@@ -16,7 +17,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 BOUNDS = ("clip_sample", "thresholding")
-each_class = pytest.mark.parametrize("name", STANDARD)
+NAMES = [n for n in schedulers.__all__ if hasattr(diffusers, n) and n not in ("SchedulerMixin", *DIRECT)]
+each_class = pytest.mark.parametrize("name", NAMES)
+each_of_images = pytest.mark.parametrize("name", [name for name in NAMES if name not in OWN])
 WITHOUT_BOUNDS = [
     *((f"{name}DiscreteScheduler", bound) for name in ("Euler", "KDPM2", "LMS") for bound in BOUNDS),
     ("HeunDiscreteScheduler", "thresholding"),
@@ -40,7 +43,7 @@ def test_step_has_the_parameters_of_diffusers_step_and_a_generator(name):
     assert all(ours[k].default == p.default for k, p in theirs.items())
 
 
-@each_class
+@each_of_images
 def test_arguments_by_place_are_those_by_name(name):
     defaults = {k: p.default for k, p in inspect.signature(getattr(schedulers, name).step).parameters.items()}
     given = dict(list(defaults.items())[4:]) | {"return_dict": False, "generator": torch.Generator()}
@@ -55,7 +58,7 @@ def test_arguments_by_place_are_those_by_name(name):
         assert torch.equal(one, other)
 
 
-@each_class
+@each_of_images
 def test_an_argument_that_step_does_not_have_is_named(name):
     scheduler, t, x = begun(name)
     with pytest.raises(TypeError, match=rf"{name}.step\(\) got an unexpected keyword argument 'etta'"):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from scheduler_loops import STANDARD, draws, loop, model, start
+from scheduler_loops import draws, loop, model, start
+from scheduler_protocols import STANDARD
 
 from fastdiff import schedulers
 
@@ -21,6 +22,7 @@ LAMBDA = [f"{name}Scheduler" for name in (
     "DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverMultistepInverse", "DEISMultistep", "UniPCMultistep",
 )]  # fmt: skip
 LEVELS = [f"{name}DiscreteScheduler" for name in ("Euler", "EulerAncestral", "Heun", "KDPM2", "LMS")]
+WITHOUT_BETAS = ("Flow", "EDM", "IPNDM", "Cosine", "CMStochastic", "LTX", "MiniMax")
 X = torch.ones(1, 1, 1, 1)
 STEEP = {"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": True}
 AS_GIVEN = {"views": lambda t: t, "numbers": lambda t: t.tolist(), "copies": lambda t: t.clone()}
@@ -118,7 +120,7 @@ def test_times_that_repeat_are_steps_that_change_nothing(name, data):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 20])
-@pytest.mark.parametrize("name", [n for n in STANDARD if not n.startswith(("Flow", "EDM", "IPNDM", "Cosine"))])
+@pytest.mark.parametrize("name", [n for n in STANDARD if not n.startswith(WITHOUT_BETAS)])
 def test_every_class_is_finite_on_every_schedule_of_betas(name, steps):
     for betas in ("linear", "scaled_linear", "squaredcos_cap_v2"):
         scheduler = make(name, beta_schedule=betas)
@@ -194,6 +196,17 @@ def test_ddpm_steps_at_any_time_of_a_schedule_without_signal():
         torch.manual_seed(0)
         theirs = diffusers.DDPMScheduler(rescale_betas_zero_snr=True).step(x, t, X).prev_sample
         torch.testing.assert_close(ours, theirs)
+
+
+def test_ddpm_steps_at_the_time_that_it_is_given_where_others_are_left_out():
+    images = []
+    for library in (schedulers, diffusers):
+        scheduler, x, generator = library.DDPMScheduler(), X, torch.Generator().manual_seed(0)
+        scheduler.set_timesteps(10)
+        for t in scheduler.timesteps[::3]:
+            x = scheduler.step(0.1 * x, t, x, generator=generator).prev_sample
+        images.append(x)
+    torch.testing.assert_close(*images)
 
 
 def test_data_without_noise_have_none_for_a_model_of_data():

@@ -44,11 +44,21 @@ def guided(model: Any, guidance: Given) -> Any:
     return clone
 
 
+def guidance_of(model: Any, cfg: float) -> Guidance | None:
+    """What `guided` has set on a ModelPatcher, at the sampler's cfg scale; None where it has not."""
+    wrappers = model.wrappers.get(SAMPLE, {}).get(KEY, [])
+    return wrappers[-1].at(cfg) if wrappers else None
+
+
 class _Wrapper:
     """ComfyUI calls it around each run of a sampler."""
 
     def __init__(self, guidance: Given) -> None:
         self.guidance = guidance
+
+    def at(self, cfg: float) -> Guidance:
+        """The guidance at the sampler's cfg scale."""
+        return self.guidance if isinstance(self.guidance, Guidance) else self.guidance(cfg)
 
     def __call__(
         self,
@@ -59,7 +69,7 @@ class _Wrapper:
         *rest: Any,
         **named: Any,
     ) -> Any:
-        guidance = self.guidance if isinstance(self.guidance, Guidance) else self.guidance(guider.cfg)
+        guidance = self.at(guider.cfg)
         noise = rest[1] if len(rest) > 1 else named["noise"]
         weak = guider.model_patcher.get_additional_models_with_key(KEY)
         GuidedRun(guidance, guider, sigmas, noise.shape, weak).install(extra_args["model_options"])

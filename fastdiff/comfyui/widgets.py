@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 Widget = tuple[Any, ...]
@@ -17,6 +18,16 @@ def count(default: int, low: int, high: int, tooltip: str) -> Widget:
     return "INT", {"default": default, "min": low, "max": high, "tooltip": tooltip}
 
 
+def choice(options: Sequence[str], tooltip: str, **default: str) -> Widget:
+    """A COMBO of names; it begins with `default`, or with the first of them."""
+    return list(options), {**default, "tooltip": tooltip}
+
+
+def text(default: str, tooltip: str) -> Widget:
+    """A STRING."""
+    return "STRING", {"default": default, "tooltip": tooltip}
+
+
 def window(start: float = 0.0, end: float = 1.0) -> dict[str, Widget]:
     """start_percent and end_percent, of the model's time: the same noise levels with any number of steps."""
     where = "of the way from noise (0) to the image (1). The same noise level with any number of steps."
@@ -26,9 +37,16 @@ def window(start: float = 0.0, end: float = 1.0) -> dict[str, Widget]:
     }
 
 
-MODEL: Widget = ("MODEL", {"tooltip": "The model to guide. Any earlier guidance of these nodes is replaced."})
-CONDITIONING: Widget = ("CONDITIONING",)
+SEED: Widget = (
+    "INT",
+    {"default": 0, "min": 0, "max": 2**64 - 1, "tooltip": "Of the noises.", "control_after_generate": True},
+)
 SCALE = number(8.0, 0.0, 100.0, "The guidance scale; 1 is the positive prompt alone.", 0.1)
+
+
+def socket(kind: str, tooltip: str) -> Widget:
+    """An input that another node gives."""
+    return kind, {"tooltip": tooltip}
 
 
 def layers(text: str) -> list[int]:

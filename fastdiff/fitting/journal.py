@@ -57,6 +57,11 @@ class Journal:
         if self.best is None or trial.mean < self.best[0].mean:
             self.best = trial, plan
 
+    def finish_early(self, trial: Trial, plan: Plan) -> None:
+        """Report a stage that the budget has ended; its plan takes the place of one judged on other samples."""
+        self.best = trial, plan
+        self.report(trial)
+
     def note(self, stage: str, text: str) -> None:
         """Report why a stage did not run or did not end."""
         nan = float("nan")

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..plans.plan import Plan
 from ..plans.schedule import Points, Schedule
+from .budget import Exhausted
 from .descent import Descent
 from .gaussian import GaussianStart
 from .gits import dp_grid
@@ -55,7 +56,10 @@ class Fit:
 
     def trial(self, stage: str, name: str, plan: Plan) -> Trial:
         """A plan judged on all held-out samples."""
-        each = self.judge(plan)
+        return self.summary(stage, name, plan, self.judge(plan))
+
+    def summary(self, stage: str, name: str, plan: Plan, each: Tensor) -> Trial:
+        """The trial of a plan from its distances [n]."""
         sizes = float(each.mean()), float(each.median()), float(each.square().mean().sqrt())
         return Trial(stage, name, plan.nfe, *sizes, self.target.budget.seconds)
 
@@ -92,12 +96,33 @@ def from_catalogue(fit: Fit, schedule: Schedule, prediction: str, steps: int) ->
         raise ValueError(f"steps: no solver of the catalogue makes {steps} evaluations for {prediction} here")
     fit.journal.keep(fit.trial("catalogue", found[0].name, found[0].plan), found[0].plan)
     firsts: dict[str, Candidate] = {}
-    for _, candidate in race(found, fit.judge, fit.held_out):
+    for _, candidate in _raced(fit, found):
         firsts.setdefault(candidate.spec.name, candidate)
     best = list(firsts.values())[:MAX_STARTS]
     trials = [(fit.trial("catalogue", candidate.name, candidate.plan), candidate.plan) for candidate in best]
     fit.journal.finish("catalogue", trials, {"candidates": [_record(candidate) for candidate in best]})
     return best
+
+
+def _raced(fit: Fit, found: list[Candidate]) -> list[tuple[float, Candidate]]:
+    """`race` on the held-out samples. Where the budget ends it, the best of those that got furthest is kept."""
+    each: dict[int, Tensor] = {}
+
+    def judge(plan: Plan, places: Tensor) -> Tensor:
+        new = fit.judge(plan, places)
+        each[id(plan)] = torch.cat([each.get(id(plan), new[:0]), new])
+        return new
+
+    try:
+        return race(found, judge, fit.held_out)
+    except Exhausted:
+        furthest = max(map(len, each.values()), default=0)
+        judged = [(each[id(c.plan)], c) for c in found if len(each.get(id(c.plan), ())) == furthest > 0]
+        if judged:
+            distances, best = min(judged, key=lambda pair: float(pair[0].mean().nan_to_num(nan=np.inf)))
+            trial = fit.summary("catalogue", best.name, best.plan, distances)
+            fit.journal.finish_early(trial, best.plan)
+        raise
 
 
 def from_dynamic_programme(fit: Fit, spec: SolverSpec, converged: Plan, steps: int) -> Candidate:

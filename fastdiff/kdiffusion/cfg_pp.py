@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..plans.catalogue import find_solver
-from .flow import FLOW, ancestral, flow_sampling
+from .flow import ancestral, schedule_up_to_one
 from .guidance import Build, Unconditional, in_start, in_step, on_guided, on_uncond
 from .loop import EDM, Denoiser, solve
 from .noise import Extra, NoiseSampler, independent
@@ -62,13 +62,10 @@ def sample_euler_ancestral_cfg_pp(
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
     """Ancestral Euler steps in sigma / alpha with CFG++; sigmas of a rectified flow are at most 1."""
-    flow = flow_sampling(model) is not None
-    if flow and (sigmas > 1).any():
-        raise ValueError(f"sigmas: expected levels up to 1 for a rectified flow, got {sigmas}")
     uncond = Unconditional(extra_args)
     return solve(
         model, x, sigmas, _EULER, extra_args=extra_args, callback=callback, disable=disable, uncond=uncond,
-        draw=independent(x, extra_args, noise_sampler, sigmas), schedule=FLOW if flow else EDM,
+        draw=independent(x, extra_args, noise_sampler, sigmas), schedule=schedule_up_to_one(model, sigmas) or EDM,
         rise=eta, eta=eta, s_noise=s_noise,
     )  # fmt: skip
 

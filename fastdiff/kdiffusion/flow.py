@@ -26,13 +26,19 @@ def flow_sampling(model: object) -> Any:
 
     In ComfyUI that is the model_sampling, a CONST; in Forge it is the predictor, with prediction_type "const".
     """
+    sampling = model_sampling(model)
+    return sampling if _is_flow(sampling) else None
+
+
+def model_sampling(model: object) -> Any:
+    """The host's object that knows its model's sigmas; None outside a host."""
     guider = getattr(model, "inner_model", None)
     sampling = getattr(getattr(guider, "inner_model", None), "model_sampling", None)
     if sampling is None and guider is not None and hasattr(guider, "model_patcher"):
         sampling = guider.model_patcher.get_model_object("model_sampling")
     if sampling is None:
         sampling = getattr(guider, "predictor", None)
-    return sampling if _is_flow(sampling) else None
+    return sampling
 
 
 def _is_flow(sampling: object) -> bool:
@@ -50,6 +56,15 @@ def finite_log_snr(sigmas: Tensor, sampling: Any) -> Tensor:
             f"sigmas: expected levels below 1 after the first, where a rectified flow has a log SNR; got {sigmas}"
         )
     return sigmas
+
+
+def schedule_up_to_one(model: object, sigmas: Tensor) -> Schedule | None:
+    """FLOW for a rectified flow, None for others. Raises ValueError where a flow's sigmas are beyond 1."""
+    if flow_sampling(model) is None:
+        return None
+    if (sigmas > 1).any():
+        raise ValueError(f"sigmas: expected levels up to 1 for a rectified flow, got {sigmas}")
+    return FLOW
 
 
 def ancestral(ode: str, coordinates: Schedule) -> Callable[..., list[Row]]:

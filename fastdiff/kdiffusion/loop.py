@@ -7,6 +7,7 @@ k-diffusion's model is a denoiser D(x, sigma) for x = x0 + sigma eps. That is th
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from types import NoneType
@@ -26,7 +27,7 @@ from ..plans.solvers.ancestral import ddim_row
 from ..sampling.run import Run
 from .caller_sigmas import points_at, read_sigmas, segments
 from .flow import FLOW, finite_log_snr, flow_sampling
-from .guidance import Build, Unconditional, reads_other
+from .guidance import OTHER, Build, Unconditional, reads_other
 from .noise import Draw, Extra
 
 Denoiser = Callable[..., Tensor]
@@ -79,9 +80,10 @@ def solve(
     kwargs, moves = (extra_args if uncond is None else uncond.extra_args) or {}, run.moves
     begun = iter(course.steps)
     since, begins = 0.0, True
+    latest: list[Tensor] = []
 
     def evaluate(given: Tensor, t: Tensor) -> tuple[Tensor, None, list[Tensor]]:
-        nonlocal since
+        nonlocal since, latest
         i, row, dtype = run.i, rows[run.i], run.x.dtype
         denoised = model(given, t, **kwargs)
         if begins:
@@ -90,13 +92,14 @@ def solve(
                 hat = sigmas[step] * (row.sigma / sigma[step])
                 show(callback, run, x.dtype, i=step, sigma=sigmas[step], sigma_hat=hat, denoised=denoised)
         end = rows[i + 1].sigma if i + 1 < len(rows) else sigma[-1]
-        output, noises = denoised, []
+        output, noises = denoised, latest[-1:] if course.again[i] else []
         if uncond is not None:
             output, other = uncond.operands(denoised)
             noises += [other.to(dtype)] if reads_other(row) else []
         for _ in range(moves[i].noises - len(noises)):
             noises.append(draw(since, end).to(dtype))
             since = since if whole else end
+        latest = noises
         return output, None, noises
 
     with tqdm(total=len(sigma) - 1, disable=disable) as progress:
@@ -107,11 +110,16 @@ def solve(
 
 
 class _Course(NamedTuple):
-    """The caller's sigmas as a plan. begin: the first of them. steps: the places of those that a step begins at."""
+    """The caller's sigmas as a plan.
+
+    begin: the first of them. steps: the places of those that a step begins at. again: which rows read the latest noise
+    of the row before, as correctors of a step with noise do.
+    """
 
     plan: Plan
     begin: Points
     steps: tuple[int, ...]
+    again: tuple[bool, ...]
 
 
 @functools.lru_cache(maxsize=32, typed=True)
@@ -122,12 +130,21 @@ def _course(
     sigma = np.frombuffer(sigmas)
     points = points_at(schedule, sigma)
     parts = [np.arange(len(sigma))] if one_step else segments(sigma, turn=rise > 0)
-    rows = [row for part in parts for row in _segment(solver, schedule, points.at(part), rise, options)]
+    pieces = [_segment(solver, schedule, points.at(part), rise, options) for part in parts]
+    pieces = [list(map(with_one_noise, piece)) for piece in pieces] if whole else pieces
+    rows = [row for piece in pieces for row in piece]
     if not rows:
         return None
-    rows = [with_one_noise(row) for row in rows] if whole else rows
+    again = [repeats for piece in pieces for repeats in _again(piece)]
     steps = np.concatenate([part[:-1] for part in parts]).tolist()
-    return _Course(Plan(tuple(rows), (float(points.alpha[-1]), float(sigma[-1])), "sample"), points.at(0), tuple(steps))
+    plan = Plan(tuple(rows), (float(points.alpha[-1]), float(sigma[-1])), "sample")
+    return _Course(plan, points.at(0), tuple(steps), tuple(again))
+
+
+def _again(rows: Sequence[Row]) -> list[bool]:
+    """Which rows of a segment read a noise that the row before has drawn."""
+    drawn = [{j for line in (row.x, row.base) if line for j, _ in line.noise if j != OTHER} for row in rows]
+    return [False] * bool(rows) + [bool(now & before) for before, now in itertools.pairwise(drawn)]
 
 
 def _segment(solver: str | Build, schedule: Schedule, points: Points, rise: float, options: dict) -> list[Row]:

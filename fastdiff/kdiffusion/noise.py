@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,17 +30,24 @@ def default_noise_sampler(x: Tensor, seed: int | None = None) -> NoiseSampler:
 
 
 def independent(x: Tensor, extra_args: Extra, noise_sampler: NoiseSampler | None, like: Tensor) -> Draw:
-    """For solvers with independent noise at each step: like `brownian`, but the host's default sampler comes first."""
+    """For solvers with independent noise at each step: like `brownian`, with the host's default noise sampler."""
     if noise_sampler is None:
         noise_sampler = host.default_noise_sampler(x, (extra_args or {}).get("seed"))
-    return brownian(x, extra_args, noise_sampler, like)
+    return _draw(x, extra_args, noise_sampler, like)
 
 
-def brownian(x: Tensor, extra_args: Extra, noise_sampler: NoiseSampler | None, like: Tensor) -> Draw:
-    """The given noise sampler, called with tensors like `like`; if None, Brownian paths over sigma.
+def brownian(x: Tensor, extra_args: Extra, noise_sampler: NoiseSampler | None, sigmas: Tensor) -> Draw:
+    """The given noise sampler, called with tensors like the sigmas; if None, Brownian paths over sigma.
 
-    Their seeds are extra_args' "seed", or drawn from torch's generator.
+    Their seeds are extra_args' "seed", or drawn from torch's generator. With `register(seed_compat=True)` the path is
+    the host's own.
     """
+    if noise_sampler is None:
+        noise_sampler = host.brownian_tree(x, sigmas, (extra_args or {}).get("seed"))
+    return _draw(x, extra_args, noise_sampler, sigmas)
+
+
+def _draw(x: Tensor, extra_args: Extra, noise_sampler: NoiseSampler | None, like: Tensor) -> Draw:
     if noise_sampler is None:
         seed = (extra_args or {}).get("seed")
         if seed is None and host.steers_randn_like():
@@ -58,7 +65,7 @@ class _Paths:
     After a turn the same sigmas come again, and must not get the same noise.
     """
 
-    def __init__(self, x: Tensor, seeds: object) -> None:
+    def __init__(self, x: Tensor, seeds: Sequence[int] | Tensor) -> None:
         self.path, self.like = BrownianPath(x, seeds), x
         self.rising: bool | None = None
 

@@ -22,16 +22,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..plans.catalogue import find_solver
 from . import host
-from .flow import FLOW, ancestral, flow_sampling
+from .flow import FLOW, ancestral, flow_sampling, schedule_up_to_one
 from .guidance import Build, Unconditional, on_uncond
+from .heunpp import heunpp
 from .loop import EDM, Denoiser, solve
-from .noise import Extra, NoiseSampler, brownian, independent
+from .noise import Extra, NoiseSampler, independent
 from .res_ancestral import res_ancestral
 from .vp_time import VP_TIME
 
@@ -42,7 +42,9 @@ _GRADIENT_CFG_PP = on_uncond(_GRADIENT, lambda row: 1.0)
 CORRECTIONS = {"phi_1": "midpoint", "phi_2": "heun"}  # solver_type as SEEDS names it
 
 
-def _churned(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
+def _churned(
+    solver: str | Build, name: str, doc: str, one_step: bool = True, draws_always: bool = False
+) -> Callable[..., Tensor]:
     @torch.no_grad()
     def sample(
         model: Denoiser,
@@ -57,11 +59,13 @@ def _churned(solver: str, name: str, doc: str) -> Callable[..., Tensor]:
         s_noise: float = 1.0,
     ) -> Tensor:
         flow = s_churn > 0 and flow_sampling(model) is not None
+        if s_churn > 0 and draws_always:  # the host's function does, at steps outside the window too
+            host.skip_draws(x, sigmas, s_tmin, s_tmax)
         if flow:  # churn is in sigma / alpha
             s_tmin, s_tmax = _over_alpha(s_tmin), _over_alpha(s_tmax)
         return solve(
             model, x, sigmas, solver, extra_args=extra_args, callback=callback, disable=disable,
-            draw=lambda *_: host.randn_like(x), schedule=FLOW if flow else EDM, one_step=True,
+            draw=lambda *_: host.randn_like(x), schedule=FLOW if flow else EDM, one_step=one_step or s_churn > 0,
             s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise,
         )  # fmt: skip
 
@@ -138,6 +142,10 @@ def _named(function: Callable[..., Tensor], name: str, doc: str) -> Callable[...
 sample_euler = _churned("euler", "sample_euler", "Euler steps (Karras et al. 2022, algorithm 2).")
 sample_heun = _churned("heun", "sample_heun", "Heun steps (Karras et al. 2022, algorithm 2).")
 sample_dpm_2 = _churned("dpm_2", "sample_dpm_2", "The midpoint rule at the geometric middle of each step.")
+sample_heunpp2 = _churned(
+    heunpp, "sample_heunpp2", "Heun++: weighted means of the slopes at up to three levels, of first order.",
+    one_step=False, draws_always=True,
+)  # fmt: skip
 sample_euler_ancestral = make_ancestral(
     "euler_ancestral", ancestral("euler", EDM), "sample_euler_ancestral", "Ancestral Euler steps."
 )
@@ -161,6 +169,58 @@ sample_uni_pc = make_plain(
     order=3,
 )  # fmt: skip
 sample_uni_pc_bh2 = make_plain("unipc", "sample_uni_pc_bh2", "UniPC with B(h) = e^h - 1 (Zhao et al. 2023).", order=3)
+
+
+def unipc_of_variant(
+    model: Denoiser,
+    noise: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    variant: str = "bh1",
+) -> Tensor:
+    """`sample_uni_pc` ("bh1") or `sample_uni_pc_bh2` ("bh2"), with the arguments of ComfyUI's sample_unipc."""
+    if variant not in ("bh1", "bh2"):
+        raise ValueError(f"variant: expected 'bh1' or 'bh2', got {variant!r}")
+    sample = sample_uni_pc if variant == "bh1" else sample_uni_pc_bh2
+    return sample(model, noise, sigmas, extra_args, callback, disable)
+
+
+@torch.no_grad()
+def sample_ddpm(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """The posterior of the forward process, with its smaller variance (Ho et al. 2020, eq. 7); for flows their own."""
+    return solve(
+        model, x, sigmas, "ddim", extra_args=extra_args, callback=callback, disable=disable,
+        draw=independent(x, extra_args, noise_sampler, sigmas), schedule=schedule_up_to_one(model, sigmas) or EDM,
+        rise=1.0, eta=1.0, s_noise=1.0,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def sample_lcm(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """The model's output with fresh noise at each step, for consistency models (Luo et al. 2023, algorithm 3)."""
+    return solve(
+        model, x, sigmas, "lcm", extra_args=extra_args, callback=callback, disable=disable,
+        draw=independent(x, extra_args, noise_sampler, sigmas), schedule=EDM if flow_sampling(model) is None else FLOW,
+        noise_left=0.0,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -261,11 +321,11 @@ def sample_exp_heun_2_x0(
     """Exponential Heun steps in data form. solver_type: "phi_1" (mean of the two outputs) or "phi_2" (Taylor)."""
     return solve(
         model, x, sigmas, "exp_heun", extra_args=extra_args, callback=callback, disable=disable, log_snr=True,
-        correction=_correction(solver_type, CORRECTIONS),
+        correction=correction_of(solver_type, CORRECTIONS),
     )  # fmt: skip
 
 
-def _correction(solver_type: str, known: dict[str, str]) -> str:
+def correction_of(solver_type: str, known: dict[str, str]) -> str:
     if solver_type not in known:
         raise ValueError(f"solver_type: expected {' or '.join(map(repr, sorted(known)))}, got {solver_type!r}")
     return known[solver_type]
@@ -284,141 +344,3 @@ def sample_res_multistep(
 ) -> Tensor:
     """RES (Zhang et al. 2023), second order. It draws no noise; s_noise and noise_sampler are ignored."""
     return solve(model, x, sigmas, "res_multistep", extra_args=extra_args, callback=callback, disable=disable)
-
-
-@torch.no_grad()
-def sample_dpmpp_sde(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Extra = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    r: float = 1 / 2,
-) -> Tensor:
-    """The SDE solver with two evaluations a step, after DPM-Solver++ (Lu et al. 2022). r: where the second one lies."""
-    return solve(
-        model, x, sigmas, "dpmpp_sde", extra_args=extra_args, callback=callback, disable=disable,
-        draw=brownian(x, extra_args, noise_sampler, sigmas), whole=True, log_snr=True, rise=eta,
-        eta=eta, s_noise=s_noise, r=r,
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def sample_dpmpp_2m_sde(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Extra = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    solver_type: str = "midpoint",
-) -> Tensor:
-    """DPM-Solver++ 2M for the reverse SDE with noise scaled by eta. solver_type: "midpoint" or "heun"."""
-    return solve(
-        model, x, sigmas, "dpmpp_2m_sde", extra_args=extra_args, callback=callback, disable=disable,
-        draw=brownian(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta, eta=eta, s_noise=s_noise,
-        correction=_correction(solver_type, {"midpoint": "midpoint", "heun": "heun"}), lower_order_final=False,
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def sample_dpmpp_3m_sde(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Extra = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """DPM-Solver++ 3M for the reverse SDE with noise scaled by eta."""
-    return solve(
-        model, x, sigmas, "dpmpp_3m_sde", extra_args=extra_args, callback=callback, disable=disable,
-        draw=brownian(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta,
-        eta=eta, s_noise=s_noise, lower_order_final=False,
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def sample_seeds_2(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Extra = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    r: float = 0.5,
-    solver_type: str = "phi_1",
-) -> Tensor:
-    """SEEDS-2 (Gonzalez et al. 2023, algorithm 3). r: where the second evaluation lies.
-
-    solver_type: "phi_1" or "phi_2".
-    """
-    return solve(
-        model, x, sigmas, "seeds_2", extra_args=extra_args, callback=callback, disable=disable,
-        draw=independent(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta,
-        eta=eta, s_noise=s_noise, r1=r, correction=_correction(solver_type, CORRECTIONS),
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def sample_seeds_3(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Extra = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    r_1: float = 1 / 3,
-    r_2: float = 2 / 3,
-) -> Tensor:
-    """SEEDS-3 (Gonzalez et al. 2023, algorithm 4)."""
-    return solve(
-        model, x, sigmas, "seeds_3", extra_args=extra_args, callback=callback, disable=disable,
-        draw=independent(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=eta,
-        eta=eta, s_noise=s_noise, r1=r_1, r2=r_2,
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def sample_er_sde(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Extra = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    noise_scaler: Callable | None = None,
-    max_stage: int = 3,
-) -> Tensor:
-    """ER-SDE (Cui et al. 2023), order max_stage = 1 to 3.
-
-    noise_scaler: phi(sigma / alpha), on float64 tensors; it sets how much noise is drawn.
-    """
-    scaler: dict[str, Any] = {} if noise_scaler is None else {"noise_scaler": _on_arrays(noise_scaler)}
-    return solve(
-        model, x, sigmas, "er_sde", extra_args=extra_args, callback=callback, disable=disable,
-        draw=independent(x, extra_args, noise_sampler, sigmas), log_snr=True, rise=float(s_noise > 0),
-        s_noise=s_noise, order=max_stage, **scaler,
-    )  # fmt: skip
-
-
-def _on_arrays(function: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda values: np.asarray(function(torch.as_tensor(values)))

@@ -5,11 +5,11 @@ A grid is [n + 1] float32 on `device`: n sigmas from sigma_max to sigma_min, the
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..plans.menu_grids import laplace, polyexponential
 
 
 def append_zero(x: Tensor) -> Tensor:
@@ -33,8 +33,7 @@ def get_sigmas_polyexponential(
     n: int, sigma_min: float, sigma_max: float, rho: float = 1.0, device: torch.device | str = "cpu"
 ) -> Tensor:
     """log sigma is linear in u^rho, u uniform from 1 to 0."""
-    u = np.linspace(1, 0, n) ** rho
-    return _grid(np.exp(u * math.log(sigma_max) + (1 - u) * math.log(sigma_min)), device)
+    return _grid(polyexponential(n, sigma_min, sigma_max, rho), device)
 
 
 def get_sigmas_vp(
@@ -61,9 +60,7 @@ def get_sigmas_laplace(
 
     mu, beta: its mean and scale. No 0 is appended, as in ComfyUI.
     """
-    place = 0.5 - np.linspace(0, 1, n)
-    log_sigma = mu - beta * np.sign(place) * np.log(1 - 2 * np.abs(place) + 1e-5)  # keeps the ends finite
-    return torch.tensor(np.clip(np.exp(log_sigma), sigma_min, sigma_max), dtype=torch.float32).to(device)
+    return torch.tensor(laplace(n, sigma_min, sigma_max, mu, beta), dtype=torch.float32).to(device)
 
 
 def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:

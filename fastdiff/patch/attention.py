@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn.cross_attention import CrossAttentionCache
-from ..ops import attention, registry
-from .calls import wants_gradient
+from ..ops import registry
+from .attention_functions import scaled_dot_product_attention
+from .calls import computes, wants_gradient
+from .fast import Fast
 
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
@@ -16,17 +20,12 @@ def heads_of(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def attend_heads(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """Attention of [B, H, N, D] and [B, H, M, D]."""
-    if not q.dtype == k.dtype == v.dtype:  # normalised under autocast, which settles it in PyTorch's op
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
-    return attention(q, k, v, scale=scale)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float | None = None) -> Tensor:
-    """Attention of [B, N, H D] and [B, M, H D]; [B, N, H D]."""
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Attention of [B, N, H D] and [B, M, H D]; [B, N, H D]. mask: as in PyTorch's function."""
     q, k, v = (heads_of(t, heads) for t in (q, k, v))
-    return attend_heads(q, k, v, scale).transpose(1, 2).flatten(2)
+    return scaled_dot_product_attention(q, k, v, mask, scale=scale).transpose(1, 2).flatten(2)
 
 
 def project(
@@ -37,7 +36,7 @@ def project(
     return k, v
 
 
-def multihead(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def multihead(module: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """The module's output for a call that `is_plain`, by fastdiff's op."""
     q, k, v = _projected(module, query, key, value)
     if module.batch_first:
@@ -46,14 +45,14 @@ def multihead(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: 
     return module.out_proj(attend(q, k, v, module.num_heads).transpose(0, 1))
 
 
-def is_plain(module: nn.MultiheadAttention, query: Tensor, masked: bool, need_weights: bool) -> bool:
+def is_plain(module: Any, query: Tensor, masked: bool, need_weights: bool) -> bool:
     """Whether a call is softmax(q k^T) v of a batch and no more."""
     drops = module.training and module.dropout > 0
     extended = module.bias_k is not None or module.add_zero_attn or not module._qkv_same_embed_dim
     return not (masked or need_weights or drops or extended or query.ndim != 3 or query.is_nested)
 
 
-def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+def _projected(module: Any, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
     if query is key and key is value:
         return F.linear(query, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)
     weights = module.in_proj_weight.chunk(3)
@@ -61,7 +60,12 @@ def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value:
     return tuple(F.linear(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))
 
 
-class FastMultiheadAttention(nn.MultiheadAttention):
+def is_multihead(module: nn.Module) -> bool:
+    """torch.nn.MultiheadAttention, or a subclass that computes the same."""
+    return computes(module, nn.MultiheadAttention)
+
+
+class FastMultiheadAttention(Fast):
     """torch.nn.MultiheadAttention; calls with masks, weights asked for, dropout or few queries are PyTorch's own."""
 
     def forward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,12 @@ def wants_gradient(module: nn.Module, *inputs: Tensor | None) -> bool:
     if not torch.is_grad_enabled():
         return False
     return any(t is not None and t.requires_grad for t in (*inputs, *module.parameters()))
+
+
+def computes(module: object, base: type[nn.Module]) -> bool:
+    """Whether the module is a torch.nn class's, or of a subclass with no forward of its own."""
+    cls: Any = type(module)
+    return isinstance(module, base) and cls.forward is base.forward and cls.__call__ is base.__call__
 
 
 def hooked(module: nn.Module) -> bool:

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..ops import registry
-from .attention import attend_heads, heads_of
+from .attention_functions import attend_where_it_pays
 from .handle import Handle
 
 OVERRIDE = "optimized_attention_override"  # ComfyUI's name for a function that is called in place of its attention
@@ -81,19 +80,13 @@ def attention_override(
     skip_output_reshape: bool = False,
     **kwargs: object,
 ) -> Tensor:
-    """Attention of [B, N, H D] (or [B, H, N, D] where skip_reshape) as ComfyUI asks for it; [B, N, H D].
+    """Attention as ComfyUI asks for it: [B, N, H D] of such, of [B, N, H, D], or of [B, H, N, D] where skip_reshape.
 
-    Calls with a mask, and those for which the choice would fall on PyTorch's op, go to `func`, ComfyUI's own.
+    Calls that fastdiff's op does not serve, or no better than PyTorch's, go to `func`, ComfyUI's own.
     """
-    each = (q, k, v) if skip_reshape else (heads_of(q, heads), heads_of(k, heads), heads_of(v, heads))
-    if mask is not None or any(t.requires_grad for t in each) or not _pays(*each):
+    each = (q, k, v) if skip_reshape else [t.reshape(len(t), t.shape[1], heads, -1).transpose(1, 2) for t in (q, k, v)]
+    out = attend_where_it_pays(*each, mask if mask is None or mask.ndim != 3 else mask[:, None])
+    if out is None:
         named = {"attn_precision": attn_precision, "skip_reshape": skip_reshape}
         return func(q, k, v, heads, mask=mask, skip_output_reshape=skip_output_reshape, **named, **kwargs)
-    out = attend_heads(*each)
     return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
-
-
-def _pays(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    same = q.dtype == k.dtype == v.dtype and q.shape[1] == k.shape[1] and q.shape[-1] == v.shape[-1]
-    case = registry.CallSpec(q.device.type, q.dtype, (*q.shape[:3], k.shape[2], q.shape[3]))
-    return same and registry.chosen("attention", case) != "torch"

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import torch
-from diffusers.models.attention_processor import (
-    Attention,
-    AttnProcessor,
-    AttnProcessor2_0,
-    JointAttnProcessor2_0,
-    StableAudioAttnProcessor2_0,
-)
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from torch import Tensor
 
 from ..nn.cross_attention import CrossAttentionCache
 from .attention import attend, project
 from .calls import wants_gradient
-from .diffusers_joint import FastFluxAttnProcessor, FastJointAttnProcessor
-from .diffusers_rotary import FastStableAudioAttnProcessor, FastWanAttnProcessor
 from .norms import is_norm, is_silu, normalise
 
 PROCESSORS = (AttnProcessor, AttnProcessor2_0)
-# By the stock classes of a module and its processor: what takes the place of the processor's class, and what it is.
-FAST_PROCESSORS = {
-    (Attention, JointAttnProcessor2_0): (FastJointAttnProcessor, "joint attention processor"),
-    (FluxAttention, FluxAttnProcessor): (FastFluxAttnProcessor, "joint attention processor"),
-    (WanAttention, WanAttnProcessor): (FastWanAttnProcessor, "WanAttention's processor"),
-    (Attention, StableAudioAttnProcessor2_0): (FastStableAudioAttnProcessor, "Stable Audio's attention processor"),
-}
 
 
 class FastResnetBlock2D(ResnetBlock2D):
@@ -68,7 +51,7 @@ def is_resnet_block(module: torch.nn.Module) -> bool:
 
 
 class FastAttnProcessor(AttnProcessor2_0):
-    """AttnProcessor2_0 on fastdiff's op; calls with a mask or other arguments go to the processor it stands for."""
+    """AttnProcessor2_0 on fastdiff's op; calls with further arguments go to the processor it stands for."""
 
     def __init__(self, original: AttnProcessor | AttnProcessor2_0, cache: CrossAttentionCache | None) -> None:
         super().__init__()
@@ -84,7 +67,7 @@ class FastAttnProcessor(AttnProcessor2_0):
         *args: object,
         **kwargs: object,
     ) -> Tensor:
-        if attention_mask is not None or args or kwargs or wants_gradient(attn, hidden_states, encoder_hidden_states):
+        if args or kwargs or wants_gradient(attn, hidden_states, encoder_hidden_states):
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
         x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
         size = x.shape[2:] if x.ndim == 4 else None
@@ -99,7 +82,10 @@ class FastAttnProcessor(AttnProcessor2_0):
             k, v = attn.to_k(context), attn.to_v(context)
         else:
             k, v = project(self.cache, encoder_hidden_states, attn.to_k, attn.to_v)
-        x = attn.to_out[1](attn.to_out[0](attend(q, k, v, attn.heads, attn.scale)))
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, k.shape[1], len(k))
+            attention_mask = attention_mask.reshape(len(k), attn.heads, -1, attention_mask.shape[-1])
+        x = attn.to_out[1](attn.to_out[0](attend(q, k, v, attn.heads, attn.scale, attention_mask)))
         if size is not None:
             x = x.transpose(1, 2).unflatten(2, size)
         if attn.residual_connection:
@@ -114,8 +100,3 @@ def is_attention(module: torch.nn.Module) -> bool:
     plain = module.norm_q is None and module.norm_k is None and module.inner_kv_dim == module.inner_dim
     usual = module.scale == (module.inner_dim // module.heads) ** -0.5 or type(module.processor) is AttnProcessor
     return plain and usual and module.to_k is not None and module.to_out is not None
-
-
-def fast_processor(module: torch.nn.Module) -> tuple[type, str] | None:
-    """The class that takes the place of the module's processor's, and what it is, where both are the stock ones."""
-    return FAST_PROCESSORS.get((type(module), type(getattr(module, "processor", None))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from torch import nn
@@ -24,14 +25,23 @@ class Fast(_Unknown):
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         return _instance, type(self).__bases__, vars(self)
 
+    @staticmethod
+    def fastdiff_methods(cls: Any) -> Mapping[str, Callable[..., Any]]:
+        """Further methods, made from those of the class it is mixed into."""
+        return {}
+
+
+def subclass(fast: Any, cls: Any) -> Any:
+    """`cls` with the methods of `fast`; the same class for the same two."""
+    return _made(fast, cls)
+
 
 @functools.cache
-def subclass(fast: Any, cls: Any) -> Any:
-    """`cls` with the forward of `fast`; the same class for the same two."""
-    return type(f"Fast{cls.__name__}", (fast, cls), {})
+def _made(fast: Any, cls: Any) -> Any:
+    return type(f"Fast{cls.__name__}", (fast, cls), fast.fastdiff_methods(cls))
 
 
-def _instance(fast: type, cls: type) -> nn.Module:
+def _instance(fast: type, cls: type) -> object:
     """For pickle, which cannot name a class made at run time: an empty object of it."""
     made = subclass(fast, cls)
     return made.__new__(made)

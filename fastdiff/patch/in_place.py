@@ -9,12 +9,15 @@ from typing import Any
 from torch import nn
 
 from ..nn.cross_attention import CrossAttentionCache
-from .attention import FastMultiheadAttention
+from .attention import FastMultiheadAttention, is_multihead
+from .attention_classes import with_fast_attention
+from .calls import computes
 from .comfyui import PatcherHandle, is_patcher
+from .fast import subclass
 from .handle import Handle
 from .ldm import FastCrossAttention, fast_attention, fast_block
 from .left import why_left
-from .norms import FastGroupNormSiLU, FastSequential, SiLUDone, fast_norm, is_norm, is_silu
+from .norms import FastGroupNormSiLU, FastSequential, SiLUDone, fast_norm, has_pair, is_norm, is_silu
 
 
 def accelerate(
@@ -31,8 +34,9 @@ def accelerate(
     group_norm: torch.nn.GroupNorm and subclasses known to compute the same. Fused with the SiLU after it, in
         torch.nn.Sequential and in diffusers' models, and with the time embedding, in the residual blocks of diffusers,
         LDM and ComfyUI.
-    attention: diffusers' Attention with its default processor; the attentions of SD3, Flux, Wan and Stable Audio; LDM's
-        CrossAttention; torch.nn.MultiheadAttention.
+    attention: of every module or diffusers processor that asks for it by torch.nn.functional's
+        scaled_dot_product_attention or by diffusers' dispatch_attention_fn; diffusers' Attention with its default
+        processor; LDM's and guided-diffusion's attentions; torch.nn.MultiheadAttention and its subclasses.
     scheduler: the pipeline's, if fastdiff has the class of the same name.
     cross_attention_cache: project the keys and values of a context once, not at every step (`CrossAttentionCache`).
 
@@ -40,8 +44,10 @@ def accelerate(
     the model.
 
     Modules keep their identity and read their weights when they are called, so weight updates, LoRA and saving work as
-    before. Calls recorded by autograd, masked attention, and modules with hooks or of unknown classes run their own
-    code. The kernel is chosen at every call; it can be PyTorch's own op.
+    before. Calls recorded by autograd, attention with a mask that does more than leave out keys, a backend that was
+    chosen in diffusers, and norms with hooks or of unknown classes run their own code. The kernel is chosen at every
+    call; it can be PyTorch's own op. Masks are read on the CPU alone, where that stops nothing: keys left out are not
+    computed.
 
     A ModelPatcher shares its modules with its clones, so it is not changed: `handle.model` is a clone with object
     patches and ComfyUI's `optimized_attention_override`.
@@ -94,10 +100,9 @@ def _fuse(module: nn.Module, handle: Handle) -> None:
         handle.set_class(module, blocks.FastResnetBlock2D, "ResnetBlock2D with GroupNorm + embedding + SiLU")
     elif (fast := fast_block(module)) is not None:
         handle.set_class(module, fast, f"{type(module).__name__} with GroupNorm + embedding + SiLU")
-    elif type(module) is nn.Sequential and any(
-        is_norm(a) and is_silu(b) for a, b in zip(module, list(module)[1:], strict=False)
-    ):
-        handle.set_class(module, FastSequential, "Sequential with GroupNorm + SiLU")
+    elif computes(module, nn.Sequential) and has_pair(module):
+        fast = subclass(FastSequential, type(module))
+        handle.set_class(module, fast, f"{type(module).__name__} with GroupNorm + SiLU")
     elif type(module).__module__.startswith("diffusers."):
         norm, act = getattr(module, "conv_norm_out", None), getattr(module, "conv_act", None)
         if type(norm) is nn.GroupNorm and is_norm(norm) and is_silu(act):
@@ -110,13 +115,16 @@ def _attend(module: nn.Module, handle: Handle, cache: CrossAttentionCache | None
     if blocks is not None and blocks.is_attention(module):
         processor = blocks.FastAttnProcessor(module.processor, cache)
         handle.set_attribute(module, "processor", processor, "attention processor")
-    elif blocks is not None and (found := blocks.fast_processor(module)) is not None:
-        handle.set_class(module.processor, *found)
     elif (fast := fast_attention(module)) is not None:
         added = {"fastdiff_cache": cache} if issubclass(fast, FastCrossAttention) else {}
         handle.set_class(module, fast, type(module).__name__, **added)
-    elif type(module) is nn.MultiheadAttention:
-        handle.set_class(module, FastMultiheadAttention, "MultiheadAttention")
+    elif is_multihead(module):
+        handle.set_class(module, subclass(FastMultiheadAttention, type(module)), type(module).__name__)
+    else:
+        for part in (module, getattr(module, "processor", None)):
+            cls: Any = type(part)
+            if (fast := with_fast_attention(cls)) is not None:
+                handle.set_class(part, fast, f"attention in {cls.__name__}")
 
 
 def _swap_scheduler(pipe: Any, handle: Handle) -> None:

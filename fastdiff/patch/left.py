@@ -16,11 +16,11 @@ def why_left(module: nn.Module, group_norm: bool, attention: bool) -> str | None
         return None  # or it is made of others
     if "forward" in vars(module):
         return f"{kind}: its forward was replaced on the object, as offloading does"
-    if (processor := getattr(module, "processor", None)) is not None:
-        return f"{kind} with {type(processor).__name__}: no fast form of the two is known"
     if "optimized_attention" in getattr(type(module).forward, "__globals__", ()):
         return f"{kind}: ComfyUI's attention is changed through a ModelPatcher; give accelerate that"
-    return f"{kind}: no fast form of it is known"
+    if (processor := getattr(module, "processor", None)) is not None:
+        kind = f"{kind} with {type(processor).__name__}"
+    return f"{kind}: it calls neither PyTorch's scaled_dot_product_attention nor diffusers' dispatch_attention_fn"
 
 
 def _is_attention(module: nn.Module) -> bool:

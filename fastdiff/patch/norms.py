@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ops import group_norm
 from ..ops.checks import FLOATS
-from .calls import hooked, wants_gradient
+from .calls import computes, hooked, wants_gradient
 from .fast import Fast, subclass
 
 
@@ -74,7 +74,7 @@ class SiLUDone(nn.SiLU):
         return input
 
 
-class FastSequential(nn.Sequential):
+class FastSequential(Fast):
     """torch.nn.Sequential that runs each group normalisation together with the SiLU that follows it."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -84,6 +84,11 @@ class FastSequential(nn.Sequential):
             input = normalise(layers[i], input, act="silu") if fuses else layers[i](input)
             i += 2 if fuses else 1
         return input
+
+
+def has_pair(layers: Any) -> bool:
+    """Whether a SiLU follows a group normalisation somewhere."""
+    return any(is_norm(a) and is_silu(b) for a, b in zip(layers, list(layers)[1:], strict=False))
 
 
 _OWN = vars(nn.GroupNorm(1, 1)).keys()
@@ -98,8 +103,8 @@ def why_other(layer: nn.Module) -> str | None:
     """Why the layer's call cannot be replaced; None where it can."""
     if not isinstance(layer, nn.GroupNorm):
         return "no torch.nn.GroupNorm"
-    cls = type(layer).__bases__[1] if isinstance(layer, FastGroupNorm) else type(layer)
-    if cls is not nn.GroupNorm and not _casts_to_float(layer, cls) and not _casts_weights(cls):
+    cls: Any = type(layer).__bases__[1] if isinstance(layer, FastGroupNorm) else type(layer)
+    if cls.forward is not nn.GroupNorm.forward and not _casts_to_float(layer, cls) and not _casts_weights(cls):
         return "its forward is its class's own"
     return "it has hooks, or a forward of its own" if hooked(layer) else None
 
@@ -110,8 +115,8 @@ def fast_norm(layer: nn.Module) -> type:
 
 
 def is_silu(layer: nn.Module | None) -> bool:
-    """torch.nn.SiLU itself, without hooks."""
-    return type(layer) is nn.SiLU and not hooked(layer)
+    """torch.nn.SiLU, without hooks."""
+    return layer is not None and computes(layer, nn.SiLU) and not hooked(layer)
 
 
 def _casts_to_float(layer: nn.Module, cls: type) -> bool:

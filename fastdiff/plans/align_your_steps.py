@@ -15,6 +15,7 @@ TIMES = {
     "sdxl": (999, 845, 730, 587, 443, 310, 193, 116, 53, 13),
 }
 SIGMAS = {"svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)}
+LEAST = {"svd": 0.002}
 
 
 def align_your_steps(schedule: Schedule, count: int, name: str = "") -> Points:
@@ -39,6 +40,12 @@ def align_your_steps(schedule: Schedule, count: int, name: str = "") -> Points:
     for values, start in zip(points, schedule.at(schedule.t_max), strict=True):
         values[0] = start
     return points
+
+
+def levels_of_model(name: str) -> np.ndarray:
+    """log_snr of a table, rising, and at its end the least noise of the model that the table is for."""
+    last = -np.log(LEAST[name]) if name in LEAST else float(Schedule.scaled_linear().log_snr(0.0))
+    return np.append(_tables()[name], last)
 
 
 def _tables() -> dict[str, np.ndarray]:

@@ -31,7 +31,7 @@ def plan(
     final_sigma: str = "zero",
     sigmas: ArrayLike | None = None,
     start: float = 1.0,
-    rho: float = 7.0,
+    rho: float | None = None,
     steps_offset: int = 0,
     log_snr_min: float = -np.inf,
     invert: bool = False,
@@ -77,7 +77,8 @@ def plan(
     schedule: the model's, a `fastdiff.Schedule`.
     steps: intervals of the grid. Each takes as many model evaluations as the solver's `nfe` says, mostly one.
     grid: "time" (the default), "logsnr", "quadratic", "karras", "exponential", "linspace", "leading", "trailing",
-        "ays", or an array of the times at which the model is called.
+        "ays", or an array of the times at which the model is called. ComfyUI's names are known too: "simple", "normal",
+        "sgm_uniform", "ddim_uniform", "beta", "beta57", "linear_quadratic", "kl_optimal", "laplace", "polyexponential".
     prediction: what the model predicts: "epsilon", "sample", "v_prediction", "flow_prediction" or "score". The default
         is "flow_prediction" on flow schedules and "epsilon" on others.
     final_sigma: "zero" ends on clean data, "sigma_min" at the least noise of the grid.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 
+from .menu_grids import MENU_GRIDS
 from .solvers.entries import SOLVERS
 from .solvers.entry import Solver, aligned
 
-_GRID_SUFFIXES = ("karras", "exponential", "ays")
+_GRID_SUFFIXES = ("karras", "exponential", "ays", *MENU_GRIDS)
 
 
 class Catalogue(tuple[Solver, ...]):
@@ -56,9 +57,10 @@ def find_solver(name: str) -> tuple[Solver, str | None]:
     if not isinstance(name, str):
         raise TypeError(f"solver: expected a name, such as 'dpmpp_2m', got {name!r}")
     plain = _plain(name)
-    head, _, tail = plain.rpartition("_")
-    if tail in _GRID_SUFFIXES and head in _ALIASES:
-        return _ALIASES[head], tail
+    for grid in _GRID_SUFFIXES:
+        head = plain.removesuffix(f"_{grid}")
+        if head != plain and head in _ALIASES:
+            return _ALIASES[head], grid
     if plain in _ALIASES:
         return _ALIASES[plain], None
     begin = sorted((s for s in SOLVERS if s.name.startswith(plain)), key=lambda s: (s.stochastic, s.nfe))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .align_your_steps import align_your_steps
+from .menu_grids import MENU_GRIDS, menu_grid
 from .schedule import Points, Schedule
 
 # Where alpha is 0 at the start, grids that are uniform in a function of lambda are laid from here on instead (the
@@ -29,7 +30,7 @@ def make_grid(
     final_sigma: str = "zero",
     sigmas: ArrayLike | None = None,
     start: float = 1.0,
-    rho: float = 7.0,
+    rho: float | None = None,
     steps_offset: int = 0,
     log_snr_min: float = -np.inf,
     prediction: str | None = None,
@@ -37,7 +38,7 @@ def make_grid(
     """The steps + 1 points of a run, from most noise to least, all within the schedule except a clean end.
 
     grid: a name, with s = sigma / alpha, or t on flow schedules; or an array of the times at which the model is called.
-        "time": uniform in t, shifted on flow schedules.
+        "time": uniform in t, shifted on flow schedules, and stretched to their terminal.
         "quadratic": uniform in the square root of the time from clean data, so denser where there is little noise.
         "logsnr": uniform in lambda = log(alpha / sigma).
         "karras": uniform in s^(1/rho) (Karras et al. 2022, eq. 5).
@@ -45,16 +46,19 @@ def make_grid(
         "linspace", "leading", "trailing": whole training indices (Lin et al. 2024, table 2).
         "ays", "ays:sd15", "ays:sdxl", "ays:svd": the tables of Align Your Steps (`fastdiff.plans.align_your_steps`),
         on schedules that reach their sigmas.
+        "simple", "normal", "sgm_uniform", "ddim_uniform", "beta", "beta57", "linear_quadratic", "kl_optimal",
+        "laplace", "polyexponential": ComfyUI's, see `fastdiff.plans.menu_grids`. Of these, "simple", "ddim_uniform",
+        "beta" and "laplace" have as many steps as there, which may be a few more or fewer.
         "time" and "quadratic" evaluate last at t_min where even spacing would go below it. Clean data are at index -1
         of a discrete schedule, so no evaluation is spent where there is next to no noise.
     sigmas: instead of a grid, all points as s, the last one included.
     final_sigma: "zero" ends on clean data, "sigma_min" at the least noise of the grid.
     start: keep the last int(start * steps) steps only (image to image).
-    rho: of "karras". steps_offset: added to the indices of "leading".
+    rho: of "karras" (7 if None) and "polyexponential" (1). steps_offset: added to the indices of "leading".
     log_snr_min: grids that are uniform in a function of lambda begin here at the earliest.
     prediction: what the model predicts; arrays may go down to its `Schedule.least_time` instead of t_min.
-    Raises ValueError for an unknown name, steps < 1, noise that does not fall strictly, and points outside the
-    schedule.
+    Raises ValueError for an unknown name, for "gits", which belongs to a model, for steps < 1, noise that does not fall
+    strictly, and points outside the schedule.
     """
     _check(steps, grid, sigmas, final_sigma, start, rho, steps_offset)
     if sigmas is not None:
@@ -62,11 +66,12 @@ def make_grid(
     elif isinstance(grid, str):
         assert steps is not None  # a named grid has a number of steps, as checked above
         points = _named(schedule, int(steps), grid, final_sigma, rho, steps_offset, log_snr_min)
+        steps = None if grid in MENU_GRIDS else steps
     else:
         points = schedule.at(_sequence("grid", grid))
         points = _clean_end(points, schedule) if final_sigma == "zero" and points.sigma[-1] > 0 else points
     _check_points(points, steps)
-    if sigmas is not None or not isinstance(grid, str):
+    if sigmas is not None or not isinstance(grid, str) or grid in MENU_GRIDS:
         _check_range(points, schedule, schedule.least_time(prediction), "grid" if sigmas is None else "sigmas")
     count = len(points.t) - 1
     kept = min(int(start * count + 1e-9), count)
@@ -76,7 +81,13 @@ def make_grid(
 
 
 def _named(
-    schedule: Schedule, steps: int, grid: str, final_sigma: str, rho: float, steps_offset: int, log_snr_min: float
+    schedule: Schedule,
+    steps: int,
+    grid: str,
+    final_sigma: str,
+    rho: float | None,
+    steps_offset: int,
+    log_snr_min: float,
 ) -> Points:
     """N noisy points and the clean one, or N + 1 noisy points."""
     to_zero = final_sigma == "zero"
@@ -87,8 +98,11 @@ def _named(
         points = schedule.at(_indices(schedule, count, grid, steps_offset))
     elif grid.startswith("ays"):
         points = align_your_steps(schedule, count, grid.partition(":")[2])
+    elif grid in MENU_GRIDS:
+        high = float(schedule.coordinate(_begin(schedule, log_snr_min)))
+        points = menu_grid(schedule, count, grid, rho or 1.0, high)
     else:
-        points = _uniform_in_noise(schedule, count, grid, rho, log_snr_min)
+        points = _uniform_in_noise(schedule, count, grid, rho or 7.0, log_snr_min)
     return _clean_end(points, schedule) if to_zero else points
 
 
@@ -112,7 +126,16 @@ def _times(schedule: Schedule, count: int, grid: str, to_zero: bool) -> np.ndarr
     if u[-1] == least:
         times[-1] = schedule.t_min
     times[0] = schedule.t_max
-    return times
+    return schedule.stretch_times(times) if grid == "time" and to_zero else times
+
+
+def _begin(schedule: Schedule, log_snr_min: float) -> Points:
+    """Where grids that are laid between two finite levels begin."""
+    first = schedule.at(schedule.t_max)
+    if first.log_snr < log_snr_min:
+        first = schedule.at_log_snr(log_snr_min)
+    finite = np.isfinite(schedule.coordinate(first))
+    return first if finite else schedule.at_log_snr(LOG_SNR_CUT)
 
 
 def _uniform_in_noise(schedule: Schedule, count: int, grid: str, rho: float, log_snr_min: float) -> Points:
@@ -172,19 +195,22 @@ def _check(
     sigmas: ArrayLike | None,
     final_sigma: str,
     start: float,
-    rho: float,
+    rho: float | None,
     steps_offset: int,
 ) -> None:
     if sigmas is None and isinstance(grid, str):
-        if grid not in GRIDS and not grid.startswith("ays:"):
-            raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, or an array of times, got {grid!r}")
+        if grid == "gits":
+            raise ValueError("grid: 'gits' is fitted to a model; fastdiff.fit finds it, by `fastdiff.fitting.gits`")
+        if grid not in (*GRIDS, *MENU_GRIDS) and not grid.startswith("ays:"):
+            known = ", ".join((*GRIDS, *MENU_GRIDS))
+            raise ValueError(f"grid: expected one of {known}, or an array of times, got {grid!r}")
         if not isinstance(steps, (int, np.integer)) or steps < 1:
             raise ValueError(f"steps: expected a whole number >= 1, got {steps!r}")
     if final_sigma not in FINAL_SIGMAS:
         raise ValueError(f"final_sigma: expected one of {', '.join(FINAL_SIGMAS)}, got {final_sigma!r}")
     if not 0 < start <= 1:
         raise ValueError(f"start: expected a number in (0, 1], got {start}")
-    if not rho > 0:
+    if rho is not None and not rho > 0:
         raise ValueError(f"rho: expected a number > 0, got {rho}")
     if not steps_offset >= 0:
         raise ValueError(f"steps_offset: expected a whole number >= 0, got {steps_offset}")

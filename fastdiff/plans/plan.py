@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import files
+from . import hub
 from .limits import Limited
 from .plan_check import check_labels, check_rows
 from .plan_file import read_plan
@@ -138,8 +139,10 @@ class Plan:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the plan as JSON; `Plan.load` gives back the same plan bit for bit. Leaves no partial file."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        files.write(Path(path), lambda partial: partial.write_text(text))
+        files.write(Path(path), lambda partial: partial.write_text(self._json()))
+
+    def _json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Plan:
@@ -148,6 +151,56 @@ class Plan:
             return cls.from_dict(json.loads(Path(path).read_text()))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)}: not a valid fastdiff plan: {error}") from error
+
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, model: str | None = None, guidance: float | None = None
+    ) -> Path:
+        """Write the plan to its place in a folder of plans, `fastdiff.plans.hub`, and return the file's path.
+
+        model: the name of the model that it is for; None for a folder of this plan alone. guidance: the scale that it
+        was fitted with. Raises ValueError naming the argument.
+        """
+        path = Path(folder) / hub.place_of(model, self.nfe, guidance)
+        self.save(path)
+        return path
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        model: str | None = None,
+        guidance: float | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Upload the plan to its place in a repository of the Hugging Face Hub, and return the commit's address.
+
+        repo_id: "user/name"; made where there is none. model, guidance: as for `save_pretrained`. The others are
+        huggingface_hub's. Raises ImportError without huggingface_hub (pip install 'fastdiff[hub]').
+        """
+        place = hub.place_of(model, self.nfe, guidance)
+        message = commit_message or f"Plan of {self.nfe} evaluations for {model or 'a model'}"
+        return hub.upload(self._json(), repo_id, place, message, private, revision, token)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike,
+        *,
+        model: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> Plan:
+        """Read a plan from a folder that `save_pretrained` wrote to, or from a repository of the Hugging Face Hub.
+
+        model, steps, guidance: which of its plans; nothing for the one of a place that holds one. revision, token:
+        huggingface_hub's. Raises FileNotFoundError that lists the plans there are, ValueError for a damaged file.
+        """
+        return cls.load(hub.find(source, hub.place_of(model, steps, guidance), revision, token))
 
 
 def _lines(rows: Iterable[Row]) -> list[LinearUpdate]:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .scheduler_config import describe
+
 KNOTS = 5
 
 
@@ -38,11 +40,12 @@ class Points(NamedTuple):
 class Schedule(ABC):
     """A noise schedule, x_t = alpha(t) x_0 + sigma(t) eps. Times are in the model's own units.
 
-    Constructors: `from_betas`, `from_alphas_cumprod`, `linear`, `scaled_linear`, `cosine`, `vp`, `edm`, `flow`.
+    Constructors: `from_betas`, `from_alphas_cumprod`, `linear`, `scaled_linear`, `cosine`, `vp`, `edm`, `flow`, and
+    `from_scheduler` for the one of a diffusers pipeline.
     kind: "vp" (variance preserving), "ve" (variance exploding) or "flow".
     t_min, t_max: the times of least and most noise at which the model can be called. t_clean: the time of sigma = 0.
     num_train_timesteps: number of training indices of a discrete schedule, else None.
-    default_prediction: what models of this kind usually predict.
+    default_prediction: what models of this kind usually predict; after `from_scheduler`, what the scheduler's does.
     All methods take floats or arrays and compute in float64.
 
     >>> Schedule.scaled_linear()
@@ -112,6 +115,10 @@ class Schedule(ABC):
         """The inverse of `shift_time`."""
         return t
 
+    def stretch_times(self, t: np.ndarray) -> np.ndarray:
+        """The times t of a uniform grid that goes on to clean data: stretched on flow schedules with a terminal."""
+        return t
+
     def coordinate(self, points: Points, which: str | None = None) -> np.ndarray:
         """The coordinate s in which the ODE reads dz/ds = (z - D) / s (Karras et al. 2022, eq. 3).
 
@@ -165,12 +172,22 @@ class Schedule(ABC):
         return Schedule.from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps) ** 2)
 
     @staticmethod
-    def cosine(num_train_timesteps: int | None = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
-        """The squared-cosine schedule (Nichol & Dhariwal 2021, eq. 17); num_train_timesteps=None for t in [0, 1]."""
+    def cosine(
+        num_train_timesteps: int | None = 1000,
+        offset: float = 0.008,
+        max_beta: float = 0.999,
+        *,
+        t_min: float = 1e-3,
+        t_max: float = 1.0,
+    ) -> Schedule:
+        """The squared-cosine schedule (Nichol & Dhariwal 2021, eq. 17); num_train_timesteps=None for t in [0, 1].
+
+        t_min, t_max: of the latter, the times that the model knows.
+        """
         if not 0 <= offset < math.inf:
             raise ValueError(f"offset: expected a number >= 0, got {offset}")
         if num_train_timesteps is None:
-            return CosineVP(offset)
+            return CosineVP(offset, t_min, t_max)
         edges = _cosine_angle(np.arange(num_train_timesteps + 1) / num_train_timesteps, offset)
         alphas_cumprod = np.cos(edges) ** 2
         return Schedule.from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], max_beta))
@@ -186,16 +203,42 @@ class Schedule(ABC):
         return EDM(sigma_min, sigma_max)
 
     @staticmethod
-    def flow(shift: float = 1.0, *, tokens: int | None = None, t_min: float = 1e-3) -> Schedule:
+    def flow(
+        shift: float = 1.0, *, tokens: int | None = None, terminal: float | None = None, t_min: float = 1e-3
+    ) -> Schedule:
         """Rectified flow, alpha = 1 - t, sigma = t in [0, 1] (Liu et al. 2023; Lipman et al. 2023).
 
         shift: a uniform time grid is moved to shift t / (1 + (shift - 1) t) (Esser et al. 2024, eq. 23).
         tokens: the sequence length, from which Flux's resolution-dependent shift is computed instead: exp(mu) with mu
         linear from 0.5 at 256 tokens to 1.15 at 4096.
+        terminal: a uniform time grid is stretched, after its shift, so that the model is called last at this time, and
+        the step from there is to clean data (LTX-Video).
         """
         if tokens is not None:
             shift = math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
-        return Flow(shift, t_min)
+        return Flow(shift, t_min, terminal)
+
+    @staticmethod
+    def from_scheduler(scheduler: object, *, mu: float | None = None, tokens: int | None = None) -> Schedule:
+        """The schedule of a diffusers scheduler, `pipe.scheduler`, or of its configuration, computed in float64.
+
+        Betas of all kinds, rescaled to zero terminal SNR or shifted in SNR where the configuration says so; flow with
+        its shift; EDM, with sigma as t, for a model D(x, sigma) with its preconditioning, which predicts the sample;
+        Stable Audio's cosine. `default_prediction` is the scheduler's, so plans on the schedule need not name it.
+        Alpha is exactly 0 at zero terminal SNR, where diffusers' tables have a small number.
+        mu: where the flow's shift depends on the resolution, its logarithm, as the pipeline computes it (the shift
+        itself where time_shift_type is "linear"). tokens: or the length of the image's sequence, from which mu follows
+        by the configuration's base_shift and max_shift. Neither is read where the shift is fixed.
+        Raises TypeError or ValueError for a scheduler that has no such schedule, of tokens for instance.
+
+        >>> Schedule.from_scheduler({"shift": 3.0})
+        <Schedule flow, shift 3: t 0.00299401 to 1, sigma/alpha 0.003003 to inf>
+        """
+        found = describe(scheduler, mu, tokens)
+        schedule = getattr(Schedule, found.constructor)(**found.arguments)
+        schedule = schedule.zero_terminal_snr() if found.zero_snr else schedule
+        schedule.default_prediction = found.prediction
+        return schedule
 
     def zero_terminal_snr(self) -> Schedule:
         """The schedule rescaled so that alpha is 0 at the last index (Lin et al. 2024, algorithm 1)."""
@@ -210,6 +253,7 @@ def require_schedule(schedule: object) -> None:
     if isinstance(schedule, Schedule):
         return
     near = difflib.get_close_matches(schedule, CONSTRUCTORS, n=1) if isinstance(schedule, str) else []
+    near = ["from_scheduler"] if hasattr(schedule, "set_timesteps") else near
     names = f"{near[0]}(...)" if near else f"<name>(...), of {', '.join(CONSTRUCTORS)}"
     raise TypeError(f"schedule: expected a fastdiff.Schedule, got {schedule!r}; make one by Schedule.{names}")
 
@@ -307,11 +351,10 @@ class LinearVP(VP):
 class CosineVP(VP):
     """alpha(t) = cos(angle(t)) / cos(angle(0)) on [0, 1], 0 at t = 1."""
 
-    t_min = 1e-3
-    t_max = 1.0
-
-    def __init__(self, offset: float) -> None:
-        self.offset = offset
+    def __init__(self, offset: float, t_min: float, t_max: float) -> None:
+        if not 0 < t_min < t_max <= 1:
+            raise ValueError(f"t_min, t_max: expected 0 < t_min < t_max <= 1, got {t_min}, {t_max}")
+        self.offset, self.t_min, self.t_max = offset, float(t_min), float(t_max)
 
     def log_alpha(self, t: np.ndarray) -> np.ndarray:
         # sin of the angle's complement, which is exactly 0 at t = 1 where cos would leave 6e-17.
@@ -355,10 +398,12 @@ class Flow(Schedule):
     t_max = 1.0
     default_prediction = "flow_prediction"
 
-    def __init__(self, shift: float, t_min: float) -> None:
+    def __init__(self, shift: float, t_min: float, terminal: float | None) -> None:
         if not (shift > 0 and 0 < t_min < 1):
             raise ValueError(f"shift, t_min: expected shift > 0 and 0 < t_min < 1, got {shift}, {t_min}")
-        self.shift = float(shift)
+        if terminal is not None and not 0 < terminal < 1:
+            raise ValueError(f"terminal: expected a time in (0, 1), got {terminal}")
+        self.shift, self.terminal = float(shift), terminal
         self.t_min = float(self.shift_time(np.float64(t_min)))
 
     @property
@@ -373,6 +418,11 @@ class Flow(Schedule):
 
     def unshift_time(self, t: float) -> float:
         return t / (self.shift - (self.shift - 1) * t)
+
+    def stretch_times(self, t: np.ndarray) -> np.ndarray:
+        if self.terminal is None or t[-1] == 1:
+            return t
+        return 1 - (1 - t) * ((1 - self.terminal) / (1 - t[-1]))
 
     def alpha(self, t: ArrayLike) -> np.ndarray:
         return 1 - np.asarray(t, dtype=np.float64)

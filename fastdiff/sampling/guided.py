@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..plans.plan import Plan
 from .model import Model, ModelCalls, check_mode, checked_output, joined
+from .network import as_model
 from .rule import Guidance, Point, Rule
 from .weights import CONDITIONAL, UNCONDITIONAL, Memory, known_weights
 
@@ -89,7 +90,7 @@ class GuidedCalls:
             raise ValueError(f"uncond: {guidance!r} needs the unconditional evaluation's keyword arguments, got None")
         guidance.check(shape)
         self.of = guidance
-        self._model, self._shape = model, tuple(shape)
+        self._model, self._shape = as_model(model), tuple(shape)
         self.rules = rules_of(plan, guidance)
         self.guidance = np.array([1.0 if rule.number is None else rule.number for rule in self.rules])
         self._sets = {rule.calls: self._set(rule.calls, guidance_mode) for rule in (*self.rules, PLAIN)}
@@ -131,7 +132,7 @@ class GuidedCalls:
                 found[call] = both[k * batch : (k + 1) * batch]
         for call in calls.alone:
             other = self.of.extra[call - 2] if call > 1 else None
-            network = other if callable(other) else self._model
+            network = as_model(other) if callable(other) else self._model
             m = checked_output(network(*_first(given, t, batch), **each[call]), self._shape)
             # A model may reuse its output's buffer in its next call.
             found[call] = m if call == calls.alone[-1] else m.clone()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops import checks
+from .network import as_model
 
 Model = Callable[..., Tensor]
 
@@ -59,7 +60,7 @@ class ModelCalls:
         kwargs: dict[str, object] | None = None,
     ) -> None:
         check_guidance(guidance, uncond, guidance_mode, shape[0])
-        self._model, self._shape = model, tuple(shape)
+        self._model, self._shape = as_model(model), tuple(shape)
         self.guidance = guidance if is_guided(guidance) else None
         self.mode = "plain" if self.guidance is None else guidance_mode
         self.copies = 2 if self.mode == "batch" else 1

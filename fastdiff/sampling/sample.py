@@ -96,8 +96,10 @@ def sample(
     """Draw samples: start from `noise`, call the model once per row of the plan, and return x0 [B, ...].
 
     model: model(x, t, **kwargs) -> prediction [B, ...], for x [B, ...] and t [B] in the schedule's units. It returns a
-        tensor, a tuple of one tensor, or an object with the tensor as `.sample`. kwargs are the model's own; an unknown
-        keyword is an error that names the nearest option.
+        tensor, a tuple of one tensor, or an object with the tensor as `.sample`. A module whose time is another
+        argument than the second is given it by name, and of one that learns a variance, as its configuration says, the
+        first half of the channels is read. kwargs are the model's own; an unknown keyword is an error that names the
+        nearest option.
     plan: from `fastdiff.plan`, `fastdiff.fit` or `Plan.load`.
     noise: [B, ...] unit Gaussian noise of any shape, float64, float32, float16 or bfloat16. The state is float32, or
         float64 for float64 noise. The result has noise's dtype.

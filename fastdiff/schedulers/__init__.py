@@ -22,6 +22,7 @@ from diffusers import SchedulerMixin  # diffusers looks for it in the module tha
 
 from .cogvideox_ddim import CogVideoXDDIMScheduler
 from .cogvideox_dpm import CogVideoXDPMScheduler
+from .consistency_models import CMStochasticIterativeScheduler
 from .cosine import CosineDPMSolverMultistepScheduler
 from .ddim import DDIMInverseScheduler, DDIMScheduler
 from .ddpm import DDPMScheduler
@@ -32,24 +33,34 @@ from .dpm_solver_sde import DPMSolverSDEScheduler
 from .dpm_solver_singlestep import DPMSolverSinglestepScheduler
 from .edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from .euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from .flow_map_euler import FlowMapEulerDiscreteScheduler
 from .flow_match import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+from .flow_match_lcm import FlowMatchLCMScheduler
+from .helios import HeliosScheduler
+from .helios_dmd import HeliosDMDScheduler
 from .heun import HeunDiscreteScheduler
 from .ipndm import IPNDMScheduler
 from .karras_ve import KarrasVeScheduler
 from .kdpm2 import KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
 from .lcm import LCMScheduler
 from .lms import LMSDiscreteScheduler
+from .ltx_euler_ancestral_rf import LTXEulerAncestralRFScheduler
+from .minimax_h3 import MiniMaxH3Scheduler
 from .parallel import DDIMParallelScheduler, DDPMParallelScheduler
+from .piflow import PiflowScheduler
 from .plan import PlanScheduler
 from .pndm import PNDMScheduler
 from .repaint import RePaintScheduler
+from .rfd4_proteina import RFD4ProteinaScheduler
 from .sa_solver import SASolverScheduler
+from .scm import SCMScheduler
 from .score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from .tcd import TCDScheduler
 from .unclip import UnCLIPScheduler
 from .unipc import UniPCMultistepScheduler
 
 _CLASSES = (
+    CMStochasticIterativeScheduler,
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
     CosineDPMSolverMultistepScheduler,
@@ -68,8 +79,12 @@ _CLASSES = (
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    HeliosDMDScheduler,
+    HeliosScheduler,
     HeunDiscreteScheduler,
     IPNDMScheduler,
     KDPM2AncestralDiscreteScheduler,
@@ -77,10 +92,15 @@ _CLASSES = (
     KarrasVeScheduler,
     LCMScheduler,
     LMSDiscreteScheduler,
+    LTXEulerAncestralRFScheduler,
+    MiniMaxH3Scheduler,
     PNDMScheduler,
+    PiflowScheduler,
     PlanScheduler,
+    RFD4ProteinaScheduler,
     RePaintScheduler,
     SASolverScheduler,
+    SCMScheduler,
     ScoreSdeVeScheduler,
     ScoreSdeVpScheduler,
     TCDScheduler,

@@ -34,7 +34,7 @@ def advance(
         return compiled_step(self, m, timestep, x, noise, key)
     recipe = self.recipe
     run = self._threads.run
-    continues = run.last is not None and run.last() is x
+    continues = run.last is not None and run.last() is x and not recipe.steps_by_time
     if not continues:
         run = run_at_time(self, timestep) if recipe.steps_by_time else run_of_step(self, timestep, x)
     if run.watch is None or run.watch.is_stale(self):

@@ -94,7 +94,8 @@ class FusedScheduler:
 
         num_inference_steps: how many steps. device: of timesteps. timesteps: the times at which the model is called,
         instead. sigmas: instead, sigma(t) = sigma / alpha with the last one's end among them; of flow schedules t,
-        without the end, before their shift. mu: on flow schedules, exp(mu) is the shift, of this run alone.
+        without the end, before their shift. mu: on flow schedules, exp(mu) is the shift, of this run alone; elsewhere
+        it changes nothing.
         options: diffusers' own. Raises ValueError naming the argument.
         """
         wanted = Wanted(timesteps, sigmas, mu)

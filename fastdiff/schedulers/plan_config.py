@@ -61,10 +61,10 @@ def check_config(plan: Plan, config: Mapping[str, object]) -> None:
     if kind != wanted:
         raise ValueError(
             f"plan: for a {KINDS.get(kind, kind)} schedule, the pipeline's is {KINDS[wanted]}; make it for"
-            f" {'fastdiff.Schedule.flow' if flow else 'fastdiff.Schedule.from_alphas_cumprod'}"
+            f" {'fastdiff.Schedule.flow' if flow else 'fastdiff.Schedule.from_scheduler'}"
         )
     if not flow:
-        _check_levels(plan, _schedule(config))
+        _check_levels(plan, Schedule.from_scheduler(config))
     elif not config.get("use_dynamic_shifting"):
         compare_shift(plan, float(config.get("flow_shift" if config.get("use_flow_sigmas") else "shift", 1.0)))
     for name in ("clip_sample", "thresholding"):
@@ -81,22 +81,6 @@ def _flows(config: Mapping[str, object]) -> bool:
     return not betas
 
 
-def _schedule(config: Mapping[str, object]) -> Schedule:
-    """The variance-preserving schedule that the configuration describes."""
-    name, total = config.get("beta_schedule"), config.get("num_train_timesteps", 1000)
-    if config.get("trained_betas") is not None:
-        schedule = Schedule.from_betas(config["trained_betas"])
-    elif name in ("linear", "scaled_linear"):
-        schedule = getattr(Schedule, name)(config.get("beta_start", 1e-4), config.get("beta_end", 0.02), total)
-    elif name == "squaredcos_cap_v2":
-        schedule = Schedule.cosine(total)
-    else:
-        raise ValueError(f"config: expected beta_schedule linear, scaled_linear or squaredcos_cap_v2, got {name!r}")
-    scale = config.get("snr_shift_scale", 1.0)
-    schedule = Schedule.from_alphas_cumprod(1 / (1 + scale * (1 / schedule.alphas_cumprod - 1)))
-    return schedule.zero_terminal_snr() if config.get("rescale_betas_zero_snr") else schedule
-
-
 def _check_levels(plan: Plan, schedule: Schedule) -> None:
     for t, alpha, sigma in _levels(plan):
         own = schedule.at(t)
@@ -105,7 +89,7 @@ def _check_levels(plan: Plan, schedule: Schedule) -> None:
             raise ValueError(
                 f"plan: for a schedule with alpha = {alpha:.5g}, sigma = {sigma:.5g} at t = {t:.5g}, the pipeline's"
                 f" has {float(own.alpha):.5g}, {float(own.sigma):.5g}, from t = 0 to {schedule.t_max:.5g}; make it for"
-                " fastdiff.Schedule.from_alphas_cumprod(pipe.scheduler.alphas_cumprod)"
+                " fastdiff.Schedule.from_scheduler(pipe.scheduler)"
             )
 
 

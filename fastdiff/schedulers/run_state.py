@@ -40,8 +40,8 @@ class RunState:
     last: ref | None = None  # the x that the latest step returned
     kernel: object = None
     case: object = None
-    times: Any = None  # an array, once read: timesteps on the host
-    host_sigmas: Any = None
+    times: Any = None  # timesteps on the host, an array [N] once they are read
+    host_sigmas: Any = None  # what else rows are made from, the same
     scales: tuple[Tensor, ...] | None = None  # c_in at each step
     scaled: bool = False  # whether scale_model_input was called
     alphas_cumprod: Any = None

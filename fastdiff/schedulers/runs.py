@@ -45,7 +45,7 @@ def run_at_time(scheduler: Scheduler, timestep: object) -> RunState:
     if run.times is None:
         scheduler._prepare(run)
     if place is None:
-        found = np.flatnonzero(run.times == int(timestep))
+        found = np.flatnonzero(run.times == float(timestep))
         if not len(found):
             run = run.again()
             run.times = np.array([float(timestep)])
@@ -110,4 +110,8 @@ def index_of(scheduler: Scheduler, time: float, times: np.ndarray) -> int:
         return int(found[min(1, len(found) - 1)]) if found[0] else 0
     if scheduler.recipe.space.absent_is_last:
         return len(scheduler.timesteps) - 1
-    raise IndexError(f"timestep: expected one of scheduler.timesteps, got {time}")
+    raise UnknownTimeError(f"timestep: expected one of scheduler.timesteps, got {time}")
+
+
+class UnknownTimeError(IndexError, ValueError):
+    """A time that is not the run's: in diffusers the one error in some classes, the other in others."""

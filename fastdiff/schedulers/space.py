@@ -17,10 +17,10 @@ GRIDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_
 
 
 class Wanted(NamedTuple):
-    """What set_timesteps was given in place of a number of steps."""
+    """What set_timesteps was given in place of a number of steps; `checked` makes float64 arrays of the numbers."""
 
-    timesteps: Sequence[float] | np.ndarray | None = None
-    sigmas: Sequence[float] | np.ndarray | None = None
+    timesteps: Any = None
+    sigmas: Any = None
     mu: float | None = None
 
     @property
@@ -117,7 +117,7 @@ def checked(scheduler: Scheduler, steps: int | None, wanted: Wanted) -> Wanted:
         raise ValueError("timesteps, sigmas: expected one of them, got both")
     if steps is None and not wanted.listed:
         raise ValueError("num_inference_steps: expected a number, or timesteps, or sigmas; got none of them")
-    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in wanted.listed.items()}
+    arrays: dict[str, Any] = {name: np.asarray(values, dtype=np.float64) for name, values in wanted.listed.items()}
     for name, array in arrays.items():
         values = getattr(wanted, name)
         if array.ndim != 1 or len(array) < 1 or not np.isfinite(array).all():

@@ -22,13 +22,15 @@ def fused_step(
     *,
     key: tuple[str, ...] = (),
     x0: str | None = None,
+    noise: str = "variance_noise",
     native: Callable[[Scheduler, dict], bool] | None = None,
     check: Callable[[Scheduler, object, Generators, dict], None] | None = None,
 ) -> Callable:
     """`step` of a class, with the arguments of diffusers' own, `parent`, and a generator in any case.
 
     output: what it returns unless return_dict is False. key: the names of the arguments that the rows are made from.
-    x0: the name of one that takes the place of the model's output; the key is (1.0,) then.
+    x0: the name of one that takes the place of the model's output; the key is (1.0,) then. noise: the name of the one
+    that is the step's noise.
     native: (scheduler, options) -> whether diffusers' own step takes this call. check: (scheduler, timestep, generator,
     options), raises for a call that cannot be. options: the other arguments, those that were given.
     """
@@ -52,7 +54,7 @@ def fused_step(
         return_dict: bool = True,
         **options: object,
     ) -> object:
-        noise, numbers = None, ()
+        drawn, numbers = None, ()
         if varies or args or options:
             if args or not names.issuperset(options):
                 by_name = {"generator": generator} if generator is not None else {}
@@ -64,14 +66,14 @@ def fused_step(
                 return parent(self, model_output, timestep, sample, **{k: v for k, v in options.items() if k in own})
             if check is not None:
                 check(self, timestep, generator, options)
-            noise = options.get("variance_noise")
+            drawn = options.get(noise)
             if x0 is not None and options.get(x0) is not None:
                 model_output, numbers = options[x0], (1.0,)
             if keys:
                 numbers = tuple([options.get(*option) for option in keys])
         recipe = self.recipe
         drawn_from = None if recipe.noise is None else generator
-        new, extra = self._advance(model_output, timestep, sample, noise, drawn_from, numbers)
+        new, extra = self._advance(model_output, timestep, sample, drawn, drawn_from, numbers)
         if recipe.extra is None:
             return output(new) if return_dict else (new,)
         if extra.dtype is not new.dtype and not recipe.extra_in_float32:

@@ -23,7 +23,7 @@ times the data's standard deviation. So here they are an option, and the integra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,34 +73,56 @@ def sa_solver(
         if value not in range(low, 5):
             raise ValueError(f"{name}: expected a whole number from {low} to 4, got {value!r}")
     count = len(points.t) - 1
+    left = [count - i if lower_order_final else count for i in range(count)]
+    most = [(min(predictor_order, n), min(corrector_order, n + 2)) for n in left]
+    taus = [_tau(tau, points.at(i)) for i in range(count)]
+    return sa_rows(
+        points, prediction, most, taus, pece=pece, simple=simple, s_noise=s_noise, max_ratio=max_ratio, form=form
+    )
+
+
+def sa_rows(
+    points: Points,
+    prediction: str,
+    most: Sequence[tuple[int, int]],
+    taus: Sequence[float],
+    *,
+    pece: bool,
+    simple: bool,
+    s_noise: float,
+    max_ratio: float = math.inf,
+    form: str = "data",
+) -> list[Row]:
+    """The rows for given orders and noise levels.
+
+    most: at each row, how many outputs the predictor of its step and the corrector of the step before use at most.
+    taus: the noise level of each step.
+    """
     rows: list[Row] = []
-    before: float | None = None  # tau of the step that a corrector would repeat
-    for i in range(count):
+    corrects = False  # whether the step before has a finite length, so that a corrector can repeat it
+    for i, ((predictor, corrector), tau) in enumerate(zip(most, taus, strict=True)):
         s, t = points.at(i), points.at(i + 1)
-        left = count - i if lower_order_final else count
         corrected = None
-        if before is not None and corrector_order:
+        if corrects and corrector:
             # The step before once more, now with the output at its end; with its tau and its noise, which the
             # counter-based generator simply draws again.
-            order = min(corrector_order, left + 2, usable_before(points, i - 1, max_ratio) + 2)
-            step = _step(points, i - 1, order, before, form, simple, ahead=True)
+            order = min(corrector, usable_before(points, i - 1, max_ratio) + 2)
+            step = _step(points, i - 1, order, taus[i - 1], form, simple, ahead=True)
             noise = ((i, s_noise * step.spread),) if s_noise * step.spread else ()
             corrected = LinearUpdate(base=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
         # PECE: x becomes the corrected state, and the output at the predicted one is dropped.
         if pece and corrected is not None:
             rows.append(Row.at(s, form, prediction, corrected, drop_history=(0,)))
             corrected = None
-        if not is_finite(s, t):
-            before = None
-            rows.append(ddim_row(s, t, prediction, i + 1, float(_tau(tau, s) > 0), s_noise))
+        corrects = is_finite(s, t)
+        if not corrects:
+            rows.append(ddim_row(s, t, prediction, i + 1, float(tau > 0), s_noise))
             continue
-        before = _tau(tau, s)
-        order = min(predictor_order, left, usable_before(points, i, max_ratio) + 1)
-        step = _step(points, i, order, before, form, simple)
+        step = _step(points, i, min(predictor, usable_before(points, i, max_ratio) + 1), tau, form, simple)
         noise = ((i + 1, s_noise * step.spread),) if s_noise * step.spread else ()
         line = LinearUpdate(x=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
         # The next row corrects from base: the corrected state, or x where nothing was corrected.
-        keeps = corrector_order and i + 1 < count
+        keeps = i + 1 < len(taus) and most[i + 1][1]
         line = line if corrected is None else line.substitute_x(corrected)
         rows.append(Row.at(s, form, prediction, line, (corrected or BASE_FROM_X) if keeps else None))
     return rows
