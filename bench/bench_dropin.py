@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
 from fastdiff.ops import registry
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from scheduler_protocols import STANDARD
 
 diffusers = pytest.importorskip("diffusers")
 networks = pytest.importorskip("bench.networks")
@@ -32,8 +37,7 @@ STEPS = 20
 SECONDS = 1.0  # to time a class at a shape, on both sides together
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 FIXED = {"DPMSolverSDEScheduler": {"noise_sampler_seed": 0}}
-OTHERS = ("SchedulerMixin", *(f"{name}Scheduler" for name in ("Helios", "HeliosDMD", "Piflow", "RFD4Proteina", "SCM")))
-NAMES = [name for name in schedulers.__all__ if name not in OTHERS and hasattr(diffusers, name)]  # a picture's steps
+NAMES = [name for name in STANDARD if hasattr(diffusers, name)]
 CLASSES = [(name, FIXED.get(name, {})) for name in NAMES]
 CLASSES += [("DPMSolverMultistepScheduler", SDE), ("DPMSolverSinglestepScheduler", SDE)]
 

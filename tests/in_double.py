@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastdiff import schedulers
 
-PACKAGES = ("diffusers.schedulers.scheduling_", "fastdiff.schedulers.")
+PACKAGES = ("diffusers.schedulers.scheduling_", "diffusers.schedulers.deprecated.scheduling_", "fastdiff.schedulers.")
 
 
 class Wide:
@@ -38,7 +38,9 @@ def scheduler_modules() -> list[ModuleType]:
     return [module for name, module in sys.modules.items() if name.startswith(PACKAGES)]
 
 
-def wide_noise(shape: tuple, generator: object = None, device: object = None, dtype: object = None) -> Tensor:
+def wide_noise(
+    shape: tuple, generator: object = None, device: object = None, dtype: object = None, layout: object = None
+) -> Tensor:
     """The same numbers as in float32."""
     return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32).double()
 

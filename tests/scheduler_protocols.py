@@ -9,6 +9,8 @@ import torch
 from scheduler_loops import draws, model
 from torch import Tensor
 
+from fastdiff import schedulers
+
 SHAPE = (2, 3, 4, 6, 5)
 STRUCTURES = {"schedule_mode": "log", "noise_mode": "1/t", "tsr_k": 2.0, "tsr_sigma": 0.7, "tail_steps": 0}
 
@@ -59,6 +61,12 @@ PROTOCOLS = {
     ),
 }
 OWN = ("HeliosDMDScheduler", "HeliosScheduler", "PiflowScheduler", "RFD4ProteinaScheduler", "SCMScheduler")
+DIRECT = tuple(  # whose steps get all from their caller, and their loops are in direct_loops
+    f"{name}Scheduler"
+    for name in ("CogVideoXDPM", "DDPMWuerstchen", "KarrasVe", "RePaint", "ScoreSdeVe", "ScoreSdeVp", "UnCLIP")
+)
+STANDARD = [n for n in schedulers.__all__ if n not in ("SchedulerMixin", "PlanScheduler", *OWN, *DIRECT)]
+BROWNIAN = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")  # noise is torchsde's, which reads values
 
 
 def make(library: object, name: str, **options: object) -> object:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from in_double import scheduler_modules
 from scheduler_loops import QUICK, LMSFromAnyStep, loop, model, start, with_variance
-from scheduler_protocols import OWN, PROTOCOLS, make
+from scheduler_protocols import DIRECT, OWN, PROTOCOLS, make
 
 import fastdiff as fd
 from fastdiff import schedulers
@@ -288,11 +288,15 @@ def made(library: object, name: str) -> object:
     return make(library, name) if name in PROTOCOLS else getattr(library, name)(**QUICK.get(name, {}))
 
 
-@pytest.mark.parametrize("name", [n for n in schedulers.__all__ if hasattr(diffusers, n) and n not in OWN_TIMES])
+@pytest.mark.parametrize(
+    "name", [n for n in schedulers.__all__ if hasattr(diffusers, n) and n not in (*OWN_TIMES, *DIRECT)]
+)
 def test_every_class_takes_times_levels_and_mu(name):
     """The levels s fall to 0, or on flow schedules from 1 without their end; the inverses rise."""
     flow, inverse = name.startswith("Flow"), "Inverse" in name
-    times = {"CMS": [30, 10, 2], "EDM": [1.0, 0.4, -0.3], "IPN": [0.9, 0.6, 0.3]}.get(name[:3], [900, 500, 100])
+    times = {"CMS": [30, 10, 2], "EDM": [1.0, 0.4, -0.3], "Cos": [0.9, 0.5, 0.2], "IPN": [0.9, 0.6, 0.3]}.get(
+        name[:3], [900, 500, 100]
+    )
     levels = [1.0, 0.7, 0.2] if flow else [0.2, 1.0, 4.0, 9.0] if inverse else [9.0, 4.0, 1.0, 0.0]
     options = {"noise_sampler_seed": 1} if name == "DPMSolverSDEScheduler" else {}
     options |= {"skip_prk_steps": True} if name == "PNDMScheduler" else {}

@@ -22,8 +22,11 @@ THRESHOLDS = {"thresholding": [True], "dynamic_thresholding_ratio": [0.9], "samp
 CLIPS = {"clip_sample": [True, False], "clip_sample_range": [0.5]}
 SOLVER = {"solver_order": [1], "lower_order_final": [False], "solver_type": ["heun"], "euler_at_final": [True]}
 EDITS = {  # of each class, the keys that diffusers' step reads, and values of them other than the default
+    "CogVideoXDDIMScheduler": {**PREDICTION, "num_train_timesteps": [500]},
+    "CosineDPMSolverMultistepScheduler": {**SOLVER, "prediction_type": ["epsilon"], "sigma_data": [0.8]},
     "DDIMInverseScheduler": {**PREDICTION, **CLIPS, "num_train_timesteps": [500]},
     "DDIMScheduler": {**PREDICTION, **CLIPS, **THRESHOLDS, "num_train_timesteps": [500]},
+    "DDIMParallelScheduler": {"prediction_type": ["sample"], "clip_sample": [False]},
     "DDPMScheduler": {**PREDICTION, **CLIPS, **THRESHOLDS, "variance_type": ["fixed_large"]},
     "DEISMultistepScheduler": {**PREDICTION, **THRESHOLDS, "solver_order": [1], "lower_order_final": [False]},
     "DPMSolverMultistepScheduler": {**PREDICTION, **THRESHOLDS, **SOLVER, "algorithm_type": ["sde-dpmsolver++"]},
@@ -46,6 +49,7 @@ EDITS = {  # of each class, the keys that diffusers' step reads, and values of t
     "LTXEulerAncestralRFScheduler": {"eta": [0.4], "s_noise": [1.2]},
     "MiniMaxH3Scheduler": {},
     "PNDMScheduler": {"num_train_timesteps": [900]},
+    "SASolverScheduler": {**PREDICTION, **THRESHOLDS, "predictor_order": [1], "lower_order_final": [False]},
     "TCDScheduler": {**PREDICTION, **THRESHOLDS, **CLIPS},
     "UniPCMultistepScheduler": {**PREDICTION, **THRESHOLDS, "solver_order": [1], "lower_order_final": [False]},
 }

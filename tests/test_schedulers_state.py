@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 from scheduler_loops import QUICK, loop, model, start
-from scheduler_protocols import OWN
+from scheduler_protocols import BROWNIAN, STANDARD
 from test_no_sync import HostReads
 
 import fastdiff
@@ -21,9 +21,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 OPTIONS = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 1}, **QUICK}
-ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler", *OWN)]
-QUIET = [name for name in ALL if name != "DPMSolverSDEScheduler"]  # its noise is torchsde's, which reads values
-each_class = pytest.mark.parametrize("name", ALL)
+QUIET = [name for name in STANDARD if name not in BROWNIAN]
+each_class = pytest.mark.parametrize("name", STANDARD)
 
 
 def make(name: str, **options: object) -> object:
@@ -44,7 +43,7 @@ def alone(name: str, n: int, seed: int) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n not in ("DPMSolverSDEScheduler",)])
+@pytest.mark.parametrize("name", QUIET)
 def test_two_interleaved_runs_are_two_serial_runs(name):
     """Each has called set_timesteps, and one changes its sample between steps, as inpainting does."""
     shared = make(name)
@@ -159,7 +158,7 @@ def test_a_copy_goes_on_where_the_original_is(name):
     torch.manual_seed(0)
     for t in times[:3]:
         x = scheduler.step(predicted(scheduler, x, t), t, x, return_dict=False)[0]
-    if name == "DPMSolverSDEScheduler":
+    if name in BROWNIAN:
         return  # a Brownian tree has no copy
     saved = copy.deepcopy(scheduler.__dict__)
     others = [copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler)), scheduler]

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 from scheduler_loops import QUICK, loop
-from scheduler_protocols import OWN
+from scheduler_protocols import DIRECT, OWN
 
 from fastdiff import schedulers
 
@@ -16,8 +16,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-NAMES = [name for name in schedulers.__all__ if hasattr(diffusers, name) and name != "SchedulerMixin"]
 BOUNDS = ("clip_sample", "thresholding")
+NAMES = [n for n in schedulers.__all__ if hasattr(diffusers, n) and n not in ("SchedulerMixin", *DIRECT)]
 each_class = pytest.mark.parametrize("name", NAMES)
 each_of_images = pytest.mark.parametrize("name", [name for name in NAMES if name not in OWN])
 WITHOUT_BOUNDS = [

@@ -9,7 +9,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scheduler_loops import draws, loop, model, start
-from scheduler_protocols import OWN
+from scheduler_protocols import STANDARD
 
 from fastdiff import schedulers
 
@@ -18,12 +18,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),  # torchsde's, on its own rounding
 ]
-ALL = [name for name in schedulers.__all__ if name not in ("SchedulerMixin", "PlanScheduler", *OWN)]
 LAMBDA = [f"{name}Scheduler" for name in (
     "DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverMultistepInverse", "DEISMultistep", "UniPCMultistep",
 )]  # fmt: skip
 LEVELS = [f"{name}DiscreteScheduler" for name in ("Euler", "EulerAncestral", "Heun", "KDPM2", "LMS")]
-WITHOUT_BETAS = ("Flow", "EDM", "IPNDM", "CMStochastic", "LTX", "MiniMax")
+WITHOUT_BETAS = ("Flow", "EDM", "IPNDM", "Cosine", "CMStochastic", "LTX", "MiniMax")
 X = torch.ones(1, 1, 1, 1)
 STEEP = {"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": True}
 AS_GIVEN = {"views": lambda t: t, "numbers": lambda t: t.tolist(), "copies": lambda t: t.clone()}
@@ -58,7 +57,7 @@ def test_a_time_its_copy_and_its_number_begin_at_the_same_step(name, place):
     assert torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", STANDARD)
 def test_two_steps_at_one_time_are_the_same_by_view_and_by_copy(name):
     found, scheduler = [], make(name)
     for as_given in AS_GIVEN.values():
@@ -118,7 +117,7 @@ def test_times_that_repeat_are_steps_that_change_nothing(name, data):
         torch.testing.assert_close(*images, rtol=1e-3, atol=1e-3 * float(images[0].abs().max()))
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if not n.startswith(WITHOUT_BETAS)])
+@pytest.mark.parametrize("name", [n for n in STANDARD if not n.startswith(WITHOUT_BETAS)])
 def test_every_class_is_finite_on_every_schedule_of_betas(name):
     for betas in ("linear", "scaled_linear", "squaredcos_cap_v2"):
         scheduler = make(name, beta_schedule=betas)
@@ -241,7 +240,7 @@ def test_ddim_ends_its_steps_where_diffusers_does_and_at_the_next_time_where_it_
 
 
 def test_drawing_classes_alone_read_the_generator_but_all_take_it():
-    for name in ALL:
+    for name in STANDARD:
         assert draws(getattr(schedulers, name)), name
 
 

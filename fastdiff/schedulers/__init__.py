@@ -20,9 +20,13 @@ except ImportError as error:
 
 from diffusers import SchedulerMixin  # diffusers looks for it in the module that a saved pipeline names
 
+from .cogvideox_ddim import CogVideoXDDIMScheduler
+from .cogvideox_dpm import CogVideoXDPMScheduler
 from .consistency_models import CMStochasticIterativeScheduler
+from .cosine import CosineDPMSolverMultistepScheduler
 from .ddim import DDIMInverseScheduler, DDIMScheduler
 from .ddpm import DDPMScheduler
+from .ddpm_wuerstchen import DDPMWuerstchenScheduler
 from .deis import DEISMultistepScheduler
 from .dpm_solver_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
 from .dpm_solver_sde import DPMSolverSDEScheduler
@@ -36,24 +40,36 @@ from .helios import HeliosScheduler
 from .helios_dmd import HeliosDMDScheduler
 from .heun import HeunDiscreteScheduler
 from .ipndm import IPNDMScheduler
+from .karras_ve import KarrasVeScheduler
 from .kdpm2 import KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
 from .lcm import LCMScheduler
 from .lms import LMSDiscreteScheduler
 from .ltx_euler_ancestral_rf import LTXEulerAncestralRFScheduler
 from .minimax_h3 import MiniMaxH3Scheduler
+from .parallel import DDIMParallelScheduler, DDPMParallelScheduler
 from .piflow import PiflowScheduler
 from .plan import PlanScheduler
 from .pndm import PNDMScheduler
+from .repaint import RePaintScheduler
 from .rfd4_proteina import RFD4ProteinaScheduler
+from .sa_solver import SASolverScheduler
 from .scm import SCMScheduler
+from .score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from .tcd import TCDScheduler
+from .unclip import UnCLIPScheduler
 from .unipc import UniPCMultistepScheduler
 
 _CLASSES = (
     CMStochasticIterativeScheduler,
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CosineDPMSolverMultistepScheduler,
     DDIMInverseScheduler,
+    DDIMParallelScheduler,
     DDIMScheduler,
+    DDPMParallelScheduler,
     DDPMScheduler,
+    DDPMWuerstchenScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepInverseScheduler,
     DPMSolverMultistepScheduler,
@@ -73,6 +89,7 @@ _CLASSES = (
     IPNDMScheduler,
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
+    KarrasVeScheduler,
     LCMScheduler,
     LMSDiscreteScheduler,
     LTXEulerAncestralRFScheduler,
@@ -81,8 +98,13 @@ _CLASSES = (
     PiflowScheduler,
     PlanScheduler,
     RFD4ProteinaScheduler,
+    RePaintScheduler,
+    SASolverScheduler,
     SCMScheduler,
+    ScoreSdeVeScheduler,
+    ScoreSdeVpScheduler,
     TCDScheduler,
+    UnCLIPScheduler,
     UniPCMultistepScheduler,
 )
 for _class in _CLASSES:

@@ -61,8 +61,9 @@ def advance(
         history.append(m)
     if draws:
         drawn = recipe.noise(self, run, i, output, x, generator) if noise is None else noise
-        checks.require_shape("variance_noise", drawn, shape)
-        history.append(drawn.to(x.device))
+        for one in drawn if isinstance(drawn, tuple) else (drawn,):
+            checks.require_shape("variance_noise", one, shape)
+            history.append(one.to(x.device))
     if table.x0 is not None:
         m = _limited(table.x0[row], x, m, table.threshold)
     base = x if run.last_sample is None else run.last_sample

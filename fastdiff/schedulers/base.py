@@ -48,15 +48,18 @@ class FusedScheduler:
     model_outputs, lower_order_nums, last_sample = (RunAttribute() for _ in range(3))
     _step_index, _begin_index = RunAttribute(), RunAttribute()
     _threads: ThreadLocalRuns
-    config: Any  # diffusers' own
+    _handle: int
+    _settings: object  # what the tables are for
+    _tables: dict[tuple, Any]
     recipe: Recipe
+    config: Any
 
     def __new__(cls, *args: object, **kwargs: object) -> FusedScheduler:
         self = super().__new__(cls)
         self._threads = ThreadLocalRuns.of(RunState())
         self._handle = next(_HANDLES)
-        self._settings: object = None  # what the tables are for
-        self._tables: dict[tuple, object] = {}
+        self._settings = None
+        self._tables = {}
         SCHEDULERS[self._handle] = self
         return self
 
@@ -176,14 +179,15 @@ class FusedScheduler:
         config, known = self.config, _bounds_of(type(self)) if self.recipe.bounds_x0 else ()
         if "thresholding" in known and config.thresholding:
             return None, Threshold(config.prediction_type, config.dynamic_thresholding_ratio, config.sample_max_value)
-        return config.clip_sample_range if "clip_sample" in known and config.clip_sample else None, None
+        clips = "clip_sample" in known and config.clip_sample
+        return getattr(config, "clip_sample_range", 1.0) if clips else None, None
 
     def _output_dtype(self, output: torch.dtype, sample: torch.dtype) -> torch.dtype:
         """The dtype of x', of the model's output's and the sample's."""
         which = {"output": output, "sample": sample}
         return which.get(self.recipe.output_dtype) or torch.promote_types(output, sample)
 
-    def _remembered(self, run: RunState, what: object, make: Callable[[], object]) -> object:
+    def _remembered(self, run: RunState, what: object, make: Callable[[], Any]) -> Any:
         """make(), or what it gave for a run of the same times: kept as long as the scheduler's settings stay."""
         self._refresh(run)
         settings = run.watch.settings(run)

@@ -50,20 +50,20 @@ def _scaled_shape(x: Tensor, timestep: Tensor | None, time: float, handle: int) 
 _TAGS = tuple(tag for tag in (getattr(torch.Tag, "cudagraph_unsafe", None),) if tag is not None)
 
 
-def _register(schema: str, run: object, shapes: object) -> None:
+def register(schema: str, run: object, shapes: object) -> None:
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *_TAGS))
     name = schema.split("(")[0]
     LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastdiff::{name}", shapes, lib=LIBRARY)
 
 
-_register(
+register(
     "scheduler_step(Tensor m, Tensor? timestep, float time, Tensor x, Tensor? noise, float[] key, int handle)"
     " -> (Tensor, Tensor)",
     _step,
     _shapes,
 )
-_register("scheduler_scale(Tensor x, Tensor? timestep, float time, int handle) -> Tensor", _scale, _scaled_shape)
+register("scheduler_scale(Tensor x, Tensor? timestep, float time, int handle) -> Tensor", _scale, _scaled_shape)
 
 
 def compiled_step(

@@ -29,13 +29,17 @@ def has_own_times(run: RunState) -> bool:
     return run.custom_timesteps and len(run.times) == len(run.timesteps)
 
 
+def ends_of(scheduler: Scheduler, run: RunState) -> np.ndarray:
+    """Where the step from each of the run's times ends: num_train_timesteps // n before it, or at the next of them."""
+    if has_own_times(run):
+        return np.append(run.times[1:], -1.0)
+    return run.times - scheduler.config.num_train_timesteps // run.num_inference_steps
+
+
 def ddim_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> Rows:
     """key: eta, and whether eps follows a bound on x0."""
     eta, reuse = key
     prediction = scheduler.config.prediction_type
-    after = run.times - scheduler.config.num_train_timesteps // run.num_inference_steps
-    if has_own_times(run):
-        after = np.append(run.times[1:], -1.0)
     clipped = not reuse and any(scheduler._bounds())
 
     def make(s: Points, t: Points) -> Row:
@@ -45,7 +49,7 @@ def ddim_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) -> 
             row = ddim_row(s, t, prediction, 1, eta)
         return with_noise(row) if eta > 0 else row
 
-    return rows_between(points, run.at(after[run.begin :]), make)
+    return rows_between(points, run.at(ends_of(scheduler, run)[run.begin :]), make)
 
 
 def check_noise(scheduler: Scheduler, timestep: object, generator: Generators, options: dict) -> None:

@@ -44,11 +44,11 @@ def _spread(scheduler: Scheduler, s: Points, t: Points) -> float:
     """The standard deviation of the noise; 1 where the model predicts it."""
     if scheduler.variance_type.startswith("learned"):
         return 1.0
-    small, large = _variances(s, t)
+    small, large = variances(s, t)
     return math.sqrt(large if scheduler.config.variance_type.startswith("fixed_large") else small)
 
 
-def _variances(s: Points, t: Points) -> tuple[float, float]:
+def variances(s: Points, t: Points) -> tuple[float, float]:
     """The posterior's variance and beta, the least and the most that the noise may have."""
     beta = 1 - float(s.alpha / t.alpha) ** 2
     return max(beta * float(t.sigma / s.sigma) ** 2, 1e-20), beta
@@ -62,8 +62,12 @@ def ddpm_noise(scheduler: Scheduler, run: RunState, step: int, m: Tensor, x: Ten
     predicted = m[:, x.shape[1] :]
     if scheduler.variance_type == "learned":
         return drawn * predicted.sqrt()
-    ends = run.at(run.times[step]), _ends(run).at(step)
-    small, large = (math.log(variance) for variance in _variances(*ends))
+    return learned_noise(drawn, predicted, variances(run.at(run.times[step]), _ends(run).at(step)))
+
+
+def learned_noise(drawn: Tensor, predicted: Tensor, limits: tuple[float, float]) -> Tensor:
+    """The noise of a variance between the limits, on a logarithmic scale from -1 to 1 (the same paper's)."""
+    small, large = (math.log(variance) for variance in limits)
     return drawn * torch.exp(0.25 * (predicted + 1) * (large - small) + 0.5 * small)
 
 

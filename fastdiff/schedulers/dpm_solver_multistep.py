@@ -37,24 +37,31 @@ def dpm_solver_rows(scheduler: Scheduler, run: RunState, points: Points, key: Ke
 
 def configured_rows(scheduler: Scheduler, points: Points, steps: int, schedule: Schedule, prediction: str) -> list[Row]:
     """The rows of a multistep DPM-Solver with the options of the scheduler's configuration."""
+    rows = multistep_rows(scheduler, points, steps, schedule, prediction, scheduler.config.algorithm_type)
+    return [with_noise(row) for row in rows] if scheduler.config.algorithm_type.startswith("sde") else rows
+
+
+def multistep_rows(
+    scheduler: Scheduler, points: Points, steps: int, schedule: Schedule, prediction: str, algorithm: str
+) -> list[Row]:
+    """The same of a named algorithm, with noise where it has a weight."""
     config = scheduler.config
-    stochastic = config.algorithm_type.startswith("sde")
     options = {
         "order": config.solver_order,
-        "form": form_of(scheduler),
+        "form": form_of(algorithm),
         "correction": config.solver_type,
-        "eta": float(stochastic),
+        "eta": float(algorithm.startswith("sde")),
     }
     lower = bool(config.lower_order_final) and steps < SHORT_RUN
     rows = multistep(schedule, points, prediction, lower_order_final=lower, **options)
     if config.euler_at_final:
         rows[-1:] = multistep(schedule, points.at(slice(-2, None)), prediction, **{**options, "order": 1})
-    return [with_noise(row) for row in rows] if stochastic else rows
+    return rows
 
 
-def form_of(scheduler: Scheduler) -> str:
+def form_of(algorithm: str) -> str:
     """What the solver takes from the model: the data, or the noise."""
-    return "data" if scheduler.config.algorithm_type.endswith("++") else "noise"
+    return "data" if algorithm.endswith("++") else "noise"
 
 
 class DPMSolverMultistepScheduler(FusedScheduler, diffusers.DPMSolverMultistepScheduler):
@@ -92,7 +99,8 @@ def inverse_rows(scheduler: Scheduler, run: RunState, points: Points, key: Key) 
     """The ODE's rows are the solver's own; the SDE's those of the forward process."""
     if not scheduler.config.algorithm_type.startswith("sde"):
         return dpm_solver_rows(scheduler, run, points, key)
-    form, prediction = form_of(scheduler), scheduler.config.prediction_type
+    config = scheduler.config
+    form, prediction = form_of(config.algorithm_type), config.prediction_type
 
     def make(points: Points, places: list[int]) -> list[Row]:
         return [_noising(points.at(i), points.at(i + 1), form, prediction) for i in range(len(places))]

@@ -31,7 +31,7 @@ def brownian_noise(
     if run.noise_sampler is None:
         if run.noise_seed is None:
             given = scheduler.noise_sampler_seed
-            run.noise_seed = _drawn_seed(generator) if given is None else given
+            run.noise_seed = drawn_seed(generator) if given is None else given
         sigmas = run.sigmas[run.sigmas > 0]
         run.noise_sampler = BrownianTreeNoiseSampler(x, sigmas.min().item(), sigmas.max().item(), run.noise_seed)
     first = step - (step - run.begin) % 2
@@ -41,10 +41,10 @@ def brownian_noise(
     return run.noise_sampler(t.neg().exp(), end.neg().exp())
 
 
-def _drawn_seed(generator: Generators) -> int | list[int]:
+def drawn_seed(generator: Generators) -> int | list[int]:
     """A Brownian tree's seed, as torchsde draws it; one for each sample from a list of generators."""
     if isinstance(generator, list):
-        return [_drawn_seed(one) for one in generator]
+        return [drawn_seed(one) for one in generator]
     device = None if generator is None else generator.device
     return torch.randint(0, 2**63 - 1, [], generator=generator, device=device).item()
 

@@ -40,7 +40,7 @@ def _block(scheduler: Scheduler, points: Points, places: list[int]) -> list[Row]
     size = len(points.t) - 1
     stages, t = [points.at(i) for i in range(size)], points.at(size)
     stochastic = config.algorithm_type.startswith("sde")
-    form = "data" if float(points.alpha[0]) == 0 else form_of(scheduler)
+    form = "data" if float(points.alpha[0]) == 0 else form_of(config.algorithm_type)
     if is_finite(stages[0], t):
         length = t.log_snr - stages[0].log_snr
         places = [float((p.log_snr - stages[0].log_snr) / length) for p in stages[1:]]

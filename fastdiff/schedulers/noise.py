@@ -23,3 +23,8 @@ def wider_noise(scheduler: object, run: object, step: int, m: Tensor, x: Tensor,
 def float32_noise(scheduler: object, run: object, step: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
     """In float32."""
     return randn_tensor(x.shape, generator=generator, device=x.device, dtype=torch.float32)
+
+
+def sample_noise(scheduler: object, run: object, step: int, m: Tensor, x: Tensor, generator: Generators) -> Tensor:
+    """In the dtype of the sample x."""
+    return randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)

@@ -24,7 +24,7 @@ class Recipe:
     space: what its times are. output_dtype: whose dtype x' has: the model "output"'s, the "sample"'s, or the wider one
     of "both". extra: what a step gives besides x': its "converted" output or what it writes to the "base"; in the dtype
     of x', or with extra_in_float32 as it was computed. noise: how a step's noise is drawn, (scheduler, run, step, m, x,
-    generator) -> noise; None where nothing is.
+    generator) -> noise, or several; None where nothing is.
     keeps_output: whether D is kept where no later row reads it: diffusers has model_outputs, or step gives it.
     reads: the scheduler's own attributes that rows are made from, besides those that the space reads. final_alpha:
     where diffusers keeps alpha^2 before the first training time. bounds_x0: whether clip_sample and thresholding count
@@ -37,7 +37,7 @@ class Recipe:
     output_dtype: str = "both"
     extra: str | None = None
     extra_in_float32: bool = False
-    noise: Callable[[Scheduler, RunState, int, Tensor, Tensor, Generators], Tensor] | None = None
+    noise: Callable[[Scheduler, RunState, int, Tensor, Tensor, Generators], Tensor | tuple[Tensor, ...]] | None = None
     keeps_output: bool = True
     reads: tuple[str, ...] = ()
     final_alpha: str = "final_alpha_cumprod"

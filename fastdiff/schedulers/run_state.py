@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 from ..plans.schedule import Points
-from .rows import Table
-from .watch import Watch
 
 Scheduler = Any  # a FusedScheduler, which is made of the parts that take one
 Key = tuple[float, ...]  # the options of `step` that rows are made from
@@ -29,8 +27,7 @@ MAX_RUNS = 8  # kept of one thread at a time; the oldest is forgotten first
 class RunState:
     """One run. The public names are diffusers' own; what is not listed here is what its set_timesteps sets."""
 
-    timesteps: Tensor | None = None  # what the pipeline iterates over
-    sigmas: Tensor  # of classes that have them
+    timesteps: Any = None  # a tensor, once set: what the pipeline iterates over
     num_inference_steps: int | None = None
     custom_timesteps: bool = False
     last_sample: Tensor | None = None  # the base register
@@ -38,7 +35,7 @@ class RunState:
     _step_index: int | None = None
     _begin_index: int | None = None
     begin: int = 0  # the index of the first step
-    table: Table | None = None  # the rows in use
+    table: Any = None  # a Table, once made: the rows in use
     key: Key | None = None  # the step options that they were built for
     last: ref | None = None  # the x that the latest step returned
     kernel: object = None
@@ -47,12 +44,19 @@ class RunState:
     host_sigmas: Any = None  # what else rows are made from, the same
     scales: tuple[Tensor, ...] | None = None  # c_in at each step
     scaled: bool = False  # whether scale_model_input was called
-    alphas_cumprod: np.ndarray | None = None
+    alphas_cumprod: Any = None
     final_alpha_cumprod: float = 1.0
-    watch: Watch | None = None  # what all of these were read from
-    noise_sampler: object = None  # of Brownian noise
+    watch: Any = None  # a Watch, once read: what all of these were read from
+    noise_sampler: Any = None  # of Brownian noise
     noise_seed: int | list[int] | None = None
+    last_noise: Tensor | None = None  # what a corrector reads again
+    hat: tuple[ref, float] | None = None  # a level that a host was given, and its number
     span: tuple[Tensor, int, int, int] | None = None  # timesteps, and the address, bytes and element's bytes of them
+
+    # Of the classes that have them alone: hosts ask whether a scheduler has such an attribute.
+    sigmas: Tensor
+    discrete_sigmas: Tensor
+    schedule: Tensor
 
     def __init__(self) -> None:
         self.model_outputs: list[Tensor | None] = []  # converted, the newest last; None where there is none yet
@@ -92,7 +96,7 @@ class RunState:
         """Let go of the tensors of a run that is over."""
         if self.over:
             self.model_outputs = [None] * len(self.model_outputs)
-            self.last_sample = None
+            self.last_sample = self.last_noise = None
 
     def at(self, times: np.ndarray | float) -> Points:
         """The points of whole training times, from alpha^2; before the first one, of the schedule's end."""
@@ -101,7 +105,7 @@ class RunState:
         return Points(np.asarray(times, dtype=np.float64), np.sqrt(alpha2), np.sqrt(1 - alpha2))
 
     def __getstate__(self) -> dict[str, object]:
-        left = {"last", "kernel", "case", "table", "key", "span", "watch"}
+        left = {"last", "kernel", "case", "table", "key", "span", "watch", "hat"}
         if self.noise_seed is not None:  # a Brownian tree has no copy; it grows again from its seed
             left.add("noise_sampler")
         return {k: v for k, v in self.__dict__.items() if k not in left}
@@ -109,7 +113,7 @@ class RunState:
 
 _PROGRESS = (
     "last", "last_sample", "lower_order_nums", "_step_index", "begin", "table", "key", "model_outputs", "noise_sampler",
-    "noise_seed",
+    "noise_seed", "last_noise",
 )  # fmt: skip
 
 
@@ -162,5 +166,5 @@ class RunAttribute:
     def __set__(self, scheduler: object, value: object) -> None:
         run = scheduler._threads.run
         setattr(run, self.name, value)
-        if self.name in ("timesteps", "sigmas"):
+        if self.name in scheduler.recipe.space.run_tensors:
             run.times = run.host_sigmas = run.scales = run.table = None

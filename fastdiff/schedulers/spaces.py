@@ -123,11 +123,18 @@ class Edm(Sigma):
         return not given
 
     def place(self, scheduler: Scheduler, run: RunState, count: int, wanted: Wanted) -> Placed:
-        """The model's time is log(sigma) / 4."""
         sigmas = wanted.sigmas
         if sigmas is None:
-            sigmas = np.append(np.exp(4 * wanted.timesteps), float(run.sigmas[-1]))
-        return 0.25 * np.log(sigmas[:-1]), sigmas
+            sigmas = np.append(self.sigma_of(wanted.timesteps), float(run.sigmas[-1]))
+        return self.time_of(scheduler, sigmas[:-1]), sigmas
+
+    def time_of(self, scheduler: Scheduler, sigmas: np.ndarray) -> np.ndarray:
+        """log(sigma) / 4."""
+        return 0.25 * np.log(sigmas)
+
+    def sigma_of(self, times: np.ndarray) -> np.ndarray:
+        """`time_of`, inverted."""
+        return np.exp(4 * times)
 
     def fit(self, scheduler: Scheduler, row: Row) -> Row:
         config = scheduler.config

@@ -5,9 +5,14 @@ For the reverse SDE with noise level tau(t), constant over a step, data form (eq
     x_t = (sigma_t / sigma_s) e^(-tau^2 h) x_s + sum_j b_j D_j + sigma_t sqrt(1 - e^(-2 tau^2 h)) xi
     b_j = alpha_t (1 + tau^2) integral of e^(-(1 + tau^2) (lambda_t - lambda)) L_j(lambda) from lambda_s to lambda_t
 
-over the outputs so far (predictor), or with the one at the predicted point too (corrector), with the same xi. The
-corrected state is base. In PECE mode the model is asked again at the corrected state, and the output at the predicted
-one is forgotten.
+over the outputs so far (predictor), or with the one at the predicted point too (corrector), with the same xi. In noise
+form
+
+    x_t = (alpha_t / alpha_s) x_s + sum_j b_j D_j + tau sigma_t sqrt(e^(2h) - 1) xi
+    b_j = -alpha_t (1 + tau^2) integral of e^(-lambda) L_j(lambda) from lambda_s to lambda_t
+
+The corrected state is base. In PECE mode the model is asked again at the corrected state, and the output at the
+predicted one is forgotten.
 Steps that are infinite in lambda are of first order, exact in the limit; history does not reach across them.
 
 The authors' code gives two outputs simpler weights, the difference (1 + tau^2) h / 2 (appendix D). Those are the first
@@ -48,6 +53,7 @@ def sa_solver(
     predictor_order: int = 2,
     corrector_order: int = 2,
     tau: Tau = 1.0,
+    form: str = "data",
     pece: bool = False,
     simple: bool = False,
     s_noise: float = 1.0,
@@ -58,7 +64,8 @@ def sa_solver(
 
     predictor_order, corrector_order: how many outputs they use, 1 to 4; corrector_order=0 leaves it out. tau: the noise
     level, 0 the ODE and 1 the reverse SDE, a number or a function of the time at which a step begins (the authors leave
-    noise out at both ends: 1 for sigma / alpha from 0.05 to 1, else 0). simple: the authors' weights of two outputs.
+    noise out at both ends: 1 for sigma / alpha from 0.05 to 1, else 0). form: what is integrated, "data" or "noise".
+    simple: the authors' weights of two outputs, which they have in data form.
     lower_order_final: the orders fall over the last steps. max_ratio: a step that is more than so many times as long in
     lambda as the one before is predicted from one output.
     """
@@ -69,7 +76,9 @@ def sa_solver(
     left = [count - i if lower_order_final else count for i in range(count)]
     most = [(min(predictor_order, n), min(corrector_order, n + 2)) for n in left]
     taus = [_tau(tau, points.at(i)) for i in range(count)]
-    return sa_rows(points, prediction, most, taus, pece=pece, simple=simple, s_noise=s_noise, max_ratio=max_ratio)
+    return sa_rows(
+        points, prediction, most, taus, pece=pece, simple=simple, s_noise=s_noise, max_ratio=max_ratio, form=form
+    )
 
 
 def sa_rows(
@@ -82,6 +91,7 @@ def sa_rows(
     simple: bool,
     s_noise: float,
     max_ratio: float = math.inf,
+    form: str = "data",
 ) -> list[Row]:
     """The rows for given orders and noise levels.
 
@@ -97,24 +107,24 @@ def sa_rows(
             # The step before once more, now with the output at its end; with its tau and its noise, which the
             # counter-based generator simply draws again.
             order = min(corrector, usable_before(points, i - 1, max_ratio) + 2)
-            step = _step(points, i - 1, order, taus[i - 1], simple, ahead=True)
+            step = _step(points, i - 1, order, taus[i - 1], form, simple, ahead=True)
             noise = ((i, s_noise * step.spread),) if s_noise * step.spread else ()
             corrected = LinearUpdate(base=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
         # PECE: x becomes the corrected state, and the output at the predicted one is dropped.
         if pece and corrected is not None:
-            rows.append(Row.at(s, "data", prediction, corrected, drop_history=(0,)))
+            rows.append(Row.at(s, form, prediction, corrected, drop_history=(0,)))
             corrected = None
         corrects = is_finite(s, t)
         if not corrects:
             rows.append(ddim_row(s, t, prediction, i + 1, float(tau > 0), s_noise))
             continue
-        step = _step(points, i, min(predictor, usable_before(points, i, max_ratio) + 1), tau, simple)
+        step = _step(points, i, min(predictor, usable_before(points, i, max_ratio) + 1), tau, form, simple)
         noise = ((i + 1, s_noise * step.spread),) if s_noise * step.spread else ()
         line = LinearUpdate(x=step.ratio, history=tuple(step.weights.tolist()), noise=noise)
         # The next row corrects from base: the corrected state, or x where nothing was corrected.
         keeps = i + 1 < len(taus) and most[i + 1][1]
         line = line if corrected is None else line.substitute_x(corrected)
-        rows.append(Row.at(s, "data", prediction, line, (corrected or BASE_FROM_X) if keeps else None))
+        rows.append(Row.at(s, form, prediction, line, (corrected or BASE_FROM_X) if keeps else None))
     return rows
 
 
@@ -125,7 +135,7 @@ def _tau(tau: Tau, s: Points) -> float:
     return value
 
 
-def _step(points: Points, i: int, order: int, tau: float, simple: bool, ahead: bool = False) -> _Step:
+def _step(points: Points, i: int, order: int, tau: float, form: str, simple: bool, ahead: bool = False) -> _Step:
     """The step from point i to i + 1 with `order` outputs, of which the newest is at i + 1 where it lies ahead."""
     log_snr = points.log_snr
     first, last = float(log_snr[i]), float(log_snr[i + 1])
@@ -133,6 +143,11 @@ def _step(points: Points, i: int, order: int, tau: float, simple: bool, ahead: b
     alpha, sigma = float(points.alpha[i + 1]), float(points.sigma[i + 1])
     newest = i + 1 if ahead else i
     places = log_snr[newest - np.arange(order)]
+    if form == "noise":
+        at, element = gauss(unit_panels(first, last))
+        # e^-lambda over alpha_t's own: sigma_t = alpha_t e^-lambda_t, and the exponents stay small.
+        weights = lagrange(places, at) @ (-sigma * rate * np.exp(last - at) * element)
+        return _Step(alpha / float(points.alpha[i]), weights, tau * sigma * math.sqrt(math.expm1(2 * h)))
     if simple and order == 2:
         # The difference of two outputs by the first term of its integral in h, from appendix D.
         share = alpha * rate * h / 2 * (1.0 if ahead else h / (places[1] - places[0]))
