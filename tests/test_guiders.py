@@ -50,7 +50,7 @@ def test_the_results_are_those_of_diffusers(name, options, shape):
         predictions = outputs(*shape)
         result, expected = (step(guider, i, 4, predictions) for guider in (ours, theirs))
         # TCFG's singular vectors and CFG-Zero*'s scale are made in float32 there
-        torch.testing.assert_close(result, expected, rtol=2e-5, atol=2e-5 * float(expected.abs().max()))
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_mambo_g_is_its_formula():
