@@ -183,8 +183,8 @@ def main(names: list[str]) -> None:
         text = (
             f"# diffusers' schedulers\n\nOn {processor()}, torch {torch.__version__}, diffusers"
             f" {diffusers.__version__}, one thread.\n{__doc__.partition(chr(10))[2]}\n"
-            "Cases: those that both refuse are counted. Worst: the largest difference, relative to the largest value of the"
-            " run, of the cases that agree to 1e-9."
+            "Cases: those that both refuse are counted. Worst: the largest difference, relative to the largest value of"
+            " the run, of the cases that agree to 1e-9."
             " Where\nthe images differ, or diffusers raises or gives NaN, it is meant: docs/deviations.md says why.\n\n"
         )
         RESULTS.write_text("\n".join([text + f"| {head} |", "|---" * 9 + "|", *lines, ""]))
