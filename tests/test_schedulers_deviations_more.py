@@ -136,6 +136,16 @@ def test_one_step_of_unclip_and_karras_ve():
     assert theirs.schedule.isnan().all()
 
 
+def test_unclip_knows_velocities():
+    ours, theirs = as_many("UnCLIPScheduler", 4, prediction_type="v_prediction")
+    x, t = start(ours), ours.timesteps[1]
+    alpha = ours.alphas_cumprod[t].sqrt()
+    x0 = ours.step(0.1 * x, t, x).pred_original_sample
+    torch.testing.assert_close(x0, (alpha * x - (1 - alpha**2).sqrt() * 0.1 * x).clamp(-1, 1))
+    with pytest.raises(ValueError, match="prediction_type"):
+        theirs.step(0.1 * x, t, x)
+
+
 def test_cogvideox_gives_what_return_dict_asks_for_in_its_first_step_too():
     ours, theirs = as_many("CogVideoXDPMScheduler", 4)
     x = start(ours)
