@@ -195,7 +195,7 @@ def test_the_ratio_of_scores_rises_from_1_to_its_limit():
         )
         for name in names
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else "+".join(given) if isinstance(given, dict) else "",
 )  # fmt: skip
 def test_bad_calls_are_the_errors_that_they_are_in_diffusers(name, call, error):
     for scheduler in both(name):
