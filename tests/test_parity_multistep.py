@@ -80,8 +80,7 @@ def test_ipndm_on_its_peers_own_schedule(n):
     betas, alphas = (v.double().numpy() for v in (peer.betas, peer.alphas))
     first = int(alphas[0] == 0)
     levels = betas[first:] / alphas[first:]
-    schedule = CosineVP(offset=0.0)
-    schedule.t_min = 1e-6  # its levels go below the usual one
+    schedule = CosineVP(offset=0.0, t_min=1e-6, t_max=1.0)  # its levels go below the usual one
     plan = fd.plan("ipndm", schedule, sigmas=levels, prediction="v_prediction", lower_order_final=False)
     peer.timesteps = peer.timesteps[first:]
     peer.set_begin_index(first)

@@ -116,7 +116,7 @@ def test_an_option_counts_from_the_step_on_before_which_it_is_set(name, key, val
     assert_same(name, {before: by_attribute(key, value)}, again=(name, value) not in NAN)
 
 
-@pytest.mark.parametrize(("name", "key", "value"), CASES[::5], ids=str)
+@pytest.mark.parametrize(("name", "key", "value"), [case for case in CASES if case[::2] not in NAN][::5], ids=str)
 @pytest.mark.parametrize("how", [by_attribute, by_item, by_registration])
 def test_every_way_to_set_an_option_does_what_it_does_in_diffusers(how, name, key, value):
     assert_same(name, {0: how(key, value)}, again=True)

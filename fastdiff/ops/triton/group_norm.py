@@ -58,13 +58,12 @@ def _sum(a, b):
 
 @triton.jit
 def _load(
-    x, add, pivot, pivot_lost, row, column, end, units,
+    x, add, pivot, row, column, end, units,
     STRIDE: tl.constexpr, LIVE: tl.constexpr, COLUMNS: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """x + add - (pivot + pivot_lost) of a tile, and where there is such an element.
+    """x + add - pivot of a tile, and where there is such an element.
 
-    What a channel's offset add - pivot loses in rounding is added after it, so that x + add keeps all its digits: in a
-    group that is constant nothing is left.
+    What a channel's offset add - pivot loses in rounding is added after it, so that x + add keeps all its digits.
     """
     mask = row < end if LIVE == COLUMNS else (row < end) & (column < LIVE)
     value = tl.load(x + (row * STRIDE + column), mask=mask, other=0).to(tl.float32)
@@ -74,13 +73,13 @@ def _load(
         there = column < LIVE if LAST else row < end
         added = tl.load(add + _channels(row, column, units, LAST), mask=there, other=0).to(tl.float32)
         offset, lost = _sum(added, -pivot)
-        value = (value + offset) + (lost - pivot_lost)
+        value = (value + offset) + lost
     return value, mask
 
 
 @triton.jit
 def _looped_statistics(
-    x, add, pivot, pivot_lost, column, first, end, units,
+    x, add, pivot, column, first, end, units,
     STRIDE: tl.constexpr, LIVE: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, TOGETHER: tl.constexpr,
     LAST: tl.constexpr,
 ):  # fmt: skip
@@ -90,7 +89,7 @@ def _looped_statistics(
     m2 = tl.zeros([ROWS, COLUMNS], tl.float32)
     n = 0.0
     for start in range(first, end, ROWS):
-        value, mask = _load(x, add, pivot, pivot_lost, start + lane, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
+        value, mask = _load(x, add, pivot, start + lane, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
         # Welford's recurrence in every lane of the tile: the lanes never wait for one another until the end.
         n += 1.0
         delta = tl.where(mask, value - mean, 0.0)
@@ -200,14 +199,14 @@ def group_norm_kernel(
     first_column = 0
     if TOGETHER > 1:
         first_column = tl.minimum(column, LIVE - 1) // (LIVE // TOGETHER) * (LIVE // TOGETHER)
-    pivot, pivot_lost = tl.load(x + first_column).to(tl.float32), 0.0
+    pivot = tl.load(x + first_column).to(tl.float32)
     if add is not None:
-        pivot, pivot_lost = _sum(pivot, tl.load(add + first_column).to(tl.float32))
+        pivot += tl.load(add + first_column).to(tl.float32)
 
     size = rows.to(tl.float32) * (LIVE // TOGETHER)
     if WHOLE:
         # The slab fits the registers: one read, the mean, then the deviations from it.
-        value, mask = _load(x, add, pivot, pivot_lost, lane, column, rows, units, STRIDE, LIVE, COLUMNS, LAST)
+        value, mask = _load(x, add, pivot, lane, column, rows, units, STRIDE, LIVE, COLUMNS, LAST)
         mean = _group_sum(tl.where(mask, value, 0.0), LIVE, COLUMNS, TOGETHER) / size
         off = tl.where(mask, value - mean, 0.0)
         m2 = _group_sum(off * off, LIVE, COLUMNS, TOGETHER)
@@ -221,7 +220,7 @@ def group_norm_kernel(
             from_row = 0 if OUTPUT else first
             to_row = rows if OUTPUT else end
             mean, m2 = _looped_statistics(
-                x, add, pivot, pivot_lost, column, from_row, to_row, units, STRIDE, LIVE, COLUMNS, ROWS, TOGETHER, LAST
+                x, add, pivot, column, from_row, to_row, units, STRIDE, LIVE, COLUMNS, ROWS, TOGETHER, LAST
             )
         else:
             partials += slab.to(tl.int64) * TOGETHER * splits * 2
@@ -233,7 +232,7 @@ def group_norm_kernel(
             # Read again, from the cache where it is still there.
             for begin in range(first, end, ROWS):
                 row = begin + lane
-                value, mask = _load(x, add, pivot, pivot_lost, row, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
+                value, mask = _load(x, add, pivot, row, column, end, units, STRIDE, LIVE, COLUMNS, LAST)
                 if not LAST:
                     a, b = _modulation(weight, bias, scale, shift, row // units, row < end)
                 _store(y, value, mean, rstd, a, b, row, column, mask, STRIDE, SILU)
