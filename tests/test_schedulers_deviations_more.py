@@ -136,6 +136,18 @@ def test_one_step_of_unclip_and_karras_ve():
     assert theirs.schedule.isnan().all()
 
 
+def test_a_flow_maps_step_goes_by_its_time_wherever_the_run_was_said_to_begin():
+    ours, theirs = as_many("FlowMapEulerDiscreteScheduler", 4)
+    x = start(ours)
+    plain = ours.step(0.1 * x, ours.timesteps[0], x).prev_sample
+    ours.set_timesteps(4)
+    for scheduler in (ours, theirs):
+        scheduler.set_begin_index(2)
+    assert torch.equal(ours.step(0.1 * x, ours.timesteps[0], x).prev_sample, plain)
+    theirs.step(0.1 * x, theirs.timesteps[0], x)
+    assert (ours.step_index, theirs.step_index) == (1, 3)
+
+
 def test_unclip_knows_velocities():
     ours, theirs = as_many("UnCLIPScheduler", 4, prediction_type="v_prediction")
     x, t = start(ours), ours.timesteps[1]
