@@ -30,7 +30,7 @@ from .advance import advance
 from .compile import SCHEDULERS
 from .recipe import Recipe, Rows
 from .rows import Table, Threshold, make_table
-from .run_state import Key, RunAttribute, RunState, ThreadLocalRuns
+from .run_state import Key, RunAttribute, RunState, ThreadLocalRuns, new_run
 from .runs import index_of
 from .space import Wanted, checked
 from .watch import Watch, differ
@@ -99,11 +99,8 @@ class FusedScheduler:
         options: diffusers' own. Raises ValueError naming the argument.
         """
         wanted = Wanted(timesteps, sigmas, mu)
-        # Tensors made outside inference mode count the edits that a host makes to them.
-        with torch.inference_mode(False):
-            run = self._threads.use(RunState())
+        with new_run(self) as run:
             self._resolve_times(run, num_inference_steps, device, args, options, wanted)
-            self._prepare(run)
 
     def _resolve_times(
         self, run: RunState, steps: int | None, device: object, args: tuple, options: dict, wanted: Wanted

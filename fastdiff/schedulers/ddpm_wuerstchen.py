@@ -16,11 +16,11 @@ from ..plans.row import Row
 from ..plans.schedule import Points
 from ..plans.solvers.ancestral import ddim_row
 from .base import FusedScheduler
-from .direct import direct_step, new_run, told
+from .direct import direct_step, told
 from .noise import output_noise
 from .opaque import opaque
 from .recipe import Recipe
-from .run_state import Generators, Scheduler
+from .run_state import Generators, Scheduler, new_run
 from .space import Space
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, empty_like, is_grad_enabled
@@ -14,16 +13,6 @@ from ..plans.row import Row
 from ..plans.table import flat_row
 from .rows import Refused, Table, make_table
 from .run_state import Key, RunState, Scheduler
-
-
-@contextlib.contextmanager
-def new_run(scheduler: Scheduler) -> Iterator[RunState]:
-    """A run whose times are set in here, by diffusers' own set_timesteps."""
-    # Tensors made outside inference mode count the edits that a host makes to them.
-    with torch.inference_mode(False):
-        run = scheduler._threads.use(RunState())
-        yield run
-        scheduler._prepare(run)
 
 
 def told(scheduler: Scheduler, timestep: float | Tensor) -> tuple[RunState, float]:

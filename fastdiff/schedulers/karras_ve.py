@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..plans.row import LinearUpdate, Row
 from .base import FusedScheduler
-from .direct import direct_step, new_run, place_in
+from .direct import direct_step, place_in
 from .opaque import opaque
 from .recipe import Recipe
 from .rows import OUTPUT
-from .run_state import Generators, RunAttribute, RunState
+from .run_state import Generators, RunAttribute, RunState, new_run
 from .space import Space
 
 MAX_CHURN = 2**0.5 - 1

@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import torch
-
-from .run_state import RunState, Scheduler
+from .run_state import Scheduler, new_run
 
 
 def own_times(parent: Callable[..., None]) -> Callable[..., None]:
@@ -15,11 +13,8 @@ def own_times(parent: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(parent)
     def set_timesteps(self: Scheduler, *args: object, **options: object) -> None:
-        # Tensors made outside inference mode count the edits that a host makes to them.
-        with torch.inference_mode(False):
-            run = self._threads.use(RunState())
+        with new_run(self) as run:
             parent(self, *args, **options)
             run._step_index = None  # 0 in diffusers' RFD4Proteina, which begins nowhere else
-            self._prepare(run)
 
     return set_timesteps

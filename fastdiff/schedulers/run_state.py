@@ -6,8 +6,10 @@ but they lead to the current run of the calling thread. `fastdiff.schedulers.run
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from weakref import ref
@@ -168,3 +170,13 @@ class RunAttribute:
         setattr(run, self.name, value)
         if self.name in scheduler.recipe.space.run_tensors:
             run.times = run.host_sigmas = run.scales = run.table = None
+
+
+@contextlib.contextmanager
+def new_run(scheduler: Scheduler) -> Iterator[RunState]:
+    """A run whose times are set in here."""
+    # Tensors made outside inference mode count the edits that a host makes to them.
+    with torch.inference_mode(False):
+        run = scheduler._threads.use(RunState())
+        yield run
+        scheduler._prepare(run)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..plans.row import LinearUpdate, Row
 from .base import FusedScheduler
-from .direct import direct_step, new_run, told
+from .direct import direct_step, told
 from .noise import sample_noise
 from .opaque import opaque
 from .recipe import Recipe
 from .rows import OUTPUT
-from .run_state import Generators, RunAttribute
+from .run_state import Generators, RunAttribute, new_run
 from .space import Space
 
 

@@ -16,11 +16,11 @@ from ..plans.solvers.ancestral import ddim_row
 from .advance import predicting_part
 from .base import FusedScheduler
 from .ddpm import learned_noise, variances
-from .direct import direct_step, new_run, told
+from .direct import direct_step, told
 from .noise import output_noise
 from .opaque import opaque
 from .recipe import Recipe
-from .run_state import Generators, Scheduler
+from .run_state import Generators, Scheduler, new_run
 from .spaces import TrainingTime
 
 VARIANCES = ("fixed_small_log", "learned_range")
