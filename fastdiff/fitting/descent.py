@@ -43,7 +43,7 @@ class Descent:
     """Minimises the mean over samples of the root mean square distance from the reference samples.
 
     That mean, not the mean square, because a few samples end in another basin and would rule the fit.
-    free: which of the numbers may move.
+    p: the numbers where it begins, and which the prior holds it to.
     """
 
     def __init__(
@@ -51,14 +51,15 @@ class Descent:
         space: PlanSpace,
         target: FitTarget,
         references: Tensor,
-        free: np.ndarray,
+        p: np.ndarray,
         seed: int,
         start: Start | None = None,
         save_memory: bool = False,
     ) -> None:
-        self.space, self.target, self.references, self.free = space, target, references, np.flatnonzero(free)
+        self.space, self.target, self.references = space, target, references
         self.seed, self.start, self.save_memory = seed, start, save_memory
-        self.state = State(0, np.zeros(space.size), np.zeros((space.size, space.size)))
+        self.first = p / space.widths
+        self.state = State(0, self.first.copy(), np.zeros((space.size, space.size)))
         read = np.abs(space.jacobian(self.numbers)[:, :-1]).sum(2) + np.abs(space.table(self.numbers)[:, :-1])
         self._active = read > 0
 
@@ -82,14 +83,12 @@ class Descent:
         memory = min(MAX_MEMORY, 1 - 1 / state.seen)
         state.curvature = memory * state.curvature + (1 - memory) * probe.T @ probe / len(part)
         prior = PRIOR * loss
-        damping = prior + DAMPING * np.diag(state.curvature)[self.free]
-        free = np.ix_(self.free, self.free)
-        # The gradient of loss + prior |q|^2 / 2: where the samples say nothing a number stays what theory made it.
-        towards = (gradient + prior * state.q)[self.free]
-        step = np.linalg.solve(state.curvature[free] + np.diag(damping), towards)
+        damping = prior + DAMPING * np.diag(state.curvature)
+        # The gradient of loss + prior |q - first|^2 / 2: where the samples say nothing a number stays what it was.
+        towards = gradient + prior * (state.q - self.first)
+        step = np.linalg.solve(state.curvature + np.diag(damping), towards)
         rate *= MAX_RATE * min(1.0, (state.i + 1) / WARMUP_STEPS)
-        move = np.zeros_like(state.q)
-        move[self.free] = step * min(rate, MAX_MOVE / max(float(np.abs(step).max()), 1e-30))
+        move = step * min(rate, MAX_MOVE / max(float(np.abs(step).max()), 1e-30))
         # Shorter and shorter it ends at q itself, which was reached before.
         while not self.space.reaches((state.q - move) * self.space.widths):
             move /= 2

@@ -18,14 +18,17 @@ from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import Model
 from .budget import Budget, Exhausted
 from .files import write
+from .found import Fit
 from .gaussian import GaussianStart
 from .journal import Journal, Trial, claim
 from .references import ReferenceSampler, check_model
 from .search import first_plan
-from .stages import Fit, run
+from .stages import run_forward, run_full
 from .target import FitTarget
 
-MIN_SAMPLES = 32
+MIN_SAMPLES = 4
+MAX_TRACED = 32  # samples whose trajectories the forward fit sees; more change nothing
+METHODS = ("forward", "full")
 
 
 def fit(
@@ -40,9 +43,9 @@ def fit(
     guidance_mode: str = "batch",
     model_dtype: torch.dtype | None = None,
     head: GaussianStart | int | None = None,
+    method: str = "forward",
     held_out: float = 0.25,
     iterations: int = 100,
-    start_iterations: int = 20,
     batch: int = 64,
     save_memory: bool = False,
     tolerance: float = 2e-3,
@@ -56,32 +59,32 @@ def fit(
 ) -> Plan:
     """The plan of `steps` model evaluations whose samples are closest to the model's converged ones.
 
-    First draws reference samples: the model's own, with so many steps that they have converged. Then searches, in
-    stages of rising cost:
+    First draws reference trajectories: the model's own, with so many steps that they have converged. Then
 
-    1. every ODE solver of the catalogue on every grid;
-    2. a grid by dynamic programming (GITS, arXiv 2405.11326);
-    3. a grid and the model's times by gradients (LD3, arXiv 2405.15506);
-    4. all weights of the table too (arXiv 2403.01329, 2502.17423, 2510.17699), held near the theory's, by Gauss-Newton
-       steps (`fastdiff.fitting.descent`).
+    - method="forward" fits the rows of a plan one after the other, each by least squares to the trajectories, and moves
+      the grid and the model's times until those fits are best. It asks for forward calls alone, on at most 32 samples;
+      eight do.
+    - method="full" goes on with all numbers together, by Gauss-Newton steps: at first with slopes by finite
+      differences, then by gradients of the whole run where they come back through the model (arXiv 2403.01329,
+      2502.17423, 2510.17699). More samples help there: 500.
 
-    Plans are compared by their mean distance, over held-out samples, from the references; the distance of a sample is
-    its root mean square difference. The best plan of all stages is returned, so it is never worse than the catalogue's
-    best. If no gradient comes back through the model, the fit ends after stage 2.
+    Plans are compared by their mean distance from the converged samples, on samples that they were not fitted to; the
+    distance of a sample is its root mean square difference. The best plan of all stages is returned. It is never worse
+    there than the best ODE solver of the catalogue on its best grid, for all of them are tried too.
 
     model, guidance, uncond, guidance_mode, model_dtype: as for `fastdiff.sample`. prediction: as for `fastdiff.plan`.
-    noise: [N, ...] unit Gaussian noise, N at least 32 and better 500. Tensors in `conditions`, `uncond` and `guidance`
-        whose first dimension is N are split with it.
-    held_out: the share of the samples that plans are compared by; the others are fitted to.
+    noise: [N, ...] unit Gaussian noise, N at least 4; 8 to 32 for the forward fit, 500 for the full one. Tensors in
+        `conditions`, `uncond` and `guidance` whose first dimension is N are split with it.
+    held_out: the share of the samples that the full fit compares plans by; it is fitted to the others. The forward fit
+        leaves each quarter of its samples out in turn.
     head: a `GaussianStart`, or its rank: one of that rank is then estimated from the references and kept as
         STEPS/head.safetensors in the folder. Where the plan begins is fitted too; it runs as
         `sample(model, plan, head(noise, plan))`.
-    iterations: of the last stage. With guidance more can pay.
-    start_iterations: of each of the three solvers that stage 4 begins from; the best one goes on.
+    iterations: of the descent by gradients. With guidance more can pay.
     batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
     tolerance: relative change at which the references count as converged.
     seconds, evaluations: the budget. One evaluation is one model call on one sample, forwards or backwards. When it is
-        spent, the best plan so far is returned: the catalogue's first one if none has been judged yet.
+        spent, the best plan so far is returned, as soon as one batch of trajectories is there.
     folder: keeps the references, for fits with any number of steps, and every stage in a folder named by the number of
         steps. The same call with the same folder resumes there. A file that is truncated, changed or another fit's is
         an error that names it.
@@ -93,7 +96,7 @@ def fit(
     deterministic, references that do not converge, a folder of another fit. Raises RuntimeError where the budget is
     spent before the references have converged.
     """
-    _check(noise, held_out, steps=steps, iterations=iterations, start_iterations=start_iterations, batch=batch)
+    _check(noise, held_out, method, steps=steps, iterations=iterations, batch=batch)
     for name, value in (("tolerance", tolerance), ("seconds", seconds), ("evaluations", evaluations)):
         if value is not None and not value > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
@@ -118,16 +121,25 @@ def fit(
             head_name = _digest(head.mean) if isinstance(head, GaussianStart) else head
             journal.fit = claim(
                 journal.folder,
-                shared=shared, steps=steps, held_out=held_out_count, batch=batch, seed=seed, head=head_name,
+                shared=shared, steps=steps, method=method, held_out=held_out_count, batch=batch, seed=seed,
+                head=head_name,
             )  # fmt: skip
         sampler = ReferenceSampler(target, root, shared)
         converged = sampler.find_plan(schedule, prediction, tolerance)
         converges = True
-        references = sampler.draw_references(converged, progress)
+        full = method == "full"
+        traced = min(len(noise) - held_out_count if full else len(noise), MAX_TRACED)
+        trajectory = sampler.draw_trajectory(converged, traced)
         if isinstance(head, int):
-            head = _estimate_head(references[:-held_out_count], schedule, head, journal)
-        task = Fit(target, schedule, references, held_out_count, journal, seed, head, save_memory, progress)
-        run(task, converged, steps, iterations, start_iterations)
+            head = _estimate_head(trajectory.end, schedule, head, journal)
+        task = Fit(
+            target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head, save_memory=save_memory,
+            progress=progress,
+        )  # fmt: skip
+        found = run_forward(task)
+        if full:
+            task.references, task.held_out = sampler.draw_references(converged, progress), held_out_count
+            run_full(task, found, iterations)
     except Exhausted:
         journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
     if journal.best is None and not converges:
@@ -147,7 +159,9 @@ def _estimate_head(references: Tensor, schedule: Schedule, rank: int, journal: J
     return head
 
 
-def _check(noise: Tensor, held_out: float, **counts: int) -> None:
+def _check(noise: Tensor, held_out: float, method: str, **counts: int) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method: expected {' or '.join(map(repr, METHODS))}, got {method!r}")
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")

@@ -16,6 +16,7 @@ from ..plans.plan import Plan
 from .descent import State
 from .files import load_json, load_tensors, make_folder, save_json, save_tensors
 
+SHOWN_INTERVAL = 1.0  # seconds from one report of a stage that goes on to the next
 HEADER = f"{'stage':10s} {'plan':44s} {'NFE':>4s} {'mean':>9s} {'median':>9s} {'RMSE':>9s} {'seconds':>8s}"
 
 
@@ -51,6 +52,7 @@ class Journal:
     def __init__(self, folder: Path | None, report: Callable[[Trial], object] | None) -> None:
         self.folder, self.report, self.fit = folder, report or (lambda trial: None), ""
         self.best: tuple[Trial, Plan] | None = None
+        self._shown = -SHOWN_INTERVAL
 
     def keep(self, trial: Trial, plan: Plan) -> None:
         """Keep a plan where it is the best so far."""
@@ -61,6 +63,12 @@ class Journal:
         """Report a stage that the budget has ended; its plan takes the place of one judged on other samples."""
         self.best = trial, plan
         self.report(trial)
+
+    def show(self, trial: Trial) -> None:
+        """Report a trial of a stage that goes on, at most one a second."""
+        if trial.seconds - self._shown >= SHOWN_INTERVAL:
+            self._shown = trial.seconds
+            self.report(trial)
 
     def note(self, stage: str, text: str) -> None:
         """Report why a stage did not run or did not end."""

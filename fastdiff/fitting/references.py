@@ -6,16 +6,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..plans.build import plan
 from ..plans.plan import Plan
-from ..plans.schedule import Schedule
-from .budget import clock
+from ..plans.schedule import Points, Schedule
+from .budget import Exhausted, clock
 from .files import load_json, load_tensors, save_json, save_tensors
 from .target import FitTarget
+from .trajectory import Trajectory, concatenated
 
 Contestant = tuple[str, dict[str, Any], str]  # solver, its options, grid
 CONTESTANTS: tuple[Contestant, ...] = tuple(
@@ -23,8 +25,9 @@ CONTESTANTS: tuple[Contestant, ...] = tuple(
     for solver, options in (("unipc", {"order": 3}), ("dpm_solver_3m_exact", {}))
     for grid in ("quadratic", "logsnr", "time", "karras")
 )
-PROBE_SAMPLES = 8  # on which convergence is checked
-MIN_STEPS, MAX_STEPS = 40, 640
+PROBE_SAMPLES = 4  # on which convergence is checked
+FIRST_STEPS, MIN_STEPS, MAX_STEPS = 10, 40, 640
+FINALISTS = 2  # contestants that go on to twice the steps
 SAVE_INTERVAL = 20.0  # seconds, so that a killed process loses no more
 
 
@@ -90,6 +93,29 @@ class ReferenceSampler:
             self._keep(drawn, saved)
         return torch.cat(drawn).to(self.target.noise.device)
 
+    def draw_trajectory(self, table: Plan, count: int) -> Trajectory:
+        """The runs of the first samples. Raises Exhausted where the budget ends before the first batch is drawn."""
+        path = None if self.folder is None else self.folder / "trajectory.safetensors"
+        saved = None if path is None else load_tensors(path, self.fit)
+        if saved is not None and len(saved[0]["states"][0]) >= count:
+            tensors = {name: value.to(self.target.noise.device) for name, value in saved[0].items()}
+            points = Points(*tensors["points"].cpu().numpy())
+            return Trajectory(points, tensors["states"][:, :count], tensors["data"][:, :count])
+        drawn: list[Trajectory] = []
+        try:
+            for part in self.target.parts(torch.arange(count)):
+                drawn.append(Trajectory(*self.target.trace(table, part)))
+                _require_finite(drawn[-1].end)
+        except Exhausted:
+            if not drawn:
+                raise
+        whole = concatenated(drawn)
+        if path is not None and len(whole) == count:
+            points = torch.from_numpy(np.array(whole.points))
+            tensors = {"points": points, "states": whole.states.contiguous(), "data": whole.data.contiguous()}
+            save_tensors(path, self.fit, tensors, {})
+        return whole
+
     def _kept(self) -> list[Tensor]:
         path = None if self.folder is None else self.folder / "teacher.safetensors"
         saved = None if path is None else load_tensors(path, self.fit)
@@ -106,30 +132,41 @@ class ReferenceSampler:
 def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
     """A plan that agrees with itself at half the steps, to `tolerance` of the samples' size in the median.
 
-    Several solvers and grids compete at first; the best doubles its steps until it agrees. Raises ValueError where it
-    never does.
+    Several solvers and grids compete at few steps; the best ones go on with twice as many, until one agrees. Raises
+    ValueError where none does.
     """
     places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
-    contestants, steps = list(CONTESTANTS), MIN_STEPS
-    while steps <= MAX_STEPS:
+    running = [(contestant, _drawn(target, contestant, schedule, prediction, FIRST_STEPS, places)) for contestant in CONTESTANTS]
+    running, steps, change = [(c, x) for c, x in running if x is not None], FIRST_STEPS, math.inf
+    while running and steps < MAX_STEPS:
+        steps *= 2
         found = []
-        for contestant in contestants:
-            try:
-                pair = [_plan(*contestant, schedule, prediction, n) for n in (steps // 2, steps)]
-            except ValueError:  # this schedule or prediction is not for this solver and grid
-                continue
-            coarse, fine = (target.draw(table, places) for table in pair)
+        for contestant, coarse in running:
+            fine = _drawn(target, contestant, schedule, prediction, steps, places)
+            assert fine is not None  # as with fewer steps
             # The median: a few samples near a boundary between two basins never settle.
             change = float(distances(coarse, fine).median() / fine.double().square().mean().sqrt())
-            found.append((math.inf if math.isnan(change) else change, contestant, pair[1]))
-        change, best, table = min(found, key=lambda f: f[0])
-        if change < tolerance:
-            return table
-        contestants, steps = [best], 2 * steps
+            found.append((math.inf if math.isnan(change) else change, contestant, fine))
+        found.sort(key=lambda f: f[0])
+        change, best, _ = found[0]
+        if change < tolerance and steps >= MIN_STEPS:
+            return _plan(*best, schedule, prediction, steps)
+        running = [(contestant, fine) for _, contestant, fine in found[:FINALISTS]]
     raise ValueError(
-        f"tolerance: halving {steps // 2} steps still changes the samples by {change:.2g} of their size, expected less"
+        f"tolerance: halving {steps} steps still changes the samples by {change:.2g} of their size, expected less"
         f" than {tolerance:g}; a model in half precision or one that jumps in t may need a larger tolerance"
     )
+
+
+def _drawn(
+    target: FitTarget, contestant: Contestant, schedule: Schedule, prediction: str, steps: int, places: Tensor
+) -> Tensor | None:
+    """The samples, or None where this schedule or prediction is not for this solver and grid."""
+    try:
+        table = _plan(*contestant, schedule, prediction, steps)
+    except ValueError:
+        return None
+    return target.draw(table, places)
 
 
 def _plan(solver: str, options: dict[str, Any], grid: str, schedule: Schedule, prediction: str, steps: int) -> Plan:

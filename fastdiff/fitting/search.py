@@ -26,6 +26,7 @@ FIRST_SOLVER, FIRST_GRID = "unipc", "quadratic"
 GRIDS = (FIRST_GRID, *(grid for grid in NAMED if grid not in (FIRST_GRID, "ays")))
 FROM_A_LEVEL = ("logsnr", "karras", "exponential")  # the grids that can begin lower, after a head start
 MIN_SAMPLES, SAMPLE_GROWTH = 8, 3  # all plans are judged on so many; those that stay, on so many times as many next
+RIVAL_SAMPLES = 2  # the same where there is a rival
 MAX_STANDARD_ERRORS = 3.0  # standard errors behind the leader, on the same samples, at which a plan is given up
 MIN_FINALISTS = 8  # plans that run to the end in any case
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -133,22 +134,28 @@ def _inside(schedule: Schedule, points: Points) -> bool:
     return bool(points.log_snr[0] >= least - 1e-6 and points.log_snr[-2] <= most + 1e-6)
 
 
-def race(found: list[Candidate], judge: Callable[[Plan, Tensor], Tensor], count: int) -> list[tuple[float, Candidate]]:
+def race(
+    found: list[Candidate], judge: Callable[[Plan, Tensor], Tensor], count: int, rival: Tensor | None = None
+) -> list[tuple[float, Candidate]]:
     """The candidates in order of their mean distances over `count` samples; over fewer where one was given up.
 
     judge(plan, places): the distances of a plan's samples at `places`. Those who got furthest come first.
+    rival: [count] the distances of a plan besides them. Those that err twice as much on every sample so far are given
+    up too, from the second sample on.
     """
     running: list[tuple[Candidate, Tensor]] = [(candidate, torch.empty(0)) for candidate in found]
     lost: list[tuple[float, Candidate]] = []
     until = 0
     while True:
-        places = torch.arange(until, min(max(MIN_SAMPLES, SAMPLE_GROWTH * until), count))
+        first = MIN_SAMPLES if rival is None else RIVAL_SAMPLES
+        places = torch.arange(until, min(max(first, SAMPLE_GROWTH * until), count))
         until = len(places) + until
         running = [(c, torch.cat([d, _distances(judge(c.plan, places))])) for c, d in running]
         running.sort(key=lambda pair: float(pair[1].mean()))
         if until == count:
             return [(float(d.mean()), c) for c, d in running] + lost
-        stays = [i < MIN_FINALISTS or not _behind(d, running[0][1]) for i, (_, d) in enumerate(running)]
+        leaders = running[0][1]
+        stays = [i < MIN_FINALISTS or not (_behind(d, leaders) or _hopeless(d, rival)) for i, (_, d) in enumerate(running)]
         lost = [(float(d.mean()), c) for (c, d), kept in zip(running, stays, strict=True) if not kept] + lost
         running = [pair for pair, kept in zip(running, stays, strict=True) if kept]
 
@@ -162,3 +169,8 @@ def _behind(each: Tensor, leaders: Tensor) -> bool:
     """Whether a plan's mean distance is larger than the leader's by so much that chance does not explain it."""
     gap = each - leaders
     return not bool(gap.mean() <= MAX_STANDARD_ERRORS * gap.std() / len(gap) ** 0.5)
+
+
+def _hopeless(each: Tensor, rival: Tensor | None) -> bool:
+    """Whether a plan errs twice as much as its rival on every sample so far."""
+    return rival is not None and bool((each > 2 * rival[: len(each)].to(each)).all())

@@ -48,6 +48,18 @@ class PlanSpace:
         """How many numbers there are."""
         return len(self.kinds)
 
+    @property
+    def grid_size(self) -> int:
+        """How many of them move the grid; they come first."""
+        return len(self._free)
+
+    def add_weights(self, p: np.ndarray, row: int, added: dict[int, float]) -> None:
+        """Change p so that these are added to the row's weights, by their places in the flat row."""
+        first = len(self._free) + self.plan.nfe
+        for j, (i, place, scale) in enumerate(self._weights):
+            if i == row and place in added:
+                p[first + j] += added[place] / scale
+
     def table(self, p: np.ndarray) -> np.ndarray:
         """[rows, WIDTH + 1] float64."""
         grid, shift, weights = self._split(p)

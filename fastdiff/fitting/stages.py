@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,101 +11,63 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..plans.plan import Plan
-from ..plans.schedule import Points, Schedule
 from .budget import Exhausted
 from .descent import Descent
-from .gaussian import GaussianStart
-from .gits import dp_grid
-from .journal import Journal, Trial
-from .references import distances
-from .search import Candidate, SolverSpec, candidates, race
-from .space import PlanSpace
-from .target import FitTarget
+from .forward_stage import forward
+from .found import Fit, Found
+from .gauss_newton import GaussNewton, noise_floor
+from .journal import Trial
+from .search import Candidate, candidates, race
+from .table_runs import TableRuns
 
-MAX_TRACED_SAMPLES = 32  # whose converged runs the dynamic programme sees
 HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own spread, where a head start may end
-EVALUATION_INTERVAL = 10  # iterations from one evaluation on the held-out samples to the next
-MAX_STARTS = 3  # plans of the catalogue from which all numbers are fitted, before one of them goes on
-MAX_GRID_ITERATIONS = 10  # of the grid and the model's times alone
-EVERYTHING = ("grid", "time", "weight")
+EVALUATION_INTERVAL = 10  # iterations of the descent from one evaluation on the held-out samples to the next
+NEWTON_SAMPLES = 48  # that Gauss-Newton steps are computed from
+NEWTON_ITERATIONS = 20
+PATIENCE = 2  # iterations without a gain on the held-out samples, after which they end
 
 
-@dataclass
-class Fit:
-    """What all stages share. references: [N, ...] the converged samples, of which the last `held_out` only judge."""
+def contestants(fit: Fit) -> list[Candidate]:
+    """Every plan of the catalogue, and those that begin after the head start where there is one.
 
-    target: FitTarget
-    schedule: Schedule
-    references: Tensor
-    held_out: int
-    journal: Journal
-    seed: int
-    head: GaussianStart | None = None
-    save_memory: bool = False
-    progress: bool = False
-
-    @property
-    def fitted(self) -> int:
-        """How many samples are fitted to; they come first."""
-        return len(self.references) - self.held_out
-
-    def judge(self, plan: Plan, places: Tensor | None = None) -> Tensor:
-        """[n] distances on the held-out samples at `places` [n], counted from the first held-out one; or on all."""
-        places = self.fitted + (torch.arange(self.held_out) if places is None else places)
-        return distances(self.target.draw(plan, places, self.head), self.references[places])
-
-    def trial(self, stage: str, name: str, plan: Plan) -> Trial:
-        """A plan judged on all held-out samples."""
-        return self.summary(stage, name, plan, self.judge(plan))
-
-    def summary(self, stage: str, name: str, plan: Plan, each: Tensor) -> Trial:
-        """The trial of a plan from its distances [n]."""
-        sizes = float(each.mean()), float(each.median()), float(each.square().mean().sqrt())
-        return Trial(stage, name, plan.nfe, *sizes, self.target.budget.seconds)
-
-
-def run(fit: Fit, converged: Plan, steps: int, iterations: int, start_iterations: int) -> None:
-    """All stages, the later ones from the best that the earlier ones found."""
-    schedule, prediction = fit.schedule, converged.prediction
-    found = from_catalogue(fit, schedule, prediction, steps)
-    chosen = found[0]
-    one_a_step = len(chosen.plan.rows) == len(chosen.points.t) - 1
-    if fit.head is None and one_a_step and 2 * steps <= converged.nfe:
-        programmed = from_dynamic_programme(fit, chosen.spec, converged, steps)
-        chosen = min((chosen, programmed), key=lambda c: float(fit.judge(c.plan).mean()))
-    if not fit.target.differentiable(chosen.plan):
-        fit.journal.note("descent", "not run: no gradient comes back through the model")
-        return
-    short = min(start_iterations, iterations)
-    by_descent(fit, "grid", chosen, ("grid", "time"), min(MAX_GRID_ITERATIONS, iterations))
-    ends = [by_descent(fit, f"start {i + 1}", start, EVERYTHING, short) for i, start in enumerate(found)]
-    (_, q), start = min(zip(ends, found, strict=True), key=lambda pair: pair[0][0].mean)
-    by_descent(fit, "weights", start, EVERYTHING, iterations, q)
-
-
-def from_catalogue(fit: Fit, schedule: Schedule, prediction: str, steps: int) -> list[Candidate]:
-    """The best plans of the catalogue, each of another solver, after the head start where there is one."""
-    if record := fit.journal.finished("catalogue"):
-        return [_restored(candidate, schedule, prediction) for candidate in record["candidates"]]
-    found = candidates(schedule, prediction, steps)
+    Raises ValueError where there is none.
+    """
+    found = candidates(fit.schedule, fit.prediction, fit.steps)
     if fit.head is not None:
-        spread = float(fit.references[: fit.fitted].double().std())
+        spread = float(fit.trajectory.end.double().std())
         for level in HEAD_LEVELS:
-            found += candidates(schedule, prediction, steps, -np.log(level * spread))
+            found += candidates(fit.schedule, fit.prediction, fit.steps, -np.log(level * spread))
     if not found:
-        raise ValueError(f"steps: no solver of the catalogue makes {steps} evaluations for {prediction} here")
-    fit.journal.keep(fit.trial("catalogue", found[0].name, found[0].plan), found[0].plan)
-    firsts: dict[str, Candidate] = {}
-    for _, candidate in _raced(fit, found):
-        firsts.setdefault(candidate.spec.name, candidate)
-    best = list(firsts.values())[:MAX_STARTS]
-    trials = [(fit.trial("catalogue", candidate.name, candidate.plan), candidate.plan) for candidate in best]
-    fit.journal.finish("catalogue", trials, {"candidates": [_record(candidate) for candidate in best]})
-    return best
+        raise ValueError(f"steps: no solver of the catalogue makes {fit.steps} evaluations for {fit.prediction} here")
+    return found
 
 
-def _raced(fit: Fit, found: list[Candidate]) -> list[tuple[float, Candidate]]:
-    """`race` on the held-out samples. Where the budget ends it, the best of those that got furthest is kept."""
+def run_forward(fit: Fit) -> list[Found]:
+    """The forward fit, and the catalogue beside it."""
+    all_plans = contestants(fit)
+    found = forward(fit, all_plans)
+    from_catalogue(fit, all_plans, torch.from_numpy(found[0].each))
+    return found
+
+
+def run_full(fit: Fit, found: Sequence[Found], iterations: int) -> None:
+    """From what the forward fit found: all numbers together, by differences and then by gradients where there are any."""
+    starts = [f for f in found if np.isfinite(f.mean)][:1] or list(found[:1])
+    catalogue = fit.journal.best
+    fit.journal.best = None
+    if catalogue is not None:
+        fit.journal.keep(fit.judge_held_out("forward", catalogue[1]), catalogue[1])
+    best = min((by_differences(fit, f) for f in starts), key=lambda f: f.mean)
+    if fit.target.differentiable(best.plan):
+        by_descent(fit, best, iterations)
+    else:
+        fit.journal.note("descent", "not run: no gradient comes back through the model")
+
+
+def from_catalogue(fit: Fit, found: list[Candidate], rival: Tensor) -> None:
+    """The best plan of the catalogue on the trajectories' samples. rival: the forward fit's distances there."""
+    if fit.journal.finished("catalogue"):
+        return
     each: dict[int, Tensor] = {}
 
     def judge(plan: Plan, places: Tensor) -> Tensor:
@@ -114,44 +76,67 @@ def _raced(fit: Fit, found: list[Candidate]) -> list[tuple[float, Candidate]]:
         return new
 
     try:
-        return race(found, judge, fit.held_out)
+        best = race(found, judge, len(fit.trajectory), rival)[0][1]
     except Exhausted:
         furthest = max(map(len, each.values()), default=0)
         judged = [(each[id(c.plan)], c) for c in found if len(each.get(id(c.plan), ())) == furthest > 0]
-        if judged:
-            distances, best = min(judged, key=lambda pair: float(pair[0].mean().nan_to_num(nan=np.inf)))
-            trial = fit.summary("catalogue", best.name, best.plan, distances)
-            fit.journal.finish_early(trial, best.plan)
+        if judged and fit.journal.best is None:
+            far, best = min(judged, key=lambda pair: float(pair[0].mean().nan_to_num(nan=np.inf)))
+            fit.journal.finish_early(fit.trial("catalogue", best.name, far), best.plan)
         raise
+    trial = fit.trial("catalogue", best.name, each[id(best.plan)])
+    fit.journal.finish("catalogue", [(trial, best.plan)], {})
 
 
-def from_dynamic_programme(fit: Fit, spec: SolverSpec, converged: Plan, steps: int) -> Candidate:
-    """A solver on the points of the converged run between which first-order steps err least."""
-    if record := fit.journal.finished("gits"):
-        return _restored(record, spec.schedule, spec.prediction)
-    places = torch.arange(min(MAX_TRACED_SAMPLES, fit.fitted, fit.target.batch))
-    chosen = dp_grid(*fit.target.trace(converged, places), steps)
-    candidate = Candidate(spec, "dynamic programme", chosen, spec.build(chosen))
-    trial = fit.trial("gits", candidate.name, candidate.plan), candidate.plan
-    fit.journal.finish("gits", [trial], _record(candidate))
-    return candidate
+def by_differences(fit: Fit, found: Found) -> Found:
+    """All numbers together, by Gauss-Newton steps whose slopes are finite differences."""
+    if record := fit.journal.finished("differences"):
+        return Found.restored(record["place"], fit.schedule, fit.prediction)
+    assert fit.references is not None
+    count = min(fit.fitted, NEWTON_SAMPLES)
+    held = torch.arange(fit.fitted, len(fit.target.noise))
+    places = torch.cat([torch.arange(count), held])
+    runs = TableRuns(fit.target, found.space, fit.references[places], places, fit.head)
+    mine = np.arange(len(places)) < count
+    space = found.space
+    newton = GaussNewton(
+        runs, fit.references[places], np.arange(space.size), space.widths, mine, noise_floor(fit, count), space.reaches
+    )
+    p, ((x, each),) = found.p, runs([found.p])
+    best, waited = (float(each[~mine].mean()), p, each[~mine]), 0
+    try:
+        for _ in range(NEWTON_ITERATIONS):
+            q, new_x, new_each = newton.advance(p, x)
+            if new_each[mine].mean() >= each[mine].mean():
+                break
+            p, x, each = q, new_x, new_each
+            score, waited = float(each[~mine].mean()), waited + 1
+            if score < best[0]:
+                best, waited = (score, p, each[~mine]), 0
+                plan = space.plan_of(p)
+                trial = fit.trial("differences", plan.solver, each[~mine])
+                fit.journal.keep(trial, plan)
+                fit.journal.show(trial)
+            if waited >= PATIENCE:
+                break
+    except Exhausted:
+        raise
+    done = replace(found, p=best[1], each=best[2])
+    fit.journal.finish(
+        "differences", [(fit.judge_held_out("differences", done.plan), done.plan)], {"place": done.record()}
+    )
+    return done
 
 
-def by_descent(
-    fit: Fit, stage: str, candidate: Candidate, kinds: tuple[str, ...], iterations: int, q: np.ndarray | None = None
-) -> tuple[Trial, np.ndarray]:
-    """The best plan that Gauss-Newton steps find from a candidate: its trial and its numbers in units of their widths.
-
-    q: the numbers where they begin.
-    """
-    space = PlanSpace(candidate.spec.build, candidate.spec.schedule, candidate.points)
-    target, journal = fit.target, fit.journal
-    free = np.isin(space.kinds, kinds)
-    run = Descent(space, target, fit.references[: fit.fitted], free, fit.seed, fit.head, fit.save_memory)
+def by_descent(fit: Fit, found: Found, iterations: int) -> None:
+    """All numbers together, by Gauss-Newton steps whose slopes are gradients, from random batches of all samples."""
+    assert fit.references is not None
+    stage, space, target, journal = "descent", found.space, fit.target, fit.journal
+    run = Descent(space, target, fit.references[: fit.fitted], found.p, fit.seed, fit.head, fit.save_memory)
 
     def evaluate_held_out() -> tuple[Trial, np.ndarray]:
         plan = space.plan_of(run.numbers)
-        trial = fit.trial(stage, plan.solver, plan)
+        trial = fit.judge_held_out(stage, plan)
         journal.keep(trial, plan)
         return trial, run.state.q.copy()
 
@@ -159,7 +144,6 @@ def by_descent(
         run.state, best = saved
         journal.keep(best[0], space.plan_of(best[1] * space.widths))
     else:
-        run.state.q = run.state.q if q is None else q.copy()
         best = evaluate_held_out()
     before = target.budget.share
     bar = tqdm(total=iterations, initial=run.state.i, unit="step", desc=stage, disable=not fit.progress)
@@ -176,17 +160,3 @@ def by_descent(
     finally:
         bar.close()
         journal.report(best[0])
-    return best
-
-
-def _record(candidate: Candidate) -> dict[str, object]:
-    """What JSON needs to make the candidate again."""
-    points = [v.tolist() for v in candidate.points]
-    spec = candidate.spec
-    return {"solver": spec.solver, "options": spec.options, "grid": candidate.grid, "points": points}
-
-
-def _restored(record: dict[str, Any], schedule: Schedule, prediction: str) -> Candidate:
-    spec = SolverSpec(record["solver"], schedule, prediction, record["options"])
-    points = Points(*(np.array(v) for v in record["points"]))
-    return Candidate(spec, record["grid"], points, spec.build(points))

@@ -103,6 +103,19 @@ class FitTarget:
         run = calls.evaluator()
         return (lambda x, t: run(x.to(self.model_dtype), t)), calls.copies
 
+    def output(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
+        """The model's output, guided where it is, for x [n, ...] and t [n] of the samples at `part` [n]."""
+        evaluate, copies = self.evaluate(part)
+        x, t = x.to(self.noise.dtype), t.to(self.noise)
+        m, m_uncond = evaluate(torch.cat([x] * copies), torch.cat([t] * copies))
+        self.spend(part, 1)
+        if m_uncond is None:
+            return m
+        scale = self.scale(part)
+        if isinstance(scale, Tensor):
+            scale = scale.view(-1, *[1] * (x.ndim - 1))
+        return m_uncond + scale * (m - m_uncond)
+
     def scale(self, part: Tensor) -> float | Tensor | None:
         """The guidance scale of these samples."""
         return self.guidance[part] if isinstance(self.guidance, Tensor) else self.guidance

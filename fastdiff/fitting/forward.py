@@ -1,0 +1,150 @@
+"""Rows fitted one after the other, each by least squares on converged trajectories, by forward calls alone.
+
+Row i is evaluated where the rows before it have led, as they are fitted. What its update then lacks to the trajectory's
+state at the next point is explained by x, D_i and the differences of the latest outputs, with as many of them as
+predict samples that were left out. Every element of every sample is an equation for a handful of unknowns, so a few
+samples do. Newton's form of the outputs makes each further unknown a smaller correction, and the ridge hold it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..plans.plan import Plan
+from ..plans.table import MAX_HISTORY, OFFSET
+from ..sampling.registers import Registers, advance, moves_of
+from .references import distances
+from .regression import Moments, fitted
+from .sources import Ask, Source
+from .space import PlanSpace
+from .trajectory import Trajectory
+
+
+Starts = Callable[[Plan], Tensor]  # the samples' first states [S, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A place in a plan space: numbers of which the weights are still the theory's."""
+
+    space: PlanSpace
+    p: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A setting whose weights are fitted: p has them. x, each: [S, ...] the samples and their distances [S]."""
+
+    setting: Setting
+    p: np.ndarray
+    x: Tensor
+    each: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """The mean distance."""
+        return float(self.each.mean())
+
+
+class Forward:
+    """Fits rows to trajectories.
+
+    folds: [S] the fold of each sample; a sample is carried by weights that were fitted without its fold, so that its
+    distance is an honest one. Fold -1 is never fitted to.
+    """
+
+    def __init__(self, source: Source, trajectory: Trajectory, starts: Starts, folds: np.ndarray) -> None:
+        self.source, self.trajectory, self.starts, self.folds = source, trajectory, starts, folds
+
+    @torch.no_grad()
+    def run(self, settings: Sequence[Setting], crossed: bool = True) -> list[Fitted]:
+        """Each setting with its weights fitted. crossed: as `folds` says, else by weights fitted to all samples."""
+        runners = [_Runner(self, setting, crossed) for setting in settings]
+        for i in range(max(len(runner.moves) for runner in runners)):
+            running = [runner for runner in runners if i < len(runner.moves)]
+            outputs = self.source.outputs([runner.ask(i) for runner in running])
+            for runner, m in zip(running, outputs, strict=True):
+                runner.step(i, m)
+        return [runner.result() for runner in runners]
+
+
+class _Runner:
+    """One setting on its way through the rows."""
+
+    def __init__(self, owner: Forward, setting: Setting, crossed: bool) -> None:
+        self.owner, self.setting, self.crossed = owner, setting, crossed
+        self.p = setting.p.copy()
+        self.plan = setting.space.rebuilt(setting.p[: setting.space.grid_size])
+        self.table = setting.space.table(setting.p)
+        # The weights may come to read outputs that the theory's rows do not.
+        self.moves = [m._replace(reads=MAX_HISTORY) for m in moves_of(self.plan.rows, keeps=MAX_HISTORY)]
+        x = owner.starts(self.plan).double()
+        self.registers = Registers(x, x)
+
+    def ask(self, i: int) -> Ask:
+        x = self.registers.x
+        return Ask(x * self._number(i, "c_in"), float(self.table[i, -1]), x, self.plan.rows[i])
+
+    def step(self, i: int, m: Tensor) -> None:
+        row = self.plan.rows[i]
+
+        def arithmetic(x: Tensor, base: Tensor, history: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None, Tensor]:
+            d = self._number(i, "p_x") * x + self._number(i, "p_m") * m
+            outputs = (d, *history)[:MAX_HISTORY]
+            new_x = self._line(i, "a", base, x, outputs, self.plan.point_after(i))
+            writes = row.base_move == "write"
+            return new_x, self._line(i, "b", base, x, outputs, (row.alpha, row.sigma)) if writes else None, d
+
+        self.registers = advance(self.registers, self.moves[i], arithmetic)
+
+    def result(self) -> Fitted:
+        each = distances(self.registers.x, self.owner.trajectory.end).cpu().numpy()
+        return Fitted(self.setting, self.p, self.registers.x, np.nan_to_num(each, nan=np.inf))
+
+    def _number(self, i: int, name: str) -> float:
+        return float(self.table[i, OFFSET[name]])
+
+    def _line(
+        self, i: int, name: str, base: Tensor, x: Tensor, outputs: tuple[Tensor, ...], point: tuple[float, float]
+    ) -> Tensor:
+        """The theory's x' or base', and what the regression adds to it."""
+        states = {OFFSET[f"{name}_{which}"]: v for which, v in (("base", base), ("x", x)) if self._number(i, f"{name}_{which}")}
+        places = [*states, *range(OFFSET[name.upper()], OFFSET[name.upper()] + len(outputs))]
+        operands = [*states.values(), *outputs]
+        theory = _combined([self.table[i, place] for place in places], operands)
+        basis = _newton(len(states), len(outputs))
+        features = [_combined(row, operands) for row in basis]
+        moments = Moments.of(features, self.owner.trajectory.at(*point) - theory)
+        b, apart = fitted(moments, self.owner.folds)
+        self.setting.space.add_weights(self.p, i, dict(zip(places, b @ basis, strict=True)))
+        if not self.crossed:
+            return theory + _combined(b, features)
+        shape = (-1, *[1] * (x.ndim - 1))
+        return theory + sum(torch.from_numpy(apart[:, f]).to(x).view(shape) * feature for f, feature in enumerate(features))
+
+
+def _newton(states: int, outputs: int) -> np.ndarray:
+    """[F, F] the features in terms of the operands: H_0, then the states, then the backward differences of H."""
+    basis = np.zeros((states + outputs, states + outputs))
+    order = [states, *range(states), *range(states + 1, states + outputs)]
+    for f, operand in enumerate(order):
+        if operand < states:
+            basis[f, operand] = 1.0
+        else:
+            k = operand - states
+            basis[f, states : states + k + 1] = [(-1) ** j * comb(k, j) for j in range(k + 1)]
+    return basis
+
+
+def _combined(weights: Sequence[float] | np.ndarray, operands: Sequence[Tensor]) -> Tensor:
+    out = torch.zeros_like(operands[0])
+    for weight, operand in zip(weights, operands, strict=True):
+        if weight != 0:
+            out = out.add(operand, alpha=float(weight))
+    return out

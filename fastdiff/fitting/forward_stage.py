@@ -1,0 +1,138 @@
+"""The forward fit: grids and solvers of the catalogue judged after their rows are fitted, the best ones moved on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from .budget import Exhausted
+from .forward import Fitted, Forward, Setting
+from .found import Fit, Found
+from .gauss_newton import GaussNewton, noise_floor
+from .search import Candidate
+from .sources import LinearSource, ModelSource
+
+# One of each shape that rows come in: data, noise and velocity as what is interpolated, one register and two.
+SHAPES = (
+    "dpm_solver_2m", "deis_log_rho", "lms", "ipndm", "gradient_estimation", "unipc", "midpoint", "dpm_solver_2s", "heun",
+    "dpm_2", "ddim",
+)  # fmt: skip
+FOLDS = 4
+TRIED = 24  # settings that the model is asked about, after the linear model has ranked all
+MOVED = 4  # of those, whose grids and times are moved
+FINALISTS = 2  # of those, that go on to the end
+FIRST_ITERATIONS, MAX_ITERATIONS = 2, 12
+LEAST_GAIN = 0.005  # of the mean distance in an iteration, below which the grid stays
+KINDS = ("grid", "time")
+
+
+def folds_of(count: int) -> np.ndarray:
+    """[count] the fold of each sample."""
+    return np.arange(count) % min(FOLDS, count)
+
+
+def forward(fit: Fit, found: list[Candidate]) -> list[Found]:
+    """The best plans that regression finds, best first; each is kept in the journal as it comes."""
+    if record := fit.journal.finished("forward"):
+        return [Found.restored(r, fit.schedule, fit.prediction) for r in record["places"]]
+    search = _Search(fit)
+    starts = [Found.at(c) for c in found if c.spec.solver in SHAPES] or [Found.at(c) for c in found]
+    try:
+        best = search.ranked(starts)[:MOVED]
+        best = search.moved(best, FIRST_ITERATIONS)[:FINALISTS]
+        best = search.moved(best, MAX_ITERATIONS)
+    except Exhausted:
+        search.keep_linear(starts)
+        raise
+    best = [search.complete(f) for f in best]
+    trial = fit.trial("forward", best[0].name, search.each)
+    fit.journal.finish("forward", [(trial, best[0].plan)], {"places": [f.record() for f in best]})
+    return best
+
+
+class _Search:
+    """The regressions of one fit.
+
+    Distances are those of samples that the rows were fitted without; the plans are then fitted to all samples.
+    """
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit = fit
+        count = len(fit.trajectory)
+        folds = folds_of(count)
+        self.model = Forward(ModelSource(fit.target, torch.arange(count)), fit.trajectory, fit.starts, folds)
+        self.linear = Forward(LinearSource(fit.trajectory), fit.trajectory, fit.starts, folds)
+        self.noise = noise_floor(fit, count)
+        self.each = np.full(count, np.inf)
+
+    def ranked(self, starts: Sequence[Found]) -> list[Found]:
+        """Those of the settings that are best after their regression, in order, no two of one grid and shape."""
+        guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
+        order = np.argsort([guess.mean for guess in guesses], kind="stable")[:TRIED]
+        few = [starts[i] for i in order]
+        fitted = self.model.run([Setting(f.space, f.p) for f in few])
+        self._keep(few, fitted)
+        return self._sorted(few, fitted)
+
+    def moved(self, found: Sequence[Found], iterations: int) -> list[Found]:
+        """The same after so many steps of their grids and times, best first."""
+        return sorted((self._moved(f, iterations) for f in found), key=lambda f: f.mean)
+
+    def keep_linear(self, starts: Sequence[Found]) -> None:
+        """Where the budget ended before anything was judged: the plan that the trajectories alone suggest."""
+        if self.fit.journal.best is not None:
+            return
+        guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
+        best = min(range(len(guesses)), key=lambda i: guesses[i].mean)
+        plan = starts[best].space.plan_of(self.linear.run([Setting(starts[best].space, starts[best].p)], False)[0].p)
+        self.fit.journal.keep(self.fit.trial("forward", f"guessed {starts[best].candidate.name}", guesses[best].each), plan)
+
+    def _moved(self, found: Found, iterations: int) -> Found:
+        space, fit = found.space, self.fit
+        free = np.flatnonzero(np.isin(space.kinds, KINDS))
+
+        def run(numbers: Sequence[np.ndarray]) -> list[tuple[torch.Tensor, np.ndarray]]:
+            runs = self.model.run([Setting(space, p) for p in numbers])
+            return [(r.x, r.each) for r in runs]
+
+        everyone = np.ones(len(fit.trajectory), dtype=bool)
+        newton = GaussNewton(run, fit.trajectory.end, free, space.widths, everyone, self.noise, space.reaches)
+        p, ((x, each),) = found.p, run([found.p])
+        for _ in range(iterations):
+            q, new_x, new_each = newton.advance(p, x)
+            gain = 1 - float(new_each.mean()) / float(each.mean())
+            if gain > 0:
+                p, x, each = q, new_x, new_each
+                self._offer(replace(found, p=p, each=each))
+            if gain < LEAST_GAIN:
+                break
+        return replace(found, p=p, each=each)
+
+    def _keep(self, found: Sequence[Found], fitted: Sequence[Fitted]) -> None:
+        best = min(range(len(found)), key=lambda i: fitted[i].mean)
+        self._offer(replace(found[best], each=fitted[best].each))
+
+    def _offer(self, found: Found) -> None:
+        """Keep the setting's plan, fitted to all samples, where it is the best so far."""
+        journal = self.fit.journal
+        if found.mean >= float(self.each.mean()):
+            return
+        self.each = found.each
+        trial = self.fit.trial("forward", found.name, found.each)
+        if journal.best is None or trial.mean < journal.best[0].mean:
+            journal.keep(trial, self.complete(found).plan)
+            journal.show(trial)
+
+    def complete(self, found: Found) -> Found:
+        """With its weights, fitted to all samples."""
+        return replace(found, p=self.model.run([Setting(found.space, found.p)], crossed=False)[0].p)
+
+    def _sorted(self, found: Sequence[Found], fitted: Sequence[Fitted]) -> list[Found]:
+        best: dict[tuple[str, str], Found] = {}
+        for f, result in sorted(zip(found, fitted, strict=True), key=lambda pair: pair[1].mean):
+            alike = f"{result.mean:.3g}", f.candidate.grid
+            best.setdefault(alike, replace(f, each=result.each))
+        return list(best.values())

@@ -1,0 +1,117 @@
+"""What the stages of a fit share, and what they hand on to one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..plans.plan import Plan
+from ..plans.schedule import Points, Schedule
+from .gaussian import GaussianStart
+from .journal import Journal, Trial
+from .references import distances
+from .search import Candidate, SolverSpec
+from .space import PlanSpace
+from .target import FitTarget
+from .trajectory import Trajectory
+
+
+@dataclass
+class Fit:
+    """What all stages share.
+
+    trajectory: converged runs of the first samples. references: [N, ...] converged samples of all, where they are drawn.
+    held_out: how many of the last samples only judge.
+    """
+
+    target: FitTarget
+    schedule: Schedule
+    prediction: str
+    steps: int
+    trajectory: Trajectory
+    journal: Journal
+    references: Tensor | None = None
+    held_out: int = 0
+    seed: int = 0
+    head: GaussianStart | None = None
+    save_memory: bool = False
+    progress: bool = False
+
+    @property
+    def fitted(self) -> int:
+        """How many samples are fitted to; they come first."""
+        return len(self.target.noise) - self.held_out
+
+    def starts(self, plan: Plan) -> Tensor:
+        """The first states of the trajectories' samples."""
+        return self.target.started(plan, torch.arange(len(self.trajectory)), self.head)
+
+    def judge(self, plan: Plan, places: Tensor) -> Tensor:
+        """[n] distances of the samples at `places` [n] from the converged ones."""
+        exact = self.trajectory.end if self.references is None else self.references
+        return distances(self.target.draw(plan, places, self.head), exact[places])
+
+    def judge_held_out(self, stage: str, plan: Plan) -> Trial:
+        """The trial of a plan on the held-out samples."""
+        each = self.judge(plan, torch.arange(self.fitted, len(self.target.noise)))
+        return self.trial(stage, plan.solver, each)
+
+    def trial(self, stage: str, name: str, each: Tensor | np.ndarray) -> Trial:
+        """The trial of a plan from its distances [n]."""
+        each = torch.as_tensor(each).double()
+        sizes = float(each.mean()), float(each.median()), float(each.square().mean().sqrt())
+        return Trial(stage, name, self.steps, *sizes, self.target.budget.seconds)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A place in the plan space of a candidate: numbers p, and the distances [n] of samples there."""
+
+    candidate: Candidate
+    space: PlanSpace
+    p: np.ndarray
+    each: np.ndarray
+
+    @classmethod
+    def at(cls, candidate: Candidate) -> Found:
+        """The candidate itself."""
+        spec = candidate.spec
+        space = PlanSpace(spec.build, spec.schedule, candidate.points)
+        return cls(candidate, space, np.zeros(space.size), np.full(1, np.inf))
+
+    @property
+    def plan(self) -> Plan:
+        """The plan with these numbers."""
+        return self.space.plan_of(self.p)
+
+    @property
+    def mean(self) -> float:
+        """The mean distance."""
+        return float(self.each.mean())
+
+    @property
+    def name(self) -> str:
+        """For the reader."""
+        return f"fitted {self.candidate.name}"
+
+    def record(self) -> dict[str, object]:
+        """What JSON needs to make it again."""
+        points = [v.tolist() for v in self.candidate.points]
+        spec = self.candidate.spec
+        return {
+            "solver": spec.solver, "options": spec.options, "grid": self.candidate.grid, "points": points,
+            "p": self.p.tolist(), "each": self.each.tolist(),
+        }  # fmt: skip
+
+    @classmethod
+    def restored(cls, record: dict[str, Any], schedule: Schedule, prediction: str) -> Found:
+        """What `record` described."""
+        spec = SolverSpec(record["solver"], schedule, prediction, record["options"])
+        points = Points(*(np.array(v) for v in record["points"]))
+        candidate = Candidate(spec, record["grid"], points, spec.build(points))
+        space = PlanSpace(spec.build, schedule, points)
+        return cls(candidate, space, np.array(record["p"]), np.array(record["each"]))

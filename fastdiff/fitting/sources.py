@@ -1,0 +1,84 @@
+"""Where the rows' outputs come from while they are fitted: the model, or what its trajectories say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..plans.row import Row
+from .target import FitTarget
+from .trajectory import Trajectory
+
+
+class Ask(NamedTuple):
+    """One evaluation: what the model reads [S, ...], the time it is told, and where x [S, ...] stands."""
+
+    given: Tensor
+    t: float
+    x: Tensor
+    row: Row
+
+
+class Source(Protocol):
+    """Answers evaluations of the same samples by several plans."""
+
+    def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
+        """[S, ...] for each."""
+
+
+class ModelSource:
+    """The model, called with all plans' samples together, `target.batch` at once."""
+
+    def __init__(self, target: FitTarget, places: Tensor) -> None:
+        self.target, self.places = target, places
+
+    def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
+        count = len(self.places)
+        x = torch.cat([ask.given for ask in asked])
+        t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
+        places = self.places.repeat(len(asked))
+        found = []
+        for part in torch.arange(len(x)).split(self.target.batch):
+            self.target.budget.check()
+            found.append(self.target.output(x[part], t[part], places[part]).double())
+        return list(torch.cat(found).split(count))
+
+
+class LinearSource:
+    """The model near its trajectories, without a call: D = D* + gain (x - x*).
+
+    D* and x* are the trajectory's; gain = alpha v / (alpha^2 v + sigma^2) is how the best denoiser of Gaussian data of
+    variance v answers a displacement, v that of the converged samples.
+    """
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self.trajectory, self._variance = trajectory, float(trajectory.end.double().var())
+        self._known: dict[tuple[float, float], tuple[Tensor, Tensor]] = {}
+
+    def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
+        return [self._output(ask) for ask in asked]
+
+    def _output(self, ask: Ask) -> Tensor:
+        row = ask.row
+        alpha, sigma = row.alpha, row.sigma
+        x, data = self._on_trajectory(alpha, sigma)
+        gain = alpha * self._variance / (alpha**2 * self._variance + sigma**2) if sigma else 1 / alpha
+        data = data + gain * (ask.x - x)
+        if row.form == "data":
+            d = data
+        elif sigma == 0 or row.form == "mixed":
+            return torch.full_like(data, torch.nan)  # nothing is known about such an output
+        else:
+            noise = (ask.x - alpha * data) / sigma
+            d = noise if row.form == "noise" else noise - data
+        return (d - row.p_x * ask.x) / row.p_m if row.p_m else torch.zeros_like(d)
+
+    def _on_trajectory(self, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
+        if (alpha, sigma) not in self._known:
+            if len(self._known) > 256:
+                self._known.clear()
+            self._known[alpha, sigma] = self.trajectory.at(alpha, sigma), self.trajectory.data_at(alpha, sigma)
+        return self._known[alpha, sigma]
