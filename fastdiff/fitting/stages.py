@@ -24,6 +24,7 @@ HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own s
 EVALUATION_INTERVAL = 10  # iterations of the descent from one evaluation on the held-out samples to the next
 NEWTON_SAMPLES = 48  # that Gauss-Newton steps are computed from
 NEWTON_ITERATIONS = 20
+SHORT_SHARE = 5  # of the iterations: one in so many is spent on each start of the descent, before one goes on
 PATIENCE = 2  # iterations without a gain on the held-out samples, after which they end
 
 
@@ -52,16 +53,22 @@ def run_forward(fit: Fit) -> list[Found]:
 
 def run_full(fit: Fit, found: Sequence[Found], iterations: int) -> None:
     """From what the forward fit found: all numbers together, by differences and then by gradients where there are any."""
-    starts = [f for f in found if np.isfinite(f.mean)][:1] or list(found[:1])
     catalogue = fit.journal.best
     fit.journal.best = None
     if catalogue is not None:
         fit.journal.keep(fit.judge_held_out("forward", catalogue[1]), catalogue[1])
-    best = min((by_differences(fit, f) for f in starts), key=lambda f: f.mean)
-    if fit.target.differentiable(best.plan):
-        by_descent(fit, best, iterations)
-    else:
+    best = by_differences(fit, found[0])
+    if not fit.target.differentiable(best.plan):
         fit.journal.note("descent", "not run: no gradient comes back through the model")
+        return
+    # Far from the theory's weights the forward fit is good for most samples and may be bad for a few, which only
+    # many samples show; its grid with the theory's weights, and the solver where it began, are tried too.
+    theory = replace(best, p=np.where(best.space.kinds == "weight", 0.0, best.p))
+    starts = [best, theory, Found.at(best.candidate)]
+    short = max(1, iterations // SHORT_SHARE)
+    ends = [by_descent(fit, f"start {i + 1}", start, short, start.p) for i, start in enumerate(starts)]
+    (_, p), start = min(zip(ends, starts, strict=True), key=lambda pair: pair[0][0].mean)
+    by_descent(fit, "descent", start, iterations, p)
 
 
 def from_catalogue(fit: Fit, found: list[Candidate], rival: Tensor) -> None:
@@ -104,23 +111,20 @@ def by_differences(fit: Fit, found: Found) -> Found:
     )
     p, ((x, each),) = found.p, runs([found.p])
     best, waited = (float(each[~mine].mean()), p, each[~mine]), 0
-    try:
-        for _ in range(NEWTON_ITERATIONS):
-            q, new_x, new_each = newton.advance(p, x)
-            if new_each[mine].mean() >= each[mine].mean():
-                break
-            p, x, each = q, new_x, new_each
-            score, waited = float(each[~mine].mean()), waited + 1
-            if score < best[0]:
-                best, waited = (score, p, each[~mine]), 0
-                plan = space.plan_of(p)
-                trial = fit.trial("differences", plan.solver, each[~mine])
-                fit.journal.keep(trial, plan)
-                fit.journal.show(trial)
-            if waited >= PATIENCE:
-                break
-    except Exhausted:
-        raise
+    for _ in range(NEWTON_ITERATIONS):
+        q, new_x, new_each = newton.advance(p, x)
+        if new_each[mine].mean() >= each[mine].mean():
+            break
+        p, x, each = q, new_x, new_each
+        score, waited = float(each[~mine].mean()), waited + 1
+        if score < best[0]:
+            best, waited = (score, p, each[~mine]), 0
+            plan = space.plan_of(p)
+            trial = fit.trial("differences", plan.solver, each[~mine])
+            fit.journal.keep(trial, plan)
+            fit.journal.show(trial)
+        if waited >= PATIENCE:
+            break
     done = replace(found, p=best[1], each=best[2])
     fit.journal.finish(
         "differences", [(fit.judge_held_out("differences", done.plan), done.plan)], {"place": done.record()}
@@ -128,21 +132,25 @@ def by_differences(fit: Fit, found: Found) -> Found:
     return done
 
 
-def by_descent(fit: Fit, found: Found, iterations: int) -> None:
-    """All numbers together, by Gauss-Newton steps whose slopes are gradients, from random batches of all samples."""
+def by_descent(fit: Fit, stage: str, found: Found, iterations: int, p: np.ndarray) -> tuple[Trial, np.ndarray]:
+    """All numbers together, by Gauss-Newton steps whose slopes are gradients, from random batches of all samples.
+
+    p: where they begin; the prior holds them to those of `found`. Returns the best trial and its numbers.
+    """
     assert fit.references is not None
-    stage, space, target, journal = "descent", found.space, fit.target, fit.journal
+    space, target, journal = found.space, fit.target, fit.journal
     run = Descent(space, target, fit.references[: fit.fitted], found.p, fit.seed, fit.head, fit.save_memory)
+    run.state.q = p / space.widths
 
     def evaluate_held_out() -> tuple[Trial, np.ndarray]:
         plan = space.plan_of(run.numbers)
         trial = fit.judge_held_out(stage, plan)
         journal.keep(trial, plan)
-        return trial, run.state.q.copy()
+        return trial, run.numbers
 
     if saved := journal.load_state(stage):
         run.state, best = saved
-        journal.keep(best[0], space.plan_of(best[1] * space.widths))
+        journal.keep(best[0], space.plan_of(best[1]))
     else:
         best = evaluate_held_out()
     before = target.budget.share
@@ -160,3 +168,4 @@ def by_descent(fit: Fit, found: Found, iterations: int) -> None:
     finally:
         bar.close()
         journal.report(best[0])
+    return best
