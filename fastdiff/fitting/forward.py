@@ -20,7 +20,7 @@ from ..plans.plan import Plan
 from ..plans.table import MAX_HISTORY, OFFSET
 from ..sampling.registers import Registers, advance, moves_of
 from .references import distances
-from .regression import Moments, fitted
+from .regression import Choice, Moments, choose, fitted
 from .sources import Ask, Source
 from .space import PlanSpace
 from .trajectory import Trajectory
@@ -39,12 +39,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A setting whose weights are fitted: p has them. x, each: [S, ...] the samples and their distances [S]."""
+    """A setting whose weights are fitted: p has them. x, each: [S, ...] the samples and their distances [S].
+
+    choices: of features and ridge, for each regression in order.
+    """
 
     setting: Setting
     p: np.ndarray
     x: Tensor
     each: np.ndarray
+    choices: tuple[Choice, ...]
 
     @property
     def mean(self) -> float:
@@ -63,9 +67,14 @@ class Forward:
         self.source, self.trajectory, self.starts, self.folds = source, trajectory, starts, folds
 
     @torch.no_grad()
-    def run(self, settings: Sequence[Setting], crossed: bool = True) -> list[Fitted]:
-        """Each setting with its weights fitted. crossed: as `folds` says, else by weights fitted to all samples."""
-        runners = [_Runner(self, setting, crossed) for setting in settings]
+    def run(
+        self, settings: Sequence[Setting], crossed: bool = True, choices: Sequence[Choice] | None = None
+    ) -> list[Fitted]:
+        """Each setting with its weights fitted. crossed: as `folds` says, else by weights fitted to all samples.
+
+        choices: those of another run, taken again, so that the result is smooth in the settings.
+        """
+        runners = [_Runner(self, setting, crossed, choices) for setting in settings]
         for i in range(max(len(runner.moves) for runner in runners)):
             running = [runner for runner in runners if i < len(runner.moves)]
             outputs = self.source.outputs([runner.ask(i) for runner in running])
@@ -77,8 +86,12 @@ class Forward:
 class _Runner:
     """One setting on its way through the rows."""
 
-    def __init__(self, owner: Forward, setting: Setting, crossed: bool) -> None:
+    def __init__(
+        self, owner: Forward, setting: Setting, crossed: bool, choices: Sequence[Choice] | None
+    ) -> None:
         self.owner, self.setting, self.crossed = owner, setting, crossed
+        self.given = None if choices is None else iter(choices)
+        self.choices: list[Choice] = []
         self.p = setting.p.copy()
         self.plan = setting.space.rebuilt(setting.p[: setting.space.grid_size])
         self.table = setting.space.table(setting.p)
@@ -105,7 +118,7 @@ class _Runner:
 
     def result(self) -> Fitted:
         each = distances(self.registers.x, self.owner.trajectory.end).cpu().numpy()
-        return Fitted(self.setting, self.p, self.registers.x, np.nan_to_num(each, nan=np.inf))
+        return Fitted(self.setting, self.p, self.registers.x, np.nan_to_num(each, nan=np.inf), tuple(self.choices))
 
     def _number(self, i: int, name: str) -> float:
         return float(self.table[i, OFFSET[name]])
@@ -121,7 +134,9 @@ class _Runner:
         basis = _newton(len(states), len(outputs))
         features = [_combined(row, operands) for row in basis]
         moments = Moments.of(features, self.owner.trajectory.at(*point) - theory)
-        b, apart = fitted(moments, self.owner.folds)
+        choice = choose(moments, self.owner.folds) if self.given is None else next(self.given)
+        self.choices.append(choice)
+        b, apart = fitted(moments, self.owner.folds, choice)
         self.setting.space.add_weights(self.p, i, dict(zip(places, b @ basis, strict=True)))
         if not self.crossed:
             return theory + _combined(b, features)

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .budget import Exhausted
 from .forward import Fitted, Forward, Setting
 from .found import Fit, Found
-from .gauss_newton import GaussNewton, noise_floor
+from .gauss_newton import GaussNewton, Outcome, noise_floor
 from .search import Candidate
 from .sources import LinearSource, ModelSource
 
@@ -93,23 +94,18 @@ class _Search:
     def _moved(self, found: Found, iterations: int) -> Found:
         space, fit = found.space, self.fit
         free = np.flatnonzero(np.isin(space.kinds, KINDS))
-
-        def run(numbers: Sequence[np.ndarray]) -> list[tuple[torch.Tensor, np.ndarray]]:
-            runs = self.model.run([Setting(space, p) for p in numbers])
-            return [(r.x, r.each) for r in runs]
-
-        everyone = np.ones(len(fit.trajectory), dtype=bool)
-        newton = GaussNewton(run, fit.trajectory.end, free, space.widths, everyone, self.noise, space.reaches)
-        p, ((x, each),) = found.p, run([found.p])
+        problem = _Fits(self.model, found)
+        newton = GaussNewton(problem, fit.trajectory.end, free, space.widths, self.noise, space.reaches)
+        p, (here,) = found.p, problem.run([found.p])
         for _ in range(iterations):
-            q, new_x, new_each = newton.advance(p, x)
-            gain = 1 - float(new_each.mean()) / float(each.mean())
+            q, there = newton.advance(p, here)
+            gain = 1 - newton.mean(there) / newton.mean(here)
             if gain > 0:
-                p, x, each = q, new_x, new_each
-                self._offer(replace(found, p=p, each=each))
+                p, here = q, there
+                self._offer(replace(found, p=p, each=here.each))
             if gain < LEAST_GAIN:
                 break
-        return replace(found, p=p, each=each)
+        return replace(found, p=p, each=here.each)
 
     def _keep(self, found: Sequence[Found], fitted: Sequence[Fitted]) -> None:
         best = min(range(len(found)), key=lambda i: fitted[i].mean)
@@ -136,3 +132,18 @@ class _Search:
             alike = f"{result.mean:.3g}", f.candidate.grid
             best.setdefault(alike, replace(f, each=result.each))
         return list(best.values())
+
+
+class _Fits:
+    """The samples of a plan space whose weights follow from the other numbers."""
+
+    def __init__(self, model: Forward, found: Found) -> None:
+        self.model, self.space = model, found.space
+
+    def run(self, numbers: Sequence[np.ndarray]) -> list[Outcome]:
+        runs = self.model.run([Setting(self.space, p) for p in numbers])
+        return [Outcome(r.x, r.each, r.choices) for r in runs]
+
+    def near(self, numbers: Sequence[np.ndarray], here: Outcome) -> list[Tensor]:
+        runs = self.model.run([Setting(self.space, p) for p in numbers], choices=here.source)
+        return [r.x for r in runs]

@@ -8,6 +8,7 @@ candidates, and the run itself says which is best (Levenberg 1944, Marquardt 196
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -36,47 +37,74 @@ def noise_floor(fit: Fit, count: int) -> float:
     return float(distances(first, second).median())
 
 
-Run = Callable[[Sequence[np.ndarray]], list[tuple[Tensor, np.ndarray]]]  # numbers -> samples [S, ...], distances [S]
+class Outcome(NamedTuple):
+    """x: [S, ...] the samples by some numbers. each: [S] their distances. source: what the caller wants to know again."""
+
+    x: Tensor
+    each: np.ndarray
+    source: object = None
+
+
+class Problem(Protocol):
+    """Samples as a function of numbers."""
+
+    def run(self, numbers: Sequence[np.ndarray]) -> list[Outcome]:
+        """Of several numbers."""
+
+    def near(self, numbers: Sequence[np.ndarray], here: Outcome) -> list[Tensor]:
+        """The samples that steps are computed from, smooth in numbers near those of an outcome."""
 
 
 class GaussNewton:
-    """Minimises the mean distance over numbers p.
+    """Minimises the mean distance of the first samples, those that steps are computed from, over numbers p.
 
-    run: the samples and their distances for several p. goal: [S, ...]. free: which numbers move. widths: their scales.
-    fold: [S] bool, the samples that steps are computed from. noise: the root mean square by which rounding in the model
-    moves a sample: differences are large enough that it does not matter, and no larger. reaches: whether p is a plan.
+    goal: [n, ...] what those should be. free: which numbers move. widths: their scales. noise: the root mean square by
+    which rounding in the model moves a sample: differences are large enough that it does not matter, and no larger.
+    reaches: whether p is a plan.
     """
 
     def __init__(
-        self, run: Run, goal: Tensor, free: np.ndarray, widths: np.ndarray, fitted: np.ndarray, noise: float,
+        self,
+        problem: Problem,
+        goal: Tensor,
+        free: np.ndarray,
+        widths: np.ndarray,
+        noise: float,
         reaches: Callable[[np.ndarray], bool],
     ) -> None:
-        self.run, self.goal, self.free, self.widths, self.fitted = run, goal, free, widths, fitted
+        self.problem, self.goal, self.free, self.widths = problem, goal.double(), free, widths
         self.noise, self.reaches = noise, reaches
         self._steps = self._sizes(np.full(len(free), TYPICAL_SLOPE))
 
-    def advance(self, p: np.ndarray, x: Tensor) -> tuple[np.ndarray, Tensor, np.ndarray]:
-        """(p, samples, distances) of the best of the candidates from p, whose samples are x; p need not be among them."""
-        slopes = []
-        for k, step in zip(self.free, self._steps, strict=True):
-            moved = p.copy()
-            moved[k] += step * self.widths[k]
-            slopes.append(moved if self.reaches(moved) else p)
-        moved = [(there - x) / step for (there, _), step in zip(self.run(slopes), self._steps, strict=True)]
-        self._steps = self._sizes(np.array([float(slope.double().square().mean().sqrt()) for slope in moved]))
-        moments = Moments.of(moved, self.goal.double() - x)
-        steps = solve(moments, RIDGES, self.fitted[None])[:, 0]
-        candidates = []
-        for step in steps:
-            move = np.zeros_like(p)
-            move[self.free] = np.clip(step, -MAX_MOVE, MAX_MOVE) * self.widths[self.free]
-            # Shorter and shorter it ends at p itself, which was reached before.
-            while not self.reaches(p + move):
-                move /= 2
-            candidates.append(p + move)
-        runs = self.run(candidates)
-        best = min(range(len(runs)), key=lambda i: float(runs[i][1][self.fitted].mean()))
-        return candidates[best], *runs[best]
+    def advance(self, p: np.ndarray, here: Outcome) -> tuple[np.ndarray, Outcome]:
+        """The best of the candidates from p, whose outcome is given; p itself need not be among them."""
+        x = here.x[: len(self.goal)]
+        there = self.problem.near([p + self._move(k, step) for k, step in zip(self.free, self._steps, strict=True)], here)
+        slopes = [(moved - x) / step for moved, step in zip(there, self._steps, strict=True)]
+        self._steps = self._sizes(np.array([float(slope.square().mean().sqrt()) for slope in slopes]))
+        moments = Moments.of(slopes, self.goal - x)
+        steps = solve(moments, RIDGES, np.ones((1, len(x)), dtype=bool))[:, 0]
+        candidates = [p + self._shortened(p, step) for step in steps]
+        outcomes = self.problem.run(candidates)
+        best = min(range(len(outcomes)), key=lambda i: self.mean(outcomes[i]))
+        return candidates[best], outcomes[best]
+
+    def mean(self, outcome: Outcome) -> float:
+        """What is minimised."""
+        return float(outcome.each[: len(self.goal)].mean())
+
+    def _move(self, k: int, step: float) -> np.ndarray:
+        move = np.zeros(len(self.widths))
+        move[k] = step * self.widths[k]
+        return move
+
+    def _shortened(self, p: np.ndarray, step: np.ndarray) -> np.ndarray:
+        move = np.zeros(len(self.widths))
+        move[self.free] = np.clip(step, -MAX_MOVE, MAX_MOVE) * self.widths[self.free]
+        # Shorter and shorter it ends at p itself, which was reached before.
+        while not self.reaches(p + move):
+            move /= 2
+        return move
 
     def _sizes(self, slopes: np.ndarray) -> np.ndarray:
         """Where the error of curvature and that of rounding are alike (Nocedal & Wright 2006, section 8.1)."""

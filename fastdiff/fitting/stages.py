@@ -22,8 +22,8 @@ from .table_runs import TableRuns
 
 HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own spread, where a head start may end
 EVALUATION_INTERVAL = 10  # iterations of the descent from one evaluation on the held-out samples to the next
-NEWTON_SAMPLES = 48  # that Gauss-Newton steps are computed from
-NEWTON_ITERATIONS = 20
+NEWTON_SAMPLES = 24  # that Gauss-Newton steps are computed from
+LEAST_GAIN = 0.005  # on the held-out samples, that counts
 SHORT_SHARE = 5  # of the iterations: one in so many is spent on each start of the descent, before one goes on
 PATIENCE = 2  # iterations without a gain on the held-out samples, after which they end
 
@@ -100,32 +100,27 @@ def by_differences(fit: Fit, found: Found) -> Found:
     if record := fit.journal.finished("differences"):
         return Found.restored(record["place"], fit.schedule, fit.prediction)
     assert fit.references is not None
-    count = min(fit.fitted, NEWTON_SAMPLES)
+    count, space = min(fit.fitted, NEWTON_SAMPLES), found.space
     held = torch.arange(fit.fitted, len(fit.target.noise))
     places = torch.cat([torch.arange(count), held])
-    runs = TableRuns(fit.target, found.space, fit.references[places], places, fit.head)
-    mine = np.arange(len(places)) < count
-    space = found.space
-    newton = GaussNewton(
-        runs, fit.references[places], np.arange(space.size), space.widths, mine, noise_floor(fit, count), space.reaches
-    )
-    p, ((x, each),) = found.p, runs([found.p])
-    best, waited = (float(each[~mine].mean()), p, each[~mine]), 0
-    for _ in range(NEWTON_ITERATIONS):
-        q, new_x, new_each = newton.advance(p, x)
-        if new_each[mine].mean() >= each[mine].mean():
+    runs = TableRuns(fit.target, space, fit.references[places], places, count, fit.head)
+    free = np.arange(space.size)
+    newton = GaussNewton(runs, runs.goal[:count], free, space.widths, noise_floor(fit, count), space.reaches)
+    p, (here,) = found.p, runs.run([found.p])
+    best, waited = (p, here.each[count:]), 0
+    while waited < PATIENCE:
+        q, there = newton.advance(p, here)
+        if newton.mean(there) >= newton.mean(here):
             break
-        p, x, each = q, new_x, new_each
-        score, waited = float(each[~mine].mean()), waited + 1
-        if score < best[0]:
-            best, waited = (score, p, each[~mine]), 0
+        p, here, waited = q, there, waited + 1
+        held_each = here.each[count:]
+        if held_each.mean() < best[1].mean() * (1 - LEAST_GAIN):
+            best, waited = (p, held_each), 0
             plan = space.plan_of(p)
-            trial = fit.trial("differences", plan.solver, each[~mine])
+            trial = fit.trial("differences", plan.solver, held_each)
             fit.journal.keep(trial, plan)
             fit.journal.show(trial)
-        if waited >= PATIENCE:
-            break
-    done = replace(found, p=best[1], each=best[2])
+    done = replace(found, p=best[0], each=best[1])
     fit.journal.finish(
         "differences", [(fit.judge_held_out("differences", done.plan), done.plan)], {"place": done.record()}
     )

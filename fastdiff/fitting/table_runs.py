@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .gaussian import GaussianStart
+from .gauss_newton import Outcome
 from .references import distances
 from .space import PlanSpace
 from .target import FitTarget
@@ -16,23 +17,34 @@ from .unroll import unroll
 
 
 class TableRuns:
-    """The samples at `places` [S] by plans of one space. A call takes numbers p and gives samples and distances each.
+    """The samples at `places` [S] by plans of one space, as `GaussNewton` needs them; steps are computed from the first.
 
     Every sample of a model call has its own table, so the model sees full batches however few the samples are.
     """
 
     def __init__(
-        self, target: FitTarget, space: PlanSpace, goal: Tensor, places: Tensor, head: GaussianStart | None
+        self, target: FitTarget, space: PlanSpace, goal: Tensor, places: Tensor, first: int, head: GaussianStart | None
     ) -> None:
         self.target, self.space, self.goal, self.places, self.head = target, space, goal, places, head
+        self.first = first
+
+    def run(self, numbers: Sequence[np.ndarray]) -> list[Outcome]:
+        found = []
+        for x in self._samples(numbers, len(self.places)):
+            each = distances(x, self.goal).cpu().numpy()
+            found.append(Outcome(x, np.nan_to_num(each, nan=np.inf)))
+        return found
+
+    def near(self, numbers: Sequence[np.ndarray], here: Outcome) -> list[Tensor]:
+        return self._samples(numbers, self.first)
 
     @torch.no_grad()
-    def __call__(self, numbers: Sequence[np.ndarray]) -> list[tuple[Tensor, np.ndarray]]:
-        count = len(self.places)
+    def _samples(self, numbers: Sequence[np.ndarray], count: int) -> list[Tensor]:
+        """[count, ...] of the first places, for each of the numbers."""
         tables = torch.from_numpy(np.stack([self.space.table(p) for p in numbers])).to(self.goal.device)
         active = (tables != 0).any(0).cpu().numpy()[:, :-1]
         which = torch.arange(len(numbers)).repeat_interleave(count)
-        places = self.places.repeat(len(numbers))
+        places = self.places[:count].repeat(len(numbers))
         drawn = []
         for part in torch.arange(len(places)).split(self.target.batch):
             here = places[part]
@@ -43,8 +55,4 @@ class TableRuns:
                 return self.target.output(given, t, here).double(), None
 
             drawn.append(unroll(self.space.plan, tables[which[part]], active, x, evaluate))
-        found = []
-        for x in torch.cat(drawn).split(count):
-            each = distances(x, self.goal).cpu().numpy()
-            found.append((x, np.nan_to_num(each, nan=np.inf)))
-        return found
+        return list(torch.cat(drawn).split(count))
