@@ -13,11 +13,13 @@ from mixtures import SCHEDULE, exact, mean_distance, model, noise
 import fastdiff as fd
 from fastdiff.fitting import Trial, budget, stages
 from fastdiff.fitting.search import candidates
+from fastdiff.fitting.sources import ModelSource
+from fastdiff.fitting.target import FitTarget
 
 STEPS = 5
 COUNT = 160
 pytestmark = pytest.mark.slow
-SHORT = {"prediction": "sample", "batch": 32, "iterations": 20}
+SHORT = {"prediction": "sample", "method": "full", "batch": 32, "iterations": 20}
 
 
 def fit(*arguments: object, **options: object) -> fd.Plan:
@@ -62,21 +64,19 @@ def test_fitted_plan_makes_the_evaluations_asked_for(fitted):
 
 def test_stages_are_reported_in_rising_cost(fitted):
     stages = list(dict.fromkeys(trial.stage for trial in fitted[1]))
-    assert stages == ["catalogue", "gits", "grid", "start 1", "start 2", "start 3", "weights"]
+    assert stages == ["forward", "catalogue", "differences", "start 1", "start 2", "start 3", "descent"]
 
 
-def test_solvers_are_compared_after_the_iterations_asked_for(monkeypatch):
+def test_starts_are_compared_after_a_fifth_of_the_iterations(monkeypatch):
     taken: dict[str, int] = {}
 
-    def by_descent(fit, stage, candidate, kinds, iterations, q=None):
+    def by_descent(fit, stage, found, iterations, p):
         taken[stage] = iterations
-        return fit.trial(stage, stage, candidate.plan), q
+        return fit.judge_held_out(stage, found.plan), p
 
     monkeypatch.setattr(stages, "by_descent", by_descent)
-    fit(iterations=100, start_iterations=30)
-    assert taken == {"grid": 10, "start 1": 30, "start 2": 30, "start 3": 30, "weights": 100}
-    fit(iterations=15)
-    assert taken == {"grid": 10, "start 1": 15, "start 2": 15, "start 3": 15, "weights": 15}
+    fit(iterations=100)
+    assert taken == {"start 1": 20, "start 2": 20, "start 3": 20, "descent": 100}
 
 
 def test_the_plan_that_comes_back_is_the_best_on_the_held_out_samples(fitted):
@@ -118,7 +118,7 @@ def test_recomputed_activations_give_the_same_plan():
 def test_a_model_without_gradients_gets_the_stages_that_need_none():
     trials: list[Trial] = []
     plan = fit(torch.no_grad()(model), SCHEDULE, STEPS, noise(COUNT), report=trials.append)
-    assert [trial.stage for trial in trials] == ["catalogue"] * 3 + ["gits", "descent"]
+    assert list(dict.fromkeys(trial.stage for trial in trials)) == ["forward", "catalogue", "differences", "descent"]
     assert "no gradient" in trials[-1].note
     assert plan.nfe == STEPS
 
@@ -155,6 +155,10 @@ def test_budget_in_evaluations_is_kept_and_the_best_so_far_comes_back(counted):
     assert plan.nfe == STEPS
 
 
+def exhausted(*arguments: object) -> None:
+    raise budget.Exhausted
+
+
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor]:
     """The model in a world where nothing takes time but it: a thousandth of a second a sample."""
@@ -173,26 +177,26 @@ def test_budget_in_seconds_ends_the_fit(ticking):
     plan = fit(ticking, SCHEDULE, STEPS, noise(COUNT), iterations=10**6, seconds=60.0, report=notes.append)
     assert notes[-1].stage == "budget"
     assert notes[-1].note.startswith("spent after 60 s")
-    assert "grid" in {trial.stage for trial in notes}
+    assert "differences" in {trial.stage for trial in notes}
     assert plan.nfe == STEPS
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_budget_that_ends_among_the_converged_samples_leaves_the_catalogues_first_plan(folder, ticking, tmp_path):
-    place = tmp_path if folder else None
-    plan = fit(ticking, SCHEDULE, STEPS, noise(COUNT), seconds=8.0, folder=place)
+def test_budget_that_ends_before_a_trajectory_is_drawn_leaves_the_catalogues_first_plan(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(FitTarget, "trace", exhausted)
+    plan = fit(folder=tmp_path if folder else None)
     assert plan.rows == fd.plan("unipc", SCHEDULE, STEPS, grid="quadratic", prediction="sample").rows
     plan.check_schedule(SCHEDULE)
 
 
-def test_budget_that_ends_in_the_search_leaves_the_best_of_the_plans_that_were_judged():
+def test_budget_that_ends_with_the_trajectories_leaves_what_they_suggest(monkeypatch):
+    monkeypatch.setattr(ModelSource, "outputs", exhausted)
     trials: list[Trial] = []
-    plan = fit(evaluations=14_000, report=trials.append)
-    assert [trial.stage for trial in trials] == ["catalogue", "budget"]
-    assert plan.nfe == STEPS
+    plan = fit(report=trials.append)
+    assert [trial.stage for trial in trials] == ["budget"]
     first = fd.plan("unipc", SCHEDULE, STEPS, grid="quadratic", prediction="sample")
     found, other = (mean_distance(fd.sample(model, each, noise(COUNT)), exact(noise(COUNT))) for each in (plan, first))
-    assert found < 0.5 * other  # 0.088 and 0.405: the noises are the same in every run
+    assert found < 0.5 * other  # the noises are the same in every run
 
 
 def test_budget_that_no_converged_sample_fits_in_is_an_error(ticking):
@@ -203,12 +207,12 @@ def test_budget_that_no_converged_sample_fits_in_is_an_error(ticking):
 def test_fit_that_a_budget_stopped_goes_on_in_its_folder(tmp_path, counted):
     counting, calls = counted
     fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path, evaluations=8000)
-    assert (tmp_path / "teacher.safetensors").exists()
+    assert (tmp_path / "trajectory.safetensors").exists()
     spent = sum(calls)
     plan = fit(counting, SCHEDULE, STEPS, noise(COUNT), folder=tmp_path, iterations=2)
     resumed, _ = sum(calls) - spent, calls.clear()
     assert plan == fit(counting, SCHEDULE, STEPS, noise(COUNT), iterations=2)
-    assert resumed < sum(calls) - 3000  # what was drawn is not drawn again
+    assert resumed < sum(calls) - 2000  # what was drawn is not drawn again
 
 
 def test_interrupted_fit_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
@@ -219,7 +223,7 @@ def test_interrupted_fit_ends_where_an_uninterrupted_one_does(tmp_path, monkeypa
 
     def interrupting(self: Descent, rate: float) -> float:
         taken.append(rate)
-        if len(taken) == 75:
+        if len(taken) == 25:
             raise KeyboardInterrupt
         return advance(self, rate)
 
@@ -228,7 +232,7 @@ def test_interrupted_fit_ends_where_an_uninterrupted_one_does(tmp_path, monkeypa
         fit(folder=tmp_path / "cut")
     assert fit(folder=tmp_path / "cut") == whole
     # What was complete is not done again.
-    assert len(taken) < 75 + 40
+    assert len(taken) <= 25 + 12
 
 
 def test_fits_of_other_numbers_of_steps_share_the_converged_samples(tmp_path, counted):
@@ -261,14 +265,14 @@ def test_best_plan_so_far_comes_back_at_every_budget():
 def test_progress_is_shown_where_it_is_asked_for(capsys):
     fit(iterations=1, progress=True)
     shown = capsys.readouterr().err
-    assert all(word in shown for word in ("teacher", "grid", "weights"))
+    assert all(word in shown for word in ("teacher", "start 1", "descent"))
 
 
 def test_trial_is_a_line_of_the_table():
     from fastdiff.fitting import HEADER
 
-    line = str(Trial("weights", "fitted unipc", 5, 0.1, 0.05, 0.2, 3.0))
-    assert line.split() == ["weights", "fitted", "unipc", "5", "0.10000", "0.05000", "0.20000", "3.0"]
+    line = str(Trial("descent", "fitted unipc", 5, 0.1, 0.05, 0.2, 3.0))
+    assert line.split() == ["descent", "fitted", "unipc", "5", "0.10000", "0.05000", "0.20000", "3.0"]
     assert len(line) == len(HEADER)
 
 

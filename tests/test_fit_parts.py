@@ -1,8 +1,6 @@
-"""The parts of a fit: the family of plans, the run that can be differentiated, the dynamic programme."""
+"""The parts of a fit: the family of plans, the run that can be differentiated, the race."""
 
 from __future__ import annotations
-
-from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ import torch
 from mixtures import SCHEDULE, model, noise, posterior_mean
 
 import fastdiff as fd
-from fastdiff.fitting.gits import cheapest_path, dp_grid
 from fastdiff.fitting.references import distances
 from fastdiff.fitting.search import SolverSpec, candidates, race
 from fastdiff.fitting.space import PlanSpace
@@ -92,29 +89,6 @@ def test_gradient_through_the_run_is_the_slope_of_its_result():
         move[place] = 1e-6
         numeric = (result(table + move) - result(table - move)) / 2e-6
         torch.testing.assert_close(slope[place], numeric, rtol=1e-4, atol=1e-6)
-
-
-def test_cheapest_path_is_the_cheapest_of_all():
-    count, steps = 9, 4
-    costs = np.random.random((count, count))
-    costs[np.tril_indices(count)] = np.inf
-    paths = [(0, *inner, count - 1) for inner in combinations(range(1, count - 1), steps - 1)]
-    cost = {path: sum(costs[a, b] for a, b in pairwise(path)) for path in paths}
-    assert tuple(cheapest_path(costs, steps)) == min(cost, key=cost.get)
-
-
-def test_dynamic_programme_puts_its_points_where_the_prediction_bends():
-    """A prediction that is constant but for one stretch needs no points elsewhere."""
-    points = make_grid(SCHEDULE, 20, "logsnr", final_sigma="sigma_min")
-    log_snr = points.log_snr
-    data = torch.tensor(np.clip(log_snr - log_snr[8], 0, log_snr[12] - log_snr[8]))[:-1, None, None]
-    states = [torch.zeros(1, 1, dtype=torch.float64)]
-    for i in range(20):
-        ratio = points.sigma[i + 1] / points.sigma[i]
-        states.append(ratio * states[i] + (1 - ratio) * data[i])
-    chosen = dp_grid(points, torch.stack(states), data, 6)
-    inside = (chosen.log_snr >= log_snr[8] - 1e-9) & (chosen.log_snr <= log_snr[13] + 1e-9)
-    assert inside.sum() >= 4
 
 
 def test_candidates_make_exactly_the_evaluations_asked_for():

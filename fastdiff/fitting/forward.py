@@ -8,9 +8,10 @@ samples do. Newton's form of the outputs makes each further unknown a smaller co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +21,23 @@ from ..plans.plan import Plan
 from ..plans.table import MAX_HISTORY, OFFSET
 from ..sampling.registers import Registers, advance, moves_of
 from .references import distances
-from .regression import Choice, Moments, choose, fitted
+from .regression import Choice, Moments, Solution, choose, fitted
 from .sources import Ask, Source
 from .space import PlanSpace
 from .trajectory import Trajectory
 
 
 Starts = Callable[[Plan], Tensor]  # the samples' first states [S, ...]
+
+
+class Asked(NamedTuple):
+    """A regression that a row asks for, with the choice to take again if there is one."""
+
+    moments: Moments
+    choice: Choice | None
+
+
+Steps = Generator[Asked, Solution, None]
 
 
 @dataclass(frozen=True)
@@ -78,9 +89,25 @@ class Forward:
         for i in range(max(len(runner.moves) for runner in runners)):
             running = [runner for runner in runners if i < len(runner.moves)]
             outputs = self.source.outputs([runner.ask(i) for runner in running])
-            for runner, m in zip(running, outputs, strict=True):
-                runner.step(i, m)
+            self._solve([runner.step(i, m) for runner, m in zip(running, outputs, strict=True)])
         return [runner.result() for runner in runners]
+
+    def _solve(self, steps: list[Steps]) -> None:
+        """Answer the regressions that steps ask for, those of one size at once, until all are done."""
+        asked = [(step, next(step)) for step in steps]
+        while asked:
+            left = []
+            for size in {a.moments.size for _, a in asked}:
+                here = [(step, a) for step, a in asked if a.moments.size == size]
+                moments = Moments.stacked([a.moments for _, a in here])
+                given = [a.choice for _, a in here]
+                choices = [c for c in given if c] if all(given) else choose(moments, self.folds)
+                for (step, _), solution in zip(here, fitted(moments, self.folds, choices), strict=True):
+                    try:
+                        left.append((step, step.send(solution)))
+                    except StopIteration:
+                        pass
+            asked = left
 
 
 class _Runner:
@@ -104,17 +131,16 @@ class _Runner:
         x = self.registers.x
         return Ask(x * self._number(i, "c_in"), float(self.table[i, -1]), x, self.plan.rows[i])
 
-    def step(self, i: int, m: Tensor) -> None:
-        row = self.plan.rows[i]
-
-        def arithmetic(x: Tensor, base: Tensor, history: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None, Tensor]:
-            d = self._number(i, "p_x") * x + self._number(i, "p_m") * m
-            outputs = (d, *history)[:MAX_HISTORY]
-            new_x = self._line(i, "a", base, x, outputs, self.plan.point_after(i))
-            writes = row.base_move == "write"
-            return new_x, self._line(i, "b", base, x, outputs, (row.alpha, row.sigma)) if writes else None, d
-
-        self.registers = advance(self.registers, self.moves[i], arithmetic)
+    def step(self, i: int, m: Tensor) -> Steps:
+        """The row, which asks for each regression that it needs."""
+        row, (x, base, history) = self.plan.rows[i], self.registers
+        d = self._number(i, "p_x") * x + self._number(i, "p_m") * m
+        outputs = (d, *history)[:MAX_HISTORY]
+        new_x = yield from self._line(i, "a", base, x, outputs, self.plan.point_after(i))
+        new_base = None
+        if row.base_move == "write":
+            new_base = yield from self._line(i, "b", base, x, outputs, (row.alpha, row.sigma))
+        self.registers = advance(self.registers, self.moves[i], lambda *_: (new_x, new_base, d))
 
     def result(self) -> Fitted:
         each = distances(self.registers.x, self.owner.trajectory.end).cpu().numpy()
@@ -125,7 +151,7 @@ class _Runner:
 
     def _line(
         self, i: int, name: str, base: Tensor, x: Tensor, outputs: tuple[Tensor, ...], point: tuple[float, float]
-    ) -> Tensor:
+    ) -> Generator[Asked, Solution, Tensor]:
         """The theory's x' or base', and what the regression adds to it."""
         states = {OFFSET[f"{name}_{which}"]: v for which, v in (("base", base), ("x", x)) if self._number(i, f"{name}_{which}")}
         places = [*states, *range(OFFSET[name.upper()], OFFSET[name.upper()] + len(outputs))]
@@ -134,9 +160,8 @@ class _Runner:
         basis = _newton(len(states), len(outputs))
         features = [_combined(row, operands) for row in basis]
         moments = Moments.of(features, self.owner.trajectory.at(*point) - theory)
-        choice = choose(moments, self.owner.folds) if self.given is None else next(self.given)
+        b, apart, choice = yield Asked(moments, None if self.given is None else next(self.given))
         self.choices.append(choice)
-        b, apart = fitted(moments, self.owner.folds, choice)
         self.setting.space.add_weights(self.p, i, dict(zip(places, b @ basis, strict=True)))
         if not self.crossed:
             return theory + _combined(b, features)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -66,8 +67,12 @@ class _Search:
         folds = folds_of(count)
         self.model = Forward(ModelSource(fit.target, torch.arange(count)), fit.trajectory, fit.starts, folds)
         self.linear = Forward(LinearSource(fit.trajectory), fit.trajectory, fit.starts, folds)
-        self.noise = noise_floor(fit, count)
         self.each = np.full(count, np.inf)
+
+    @cached_property
+    def noise(self) -> float:
+        """By how much rounding in the model moves a sample."""
+        return noise_floor(self.fit, len(self.fit.trajectory))
 
     def ranked(self, starts: Sequence[Found]) -> list[Found]:
         """Those of the settings that are best after their regression, in order, no two of one grid and shape."""

@@ -83,7 +83,7 @@ class GaussNewton:
         slopes = [(moved - x) / step for moved, step in zip(there, self._steps, strict=True)]
         self._steps = self._sizes(np.array([float(slope.square().mean().sqrt()) for slope in slopes]))
         moments = Moments.of(slopes, self.goal - x)
-        steps = solve(moments, RIDGES, np.ones((1, len(x)), dtype=bool))[:, 0]
+        steps = solve(moments, RIDGES, np.ones((1, len(x)), dtype=bool))[0, :, 0]
         candidates = [p + self._shortened(p, step) for step in steps]
         outcomes = self.problem.run(candidates)
         best = min(range(len(outcomes)), key=lambda i: self.mean(outcomes[i]))

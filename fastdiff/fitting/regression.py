@@ -24,7 +24,10 @@ ERROR_FLOOR = 0.1  # of the median error: below it a sample's error weighs as it
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each sample s: Phi_s Phi_s^T [S, F, F], Phi_s r_s [S, F] and |r_s|^2 [S], each over the number of elements."""
+    """Of G problems and each sample s: Phi_s Phi_s^T [G, S, F, F], Phi_s r_s [G, S, F] and |r_s|^2 [G, S].
+
+    All over the number of elements of a sample.
+    """
 
     gram: np.ndarray
     cross: np.ndarray
@@ -32,38 +35,55 @@ class Moments:
 
     @classmethod
     def of(cls, features: list[Tensor], residual: Tensor) -> Moments:
-        """features: F tensors [S, ...], residual: [S, ...]."""
+        """Of one problem. features: F tensors [S, ...], residual: [S, ...]."""
         rows = torch.stack([f.flatten(1) for f in (*features, residual)], dim=1).double()
-        products = (rows @ rows.mT / rows.shape[2]).cpu().numpy()
-        return cls(products[:, :-1, :-1], products[:, :-1, -1], products[:, -1, -1])
+        products = (rows @ rows.mT / rows.shape[2]).cpu().numpy()[None]
+        return cls(products[..., :-1, :-1], products[..., :-1, -1], products[..., -1, -1])
+
+    @classmethod
+    def stacked(cls, parts: list[Moments]) -> Moments:
+        """Several problems of one F as one."""
+        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("gram", "cross", "energy")))
 
     @property
     def size(self) -> int:
         """F."""
-        return self.cross.shape[1]
+        return self.cross.shape[2]
 
     def errors(self, b: np.ndarray) -> np.ndarray:
-        """[..., S] root mean square of r_s - Phi_s^T b for b [..., F]."""
-        square = (b[..., :, None] * b[..., None, :]).reshape(*b.shape[:-1], -1) @ self.gram.reshape(len(self.gram), -1).T
-        return np.sqrt(np.maximum(self.energy - 2 * b @ self.cross.T + square, 0.0))
+        """[G, R, K, S] root mean square of r_s - Phi_s^T b for b [G, R, K, F]."""
+        flat = self.gram.reshape(*self.gram.shape[:2], -1).swapaxes(1, 2)[:, None]
+        square = (b[..., :, None] * b[..., None, :]).reshape(*b.shape[:3], -1) @ flat
+        linear = b @ self.cross.swapaxes(1, 2)[:, None]
+        return np.sqrt(np.maximum(self.energy[:, None, None] - 2 * linear + square, 0.0))
 
     def first(self, count: int) -> Moments:
         """Of the first features alone."""
-        return Moments(np.ascontiguousarray(self.gram[:, :count, :count]), self.cross[:, :count], self.energy)
+        return Moments(np.ascontiguousarray(self.gram[..., :count, :count]), self.cross[..., :count], self.energy)
+
+    def at(self, places: list[int]) -> Moments:
+        """Some of the problems."""
+        return Moments(self.gram[places], self.cross[places], self.energy[places])
 
 
 def solve(moments: Moments, ridges: np.ndarray, used: np.ndarray, passes: int = PASSES) -> np.ndarray:
-    """[R, K, F] the unknowns by each ridge [R], from each set of samples, used [K, S] bool."""
-    scale = float(np.mean(np.diagonal(moments.gram, axis1=1, axis2=2))) or 1.0
-    damping = (ridges * scale)[:, None, None, None] * np.eye(moments.size)
-    flat = moments.gram.reshape(len(moments.gram), -1)
-    error = np.sqrt(moments.energy) * np.ones((len(ridges), len(used), 1))
+    """[G, R, K, F] the unknowns by ridges [G, R] or [R], from sets of samples, used [K, S] bool."""
+    count, samples, size = moments.cross.shape
+    ridges = np.broadcast_to(ridges, (count, ridges.shape[-1]))
+    share = used / used.sum(1, keepdims=True)
+    scale = np.maximum(np.diagonal(moments.gram, axis1=2, axis2=3).mean(2) @ share.T, 1e-300)  # [G, K]
+    damping = (ridges[:, :, None] * scale[:, None])[..., None, None] * np.eye(size)
+    flat = moments.gram.reshape(count, 1, samples, -1)
+    cross = moments.cross[:, None]
+    error = np.sqrt(moments.energy)[:, None, None] * np.ones((1, ridges.shape[1], len(used), 1))
+    sets, middle = np.arange(len(used)), (used.sum(1) - 1) // 2
     for _ in range(passes):
-        typical = np.sort(error, axis=-1)[..., error.shape[-1] // 2, None]  # the median, in a tenth of the time
+        # The median of the samples in the set, in a tenth of the time of NumPy's.
+        typical = np.sort(np.where(used, error, np.inf), axis=-1)[..., sets, middle][..., None]
         weight = used / np.maximum(error + ERROR_FLOOR * typical, 1e-30)
         weight /= weight.sum(-1, keepdims=True)
-        left = (weight @ flat).reshape(*weight.shape[:2], moments.size, moments.size) + damping
-        b = np.linalg.solve(left, (weight @ moments.cross)[..., None])[..., 0]
+        left = (weight @ flat).reshape(*weight.shape[:3], size, size) + damping
+        b = np.linalg.solve(left, (weight @ cross)[..., None])[..., 0]
         error = moments.errors(b)
     return b
 
@@ -75,29 +95,40 @@ class Choice(NamedTuple):
     ridge: float
 
 
-def choose(moments: Moments, folds: np.ndarray) -> Choice:
-    """The choice that predicts the samples outside of each fold best."""
+class Solution(NamedTuple):
+    """b: [F] from all samples. apart: [S, F] of each sample, from those outside of its fold. choice: how."""
+
+    b: np.ndarray
+    apart: np.ndarray
+    choice: Choice
+
+
+def choose(moments: Moments, folds: np.ndarray) -> list[Choice]:
+    """For each problem, the choice that predicts the samples outside of each fold best."""
     used, place = _sets(folds)
     each = np.arange(len(folds))
-    best, choice = np.inf, Choice(1, float(RIDGES[0]))
-    for count in (c for c in COUNTS if c < moments.size):
+    best = np.full(len(moments.energy), np.inf)
+    choices = [Choice(1, float(RIDGES[0]))] * len(best)
+    for count in sorted({c for c in COUNTS if c < moments.size} | {moments.size}):
         part = moments.first(count)
-        errors = part.errors(solve(part, RIDGES, used, CHOOSING_PASSES))[:, place, each].mean(1)
-        if errors.min() < best:
-            best, choice = errors.min(), Choice(count, float(RIDGES[errors.argmin()]))
-    errors = moments.errors(solve(moments, RIDGES, used, CHOOSING_PASSES))[:, place, each].mean(1)
-    return Choice(moments.size, float(RIDGES[errors.argmin()])) if errors.min() < best else choice
+        errors = part.errors(solve(part, RIDGES, used, CHOOSING_PASSES))[:, :, place, each].mean(2)  # [G, R]
+        for g in np.flatnonzero(errors.min(1) < best):
+            best[g], choices[g] = errors[g].min(), Choice(count, float(RIDGES[errors[g].argmin()]))
+    return choices
 
 
-def fitted(moments: Moments, folds: np.ndarray, choice: Choice) -> tuple[np.ndarray, np.ndarray]:
-    """(b [F] from all samples, b [S, F] of each sample from those outside of its fold).
+def fitted(moments: Moments, folds: np.ndarray, choices: list[Choice]) -> list[Solution]:
+    """The solution of each problem.
 
     folds: [S] the number of each sample's fold, -1 for samples that are never fitted to.
     """
     used, place = _sets(folds)
-    b = np.zeros((len(used), moments.size))
-    b[:, : choice.count] = solve(moments.first(choice.count), np.array([choice.ridge]), used)[0]
-    return b[-1], b[place]
+    b = np.zeros((len(choices), len(used), moments.size))
+    for count in {choice.count for choice in choices}:
+        here = [g for g, choice in enumerate(choices) if choice.count == count]
+        ridges = np.array([[choices[g].ridge] for g in here])
+        b[here, :, :count] = solve(moments.at(here).first(count), ridges, used)[:, 0]
+    return [Solution(sets[-1], sets[place], choice) for sets, choice in zip(b, choices, strict=True)]
 
 
 def _sets(folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
