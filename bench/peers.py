@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.plans.grid import LOG_SNR_CUT
+from fastdiff.plans.prediction import convert
 from fastdiff.sampling.model import ModelCalls
 
 from .problems import Problem
@@ -60,6 +61,12 @@ def peers(problem: Problem) -> dict[tuple[str, str], Sampler]:
     )
 
 
+def defaults(problem: Problem) -> dict[tuple[str, str], Sampler]:
+    """The same with each peer's own grid: k-diffusion's is karras, diffusers' schedulers have theirs."""
+    found = {(f"k-diffusion {name}", "karras"): _k_diffusion(problem, name, "karras") for name in K_SAMPLERS}
+    return found | {key: s for key, s in _diffusers(problem, own=True) if key[1] in ("its own", "karras")}
+
+
 def draw(problem: Problem, sampler: Sampler, seeds: list[int], evaluations: int) -> tuple[Tensor, int] | None:
     """The samples with the most steps whose evaluations fit, and the evaluations; None where there is no such run."""
     for steps in range(evaluations, 0, -1):
@@ -99,7 +106,8 @@ def _k_diffusion(problem: Problem, name: str, grid: str) -> Sampler:
             point = schedule.at_log_snr(-np.log(float(sigma[0])))
             alpha, level = float(point.alpha), float(point.sigma)
             m = model(alpha * x, torch.tensor(float(point.t)))
-            return {"sample": m, "v_prediction": alpha**2 * x - level * m}[problem.prediction]
+            p_x, p_m = convert(problem.prediction, "data", alpha, level)
+            return p_x * alpha * x + p_m * m
 
         first = np.exp(-max(float(schedule.log_snr(schedule.t_max)), LOG_SNR_CUT))
         last = np.exp(-float(schedule.log_snr(schedule.t_min)))
@@ -117,9 +125,9 @@ def _k_diffusion(problem: Problem, name: str, grid: str) -> Sampler:
     return run
 
 
-def _diffusers(problem: Problem) -> Iterator[tuple[tuple[str, str], Sampler]]:
+def _diffusers(problem: Problem, own: bool = False) -> Iterator[tuple[tuple[str, str], Sampler]]:
     table = {"vp": VP_SCHEDULERS, "flow": FLOW_SCHEDULERS}.get(problem.schedule.kind, {})
-    spacings = SPACINGS if problem.schedule.kind == "vp" else ({},)
+    spacings = SPACINGS if problem.schedule.kind == "vp" and not own else ({},)
     for (name, (cls, options)), spacing in product(table.items(), spacings):
         yield (f"diffusers {name}", _spacing_name(spacing)), _scheduler(problem, cls, options | spacing)
     if problem.schedule.kind == "ve":
@@ -145,7 +153,8 @@ def _scheduler(problem: Problem, cls: str, options: dict) -> Sampler:
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             share = torch.as_tensor(t, dtype=noise.dtype) / 1000
-            return (x - model(x, share)) / share
+            m = model(x, share)
+            return m if problem.prediction == "flow_prediction" else (x - m) / share
 
         scale = 1.0 if flow else scheduler.init_noise_sigma
         return diffusers_loop(scheduler, velocity if flow else model, noise * scale)

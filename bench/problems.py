@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,3 +101,27 @@ def mixture(components: int = 6, size: int = 32) -> Problem:
     return Problem(
         "mixture", posterior_mean, fd.Schedule.edm(), "sample", (size,), torch.float64, "logsnr", moments=moments
     )
+
+
+@dataclass(frozen=True)
+class NetworkProblem(Problem):
+    """One of the networks that ship, with what it is told."""
+
+    network: Any = None
+
+    def conditions(self, seeds: list[int]) -> dict[str, object]:
+        guided = {"guidance": self.guidance, "uncond": self.network.uncond()} if self.guidance is not None else {}
+        return {**self.network.conditions(seeds), **guided}
+
+
+def network_problems() -> Iterator[Problem]:
+    """The networks of `fastdiff.demo` but the digits, those that take labels with guidance 3 too."""
+    for name in demo.networks() if hasattr(demo, "networks") else ():
+        if name == "digits":
+            continue
+        net = demo.network(name)
+        grid = "logsnr" if net.schedule.kind == "ve" else "quadratic"
+        parts = (net.model, net.schedule, net.prediction, net.shape, torch.float32, grid)
+        for guidance in (None, 3.0) if net.num_classes else (None,):
+            title = name if guidance is None else f"{name}, guided"
+            yield NetworkProblem(title, *parts, net.num_classes > 0, guidance=guidance, network=net)

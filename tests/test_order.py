@@ -30,6 +30,7 @@ TABLE = [
     *[("dpm_solver_v3", {"corrector": c, **FULL}, 2) for c in (False, True)],
     ("dpm_solver_v3", {"statistics": fd.Statistics([0.0], [0.4], [-0.6]), "corrector": False, **FULL}, 2),
     *[(name, {"coordinate": which}, 3) for name in ("lms", "ipndm", "ipndm_v") for which in ("sigma", "flow")],
+    *[("adams_moulton", {"coordinate": which}, 2) for which in ("sigma", "flow")],
     ("deis", {}, 2), ("deis_rhoab", {}, 2), ("deis_log_rho", FULL, 2),
     ("pndm", {}, 0), ("plms", {}, 0), ("exp_heun", {}, 0), ("res_multistep", {}, 1),
     *[("gradient_estimation", {"coordinate": which}, 1) for which in ("sigma", "flow")],
@@ -106,6 +107,11 @@ def test_ipndm_has_its_full_order_on_equal_steps_of_the_noise_level(order):
         exact = DATA.flow(x, plan.start)
         errors.append(np.abs(run_rows(plan, DATA.x0, x, exact=exact, exact_until=order - 1) - exact(*plan.end)).max())
     assert slope(STEPS, errors) == pytest.approx(order, abs=0.3)
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_adams_moulton_has_as_many_orders_as_outputs_in_its_corrector(order):
+    assert measured_order("adams_moulton", "vp", order - 1, order=order) == pytest.approx(order, abs=0.3)
 
 
 def test_every_deterministic_solver_of_the_catalogue_is_measured():

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import demo
 from ..arguments import finite, whole
 from ..plans.build import plan
+from ..plans.default import SOLVER as DEFAULT_SOLVER
 from ..plans.plan import Plan
 from ..sampling.noise import randn
 from ..sampling.sample import sample
@@ -20,7 +21,7 @@ from . import pictures
 from .output import Output, differ, shows_bars
 
 BATCH = 256
-SOLVER, STEPS, GRID = "dpmpp_2m", 8, "quadratic"
+STEPS, GRID = 8, "quadratic"
 MOST_SEEDS = 10**6
 
 
@@ -30,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--solver",
         help=f"a solver name or alias, or 'fitted' (default: fitted where there is such a plan, for {_listed()} steps"
-        f" without --guidance and --grid; else {SOLVER})",
+        f" without --guidance and --grid; else {DEFAULT_SOLVER}, as fastdiff.plan chooses it)",
     )
     source.add_argument("--plan", type=Path, metavar="PLAN.JSON", help="run the plan in this file instead")
     parser.add_argument("--steps", type=whole(1), help=f"steps of the solver (default: {STEPS})")
-    parser.add_argument("--grid", help=f"time grid (default: {GRID})")
+    parser.add_argument("--grid", help=f"time grid (default: {GRID}, or the default solver's own)")
     parser.add_argument(
         "--seeds", type=seed_list, default="0-63", help="such as 0-63 or 3,7,20-29 (default: %(default)s)"
     )
@@ -130,8 +131,10 @@ def refuse_beside(option: str, arguments: argparse.Namespace, *names: str, why: 
         raise ValueError(f"{', '.join(given)}: no effect beside {option}, {why}")
 
 
-def made(solver: str, steps: int, grid: str | None) -> Plan:
-    """A plan for the shipped model."""
+def made(solver: str | None, steps: int, grid: str | None, guided: bool = False) -> Plan:
+    """A plan for the shipped model; without a solver the default one."""
+    if solver is None:
+        return plan(None, demo.schedule(), steps, prediction=demo.PREDICTION, guided=guided)
     if solver == "fitted":
         if grid is not None:
             raise ValueError(f"grid: no effect beside a fitted plan, which has its own times; got {grid!r}")
@@ -142,7 +145,10 @@ def made(solver: str, steps: int, grid: str | None) -> Plan:
 def _made(arguments: argparse.Namespace) -> Plan:
     steps = arguments.steps or STEPS
     fitted = arguments.guidance is None and arguments.grid is None and steps in demo.fitted_steps()
-    return made(arguments.solver or ("fitted" if fitted else SOLVER), steps, arguments.grid)
+    # A grid alone is taken by the solver that the default has.
+    unnamed = "fitted" if fitted else DEFAULT_SOLVER if arguments.grid is not None else None
+    solver = arguments.solver or unnamed
+    return made(solver, steps, arguments.grid, guided=solver is None and arguments.guidance is not None)
 
 
 def _read(arguments: argparse.Namespace) -> Plan:

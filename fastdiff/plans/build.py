@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from ..keywords import options_of
 from .catalogue import find_solver
+from .default import GRID, SOLVER, check_alone, default_plan
 from .grid import make_grid
 from .options import MEANINGS, check_names, check_order, check_values
 from .plan import Plan
@@ -22,12 +23,13 @@ from .solvers.karras import finite_at_zero, midpoint
 
 
 def plan(
-    solver: str,
+    solver: str | None,
     schedule: Schedule,
     steps: int | None = None,
     *,
     grid: str | ArrayLike | None = None,
     prediction: str | None = None,
+    guided: bool = False,
     final_sigma: str = "zero",
     sigmas: ArrayLike | None = None,
     start: float = 1.0,
@@ -73,14 +75,18 @@ def plan(
 ) -> Plan:
     """The table of a run: `steps` steps of `solver` on `schedule`.
 
-    solver: a name of `fastdiff.solvers()` or an alias ("DPM++ 2M Karras", which brings its grid).
+    solver: a name of `fastdiff.solvers()` or an alias ("DPM++ 2M Karras", which brings its grid). None for the
+        default, which was found by measurement (docs/choosing.md): `steps` is then the number of model evaluations,
+        and the solver, its options and the grid are its own.
     schedule: the model's, a `fastdiff.Schedule`.
     steps: intervals of the grid. Each takes as many model evaluations as the solver's `nfe` says, mostly one.
-    grid: "time" (the default), "logsnr", "quadratic", "karras", "exponential", "linspace", "leading", "trailing",
-        "ays", or an array of the times at which the model is called. ComfyUI's names are known too: "simple", "normal",
-        "sgm_uniform", "ddim_uniform", "beta", "beta57", "linear_quadratic", "kl_optimal", "laplace", "polyexponential".
+    grid: "time" (the default), "logsnr", "quadratic", "power", "karras", "exponential", "linspace", "leading",
+        "trailing", "ays", or an array of the times at which the model is called. ComfyUI's names are known too:
+        "simple", "normal", "sgm_uniform", "ddim_uniform", "beta", "beta57", "linear_quadratic", "kl_optimal",
+        "laplace", "polyexponential".
     prediction: what the model predicts: "epsilon", "sample", "v_prediction", "flow_prediction" or "score". The default
         is "flow_prediction" on flow schedules and "epsilon" on others.
+    guided: of solver=None; whether the run is guided by a scale well above 1, which asks for a lower order.
     final_sigma: "zero" ends on clean data, "sigma_min" at the least noise of the grid.
     sigmas: all points of the grid as sigma/alpha (t on flow schedules), the last one included, instead of `grid`.
     start: the share of the steps that is run, the last ones (image to image).
@@ -104,9 +110,20 @@ def plan(
 
     >>> plan("dpmpp_2m", Schedule.scaled_linear(), 20, grid="karras")
     <Plan dpmpp_2m on karras: 20 evaluations, epsilon, t 999 to 0, sigma 0.9977 to 0>
+    >>> plan(None, Schedule.flow(), 8)
+    <Plan adams_moulton on power: 8 evaluations, flow_prediction, t 1 to 0.0441942, sigma 1 to 0>
     """
     # First of all, while the arguments are the only local names.
     options: dict[str, Any] = {k: v for k, v in locals().items() if k in MEANINGS and v is not None}
+    if solver is None:
+        own_grid = {"grid": grid, "sigmas": sigmas, "rho": rho, "steps_offset": steps_offset or None}
+        bounds = {"log_snr_min": None if log_snr_min == -np.inf else log_snr_min, "invert": invert or None}
+        check_alone({**unknown, **options, **{k: v for k, v in {**own_grid, **bounds}.items() if v is not None}})
+        chosen = default_plan(schedule, steps, guided)
+        solver, grid, rho = SOLVER, GRID, chosen.rho
+        options = {"order": chosen.order, "lower_order_final": chosen.lower_order_final}
+    elif guided:
+        raise ValueError(f"guided: belongs to the default, solver=None; {solver!r} is the same with guidance")
     entry, named_grid = find_solver(solver)
     require_schedule(schedule)
     own = ("steps", *(name for name in options_of(plan) if name not in MEANINGS))

@@ -18,7 +18,7 @@ LOG_SNR_CUT = -5.1
 # How far explicit levels may pass the schedule's ends, relatively: they often went through float32.
 ROUNDING = 1e-5
 
-GRIDS = ("logsnr", "time", "quadratic", "karras", "exponential", "linspace", "leading", "trailing", "ays")
+GRIDS = ("logsnr", "time", "quadratic", "power", "karras", "exponential", "linspace", "leading", "trailing", "ays")
 FINAL_SIGMAS = ("zero", "sigma_min")
 
 
@@ -40,6 +40,8 @@ def make_grid(
     grid: a name, with s = sigma / alpha, or t on flow schedules; or an array of the times at which the model is called.
         "time": uniform in t, shifted on flow schedules, and stretched to their terminal.
         "quadratic": uniform in the square root of the time from clean data, so denser where there is little noise.
+        "power": uniform in (sigma / (alpha + sigma))^(1/rho), which is the time of a flow, from its most to 0, on every
+        schedule; unshifted on flow schedules, and shifted after.
         "logsnr": uniform in lambda = log(alpha / sigma).
         "karras": uniform in s^(1/rho) (Karras et al. 2022, eq. 5).
         "exponential": uniform in log s.
@@ -54,7 +56,8 @@ def make_grid(
     sigmas: instead of a grid, all points as s, the last one included.
     final_sigma: "zero" ends on clean data, "sigma_min" at the least noise of the grid.
     start: keep the last int(start * steps) steps only (image to image).
-    rho: of "karras" (7 if None) and "polyexponential" (1). steps_offset: added to the indices of "leading".
+    rho: of "karras" (7 if None), "power" (1.5) and "polyexponential" (1).
+    steps_offset: added to the indices of "leading".
     log_snr_min: grids that are uniform in a function of lambda begin here at the earliest.
     prediction: what the model predicts; arrays may go down to its `Schedule.least_time` instead of t_min.
     Raises ValueError for an unknown name, for "gits", which belongs to a model, for steps < 1, noise that does not fall
@@ -94,6 +97,8 @@ def _named(
     count = steps if to_zero else steps + 1
     if grid in ("time", "quadratic"):
         points = schedule.at(_times(schedule, count, grid, to_zero))
+    elif grid == "power":
+        points = _power(schedule, count, rho or 1.5, to_zero)
     elif grid in _INDEX_SPACINGS:
         points = schedule.at(_indices(schedule, count, grid, steps_offset))
     elif grid.startswith("ays"):
@@ -129,6 +134,33 @@ def _times(schedule: Schedule, count: int, grid: str, to_zero: bool) -> np.ndarr
     return schedule.stretch_times(times) if grid == "time" and to_zero else times
 
 
+def _power(schedule: Schedule, count: int, rho: float, to_zero: bool) -> Points:
+    """Uniform in the root of the flow's time, unshifted; to t_min where a step short of clean data would be below."""
+
+    def to(t: float) -> float:
+        level = float(schedule.coordinate(schedule.at(t), "flow"))
+        return schedule.unshift_time(level) ** (1 / rho)
+
+    first, least = to(schedule.t_max), to(schedule.t_min)
+    u = np.linspace(first, 0.0, count + 1)[:-1]
+    if not to_zero or u[-1] < least:
+        u = np.linspace(first, least, count)
+    levels = schedule.shift_time(u**rho)
+    if to_zero:
+        levels = schedule.stretch_times(levels)
+    last = schedule.at(schedule.t_min) if u[-1] == least else None
+    return _exact_ends(schedule.at_coordinate(levels, "flow"), schedule.at(schedule.t_max), last)
+
+
+def _exact_ends(points: Points, first: Points, last: Points | None) -> Points:
+    """The points with these ends, exactly as the schedule has them, not through roots, log and exp."""
+    for place, end in ((-1, last), (0, first)):
+        if end is not None:
+            for values, value in zip(points, end, strict=True):
+                values[place] = value
+    return points
+
+
 def _begin(schedule: Schedule, log_snr_min: float) -> Points:
     """Where grids that are laid between two finite levels begin."""
     first = schedule.at(schedule.t_max)
@@ -156,10 +188,7 @@ def _uniform_in_noise(schedule: Schedule, count: int, grid: str, rho: float, log
 
     begin = first if np.isfinite(to(first)) else schedule.at_log_snr(LOG_SNR_CUT)
     inner = back(np.linspace(to(begin), to(last), count))
-    for values, start, end in zip(inner, first, last, strict=True):
-        values[-1] = end  # the ends exactly as the schedule has them, not through log and exp
-        values[0] = start
-    return inner
+    return _exact_ends(inner, first, last)
 
 
 _INDEX_SPACINGS: dict[str, Callable[[int, int, int], np.ndarray]] = {

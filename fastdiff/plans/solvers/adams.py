@@ -115,11 +115,16 @@ def step_line(s: Points, t: Points, form: str, weights: np.ndarray) -> LinearUpd
 
 
 def adams_weights(levels: np.ndarray, end: float) -> np.ndarray:
-    """Integrals of the Lagrange polynomials on the levels, newest first, from the newest level to the end.
+    """Integrals of the Lagrange polynomials on the levels, newest first, from the newest level to the end."""
+    return adams_integrals(levels, float(levels[0]), end)
+
+
+def adams_integrals(levels: np.ndarray, begin: float, end: float) -> np.ndarray:
+    """The same from any level to any other.
 
     Gauss-Legendre with as many nodes as a polynomial of that degree asks for: exact to rounding.
     """
     # n nodes are exact up to degree 2 n - 1, and the polynomials have degree len(levels) - 1.
     nodes, weights = np.polynomial.legendre.leggauss(len(levels) // 2 + 1)
-    half = (end - levels[0]) / 2
-    return half * (lagrange(levels, levels[0] + half * (nodes + 1)) @ weights)
+    half = (end - begin) / 2
+    return half * (lagrange(levels, begin + half * (nodes + 1)) @ weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from .adams import adams, gradient_estimation
+from .adams_moulton import adams_moulton
 from .ancestral import ddim
 from .consistency import consistency, tcd
 from .deis import deis
@@ -33,6 +34,7 @@ _IPNDM_V = "Zhou et al. 2024, arXiv 2312.00094"
 _LCM = "Luo et al. 2023, arXiv 2310.04378"
 _CM = "Song et al. 2023, arXiv 2303.01469"
 _TCD = "Zheng et al. 2024, arXiv 2402.19159"
+_ABM = "Hairer, Norsett & Wanner 1993, III.1"
 _FLOW = "Lipman et al. 2023, arXiv 2210.02747"
 _RES = "Zhang et al. 2023, arXiv 2308.02157"
 _GE = "Permenter & Yuan 2024, arXiv 2306.04848"
@@ -85,6 +87,7 @@ SOLVERS = (
     ),
     Solver("ipndm", partial(adams, equal_steps=True), 2, 1, _DEIS, ("IPNDMScheduler",), max_order=4, from_clean=True),
     Solver("ipndm_v", adams, 4, 1, _IPNDM_V, max_order=8, from_clean=True),
+    Solver("adams_moulton", adams_moulton, 3, 1, _ABM, ("ABM",), max_order=4),
     Solver("deis", partial(deis, variable="time"), 3, 1, _DEIS, ("deis_tab", "DEIS-tAB"), max_order=4),
     Solver("deis_rhoab", partial(deis, variable="rho"), 3, 1, _DEIS, ("DEIS-rhoAB",), max_order=4),
     Solver(

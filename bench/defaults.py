@@ -1,0 +1,121 @@
+"""The default plan, fd.plan(None, ...), against everything else that is not fitted.
+
+    python -m bench.defaults                  # all problems, into bench/results/defaults.json and .md
+    python -m bench.defaults --only flow      # those whose name begins so
+
+Contestants: every deterministic solver of the catalogue on four grids (and, on discrete schedules, on the grids made
+for them), Euler, midpoint and Heun on uniform times, and other packages' samplers with their own defaults. What is in
+defaults.json is not measured again. Its rows have the keys of quality.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import fastdiff as fd
+
+from . import defaults_report, peers
+from .mixtures import mixtures
+from .problems import Problem, digits, mixture, network_problems, smoothed_digits
+from .quality import GRIDS, RESULTS, Study, contestants, measured, plan_within
+from .store import Store
+
+EVALUATIONS = (4, 5, 6, 8, 10, 15)
+LONG = (20, 50)  # of the default and the simple rules alone
+SIMPLE = {
+    "Euler": ("euler", {}),
+    "midpoint": ("midpoint", {"coordinate": "flow"}),
+    "Heun": ("heun", {"coordinate": "flow"}),
+}
+SAMPLES = 64
+
+
+def problems() -> Iterator[Problem]:
+    """Exact mixtures on every kind of schedule, the problems of bench.quality, and the networks that ship."""
+    return chain(mixtures(), (mixture(), smoothed_digits(), digits(), digits(guidance=3.0)), network_problems())
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A problem, its seeds and their converged samples."""
+
+    problem: Problem
+    seeds: list[int]
+    exact: Tensor
+
+    def row(self, kind: str, solver: str, grid: str, nfe: int, drawn: fd.Plan | tuple[Tensor, int]) -> dict:
+        """kind, solver, grid and nfe, what was spent of it, and the errors."""
+        x, spent = (self.problem.draw(drawn, self.seeds), drawn.nfe) if isinstance(drawn, fd.Plan) else drawn
+        return {"kind": kind, "solver": solver, "nfe": nfe, "grid": grid, "spent": spent, **measured(x, self.exact)}
+
+
+def ours(judge: Judge) -> Iterator[dict]:
+    """The default, and Euler, midpoint and Heun on uniform times."""
+    for nfe in (*EVALUATIONS, *LONG):
+        plan = default(judge.problem, nfe)
+        yield judge.row("default", "default", plan.grid, nfe, plan)
+        for name, rule in SIMPLE.items():
+            if (simple := plan_within(judge.problem, rule, nfe, "time")) is not None:
+                yield judge.row("simple", name, "time", nfe, simple)
+
+
+def others(judge: Judge) -> Iterator[dict]:
+    """Every solver on every grid, and other packages' samplers."""
+    problem = judge.problem
+    for nfe, (name, contestant), grid in product(EVALUATIONS, contestants().items(), grids(problem)):
+        if (plan := plan_within(problem, contestant, nfe, grid)) is not None:
+            yield judge.row("catalogue", name, grid, nfe, plan)
+    for nfe, ((name, grid), sampler) in product(EVALUATIONS, peers.defaults(problem).items()):
+        if (drawn := peers.draw(problem, sampler, judge.seeds, nfe)) is not None:
+            yield judge.row("peers", name, grid, nfe, drawn)
+
+
+PARTS = {"default": ours, "catalogue": others}  # the kind of the first rows of each
+
+
+def default(problem: Problem, evaluations: int) -> fd.Plan:
+    """What `fd.plan` makes without a solver."""
+    guided = problem.guidance is not None
+    return fd.plan(None, problem.schedule, evaluations, prediction=problem.prediction, guided=guided)
+
+
+def grids(problem: Problem) -> tuple[str, ...]:
+    """quality's, and those of whole training indices where there are any."""
+    return (*GRIDS, "trailing", "linspace") if problem.schedule.num_train_timesteps else GRIDS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[""], help="first letters of problems (default: all)")
+    parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    store = Store(arguments.out / "defaults.json")
+    for problem in problems():
+        missing = [part for part in PARTS if not store.has({"problem": problem.name, "kind": part})]
+        if problem.name.startswith(tuple(arguments.only)) and missing:
+            study = Study(problem, arguments.samples, 0)
+            seeds = list(range(study.samples))
+            judge = Judge(problem, seeds, study.converged(seeds))
+            for part in missing:
+                store.add({"problem": problem.name, "schedule": kind(problem)}, list(PARTS[part](judge)))
+            print(problem.name, flush=True)
+    defaults_report.write(store, arguments.out)
+
+
+def kind(problem: Problem) -> str:
+    """What the table of defaults goes by."""
+    return "guided" if problem.guidance is not None else problem.schedule.kind
+
+
+if __name__ == "__main__":
+    main()

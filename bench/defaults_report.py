@@ -1,0 +1,117 @@
+"""The tables of bench/defaults.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .machine import processor
+from .store import Store
+
+TITLES = {
+    "flow": "flow schedules",
+    "vp": "variance-preserving schedules",
+    "ve": "EDM schedules",
+    "guided": "classifier-free guidance 3",
+}
+Key = tuple[str, str, str]  # kind, solver, grid
+
+
+def write(store: Store, out: Path) -> None:
+    """defaults.md from the rows of defaults.json."""
+    parts = [
+        "# The default plan against all that is not fitted",
+        f"`python -m bench.defaults`, torch {torch.__version__}, {processor()}. Errors are medians over samples of the"
+        " root mean square distance from the converged solution; over problems their geometric mean. A contestant is"
+        " one solver on one grid, the same for every problem; it counts where it serves all of them. Worst is the"
+        " default's error over that of the best of Euler, midpoint and Heun on uniform times, on the problem where it"
+        " is largest.",
+    ]
+    for schedule, title in TITLES.items():
+        rows = store.select(schedule=schedule)
+        if rows:
+            problems = list(dict.fromkeys(row["problem"] for row in rows))
+            parts += [f"## {title}", f"{len(problems)} problems: {'; '.join(problems)}.", _summary(rows, problems)]
+            parts += [_each(rows, problems)]
+    (out / "defaults.md").write_text("\n\n".join(parts) + "\n")
+
+
+def means(rows: list[dict], problems: list[str], nfe: int, size: str = "median") -> dict[Key, float]:
+    """The geometric mean error of every contestant that has run on all problems."""
+    found: dict[Key, dict[str, float]] = {}
+    for row in rows:
+        if row["nfe"] == nfe:
+            error = row[size] if np.isfinite(row[size]) else np.inf
+            found.setdefault((row["kind"], row["solver"], row["grid"]), {})[row["problem"]] = error
+    whole = {key: list(errors.values()) for key, errors in found.items() if len(errors) == len(problems)}
+    return {key: float(np.exp(np.mean(np.log(errors)))) for key, errors in whole.items()}
+
+
+def _summary(rows: list[dict], problems: list[str]) -> str:
+    head = (
+        "NFE",
+        "default",
+        "best simple rule",
+        "ratio",
+        "best contestant",
+        "ratio",
+        "the next",
+        "worst",
+        "RMSE ratio",
+    )
+    lines = [_line(head), _line(["---"] * len(head))]
+    for nfe in sorted({row["nfe"] for row in rows}):
+        found = means(rows, problems, nfe)
+        ours = next(error for key, error in found.items() if key[0] == "default")
+        others = sorted((error, key) for key, error in found.items() if key[0] != "default")
+        simple = min((error, key) for error, key in others if key[0] == "simple")
+        worst = max((ratio, name) for name, ratio in _to_simple(rows, nfe).items())
+        rmse = means(rows, problems, nfe, "rmse")
+        best_rmse = min(error for key, error in rmse.items() if key[0] != "default")
+        our_rmse = next(error for key, error in rmse.items() if key[0] == "default")
+        lines.append(_line([
+            str(nfe), _number(ours), _named(simple), f"{ours / simple[0]:.2f}", _named(others[0]),
+            f"**{ours / others[0][0]:.2f}**", "; ".join(map(_named, others[1:3])), f"{worst[0]:.2f}, {worst[1]}",
+            f"{our_rmse / best_rmse:.2f}",
+        ]))  # fmt: skip
+    return "\n".join(lines)
+
+
+def _to_simple(rows: list[dict], nfe: int) -> dict[str, float]:
+    """By problem the default's error over that of the best simple rule."""
+    best: dict[str, dict[str, float]] = {"default": {}, "simple": {}}
+    for row in rows:
+        if row["nfe"] == nfe and row["kind"] in best:
+            errors = best[row["kind"]]
+            errors[row["problem"]] = min(row["median"], errors.get(row["problem"], np.inf))
+    return {name: error / best["simple"][name] for name, error in best["default"].items()}
+
+
+def _each(rows: list[dict], problems: list[str]) -> str:
+    """Every problem: the default's error, and over that of the best contestant in hindsight for this problem."""
+    counts = sorted({row["nfe"] for row in rows if row["kind"] == "catalogue"})
+    lines = [_line(["problem", *map(str, counts)]), _line(["---"] * (len(counts) + 1))]
+    for name in problems:
+        cells = []
+        for nfe in counts:
+            here = [row for row in rows if row["problem"] == name and row["nfe"] == nfe]
+            ours = next(row["median"] for row in here if row["kind"] == "default")
+            best = min((row for row in here if row["kind"] != "default"), key=lambda row: row["median"])
+            cells.append(f"{_number(ours)} ({ours / best['median']:.2f}: {best['solver']}, {best['grid']})")
+        lines.append(_line([name, *cells]))
+    return "\n".join(lines)
+
+
+def _named(found: tuple[float, Key]) -> str:
+    error, (_, solver, grid) = found
+    return f"{_number(error)} {solver}, {grid}"
+
+
+def _number(error: float) -> str:
+    return f"{error:.4f}" if error >= 1e-3 else f"{error:.1e}"
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,59 @@
+"""What `fastdiff.plan(None, schedule, evaluations)` is: the solver and the grid without a fit, by measurement.
+
+`python -m bench.defaults` measures it against every solver of the catalogue on every grid, the simple rules and other
+packages' own samplers, and writes bench/results/defaults.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .schedule import Schedule, require_schedule
+
+SOLVER, GRID = "adams_moulton", "power"
+
+
+class Default(NamedTuple):
+    """Of runs with up to so many evaluations: the order of `adams_moulton` and the rho of the grid "power"."""
+
+    evaluations: float
+    order: int
+    rho: float
+    lower_order_final: bool = True
+
+
+ANY = float("inf")
+FLOW = (
+    Default(3, 2, 1.35),
+    Default(7, 2, 1.5),
+    Default(9, 3, 1.5),
+    Default(14, 4, 1.5),
+    Default(ANY, 4, 1.35, lower_order_final=False),
+)
+VP = (Default(3, 2, 1.35), Default(5, 2, 1.5), Default(10, 3, 1.4), Default(ANY, 4, 1.4))
+VE = (Default(3, 3, 1.2), Default(4, 2, 1.5), Default(10, 3, 1.75), Default(ANY, 4, 1.75))
+# Guidance makes the problem stiff: high orders pay later.
+GUIDED = (Default(9, 2, 1.5), Default(ANY, 3, 1.5))
+TABLE = {"flow": FLOW, "vp": VP, "ve": VE}
+
+
+def default_plan(schedule: Schedule, evaluations: object, guided: bool) -> Default:
+    """The line of the table. evaluations: of the model, at least 1. guided: by a scale well above 1.
+
+    Raises ValueError or TypeError naming the argument.
+    """
+    require_schedule(schedule)
+    if isinstance(evaluations, bool) or not isinstance(evaluations, (int, np.integer)) or evaluations < 1:
+        raise ValueError(f"steps: expected a whole number >= 1 of model evaluations, got {evaluations!r}")
+    if not isinstance(guided, bool):
+        raise TypeError(f"guided: expected True or False, got {guided!r}")
+    table = GUIDED if guided else TABLE[schedule.kind]
+    return next(line for line in table if evaluations <= line.evaluations)
+
+
+def check_alone(given: dict[str, object]) -> None:
+    """Raises ValueError for what belongs to a single solver or grid, or is not known for none."""
+    for name in given:
+        raise ValueError(f"{name}: the default (solver=None) chooses its own; name a solver to give {name}")

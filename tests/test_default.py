@@ -1,0 +1,115 @@
+"""The default plan, without a solver's name: what it covers, what it refuses, and that it beats the simple rules."""
+
+import pytest
+import torch
+
+import fastdiff as fd
+
+SCHEDULES = {
+    "flow": fd.Schedule.flow(),
+    "shifted": fd.Schedule.flow(shift=3.0),
+    "terminal": fd.Schedule.flow(terminal=0.1),
+    "vp": fd.Schedule.scaled_linear(),
+    "continuous": fd.Schedule.cosine(None),
+    "zero SNR": fd.Schedule.scaled_linear().zero_terminal_snr(),
+    "trigflow": fd.Schedule.trigflow(),
+    "edm": fd.Schedule.edm(),
+}
+MEANS = torch.tensor([[-1.2, 0.4], [0.9, 1.1], [0.5, -1.3]], dtype=torch.float64)
+WIDTH = 0.3
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_the_default_spends_as_many_evaluations_as_asked_on_every_schedule(schedule):
+    for evaluations in (*range(1, 13), 15, 16, 60):  # each line of the table, and both sides of every border
+        for guided in (False, True):
+            plan = fd.plan(None, schedule, evaluations, guided=guided, prediction="sample")
+            assert plan.nfe == evaluations
+            assert plan.end == (1.0, 0.0)
+            assert not plan.stochastic
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction", "flow_prediction", "score"])
+def test_the_default_draws_from_a_model_of_any_prediction(prediction):
+    """The same samples whatever the model says: x0 = 0 for every x."""
+    schedule = SCHEDULES["vp"]
+
+    def model(x, t):
+        alpha, sigma = (torch.from_numpy(v).reshape(-1, 1) for v in schedule.at(t.numpy())[1:])
+        noise = x / sigma
+        return {"epsilon": noise, "sample": 0 * x, "v_prediction": alpha * noise, "flow_prediction": noise}.get(
+            prediction, -noise / sigma
+        )
+
+    noise = torch.randn(3, 2, dtype=torch.float64)
+    plan = fd.plan(None, schedule, 7, prediction=prediction)
+    assert fd.sample(model, plan, noise).abs().max() < 1e-10
+
+
+def test_an_image_to_start_from_leaves_the_last_steps_of_the_default():
+    assert fd.plan(None, SCHEDULES["vp"], 20, start=0.5).nfe == 10
+
+
+def mixture_model(schedule):
+    """E[x0 | x] of three modes, exact."""
+
+    def model(x, t):
+        alpha, sigma = (torch.from_numpy(v).reshape(-1, 1, 1) for v in schedule.at(t.numpy())[1:])
+        total, offset = (alpha * WIDTH) ** 2 + sigma**2, x[:, None] - alpha * MEANS
+        share = torch.softmax(-0.5 * (offset**2 / total).sum(-1), dim=1)
+        return (share[..., None] * (MEANS + alpha * WIDTH**2 / total * offset)).sum(1)
+
+    return model
+
+
+@pytest.mark.parametrize("evaluations", [6, 8, 10, 16])
+@pytest.mark.parametrize("kind", ["flow", "vp", "edm"])
+def test_the_default_is_nearer_to_the_solution_than_euler_midpoint_and_heun_on_uniform_times(kind, evaluations):
+    schedule, levels = SCHEDULES[kind], torch.linspace(0.06, 0.94, 8, dtype=torch.float64)
+    # Quantiles of the normal law in both axes: the same noise in every run.
+    axis = torch.special.ndtri(levels)
+    noise = torch.cartesian_prod(axis, axis)
+    model = mixture_model(schedule)
+
+    def error(plan):
+        return float((fd.sample(model, plan, noise) - exact).norm(dim=1).median())
+
+    exact = fd.sample(model, fd.plan("unipc", schedule, 300, grid="logsnr", order=3, prediction="sample"), noise)
+    ours = error(fd.plan(None, schedule, evaluations, prediction="sample"))
+    for rule, cost in (("euler", 1), ("midpoint", 2), ("heun", 2)):
+        simple = fd.plan(rule, schedule, evaluations // cost, grid="time", prediction="sample")
+        assert ours < error(simple), rule
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "message"),
+    [
+        (8, {"order": 2}, "order: the default .solver=None. chooses its own"),
+        (8, {"grid": "karras"}, "grid: the default"),
+        (8, {"invert": True}, "invert: the default"),
+        (8, {"steps_offset": 1}, "steps_offset: the default"),
+        (8, {"ordre": 2}, "ordre: the default"),
+        (0, {}, "steps: expected a whole number >= 1 of model evaluations, got 0"),
+        (None, {}, "steps: expected a whole number >= 1 of model evaluations, got None"),
+        (2.5, {}, "steps: expected a whole number"),
+    ],
+)
+def test_what_belongs_to_a_single_solver_is_refused_beside_none(steps, options, message):
+    with pytest.raises(ValueError, match=message):
+        fd.plan(None, SCHEDULES["vp"], steps, **options)
+
+
+def test_guided_belongs_to_the_default():
+    with pytest.raises(ValueError, match="guided: belongs to the default"):
+        fd.plan("unipc", SCHEDULES["vp"], 8, guided=True)
+    with pytest.raises(TypeError, match="guided: expected True or False, got 7"):
+        fd.plan(None, SCHEDULES["vp"], 8, guided=7.5)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES["flow"], SCHEDULES["vp"], SCHEDULES["edm"]])
+def test_the_power_grid_is_uniform_in_the_root_of_the_flows_time(schedule):
+    for rho in (1.0, 1.35, 1.5):
+        plan = fd.plan("ddim", schedule, 6, grid="power", rho=rho, prediction="sample")
+        levels = torch.tensor([row.sigma / (row.alpha + row.sigma) for row in plan.rows] + [0.0], dtype=torch.float64)
+        roots = levels ** (1 / rho)
+        torch.testing.assert_close(roots, roots[0] * torch.linspace(1, 0, 7, dtype=torch.float64), rtol=0, atol=1e-9)
