@@ -3,38 +3,54 @@
     model = demo.load_model()
     v = model(x, t, y)   # x [B, 1, 8, 8], t [B] in [0, 999], y [B] int64 in 0..9; 10 or None is "no label"
 
-Trained by `fastdiff.demo.train` on scikit-learn's digits; sampling needs no scikit-learn. The plans that ship with it
+Beside it lie small networks of other kinds, predictions and schedules, to try samplers on:
+
+    net = demo.network("mnist")  # one of demo.networks()
+    x = fd.sample(net.model, plan, noise, **net.conditions(seeds))
+
+Trained by `fastdiff.demo.train` on data of ordinary packages, which sampling does not need. The plans that ship with it
 (`fitted_plan`) are what `fastdiff fit --steps N --out fastdiff/demo/plans/N.json` makes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
-from .unet import UNet
+from .catalogue import DIGITS
+from .loading import WEIGHTS, read
+from .network import DemoNetwork, network, networks, statistics
 
-__all__ = ["NUM_CLASSES", "PREDICTION", "SHAPE", "fitted_plan", "fitted_steps", "load_model", "schedule", "to_images"]
+__all__ = [
+    "NUM_CLASSES",
+    "PREDICTION",
+    "SHAPE",
+    "DemoNetwork",
+    "fitted_plan",
+    "fitted_steps",
+    "load_model",
+    "network",
+    "networks",
+    "schedule",
+    "statistics",
+    "to_images",
+]
 
-PREDICTION = "v_prediction"
-SHAPE = (1, 8, 8)
-NUM_CLASSES = 10
+PREDICTION = DIGITS.prediction
+SHAPE = DIGITS.shape
+NUM_CLASSES = DIGITS.num_classes
 
-WEIGHTS = Path(__file__).parent / "weights"
 PLANS = Path(__file__).parent / "plans"
 
 
 def schedule() -> Schedule:
     """The schedule the model was trained on: squared cosine, 1000 steps (Nichol & Dhariwal 2021, eq. 17)."""
-    return Schedule.cosine(1000)
+    return DIGITS.schedule
 
 
 def load_model(folder: str | Path = WEIGHTS) -> nn.Module:
@@ -44,18 +60,7 @@ def load_model(folder: str | Path = WEIGHTS) -> nn.Module:
     `fastdiff.demo.train`. Raises ValueError naming the file that is not there or not readable, weights that are not the
     ones whose checksum digits.json holds, and a description of another network than theirs.
     """
-    description = _description(Path(folder) / "digits.json")
-    path = Path(folder) / "digits.safetensors"
-    weights = _bytes(path)
-    expected, got = description["sha256"], hashlib.sha256(weights).hexdigest()
-    if got != expected:
-        raise ValueError(f"{path}: truncated or altered: expected sha256 {expected}, got {got}")
-    try:
-        model = UNet(**description["model"])
-        model.load_state_dict({name: value.float() for name, value in load(weights).items()})
-    except (TypeError, ValueError, KeyError, IndexError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"{folder}: digits.json describes another network than the weights': {error}") from error
-    return model.eval().requires_grad_(False)
+    return read(DIGITS, Path(folder))[0]
 
 
 def fitted_steps() -> list[int]:
@@ -68,25 +73,6 @@ def fitted_plan(steps: int) -> Plan:
     if steps not in fitted_steps():
         raise ValueError(f"steps: expected one of {', '.join(map(str, fitted_steps()))} for a fitted plan, got {steps}")
     return Plan.load(PLANS / f"{steps}.json")
-
-
-def _description(path: Path) -> dict:
-    """Read digits.json: the checksum of the weights and the network's size."""
-    try:
-        description = json.loads(_bytes(path))
-    except ValueError as error:
-        raise ValueError(f"{path}: truncated or altered: expected JSON ({error})") from None
-    if not isinstance(description, dict) or not {"sha256", "model"} <= description.keys():
-        raise ValueError(f"{path}: truncated or altered: expected the keys sha256 and model")
-    return description
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}); expected a folder that fastdiff.demo.train wrote"
-        raise ValueError(f"{path}: {reason}") from None
 
 
 def to_images(x: Tensor) -> np.ndarray:

