@@ -1,11 +1,11 @@
 """The default plan, fd.plan(None, ...), against everything else that is not fitted.
 
-    python -m bench.defaults                  # all problems, into bench/results/defaults.json and .md
+    python -m bench.defaults                  # all problems, into bench/results/defaults.md
     python -m bench.defaults --only flow      # those whose name begins so
 
 Contestants: every deterministic solver of the catalogue on four grids (and, on discrete schedules, on the grids made
 for them), Euler, midpoint and Heun on uniform times, and other packages' samplers with their own defaults. What is in
-defaults.json is not measured again. Its rows have the keys of quality.json.
+build/defaults.json is not measured again. Its rows have the keys of quality.json.
 """
 
 from __future__ import annotations
@@ -96,10 +96,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="first letters of problems (default: all)")
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--store", type=Path, default=Path("build/defaults.json"), help="what has been measured")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    arguments.store.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    store = Store(arguments.out / "defaults.json")
+    store = Store(arguments.store)
     for problem in problems():
         missing = [part for part in PARTS if not store.has({"problem": problem.name, "kind": part})]
         if problem.name.startswith(tuple(arguments.only)) and missing:

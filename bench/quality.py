@@ -73,9 +73,9 @@ def studies() -> list[Study]:
     repeated = {n: 5 if n in (5, 6, 8, 10) else 1 for n in (5, 8, 6, 10, 3, 4, 7, 12, 15, 20)}
     # A few samples there lie between two modes, and only many noises show how to treat them.
     exact = {"noises": 4096, "batch": 256, "tolerance": 5e-4}
-    longer = {"iterations": 400, "start_iterations": 80}
+    longer = {"iterations": 400}
     # Under guidance fits of few evaluations may be slow to end.
-    few = {nfe: {"iterations": 300, "start_iterations": 60} for nfe in (5, 6)}
+    few = {nfe: {"iterations": 300} for nfe in (5, 6)}
     return [
         Study(mixture(), 512, 4000, fits=repeated, options=exact | longer),
         Study(smoothed_digits(), 512, 4000, fits=repeated, options=exact | {"iterations": 300}),
@@ -163,7 +163,10 @@ def _folder(work: Path, problem: Problem, seed: int) -> Path:
 
 
 def _fit(study: Study, nfe: int, seed: int, folder: Path) -> fd.Plan:
-    problem, options = study.problem, {"seed": seed, "folder": folder, **study.options, **study.special.get(nfe, {})}
+    problem, options = (
+        study.problem,
+        {"method": "full", "seed": seed, "folder": folder, **study.options, **study.special.get(nfe, {})},
+    )
     if problem.conditional:
         return fit_demo(nfe, guidance=problem.guidance, **options)
     first = FIRST_SEED * (seed + 1)

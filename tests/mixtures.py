@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 import fastdiff as fd
+from fastdiff.fitting import forward_stage, stages
 
 SCHEDULE = fd.Schedule.edm(0.01, 20.0)
 MEANS = torch.tensor([[1.5, 0.5, -0.5], [-1.0, 1.0, 0.3], [0.2, -1.4, 0.8]], dtype=torch.float64)
@@ -47,3 +49,13 @@ def exact(start: Tensor, **conditions: object) -> Tensor:
 def mean_distance(x: Tensor, y: Tensor) -> float:
     """The mean over samples of the root mean square difference."""
     return float((x - y).square().mean(1).sqrt().mean())
+
+
+def shorten_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward fit that tries little, for tests of what does not depend on how good it is."""
+    monkeypatch.setattr(forward_stage, "SHAPES", ("unipc", "dpm_solver_2m"))
+    for name in ("MOVED", "FINALISTS", "FIRST_ITERATIONS", "MAX_ITERATIONS"):
+        monkeypatch.setattr(forward_stage, name, 1)
+    monkeypatch.setattr(forward_stage, "TRIED", 4)
+    monkeypatch.setattr(stages, "NEWTON_SAMPLES", 8)
+    monkeypatch.setattr(stages, "PATIENCE", 1)

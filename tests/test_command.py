@@ -122,7 +122,7 @@ UNREADABLE = {
     ("fit", "--steps"): ["0", "x"],
     ("fit", "--samples"): ["8", "31", "x"],
     ("fit", "--iterations"): ["0"],
-    ("fit", "--start-iterations"): ["0"],
+    ("fit", "--method"): ["fast"],
     ("fit", "--seed"): ["-1"],
     ("fit", "--guidance"): ["nan"],
     ("fit", "--seconds"): ["0", "-1", "nan"],

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
-from mixtures import SCHEDULE, model, noise
+from mixtures import SCHEDULE, model, noise, shorten_search
 
 import fastdiff as fd
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_search() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_search(patch)
+        yield
 
 
 def fit(subject=model, start=None, steps=4, **options):

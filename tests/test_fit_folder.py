@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixtures import SCHEDULE, model, noise
+from mixtures import SCHEDULE, model, noise, shorten_search
 
 import fastdiff as fd
 from fastdiff.fitting import references, search
 from fastdiff.fitting.descent import Descent
 
 COUNT = 32
-SHORT = {"prediction": "sample", "iterations": 1, "batch": 16, "tolerance": 0.02}
+SHORT = {"prediction": "sample", "method": "full", "iterations": 1, "batch": 16, "tolerance": 0.02}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_search() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_search(patch)
+        yield
 
 
 def fit(subject: object = model, steps: int = 3, **options: object) -> fd.Plan:
@@ -140,7 +148,7 @@ def test_damaged_file_is_refused_by_name_or_the_fit_is_as_it_was(data, complete,
 def test_file_that_was_deleted_as_told_is_made_anew(complete, tmp_path):
     intact, plan = complete
     shutil.copytree(intact, tmp_path / "fits")
-    for name in ("teacher.json", "3/catalogue.json", "3/start 2.safetensors"):
+    for name in ("teacher.json", "3/forward.json", "3/start 2.safetensors"):
         (tmp_path / "fits" / name).unlink()
         assert fit(folder=tmp_path / "fits") == plan
 

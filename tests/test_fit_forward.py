@@ -19,6 +19,7 @@ from fastdiff.plans.grid import make_grid
 from fastdiff.plans.schedule import Schedule
 
 SAMPLES = 8
+FITTED = 32  # in three dimensions a sample is three equations
 SCHEDULES = {
     "edm": (SCHEDULE, "sample"),
     "vp": (Schedule.vp(), "epsilon"),
@@ -110,7 +111,9 @@ def test_weights_on_gaussian_data_become_exact(solver):
     alpha, sigma = np.append(points.alpha, 1.0), np.append(points.sigma, 0.0)
     states = torch.from_numpy(spread)[:, None, None] * start
     gain = torch.from_numpy(points.alpha * variance / spread[:-1] ** 2)
-    trajectory = Trajectory(fd.plans.schedule.Points(np.append(points.t, 0), alpha, sigma), states, gain[:, None, None] * states[:-1])
+    trajectory = Trajectory(
+        fd.plans.schedule.Points(np.append(points.t, 0), alpha, sigma), states, gain[:, None, None] * states[:-1]
+    )
     spec = SolverSpec(solver, schedule, "flow_prediction")
     space = PlanSpace(spec.build, schedule, make_grid(schedule, 4, "quadratic"))
     source = LinearSource(trajectory)
@@ -125,11 +128,11 @@ def test_weights_on_gaussian_data_become_exact(solver):
 @pytest.fixture(scope="module")
 def trials() -> tuple[fd.Plan, list[Trial]]:
     found: list[Trial] = []
-    plan = fd.fit(model, SCHEDULE, 5, noise(SAMPLES), prediction="sample", report=found.append)
+    plan = fd.fit(model, SCHEDULE, 5, noise(FITTED), prediction="sample", report=found.append)
     return plan, found
 
 
-def test_eight_samples_and_no_gradient_halve_the_catalogues_least_error_on_unseen_noise(trials):
+def test_a_few_samples_and_no_gradient_halve_the_catalogues_least_error_on_unseen_noise(trials):
     unseen = noise(200, first=10**6)
     converged = exact(unseen)
 
@@ -141,7 +144,7 @@ def test_eight_samples_and_no_gradient_halve_the_catalogues_least_error_on_unsee
 
 
 def test_the_forward_fit_is_never_worse_than_the_catalogue_on_its_samples(trials):
-    start = noise(SAMPLES)
+    start = noise(FITTED)
     goal = exact(start)
     least = min(mean_distance(fd.sample(model, c.plan, start), goal) for c in candidates(SCHEDULE, "sample", 5))
     assert min(trial.mean for trial in trials[1]) <= least + 1e-3  # the trajectories' tolerance
@@ -153,7 +156,9 @@ def test_every_schedule_and_prediction_can_be_fitted_within_a_budget(kind):
     schedule, prediction = SCHEDULES[kind]
     run, unseen = network(schedule, prediction), noise(100, first=10**6)
     plan = fd.fit(run, schedule, 4, noise(4), prediction=prediction, evaluations=6000)
-    goal = fd.sample(run, fd.plan("dpm_solver_3m_exact", schedule, 300, grid="quadratic", prediction=prediction), unseen)
+    goal = fd.sample(
+        run, fd.plan("dpm_solver_3m_exact", schedule, 300, grid="quadratic", prediction=prediction), unseen
+    )
     first = fd.plan("unipc", schedule, 4, grid="quadratic", prediction=prediction)
     fitted_error, other = (mean_distance(fd.sample(run, p, unseen), goal) for p in (plan, first))
     assert plan.nfe == 4
@@ -169,7 +174,7 @@ def test_a_model_in_half_precision_can_be_fitted():
     plan = fd.fit(rough, SCHEDULE, 4, start, prediction="sample", model_dtype=torch.float16, tolerance=2e-2)
     first = fd.plan("unipc", SCHEDULE, 4, grid="quadratic", prediction="sample")
     fitted_error, other = (
-        mean_distance(fd.sample(rough, p, unseen, model_dtype=torch.float16), exact(unseen.double())) for p in (plan, first)
+        mean_distance(fd.sample(rough, p, unseen, model_dtype=torch.float16), exact(unseen.double()))
+        for p in (plan, first)
     )
     assert fitted_error < 0.5 * other
-

@@ -86,10 +86,10 @@ def test_saved_head_start_is_the_same(law, tmp_path):
 def test_fit_begins_lower_with_a_head_start_and_errs_less(tmp_path):
     """Nearly Gaussian data: one evaluation less is better than none spent on what is known."""
     options = {"prediction": "sample", "batch": 32, "iterations": 10}
-    count = 96
-    plain = fd.fit(model, SCHEDULE, 3, noise(count), **options)
-    plan = fd.fit(model, SCHEDULE, 3, noise(count), head=3, folder=tmp_path, **options)
-    head = GaussianStart.load(tmp_path / "3" / "head.safetensors")
+    count = 32
+    plain = fd.fit(model, SCHEDULE, 1, noise(count), **options)
+    plan = fd.fit(model, SCHEDULE, 1, noise(count), head=3, folder=tmp_path, **options)
+    head = GaussianStart.load(tmp_path / "1" / "head.safetensors")
     assert plan.start[1] < SCHEDULE.sigma(SCHEDULE.t_max)
     unseen = noise(200, first=10**6)
     converged = exact(unseen)

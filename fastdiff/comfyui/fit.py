@@ -20,7 +20,7 @@ from .levels import Levels
 from .model import guidance_of
 from .schedule import level_of, schedule_of, up_to
 
-SAMPLES = 32  # noises that the plan is fitted to and judged by
+SAMPLES = 8  # noises that the plan is fitted to and judged by
 TOLERANCE = 1e-2  # of the references: many models in ComfyUI jump in t, from one whole index to the next
 PROGRESS = 1000  # units of ComfyUI's progress bar
 

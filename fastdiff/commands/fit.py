@@ -15,6 +15,7 @@ from ..sampling.noise import randn
 from .output import Output, shows_bars
 from .sample import labels_of
 
+SAMPLES = {"forward": 32, "full": 640}
 FIRST_SEED = 10**6  # far from the seeds that anybody samples, so that a fit is judged on other noise than it saw
 
 
@@ -23,10 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=("demo",), default="demo", help="(default: %(default)s)")
     parser.add_argument("--steps", type=whole(1), required=True, help="model evaluations of the plan")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write, - for standard output")
+    parser.add_argument("--method", choices=fitting.METHODS, default="forward", help="(default: %(default)s)")
+    parser.add_argument(
+        "--samples",
+        type=whole(fitting.MIN_SAMPLES),
+        help="noises to fit to and judge by (default: "
+        + ", ".join(f"{count} for {method}" for method, count in SAMPLES.items())
+        + ")",
+    )
     for option, minimum, default, text in (
-        ("--samples", fitting.MIN_SAMPLES, 640, "noises to fit to and judge by"),
-        ("--iterations", 1, 100, "of the last stage"),
-        ("--start-iterations", 1, 20, "of each solver tried"),
+        ("--iterations", 1, 100, "of the descent by gradients, of --method full"),
         ("--seed", 0, 0, "another seed fits to other noise"),
     ):
         parser.add_argument(option, type=whole(minimum), default=default, help=f"{text} (default: %(default)s)")
@@ -36,14 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="keeps the work; the same command goes on where it stopped")
 
 
-def fit_demo(steps: int, *, samples: int = 640, seed: int = 0, guidance: float | None = None, **options: Any) -> Plan:
+def fit_demo(steps: int, *, samples: int | None = None, seed: int = 0, method: str = "forward", **options: Any) -> Plan:
     """`fastdiff.fit` on the shipped model, with every digit equally often."""
+    samples, guidance = samples or SAMPLES[method], options.pop("guidance", None)
     seeds = list(range(FIRST_SEED * (seed + 1), FIRST_SEED * (seed + 1) + samples))
     uncond = None if guidance is None else {"y": torch.full((1,), demo.NUM_CLASSES)}
     return fitting.fit(
         demo.load_model(), demo.schedule(), steps, randn((samples, *demo.SHAPE), seeds),
         prediction=demo.PREDICTION, y=labels_of(seeds, None), guidance=guidance, uncond=uncond, held_out=0.2,
-        batch=48, seed=seed, **options,
+        batch=48, seed=seed, method=method, **options,
     )  # fmt: skip
 
 
@@ -53,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.folder:
         Output("--folder", arguments.folder, folder=True)
     out.say(fitting.HEADER)
-    names = ("samples", "iterations", "start_iterations", "guidance", "seed", "seconds", "evaluations", "folder")
+    names = ("method", "samples", "iterations", "guidance", "seed", "seconds", "evaluations", "folder")
     options = {name: getattr(arguments, name) for name in names}
     plan = fit_demo(arguments.steps, progress=shows_bars(), report=out.say, **options)
     out.save(plan.save)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +64,9 @@ def shuffled(x: Tensor, y: Tensor) -> Data:
 
 def latents() -> Data:
     """The latents of MNIST, [N, 4, 7, 7], by the shipped autoencoder."""
-    data, encode = large_mnist(), read(AUTOENCODER, WEIGHTS)[0].encode
+    data = large_mnist()
+    autoencoder: Any = read(AUTOENCODER, WEIGHTS)[0]
+    encode = autoencoder.encode
     return data._replace(x=torch.cat([encode(x) for x in data.x.split(500)]), held_x=encode(data.held_x))
 
 
@@ -94,7 +96,8 @@ def terrain(size: int = 16) -> Data:
     import numpy as np
     from matplotlib.cbook import get_sample_data
 
-    with get_sample_data("jacksboro_fault_dem.npz") as archive:
+    file: Any = get_sample_data("jacksboro_fault_dem.npz")
+    with file as archive:
         height = torch.from_numpy(archive["elevation"].astype(np.float32))[None]
     height = avg_pool2d(height, 2)
     height = (height - height.mean()) / height.std()
@@ -131,9 +134,8 @@ def daily(table: Mapping[str, Sequence[float]]) -> Tensor:
 def crops(image: Tensor, size: int, count: int, generator: torch.Generator) -> Tensor:
     """Pieces [count, C, size, ...] of an image or series [C, ...], from anywhere in it."""
     places = [torch.randint(n - size + 1, (count,), generator=generator).tolist() for n in image.shape[1:]]
-    return torch.stack(
-        [image[(slice(None), *(slice(i, i + size) for i in corner))] for corner in zip(*places, strict=True)]
-    )
+    inside = [(slice(None), *(slice(i, i + size) for i in corner)) for corner in zip(*places, strict=True)]
+    return torch.stack([image[index] for index in inside])
 
 
 def unlabelled(x: Tensor, held: Tensor) -> Data:

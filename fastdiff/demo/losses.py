@@ -45,7 +45,7 @@ def denoising_loss(model: nn.Module, kind: Diffusion, x0: Tensor, **conditions: 
     x, target = noised(kind, x0, t)
     predicted = model(x, t, **conditions)
     if kind.schedule.kind == "ve":
-        data = model.sigma_data
+        data = float(model.sigma_data)  # type: ignore[arg-type]
         weight = (t.square() + data**2) / (t * data).square()
         return (weight * (predicted - target).square().flatten(1).mean(1)).mean()
     return mse_loss(predicted, target)

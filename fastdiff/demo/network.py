@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,10 @@ def network(name: str, folder: str | Path = WEIGHTS) -> DemoNetwork:
 
 def decoder(autoencoder: Kind | None) -> Callable[[Tensor], Tensor]:
     """The shipped decoder of a network's samples."""
-    return torch.Tensor.clone if autoencoder is None else read(autoencoder, WEIGHTS)[0].decode
+    if autoencoder is None:
+        return lambda x: x.clone()
+    model: Any = read(autoencoder, WEIGHTS)[0]
+    return model.decode
 
 
 def statistics(x: Tensor) -> dict[str, Tensor]:

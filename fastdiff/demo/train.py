@@ -14,6 +14,7 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -183,7 +184,8 @@ def main() -> None:
     if args.resume:
         trainer = Trainer.load(args.out / "checkpoint.pt")
     else:
-        recipe = Recipe(seed=args.seed, **LESSONS[args.network].recipe)
+        own: dict[str, Any] = dict(LESSONS[args.network].recipe)
+        recipe = Recipe(seed=args.seed, **own)
         trainer = Trainer(recipe, network=args.network)
     if args.steps is not None:
         trainer.set_length(args.steps)

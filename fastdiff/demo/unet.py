@@ -135,13 +135,13 @@ class UNet(nn.Module):
         h, skips = self.conv_in(fold(x, self.patch)), []
         for level, stages in enumerate(self.down):
             h = self.shrink[level - 1](h) if level else h
-            for stage in stages:
+            for stage in stages.children():
                 skips.append(h := stage(h, emb))
         for stage in self.middle:
             h = stage(h, emb)
         for level, stages in enumerate(self.up):
             h = self.grow[level - 1](interpolate(h, size=skips[-1].shape[2:], mode="nearest")) if level else h
-            for stage in stages:
+            for stage in stages.children():
                 h = stage(torch.cat([h, skips.pop()], dim=1), emb)
         return unfold(self.conv_out(self.norm_out(h)), self.patch)
 

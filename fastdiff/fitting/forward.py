@@ -9,6 +9,7 @@ samples do. Newton's form of the outputs makes each further unknown a smaller co
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import comb
 from typing import NamedTuple
@@ -25,7 +26,6 @@ from .regression import Choice, Moments, Solution, choose, fitted
 from .sources import Ask, Source
 from .space import PlanSpace
 from .trajectory import Trajectory
-
 
 Starts = Callable[[Plan], Tensor]  # the samples' first states [S, ...]
 
@@ -103,19 +103,15 @@ class Forward:
                 given = [a.choice for _, a in here]
                 choices = [c for c in given if c] if all(given) else choose(moments, self.folds)
                 for (step, _), solution in zip(here, fitted(moments, self.folds, choices), strict=True):
-                    try:
+                    with suppress(StopIteration):
                         left.append((step, step.send(solution)))
-                    except StopIteration:
-                        pass
             asked = left
 
 
 class _Runner:
     """One setting on its way through the rows."""
 
-    def __init__(
-        self, owner: Forward, setting: Setting, crossed: bool, choices: Sequence[Choice] | None
-    ) -> None:
+    def __init__(self, owner: Forward, setting: Setting, crossed: bool, choices: Sequence[Choice] | None) -> None:
         self.owner, self.setting, self.crossed = owner, setting, crossed
         self.given = None if choices is None else iter(choices)
         self.choices: list[Choice] = []
@@ -153,7 +149,11 @@ class _Runner:
         self, i: int, name: str, base: Tensor, x: Tensor, outputs: tuple[Tensor, ...], point: tuple[float, float]
     ) -> Generator[Asked, Solution, Tensor]:
         """The theory's x' or base', and what the regression adds to it."""
-        states = {OFFSET[f"{name}_{which}"]: v for which, v in (("base", base), ("x", x)) if self._number(i, f"{name}_{which}")}
+        states = {
+            OFFSET[f"{name}_{which}"]: v
+            for which, v in (("base", base), ("x", x))
+            if self._number(i, f"{name}_{which}")
+        }
         places = [*states, *range(OFFSET[name.upper()], OFFSET[name.upper()] + len(outputs))]
         operands = [*states.values(), *outputs]
         theory = _combined([self.table[i, place] for place in places], operands)
@@ -166,7 +166,9 @@ class _Runner:
         if not self.crossed:
             return theory + _combined(b, features)
         shape = (-1, *[1] * (x.ndim - 1))
-        return theory + sum(torch.from_numpy(apart[:, f]).to(x).view(shape) * feature for f, feature in enumerate(features))
+        return theory + sum(
+            torch.from_numpy(apart[:, f]).to(x).view(shape) * feature for f, feature in enumerate(features)
+        )
 
 
 def _newton(states: int, outputs: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -19,9 +20,19 @@ from .sources import LinearSource, ModelSource
 
 # One of each shape that rows come in: data, noise and velocity as what is interpolated, one register and two.
 SHAPES = (
-    "dpm_solver_2m", "deis_log_rho", "lms", "ipndm", "gradient_estimation", "unipc", "midpoint", "dpm_solver_2s", "heun",
-    "dpm_2", "ddim",
-)  # fmt: skip
+    "adams_moulton",
+    "dpm_solver_2m",
+    "deis_log_rho",
+    "lms",
+    "ipndm",
+    "gradient_estimation",
+    "unipc",
+    "midpoint",
+    "dpm_solver_2s",
+    "heun",
+    "dpm_2",
+    "ddim",
+)
 FOLDS = 4
 TRIED = 24  # settings that the model is asked about, after the linear model has ranked all
 MOVED = 4  # of those, whose grids and times are moved
@@ -77,11 +88,11 @@ class _Search:
     def ranked(self, starts: Sequence[Found]) -> list[Found]:
         """Those of the settings that are best after their regression, in order, no two of one grid and shape."""
         guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
-        order = np.argsort([guess.mean for guess in guesses], kind="stable")[:TRIED]
-        few = [starts[i] for i in order]
+        order = sorted(range(len(starts)), key=lambda i: guesses[i].mean)
+        few = _in_turn([starts[i] for i in order])[:TRIED]
         fitted = self.model.run([Setting(f.space, f.p) for f in few])
         self._keep(few, fitted)
-        return self._sorted(few, fitted)
+        return _in_turn(self._sorted(few, fitted))
 
     def moved(self, found: Sequence[Found], iterations: int) -> list[Found]:
         """The same after so many steps of their grids and times, best first."""
@@ -94,7 +105,9 @@ class _Search:
         guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
         best = min(range(len(guesses)), key=lambda i: guesses[i].mean)
         plan = starts[best].space.plan_of(self.linear.run([Setting(starts[best].space, starts[best].p)], False)[0].p)
-        self.fit.journal.keep(self.fit.trial("forward", f"guessed {starts[best].candidate.name}", guesses[best].each), plan)
+        self.fit.journal.keep(
+            self.fit.trial("forward", f"guessed {starts[best].candidate.name}", guesses[best].each), plan
+        )
 
     def _moved(self, found: Found, iterations: int) -> Found:
         space, fit = found.space, self.fit
@@ -137,6 +150,14 @@ class _Search:
             alike = f"{result.mean:.3g}", f.candidate.grid
             best.setdefault(alike, replace(f, each=result.each))
         return list(best.values())
+
+
+def _in_turn(found: Sequence[Found]) -> list[Found]:
+    """The same in turns: from each level where plans begin the best one, then the next. One level is left as it is."""
+    levels: dict[float, list[Found]] = {}
+    for f in found:
+        levels.setdefault(f.space.plan.start[1], []).append(f)
+    return [f for turn in zip_longest(*levels.values()) for f in turn if f is not None]
 
 
 class _Fits:

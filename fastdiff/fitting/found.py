@@ -24,7 +24,7 @@ from .trajectory import Trajectory
 class Fit:
     """What all stages share.
 
-    trajectory: converged runs of the first samples. references: [N, ...] converged samples of all, where they are drawn.
+    trajectory: converged runs of the first samples. references: [N, ...] the converged samples of all, if drawn.
     held_out: how many of the last samples only judge.
     """
 

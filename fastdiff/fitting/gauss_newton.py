@@ -8,7 +8,7 @@ candidates, and the run itself says which is best (Levenberg 1944, Marquardt 196
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -38,11 +38,11 @@ def noise_floor(fit: Fit, count: int) -> float:
 
 
 class Outcome(NamedTuple):
-    """x: [S, ...] the samples by some numbers. each: [S] their distances. source: what the caller wants to know again."""
+    """x: [S, ...] the samples by some numbers. each: [S] their distances. source: what the problem needs for `near`."""
 
     x: Tensor
     each: np.ndarray
-    source: object = None
+    source: Any = None
 
 
 class Problem(Protocol):
@@ -77,9 +77,11 @@ class GaussNewton:
         self._steps = self._sizes(np.full(len(free), TYPICAL_SLOPE))
 
     def advance(self, p: np.ndarray, here: Outcome) -> tuple[np.ndarray, Outcome]:
-        """The best of the candidates from p, whose outcome is given; p itself need not be among them."""
+        """The best of the candidates from p, whose outcome is given."""
         x = here.x[: len(self.goal)]
-        there = self.problem.near([p + self._move(k, step) for k, step in zip(self.free, self._steps, strict=True)], here)
+        there = self.problem.near(
+            [p + self._move(k, step) for k, step in zip(self.free, self._steps, strict=True)], here
+        )
         slopes = [(moved - x) / step for moved, step in zip(there, self._steps, strict=True)]
         self._steps = self._sizes(np.array([float(slope.square().mean().sqrt()) for slope in slopes]))
         moments = Moments.of(slopes, self.goal - x)

@@ -99,8 +99,8 @@ class ReferenceSampler:
         saved = None if path is None else load_tensors(path, self.fit)
         if saved is not None and len(saved[0]["states"][0]) >= count:
             tensors = {name: value.to(self.target.noise.device) for name, value in saved[0].items()}
-            points = Points(*tensors["points"].cpu().numpy())
-            return Trajectory(points, tensors["states"][:, :count], tensors["data"][:, :count])
+            known = Points(*tensors["points"].cpu().numpy())
+            return Trajectory(known, tensors["states"][:, :count], tensors["data"][:, :count])
         drawn: list[Trajectory] = []
         try:
             for part in self.target.parts(torch.arange(count)):
@@ -136,8 +136,9 @@ def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance:
     ValueError where none does.
     """
     places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
-    running = [(contestant, _drawn(target, contestant, schedule, prediction, FIRST_STEPS, places)) for contestant in CONTESTANTS]
-    running, steps, change = [(c, x) for c, x in running if x is not None], FIRST_STEPS, math.inf
+    drawn = [(c, _drawn(target, c, schedule, prediction, FIRST_STEPS, places)) for c in CONTESTANTS]
+    running = [(contestant, x) for contestant, x in drawn if x is not None]
+    steps, change = FIRST_STEPS, math.inf
     while running and steps < MAX_STEPS:
         steps *= 2
         found = []

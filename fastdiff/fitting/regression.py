@@ -2,9 +2,9 @@
 
 Minimises sum_s w_s |r_s - Phi_s^T b|^2 + ridge |b|^2 over the unknowns b [F], where r_s is what is to be explained in
 sample s and Phi_s [F, D] its features. Samples that the model sends to another mode would rule plain least squares;
-the weights w_s = 1 / (e_s + e_median / 10) make it minimise the mean distance e_s instead of the mean square (iteratively
-reweighted least squares, Daubechies et al. 2010). How many unknowns, and which ridge, is chosen by what predicts
-samples that were left out best.
+the weights w_s = 1 / (e_s + e_median / 10) make it minimise the mean distance e_s instead of the mean square
+(iteratively reweighted least squares, Daubechies et al. 2010). How many unknowns, and which ridge, is chosen by what
+predicts samples that were left out best.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def solve(moments: Moments, ridges: np.ndarray, used: np.ndarray, passes: int = 
 class Choice(NamedTuple):
     """How many of the features are used, and the ridge."""
 
-    count: int
+    features: int
     ridge: float
 
 
@@ -124,8 +124,8 @@ def fitted(moments: Moments, folds: np.ndarray, choices: list[Choice]) -> list[S
     """
     used, place = _sets(folds)
     b = np.zeros((len(choices), len(used), moments.size))
-    for count in {choice.count for choice in choices}:
-        here = [g for g, choice in enumerate(choices) if choice.count == count]
+    for count in {choice.features for choice in choices}:
+        here = [g for g, choice in enumerate(choices) if choice.features == count]
         ridges = np.array([[choices[g].ridge] for g in here])
         b[here, :, :count] = solve(moments.at(here).first(count), ridges, used)[:, 0]
     return [Solution(sets[-1], sets[place], choice) for sets, choice in zip(b, choices, strict=True)]

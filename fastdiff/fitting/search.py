@@ -155,7 +155,9 @@ def race(
         if until == count:
             return [(float(d.mean()), c) for c, d in running] + lost
         leaders = running[0][1]
-        stays = [i < MIN_FINALISTS or not (_behind(d, leaders) or _hopeless(d, rival)) for i, (_, d) in enumerate(running)]
+        stays = [
+            i < MIN_FINALISTS or not (_behind(d, leaders) or _hopeless(d, rival)) for i, (_, d) in enumerate(running)
+        ]
         lost = [(float(d.mean()), c) for (c, d), kept in zip(running, stays, strict=True) if not kept] + lost
         running = [pair for pair, kept in zip(running, stays, strict=True) if kept]
 

@@ -52,7 +52,7 @@ def run_forward(fit: Fit) -> list[Found]:
 
 
 def run_full(fit: Fit, found: Sequence[Found], iterations: int) -> None:
-    """From what the forward fit found: all numbers together, by differences and then by gradients where there are any."""
+    """From what the forward fit found: all numbers together, by differences, then by gradients where there are any."""
     catalogue = fit.journal.best
     fit.journal.best = None
     if catalogue is not None:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .gaussian import GaussianStart
 from .gauss_newton import Outcome
+from .gaussian import GaussianStart
 from .references import distances
 from .space import PlanSpace
 from .target import FitTarget
@@ -17,7 +17,7 @@ from .unroll import unroll
 
 
 class TableRuns:
-    """The samples at `places` [S] by plans of one space, as `GaussNewton` needs them; steps are computed from the first.
+    """The samples at `places` [S] by plans of one space, for `GaussNewton`; steps are computed from the `first` ones.
 
     Every sample of a model call has its own table, so the model sees full batches however few the samples are.
     """

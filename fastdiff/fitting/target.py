@@ -104,7 +104,16 @@ class FitTarget:
         return (lambda x, t: run(x.to(self.model_dtype), t)), calls.copies
 
     def output(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
-        """The model's output, guided where it is, for x [n, ...] and t [n] of the samples at `part` [n]."""
+        """The model's output, guided where it is, for x [n, ...] and t [n] of the samples at `part` [n].
+
+        A model with a true `one_time`, such as a pipeline's, is called once for each time.
+        """
+        if getattr(self.model, "one_time", False) and not bool((t == t[0]).all()):
+            out = torch.empty_like(x)
+            for time in t.unique():
+                here = t == time
+                out[here] = self.output(x[here], t[here], part[here.cpu()]).to(out.dtype)
+            return out
         evaluate, copies = self.evaluate(part)
         x, t = x.to(self.noise.dtype), t.to(self.noise)
         m, m_uncond = evaluate(torch.cat([x] * copies), torch.cat([t] * copies))

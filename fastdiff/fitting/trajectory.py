@@ -15,7 +15,7 @@ from ..plans.schedule import Points
 
 
 class Trajectory:
-    """Runs through `points` [M + 1]: states [M + 1, N, ...] there, and the data [M, N, ...] predicted at the first M."""
+    """Runs through `points` [M + 1]: states [M + 1, N, ...] there, the data [M, N, ...] predicted at the first M."""
 
     def __init__(self, points: Points, states: Tensor, data: Tensor) -> None:
         self.points, self.states, self.data = points, states, data
@@ -33,27 +33,27 @@ class Trajectory:
 
     def at(self, alpha: float, sigma: float) -> Tensor:
         """[N, ...] the states at a noise level within the run."""
-        j, s, _, cubic = self._cubic(alpha, sigma)
+        s, _, cubic = self._cubic(alpha, sigma)
         return (cubic[0] + s * (cubic[1] + s * (cubic[2] + s * cubic[3]))) * (alpha + sigma)
 
     def data_at(self, alpha: float, sigma: float) -> Tensor:
         """[N, ...] the data that the model predicts there, from the slope of the run."""
-        j, s, width, cubic = self._cubic(alpha, sigma)
+        s, width, cubic = self._cubic(alpha, sigma)
         slope = (cubic[1] + s * (2 * cubic[2] + s * 3 * cubic[3])) / width
         return self.at(alpha, sigma) / (alpha + sigma) - sigma / (alpha + sigma) * slope
 
-    def _cubic(self, alpha: float, sigma: float) -> tuple[int, float, float, tuple[Tensor, ...]]:
-        """(interval, place in it from 0 to 1, its signed width, z's coefficients as a polynomial in the place)."""
+    def _cubic(self, alpha: float, sigma: float) -> tuple[float, float, tuple[Tensor, ...]]:
+        """(place in the interval from 0 to 1, its signed width, z's coefficients as a polynomial in the place)."""
         j, s, width = self._piece(sigma / (alpha + sigma))
         first, last = self._state(j), self._state(j + 1)
         slope = self._slope(j) * width
         if j + 1 < len(self.data):
             end_slope = self._slope(j + 1) * width
-            return j, s, width, (
+            return s, width, (
                 first, slope, 3 * (last - first) - 2 * slope - end_slope, 2 * (first - last) + slope + end_slope
             )  # fmt: skip
         # The model is not asked at the end: the parabola through what is known.
-        return j, s, width, (first, slope, last - first - slope, torch.zeros_like(first))
+        return s, width, (first, slope, last - first - slope, torch.zeros_like(first))
 
     def _piece(self, tau: float) -> tuple[int, float, float]:
         """The interval that tau lies in, how far along it from 0 to 1, and its signed width."""

@@ -21,7 +21,7 @@ def fit_pipeline(
     prompts: Sequence[str] | None,
     steps: int,
     *,
-    samples: int = 64,
+    samples: int = 8,
     batch: int = 4,
     save_memory: bool = True,
     seed: int = 0,
@@ -31,10 +31,10 @@ def fit_pipeline(
 
     `PlanScheduler.from_config(pipe.scheduler.config, plan=plan)` runs it in the pipeline.
     prompts: the texts; None where the options have prompt_embeds. They come again until every one of the `samples`
-        noises has one: the noise needs to be plentiful, at least 32 and better 500, the prompts need not.
+        noises has one. Eight do for the forward fit; the full one wants hundreds, of noises more than of prompts.
     batch: samples that the networks see at once. save_memory: recompute activations instead of keeping those of all
         steps. seed: of the noise, and of the fit's batches.
-    options: those of `fastdiff.fit`, such as folder=, seconds=, iterations=, head=; all others are the pipeline's
+    options: those of `fastdiff.fit`, such as method=, folder=, seconds=, head=; all others are the pipeline's
         call's, such as guidance_scale= and height=. Fit with those that you will sample with.
     Raises what `fastdiff.fit` and `fastdiff.pipelines.denoiser` raise, and ValueError for what the pipeline says
     itself: prediction=, guidance=, uncond=, model_dtype=.

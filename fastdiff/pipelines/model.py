@@ -22,7 +22,10 @@ class PipelineModel:
     pipe: a diffusers pipeline; it stays as it is. arguments: its call's. Prompts are encoded here, once; the number of
     steps is read where the schedule's shift depends on it.
     noise: [N, ...] the pipeline's own, one for each prompt, unit Gaussian. schedule: its scheduler's.
+    one_time: a call's samples all stand at one time.
     """
+
+    one_time = True
 
     def __init__(self, pipe: Any, arguments: dict[str, Any]) -> None:
         self._pipe, self._runs = pipe, Runs(pipe, arguments)
