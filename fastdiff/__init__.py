@@ -7,6 +7,7 @@ from .fitting import GaussianStart, fit
 from .ops import backend
 from .patch import accelerate, perturb  # noqa: F401
 from .patch.nag import nag
+from .patch.partial import Cached, Split, cached
 from .pipelines.fit import fit_pipeline
 from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
@@ -21,16 +22,19 @@ from .sampling.statistics import Statistics, estimate_statistics
 
 __version__ = "0.1.0"
 __all__ = [
+    "Cached",
     "CaptureError",
     "Captured",
     "GaussianStart",
     "Plan",
     "Schedule",
     "Solver",
+    "Split",
     "Statistics",
     "Step",
     "accelerate",
     "backend",
+    "cached",
     "capture",
     "estimate_statistics",
     "fit",

@@ -276,3 +276,21 @@ def test_only_outputs_that_are_there_are_forgotten(drop_history):
     rows = fd.plan("ddim", fd.Schedule.vp(), 1).rows
     with pytest.raises(ValueError, match="row 0 forgets"):
         fd.Plan((dataclasses.replace(rows[0], drop_history=drop_history),), (1.0, 0.0), "epsilon")
+
+
+def test_rows_with_cheap_calls_are_counted_shown_and_saved(tmp_path):
+    plan = fd.plan("dpmpp_2m", fd.Schedule.flow(), steps=10)
+    some = plan.with_calls(["full", "cheap", "cheap"])
+    assert [row.call for row in some.rows][:4] == ["full", "cheap", "cheap", "full"]
+    assert some.nfe == 10
+    assert some.cost(cheap=0.5) == 4 + 6 * 0.5
+    assert plan.cost() == 10
+    assert "10 evaluations, 6 of them cheap" in repr(some)
+    assert some.explain().count("  cheap") == 6
+    some.save(tmp_path / "plan.json")
+    assert fd.Plan.load(tmp_path / "plan.json") == some
+    assert "call" not in plan.to_dict()["rows"][0]  # files of other plans are as before
+    assert some.with_calls(["full"]) == plan
+    for calls in (["cheap", "full"], ["full", "free"], [], ["full"] * 11, "full"):
+        with pytest.raises(ValueError, match=r"calls:|cheap call|has call"):
+            plan.with_calls(calls)

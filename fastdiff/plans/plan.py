@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,8 @@ class Plan:
 
     def __repr__(self) -> str:
         ends = [f"t {self.rows[0].t:g} to {self.rows[-1].t:g}", f"sigma {self.start[1]:.4g} to {self.end[1]:.4g}"]
-        return f"<Plan {self.solver} on {self.grid}: {self.nfe} evaluations, {self.prediction}, {', '.join(ends)}>"
+        count = f"{self.nfe} evaluations{self._cheap_ones}"
+        return f"<Plan {self.solver} on {self.grid}: {count}, {self.prediction}, {', '.join(ends)}>"
 
     @property
     def start(self) -> tuple[float, float]:
@@ -83,6 +85,37 @@ class Plan:
         """Model evaluations in a run."""
         return len(self.rows)
 
+    @property
+    def partial(self) -> bool:
+        """Whether any row asks for a cheap call, so that the model must have such (`fastdiff.cached`)."""
+        return any(row.call == "cheap" for row in self.rows)
+
+    def cost(self, cheap: float = 0.25) -> float:
+        """What a run costs, in full model evaluations. cheap: what a cheap one does (`fastdiff.cached`'s `cost`)."""
+        if not math.isfinite(cheap) or cheap < 0:
+            raise ValueError(f"cheap: expected a finite number >= 0, got {cheap}")
+        return sum(cheap if row.call == "cheap" else 1.0 for row in self.rows)
+
+    def with_calls(self, calls: Sequence[str]) -> Plan:
+        """The same plan with other rows cheap; nothing else of it changes.
+
+        calls: "full" or "cheap" for each row; a shorter list begins again where it ends, so ["full", "cheap", "cheap"]
+        makes every third call a full one, and ["full"] all. Raises ValueError where it has more than there are rows, or
+        where the first is cheap.
+
+        >>> fd.plan("dpmpp_2m", fd.Schedule.flow(), steps=10).with_calls(["full", "cheap"]).cost(cheap=0.25)
+        6.25
+        """
+        if isinstance(calls, str) or not 0 < len(calls) <= self.nfe:
+            raise ValueError(f"calls: expected a list of 1 to {self.nfe}, one for each row at most, got {calls!r}")
+        rows = tuple(replace(row, call=calls[i % len(calls)]) for i, row in enumerate(self.rows))
+        return replace(self, rows=rows)
+
+    @property
+    def _cheap_ones(self) -> str:
+        count = sum(row.call == "cheap" for row in self.rows)
+        return f", {count} of them cheap" if count else ""
+
     @cached_property
     def depth(self) -> int:
         """Number of model outputs that must be kept, the newest included; at least 1."""
@@ -109,13 +142,13 @@ class Plan:
 
     def explain(self) -> str:
         """The table as text: one model evaluation a line, then x' and, where it is its own, base'."""
-        head = f"{self.solver} on {self.grid}: {self.nfe} model evaluations, {self.prediction}, H depth {self.depth}"
-        lines = [head]
+        count = f"{self.nfe} model evaluations{self._cheap_ones}"
+        lines = [f"{self.solver} on {self.grid}: {count}, {self.prediction}, H depth {self.depth}"]
         for i, row in enumerate(self.rows):
             symbol = {"data": "x0", "noise": "eps", "flow": "eps-x0", "mixed": "f"}[row.form]
             lines.append(
                 f"{i:3d}  t={row.t:<9.5g} alpha={row.alpha:<9.4g} sigma={row.sigma:<9.4g}"
-                f"D={symbol}={_sum([(row.p_x, 'x'), (row.p_m, 'm')])}"
+                f"D={symbol}={_sum([(row.p_x, 'x'), (row.p_m, 'm')])}{'  cheap' if row.call == 'cheap' else ''}"
             )
             lines.append(f"     x'    = {_terms(row.x)}")
             if row.base is not None:
@@ -126,7 +159,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, object]:
         """What the plan's JSON file holds."""
-        return {"fastdiff_plan": VERSION, **asdict(self)}
+        data: dict[str, Any] = {"fastdiff_plan": VERSION, **asdict(self)}
+        for row in data["rows"]:
+            if row["call"] == "full":
+                del row["call"]  # a plan without cheap calls can be read by all of version 3
+        return data
 
     @classmethod
     def from_dict(cls, data: object) -> Plan:

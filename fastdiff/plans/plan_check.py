@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from .prediction import FORMS, PREDICTIONS
-from .row import LinearUpdate, Row, history_depth
+from .row import CALLS, LinearUpdate, Row, history_depth
 from .schedule import KNOTS
 from .table import MAX_HISTORY, MAX_NOISE
 
@@ -20,6 +20,8 @@ def check_rows(rows: Sequence[Row]) -> None:
         kept += 1
         _check_row(row, i, kept)
         kept -= len(row.drop_history)
+    if rows[0].call != "full":
+        raise ValueError("plan: row 0 asks for a cheap call, but no full one comes before it")
     depth = history_depth(rows)
     if depth > MAX_HISTORY:
         raise ValueError(
@@ -56,6 +58,8 @@ def _check_row(row: Row, i: int, kept: int) -> None:
     drawn = {index for line in lines for index, _ in line.noise}
     if len(drawn) > MAX_NOISE or any(not isinstance(j, int) or not 0 <= j < 2**32 for j in drawn):
         raise ValueError(f"plan: row {i} draws noise {drawn}, expected at most {MAX_NOISE} numbers below 2^32")
+    if row.call not in CALLS:
+        raise ValueError(f"plan: row {i} has call {row.call!r}, expected one of {CALLS}")
     if row.form not in (*FORMS, "mixed"):
         raise ValueError(f"plan: row {i} has form {row.form!r}, expected one of {FORMS} or 'mixed'")
     if len(set(row.drop_history)) != len(row.drop_history) or any(k not in range(kept) for k in row.drop_history):

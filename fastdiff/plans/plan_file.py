@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from .prediction import FORMS, PREDICTIONS, convert
-from .row import LinearUpdate, Row
+from .row import CALLS, LinearUpdate, Row
 
 NUMBERS = ("t", "alpha", "sigma", "p_x", "p_m", "c_in")
 
@@ -32,6 +32,8 @@ def read_plan(data: object) -> dict[str, Any]:
 def _row(data: object, where: str, prediction: str, version: object) -> Row:
     if isinstance(data, dict) and version == 2 and "forget" in data:
         data = {"drop_history" if name == "forget" else name: value for name, value in data.items()}
+    if isinstance(data, dict):
+        data = {"call": "full", **data}  # which files leave out
     found = _fields(data, tuple(f.name for f in fields(Row)), where)
     numbers = {name: _number(found[name], f"{where}.{name}") for name in NUMBERS}
     row = Row(
@@ -42,6 +44,7 @@ def _row(data: object, where: str, prediction: str, version: object) -> Row:
         drop_history=tuple(
             _index(k, f"{where}.drop_history") for k in _list(found["drop_history"], f"{where}.drop_history")
         ),
+        call=_one_of(found["call"], CALLS, f"{where}.call"),
     )
     _levels((row.alpha, row.sigma), f"{where}.alpha, {where}.sigma")
     if row.form != "data":

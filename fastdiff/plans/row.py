@@ -36,6 +36,7 @@ class LinearUpdate:
         return LinearUpdate(self.base + self.x * state.base, self.x * state.x, history, tuple(noise.items()))
 
 
+CALLS = ("full", "cheap")  # a cheap call takes part of what the latest full one computed instead of computing it
 BASE_UNCHANGED = LinearUpdate(base=1.0)  # base' = base: x' is a stage inside a step
 BASE_FROM_X = LinearUpdate(x=1.0)  # base' = x
 
@@ -47,6 +48,7 @@ class Row:
     form: D is x0 ("data"), eps ("noise"), eps - x0 ("flow") or another mixture ("mixed"); D = p_x x + p_m m.
     x: the next x. base: the next base; None where it is the next x, BASE_UNCHANGED where it stays.
     drop_history: places in the history, 0 the newest, that are dropped after the update; later rows count without them.
+    call: "full", or "cheap" where the model need not compute everything anew (`fastdiff.cached`).
     """
 
     t: float
@@ -59,6 +61,7 @@ class Row:
     base: LinearUpdate | None = None
     c_in: float = 1.0
     drop_history: tuple[int, ...] = ()
+    call: str = "full"
 
     @classmethod
     def at(

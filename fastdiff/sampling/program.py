@@ -43,8 +43,8 @@ class Program:
 
     table: the plan's rows; c_in is the next row's, since a row writes what the model reads next. times: [rows] float64.
     kept_times: tensors of them, for runs on the CPU.
-    scales: whether any row's c_in is not 1. keeps_outputs: whether any row reads an earlier one's D. stochastic: as the
-    plan is.
+    scales: whether any row's c_in is not 1. keeps_outputs: whether any row reads an earlier one's D. stochastic,
+    partial: as the plan is.
     """
 
     moves: tuple[Moves, ...]
@@ -55,6 +55,7 @@ class Program:
     scales: bool
     keeps_outputs: bool
     stochastic: bool
+    partial: bool
 
     @cached_property
     def in_place(self) -> Assignment:
@@ -106,6 +107,7 @@ def _compile(plan: Plan) -> Program:
         any(row.c_in != 1 for row in plan.rows),
         plan.depth > 1,
         plan.stochastic,
+        plan.partial,
     )
 
 

@@ -33,7 +33,8 @@ class Run:
     seeds: [B] int64, for the noise.
     given_noise: the caller passes each row's noises as tensors instead. clamp, threshold (ratio, limit): bounds on x0.
     watched: whether to keep D where no row reads it, and what a row reads until the next one. step: runs a row instead
-    of the backend chosen for x.
+    of the backend chosen for x. cheap_calls: whether `evaluate` makes the plan's cheap calls (`partial.RowCalls`).
+    Raises ValueError where it does not and the plan has such.
 
     `i` is the number of the next row; `x`, `base`, `history` and `model_input` are the registers before it.
     """
@@ -53,9 +54,12 @@ class Run:
         given_noise: bool = False,
         watched: bool = True,
         step: Callable | None = None,
+        cheap_calls: bool = False,
     ) -> None:
         self.plan, self.i = plan, 0
         self._program = program = program_of(plan)
+        if program.partial and not cheap_calls:
+            raise ValueError("plan: it asks for cheap calls, which are not made here; run plan.with_calls(['full'])")
         if step is None:
             step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
         self._step, self._seeds = step, seeds
@@ -180,7 +184,7 @@ class Run:
         """
         if times is None:
             return self._drive_by_plan(evaluate)
-        if self._bounds is not None or isinstance(evaluate, GuidedEvaluator):
+        if self._bounds is not None or self._program.partial or isinstance(evaluate, GuidedEvaluator):
             for _ in self.steps(evaluate, times):
                 pass
             return self.x

@@ -13,6 +13,8 @@ from ..ops import checks
 from ..plans.plan import Plan
 from .guided import GuidedCalls, calls_of
 from .model import Model, ModelCalls
+from .partial import RowCalls
+from .program import program_of
 from .rule import Guidance
 from .run import Run
 from .start import OPTIONS, check_sample, sample_seeds, start_state
@@ -100,7 +102,8 @@ def sample(
         argument than the second is given it by name, and of one that learns a variance, as its configuration says, the
         first half of the channels is read. kwargs are the model's own; an unknown keyword is an error that names the
         nearest option.
-    plan: from `fastdiff.plan`, `fastdiff.fit` or `Plan.load`.
+    plan: from `fastdiff.plan`, `fastdiff.fit` or `Plan.load`. One with cheap rows needs a model that has cheap calls,
+        `fastdiff.cached(model)`.
     noise: [B, ...] unit Gaussian noise of any shape, float64, float32, float16 or bfloat16. The state is float32, or
         float64 for float64 noise. The result has noise's dtype.
     guidance: scale g of classifier-free guidance (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u). Or one of
@@ -182,7 +185,8 @@ def _begin(
     check_sample(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
     if kwargs:
         check_keywords(model, kwargs, OPTIONS)
-    calls = calls_of(model, plan, noise.shape, guidance, uncond, guidance_mode, kwargs)
+    rows = RowCalls(model) if program_of(plan).partial else None
+    calls = calls_of(rows or model, plan, noise.shape, guidance, uncond, guidance_mode, kwargs)
     run = Run(
         plan,
         start_state(plan, noise, image),
@@ -193,7 +197,10 @@ def _begin(
         clamp=clamp,
         threshold=None if threshold is None else (threshold, threshold_limit),
         watched=watched,
+        cheap_calls=rows is not None,
     )
+    if rows is not None:
+        rows.run = run
     return run, calls
 
 

@@ -42,6 +42,7 @@ def capture(
     naming the argument.
     """
     check_sample(plan, example, None, None, clamp, threshold, threshold_limit, model_dtype)
+    _refuse_cheap_calls(plan)
     if kwargs:
         check_keywords(model, kwargs, (*OPTIONS, *options_of(capture)))
     calls = calls_of(model, plan, example.shape, guidance, uncond, guidance_mode, kwargs)
@@ -91,6 +92,8 @@ class Captured:
         `fastdiff.sample`. Raises TypeError or ValueError naming the argument.
         """
         check_like("noise", noise, self._example)
+        if plan is not None:
+            _refuse_cheap_calls(plan)
         plan = self._program.use(plan)
         if isinstance(guidance, Guidance):
             scale = plain_scale(plan, guidance)
@@ -109,3 +112,9 @@ class Captured:
     def serves(self, plan: Plan) -> bool:
         """Whether this graph can run the plan."""
         return self._program.serves(plan)
+
+
+def _refuse_cheap_calls(plan: Plan) -> None:
+    """Raises ValueError: what one call keeps for another lies outside of a graph's memory."""
+    if plan.partial:
+        raise ValueError("plan: it asks for cheap calls, which a graph cannot hold; run plan.with_calls(['full'])")

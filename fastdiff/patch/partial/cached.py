@@ -1,0 +1,142 @@
+"""cached(model): a model with cheap calls, which take the inner part of its network from the latest full call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ...sampling.model import checked_output
+from ...sampling.network import as_model
+from ..perturb.perturbed import network_of
+from .reuse import Outputs, recording, reusing
+from .split import Split, splits_of
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a full call leaves for cheap ones. x: its shape, dtype and device. t: its time. before: the call before."""
+
+    x: tuple
+    t: Any
+    outputs: Outputs
+    shapes: Outputs
+    before: Kept | None = None
+
+    def check(self, x: Tensor) -> None:
+        """Raises ValueError where x is not like the full call's."""
+        if _like(x) != self.x:
+            raise ValueError(f"state: kept from a full call of x {self.x}, got {_like(x)}")
+
+    def at(self, t: Any, order: int) -> Outputs:
+        """The outputs at the time t: the latest, or on the line through the two latest."""
+        if order == 0 or self.before is None:
+            return self.outputs
+        here, there = (torch.as_tensor(v, dtype=torch.float64) for v in (self.t, self.before.t))
+        span = here - there
+        # Two full calls at one time say nothing about the slope.
+        share = torch.where(span == 0, 0.0, (torch.as_tensor(t, dtype=torch.float64) - here) / span.where(span != 0, 1))
+
+        def line(new: Any, old: Any) -> Any:
+            return torch.lerp(new, old, _across(-share, new)) if isinstance(new, Tensor) else new
+
+        return pytree.tree_map(line, self.outputs, self.before.outputs)
+
+
+class Cached:
+    """A model with full and cheap calls, for plans with cheap rows; `fastdiff.cached` makes one.
+
+    Nothing is left on the network between calls. State is a value, held by whoever calls: runs, micro-batches and the
+    two evaluations of guidance each have their own, in any order and in any number.
+    """
+
+    def __init__(self, model: Callable[..., Any], network: nn.Module, splits: tuple[Split, ...], order: int) -> None:
+        self.network, self.splits, self.order = network, splits, order
+        self._model = as_model(model)
+
+    def __call__(self, x: Tensor, t: Any, **kwargs: Any) -> Tensor:
+        """The model's output [B, ...]; nothing is kept."""
+        return checked_output(self._model(x, t, **kwargs), tuple(x.shape))
+
+    def full(self, x: Tensor, t: Any, state: Kept | None = None, **kwargs: Any) -> tuple[Tensor, Kept]:
+        """(the model's output [B, ...], the state for cheap calls). state: that of the full call before this one."""
+        outputs, shapes = Outputs(), Outputs()
+        with recording(self.network, self.splits, outputs, shapes):
+            m = self(x, t, **kwargs)
+        before = None
+        if self.order and state is not None:
+            state.check(x)
+            before = Kept(state.x, state.t, state.outputs, state.shapes)
+        time_kept = t.detach().clone() if isinstance(t, Tensor) else t
+        return m, Kept(_like(x), time_kept, outputs, shapes, before)
+
+    def cheap(self, x: Tensor, t: Any, state: Kept, **kwargs: Any) -> Tensor:
+        """The output [B, ...] with what `full` kept in the place of the skipped modules.
+
+        Raises ValueError without a state, or with one of other shapes.
+        """
+        if not isinstance(state, Kept):
+            raise ValueError(f"state: a cheap call needs what a full call returned, got {state!r:.80}")
+        state.check(x)
+        with reusing(self.network, self.splits, state.at(t, self.order), state.shapes):
+            return self(x, t, **kwargs)
+
+    def cost(self, x: Tensor, t: Any, *, repeats: int = 5, **kwargs: Any) -> float:
+        """The time of a cheap call over that of a full one, measured here: the shortest of `repeats` of each."""
+        with torch.no_grad():
+            state = self.full(x, t, **kwargs)[1]
+            best = [float("inf"), float("inf")]
+            for _ in range(repeats):
+                for i, call in enumerate((lambda: self.cheap(x, t, state, **kwargs), lambda: self(x, t, **kwargs))):
+                    began = time.perf_counter()
+                    call().flatten()[:1].cpu()  # waits for the device
+                    best[i] = min(best[i], time.perf_counter() - began)
+        return best[0] / best[1]
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{split.skip[0]} to {split.kept}" for split in self.splits)
+        return f"<Cached {type(self.network).__name__}: cheap calls without {parts}>"
+
+
+def cached(
+    model: Callable[..., Any],
+    *,
+    levels: int = 1,
+    blocks: int = 1,
+    order: int = 0,
+    split: Split | Iterable[Split] | None = None,
+    network: nn.Module | None = None,
+) -> Cached:
+    """A model with cheap calls, for plans with cheap rows (`Plan.with_calls`).
+
+    model: a network, or a callable model(x, t, **kwargs) around one, which is then given as `network`.
+    levels: of a U-Net of diffusers, how many outer levels a cheap call runs; what comes up to them is kept, as in
+        DeepCache (Ma et al. 2024).
+    blocks: of a network with lists of transformer blocks, how many at the beginning of each list it runs; the residual
+        of the others is kept.
+    order: 0 takes what is kept as it is; 1 takes it on from the two latest full calls, linearly in the model's own time
+        t (TaylorSeer's first order, Liu et al. 2025, there in numbers of steps).
+    split: of any other network, what it does not run (`fastdiff.Split`).
+
+    Cheap calls have the network run as it is written, also where it is compiled. Raises TypeError or ValueError naming
+    the argument.
+    """
+    if order not in (0, 1):
+        raise ValueError(f"order: expected 0 or 1, got {order!r}")
+    found = network_of(model, network)
+    return Cached(model, found, splits_of(found, split, levels, blocks), order)
+
+
+def _like(x: Tensor) -> tuple:
+    return tuple(x.shape), x.dtype, str(x.device)
+
+
+def _across(share: Tensor, output: Tensor) -> Tensor:
+    """The weight [B] or [] of each sample beside its part of the output."""
+    share = share.to(output.device, output.dtype)
+    return share if share.ndim == 0 else share.view(-1, *[1] * (output.ndim - 1))

@@ -1,0 +1,54 @@
+"""The calls of a plan with cheap rows: at each row the model is asked for a full evaluation or for a partial one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class PartialModel(Protocol):
+    """A model that can answer from what it computed before, as `fastdiff.cached` makes one. State is a value.
+
+    Nothing of a run is on the model: whoever calls it holds the state, one for each run, batch and set of arguments.
+    """
+
+    def full(self, x: Tensor, t: Tensor, state: Any = None, **kwargs: object) -> tuple[Tensor, Any]:
+        """(prediction [B, ...], the state after it). state: after the full call before this one, None at the start."""
+
+    def cheap(self, x: Tensor, t: Tensor, state: Any, **kwargs: object) -> Tensor:
+        """The prediction [B, ...] from x, t and the state after the latest full call."""
+
+
+class RowCalls:
+    """model(x, t, **kwargs) of one run, which makes the call that the row asks for. `run`: the run, once it is made.
+
+    Each set of arguments has a state of its own: the conditional and the unconditional evaluation never mix.
+    Raises TypeError where the model has no cheap calls.
+    """
+
+    run: Any
+
+    def __init__(self, model: Callable | PartialModel) -> None:
+        if not callable(getattr(model, "cheap", None)) or not callable(getattr(model, "full", None)):
+            raise TypeError(
+                "plan: it asks for cheap calls, and the model has no methods full and cheap; pass"
+                " fastdiff.cached(model), or run plan.with_calls(['full'])"
+            )
+        self._model: Any = model
+        self._states: dict[frozenset, Any] = {}
+
+    def __call__(self, x: Tensor, t: Tensor, **kwargs: object) -> Tensor:
+        # The run holds its arguments, so that no two of them have one id.
+        branch = frozenset((name, id(value)) for name, value in kwargs.items())
+        state = self._states.get(branch)
+        if self.run.plan.rows[self.run.i].call == "full":
+            m, self._states[branch] = self._model.full(x, t, state, **kwargs)
+            return m
+        if state is None:
+            raise ValueError(
+                f"plan: row {self.run.i} asks for a cheap call with arguments that no full row before it was called"
+                " with; make rows where other outputs have weight full ones, plan.with_calls"
+            )
+        return self._model.cheap(x, t, state, **kwargs)
