@@ -78,10 +78,11 @@ def main() -> None:
     head = [
         "# Forward fits",
         "",
-        f"`python -m bench.forward_fits --samples {arguments.samples}`, torch {torch.__version__}, {machine()}, 1 thread. {arguments.samples} samples are"
-        f" fitted to, {JUDGED} others judge: median and root mean square (RMSE) of their distances from the converged"
-        " samples. Unfitted is the best of the catalogue and of all peers in hindsight, from `quality.json`. The seconds"
-        " are those of the whole fit, the search for converged trajectories included.",
+        f"`python -m bench.forward_fits --samples {arguments.samples}`, torch {torch.__version__}, {machine()}, one"
+        f" thread. {arguments.samples} samples are fitted to, {JUDGED} others judge: median and root mean square (RMSE)"
+        " of their distances from the converged samples. Unfitted is the best of the catalogue and of all peers in"
+        " hindsight, from `quality.json`. The seconds are those of the whole fit, the search for converged trajectories"
+        " included.",
         "",
         "| problem | NFE | unfitted, median | fitted | ratio | unfitted, RMSE | fitted | ratio | seconds |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -131,7 +131,8 @@ def _weights(plan: Plan) -> list[tuple[int, int, float]]:
     kept = 0
     for i, row in enumerate(plan.rows):
         kept += 1
-        found.append((i, OFFSET["c_in"], row.c_in))
+        if i:  # hosts may hold c_in x in the place of x, but what they begin with is not ours to scale
+            found.append((i, OFFSET["c_in"], row.c_in))
         for line, names in ((row.x, ("a_base", "a_x", "A")), (row.base, ("b_base", "b_x", "B"))):
             if line is None or (row.base_move != "write" and names[2] == "B"):
                 continue
