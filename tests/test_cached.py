@@ -12,7 +12,7 @@ import fastdiff as fd
 from fastdiff import demo
 
 DIGITS = fd.Split(
-    ("shrink", "down_4.0", "down_4.1", "middle.0", "up_4.0", "up_4.1", "grow")  # all at the lower resolution
+    ("shrink.0", "down.1.0", "down.1.1", "middle.0", "up.0.0", "up.0.1", "grow.0")  # all at the lower resolution
 )
 
 
