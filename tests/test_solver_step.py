@@ -160,7 +160,7 @@ def noise_alone(backend: str, device: str, shape: tuple[int, ...], index: int, s
 
 
 @pytest.mark.parametrize("index", [0, 2**32 - 1] if INTERPRETING else [0, 1, 2**31, 2**32 - 1])
-@pytest.mark.parametrize("count", [1, 6, 1027] if INTERPRETING else [1, 2, 3, 4, 6, 1027])
+@pytest.mark.parametrize("count", [6, 1027] if INTERPRETING else [1, 2, 3, 4, 6, 1027])
 def test_noise_is_the_philox_stream(backend: str, device: str, count: int, index: int) -> None:
     skip_if_refused(backend, Case("noise"), device)
     # The last two: at index 0 the first word is 45, close to none, and 2^32 - 77, where u rounds to one.
