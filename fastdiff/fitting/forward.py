@@ -27,6 +27,8 @@ from .sources import Ask, Source
 from .space import PlanSpace
 from .trajectory import Trajectory
 
+MAX_ELEMENTS = 2**22  # of all samples in all settings that run together; each keeps some ten such tensors
+
 Starts = Callable[[Plan], Tensor]  # the samples' first states [S, ...]
 
 
@@ -85,6 +87,10 @@ class Forward:
 
         choices: those of another run, taken again, so that the result is smooth in the settings.
         """
+        together = max(1, MAX_ELEMENTS // self.trajectory.end.numel())
+        if len(settings) > together:
+            parts = [settings[i : i + together] for i in range(0, len(settings), together)]
+            return [result for part in parts for result in self.run(part, crossed, choices)]
         runners = [_Runner(self, setting, crossed, choices) for setting in settings]
         for i in range(max(len(runner.moves) for runner in runners)):
             running = [runner for runner in runners if i < len(runner.moves)]

@@ -229,7 +229,7 @@ def _check(
 ) -> None:
     if sigmas is None and isinstance(grid, str):
         if grid == "gits":
-            raise ValueError("grid: 'gits' is fitted to a model; fastdiff.fit finds a grid for yours")
+            raise ValueError("grid: 'gits' is fitted to a model; fastdiff.fit finds it for yours")
         if grid not in (*GRIDS, *MENU_GRIDS) and not grid.startswith("ays:"):
             known = ", ".join((*GRIDS, *MENU_GRIDS))
             raise ValueError(f"grid: expected one of {known}, or an array of times, got {grid!r}")
