@@ -120,7 +120,7 @@ UNREADABLE = {
     ("sample", "--steps"): ["0", "-3", "2.5", "x"],
     ("sample", "--guidance"): ["nan", "inf", "x"],
     ("fit", "--steps"): ["0", "x"],
-    ("fit", "--samples"): ["8", "31", "x"],
+    ("fit", "--samples"): ["0", "3", "x"],
     ("fit", "--iterations"): ["0"],
     ("fit", "--method"): ["fast"],
     ("fit", "--seed"): ["-1"],

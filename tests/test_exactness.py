@@ -108,8 +108,11 @@ def test_constant_data_is_reached_exactly_by_every_solver_on_every_grid(entry, s
         plan = fd.plan(entry.name, SCHEDULES[schedule], steps, grid=grid, prediction="flow_prediction")
         data, start = np.array([0.3, -2.0]), plan.init_scale * np.array([1.5, -0.2])
         end = run_rows(plan, lambda x, alpha, sigma, data=data: data, start, noise=float)
-        # A start that evaluates at both ends of a step in eps multiplies rounding by the ratio of their noise levels.
-        np.testing.assert_allclose(end, data, rtol=0, atol=1e-6 if entry.extra_nfe else 1e-12)
+        # A start that evaluates at both ends of a step in eps multiplies rounding by the ratio of their noise levels,
+        # and levels close together, as EDM's large ones are in the flow's coordinate, by weights that nearly cancel.
+        weights = max(sum(map(abs, line.history)) for row in plan.rows for line in (row.x, row.base) if line)
+        rounding = 4 * np.finfo(float).eps * np.abs(start).max() * weights
+        np.testing.assert_allclose(end, data, rtol=0, atol=1e-6 if entry.extra_nfe else max(1e-12, rounding))
 
 
 @pytest.mark.parametrize("entry", fd.solvers(), ids=lambda entry: entry.name)
