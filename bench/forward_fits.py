@@ -16,6 +16,7 @@ import torch
 
 import fastdiff as fd
 
+from .machine import processor
 from .problems import Problem, digits, mixture, smoothed_digits
 from .quality import RESULTS, Study, measured
 from .store import Store
@@ -23,12 +24,6 @@ from .store import Store
 EVALUATIONS = (5, 6, 8, 10)
 FIRST_SEED = 10**6
 JUDGED = 128
-
-
-def machine() -> str:
-    """The processor's name."""
-    with open("/proc/cpuinfo") as lines:
-        return next((line.partition(": ")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
 def problems() -> list[Problem]:
@@ -78,8 +73,8 @@ def main() -> None:
     head = [
         "# Forward fits",
         "",
-        f"`python -m bench.forward_fits --samples {arguments.samples}`, torch {torch.__version__}, {machine()}, one"
-        f" thread. {arguments.samples} samples are fitted to, {JUDGED} others judge: median and root mean square (RMSE)"
+        f"`python -m bench.forward_fits --samples {arguments.samples}`, torch {torch.__version__}, {processor()}."
+        f" {arguments.samples} samples are fitted to, {JUDGED} others judge: median and root mean square (RMSE)"
         " of their distances from the converged samples. Unfitted is the best of the catalogue and of all peers in"
         " hindsight, from `quality.json`. The seconds are those of the whole fit, the search for converged trajectories"
         " included.",

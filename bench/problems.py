@@ -116,9 +116,7 @@ class NetworkProblem(Problem):
 
 def network_problems() -> Iterator[Problem]:
     """The networks of `fastdiff.demo` but the digits, those that take labels with guidance 3 too."""
-    for name in demo.networks() if hasattr(demo, "networks") else ():
-        if name == "digits":
-            continue
+    for name in demo.networks()[1:]:
         net = demo.network(name)
         grid = "logsnr" if net.schedule.kind == "ve" else "quadratic"
         parts = (net.model, net.schedule, net.prediction, net.shape, torch.float32, grid)

@@ -28,7 +28,7 @@ def space_of(solver: str, schedule: fd.Schedule = SCHEDULE, steps: int = 4) -> P
 def run(space: PlanSpace, p: np.ndarray, x: torch.Tensor, **options: object) -> torch.Tensor:
     table = torch.from_numpy(space.table(p)).expand(len(x), -1, -1)
     active = np.ones((space.plan.nfe, table.shape[2] - 1), dtype=bool)
-    return unroll(space.plan, table, active, x * space.plan.init_scale, lambda x, t: (model(x, t), None), **options)
+    return unroll(space.plan, table, active, x * space.plan.init_scale, model, **options)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -80,7 +80,7 @@ def test_gradient_through_the_run_is_the_slope_of_its_result():
     x = noise(3) * space.plan.init_scale
 
     def result(table: torch.Tensor) -> torch.Tensor:
-        return unroll(space.plan, table.expand(3, -1, -1), active, x, lambda x, t: (model(x, t), None)).sum()
+        return unroll(space.plan, table.expand(3, -1, -1), active, x, model).sum()
 
     leaf = table.clone().requires_grad_()
     (slope,) = torch.autograd.grad(result(leaf), leaf)

@@ -43,9 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="keeps the work; the same command goes on where it stopped")
 
 
-def fit_demo(steps: int, *, samples: int | None = None, seed: int = 0, method: str = "forward", **options: Any) -> Plan:
+def fit_demo(
+    steps: int,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    guidance: float | None = None,
+    method: str = "forward",
+    **options: Any,
+) -> Plan:
     """`fastdiff.fit` on the shipped model, with every digit equally often."""
-    samples, guidance = samples or SAMPLES[method], options.pop("guidance", None)
+    samples = samples or SAMPLES[method]
     seeds = list(range(FIRST_SEED * (seed + 1), FIRST_SEED * (seed + 1) + samples))
     uncond = None if guidance is None else {"y": torch.full((1,), demo.NUM_CLASSES)}
     return fitting.fit(

@@ -102,8 +102,7 @@ class Descent:
         table = torch.from_numpy(space.table(p)).to(self.references.device)
         leaf = table.expand(len(part), -1, -1).clone().requires_grad_()
         x = self.target.started(space.plan, part, self.start)
-        evaluate, copies = self.target.evaluate(part)
-        out = unroll(space.plan, leaf, self._active, x, evaluate, self.target.scale(part), copies, self.save_memory)
+        out = unroll(space.plan, leaf, self._active, x, self.target.evaluator(part), self.save_memory)
         # The way back through a model costs about two of its evaluations.
         self.target.spend(part, 3 * space.plan.nfe)
         error = (out - self.references[part]).flatten(1).double()

@@ -138,7 +138,8 @@ def fit(
         )  # fmt: skip
         found = run_forward(task)
         if full:
-            task.references, task.held_out = sampler.draw_references(converged, progress), held_out_count
+            task.references = sampler.draw_references(converged, trajectory.end, progress)
+            task.held_out = held_out_count
             run_full(task, found, iterations)
     except Exhausted:
         journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")

@@ -52,12 +52,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A setting whose weights are fitted: p has them. x, each: [S, ...] the samples and their distances [S].
+    """A setting's numbers p with its weights fitted. x, each: [S, ...] the samples and their distances [S].
 
     choices: of features and ridge, for each regression in order.
     """
 
-    setting: Setting
     p: np.ndarray
     x: Tensor
     each: np.ndarray
@@ -146,7 +145,7 @@ class _Runner:
 
     def result(self) -> Fitted:
         each = distances(self.registers.x, self.owner.trajectory.end).cpu().numpy()
-        return Fitted(self.setting, self.p, self.registers.x, np.nan_to_num(each, nan=np.inf), tuple(self.choices))
+        return Fitted(self.p, self.registers.x, np.nan_to_num(each, nan=np.inf), tuple(self.choices))
 
     def _number(self, i: int, name: str) -> float:
         return float(self.table[i, OFFSET[name]])

@@ -47,22 +47,21 @@ def folds_of(count: int) -> np.ndarray:
     return np.arange(count) % min(FOLDS, count)
 
 
-def forward(fit: Fit, found: list[Candidate]) -> list[Found]:
-    """The best plans that regression finds, best first; each is kept in the journal as it comes."""
+def forward(fit: Fit, found: list[Candidate]) -> Found:
+    """The best plan that regression finds; the best so far is in the journal at any time."""
     if record := fit.journal.finished("forward"):
-        return [Found.restored(r, fit.schedule, fit.prediction) for r in record["places"]]
+        return Found.restored(record["place"], fit.schedule, fit.prediction)
     search = _Search(fit)
     starts = [Found.at(c) for c in found if c.spec.solver in SHAPES] or [Found.at(c) for c in found]
     try:
-        best = search.ranked(starts)[:MOVED]
-        best = search.moved(best, FIRST_ITERATIONS)[:FINALISTS]
-        best = search.moved(best, MAX_ITERATIONS)
+        running = search.ranked(starts)[:MOVED]
+        running = search.moved(running, FIRST_ITERATIONS)[:FINALISTS]
+        best = search.complete(search.moved(running, MAX_ITERATIONS)[0])
     except Exhausted:
         search.keep_linear(starts)
         raise
-    best = [search.complete(f) for f in best]
-    trial = fit.trial("forward", best[0].name, search.each)
-    fit.journal.finish("forward", [(trial, best[0].plan)], {"places": [f.record() for f in best]})
+    trial = fit.trial("forward", best.name, best.each)
+    fit.journal.finish("forward", [(trial, best.plan)], {"place": best.record()})
     return best
 
 

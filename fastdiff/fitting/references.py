@@ -74,9 +74,12 @@ class ReferenceSampler:
             save_json(self.folder / "teacher.json", self.fit, table.to_dict())
         return table
 
-    def draw_references(self, table: Plan, progress: bool) -> Tensor:
-        """The samples [N, ...]. Raises Exhausted where the budget ends first; what is drawn by then is kept."""
-        drawn = self._kept()
+    def draw_references(self, table: Plan, first: Tensor, progress: bool) -> Tensor:
+        """The samples [N, ...], of which the `first` ones are known, from their trajectories.
+
+        Raises Exhausted where the budget ends first; what is drawn by then is kept.
+        """
+        drawn = self._kept() or [first.to(self.target.noise.dtype).cpu()]
         done, total = sum(map(len, drawn)), len(self.target.noise)
         bar = tqdm(total=total, initial=done, unit="sample", desc="teacher", disable=not progress)
         kept, saved = clock(), done

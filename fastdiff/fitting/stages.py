@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,21 +42,20 @@ def contestants(fit: Fit) -> list[Candidate]:
     return found
 
 
-def run_forward(fit: Fit) -> list[Found]:
+def run_forward(fit: Fit) -> Found:
     """The forward fit, and the catalogue beside it."""
     all_plans = contestants(fit)
     found = forward(fit, all_plans)
-    from_catalogue(fit, all_plans, torch.from_numpy(found[0].each))
+    from_catalogue(fit, all_plans, torch.from_numpy(found.each))
     return found
 
 
-def run_full(fit: Fit, found: Sequence[Found], iterations: int) -> None:
+def run_full(fit: Fit, found: Found, iterations: int) -> None:
     """From what the forward fit found: all numbers together, by differences, then by gradients where there are any."""
-    catalogue = fit.journal.best
-    fit.journal.best = None
-    if catalogue is not None:
-        fit.journal.keep(fit.judge_held_out("forward", catalogue[1]), catalogue[1])
-    best = by_differences(fit, found[0])
+    assert fit.journal.best is not None  # as the forward fit leaves it, judged on other samples
+    (_, first), fit.journal.best = fit.journal.best, None
+    fit.journal.keep(fit.judge_held_out("forward", first), first)
+    best = by_differences(fit, found)
     if not fit.target.differentiable(best.plan):
         fit.journal.note("descent", "not run: no gradient comes back through the model")
         return
@@ -121,9 +119,8 @@ def by_differences(fit: Fit, found: Found) -> Found:
             fit.journal.keep(trial, plan)
             fit.journal.show(trial)
     done = replace(found, p=best[0], each=best[1])
-    fit.journal.finish(
-        "differences", [(fit.judge_held_out("differences", done.plan), done.plan)], {"place": done.record()}
-    )
+    trial = fit.trial("differences", done.plan.solver, done.each)
+    fit.journal.finish("differences", [(trial, done.plan)], {"place": done.record()})
     return done
 
 

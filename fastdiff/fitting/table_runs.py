@@ -1,4 +1,4 @@
-"""Runs of many tables at once, which begin where the tables begin to differ."""
+"""Runs of many tables at once."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class TableRuns:
             here = places[part]
             x = self.target.started(self.space.plan, here, self.head).double()
 
-            def evaluate(given: Tensor, t: Tensor, here: Tensor = here) -> tuple[Tensor, None]:
+            def evaluate(given: Tensor, t: Tensor, here: Tensor = here) -> Tensor:
                 self.target.budget.check()
-                return self.target.output(given, t, here).double(), None
+                return self.target.output(given, t, here).double()
 
             drawn.append(unroll(self.space.plan, tables[which[part]], active, x, evaluate))
         return list(torch.cat(drawn).split(count))

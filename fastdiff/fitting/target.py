@@ -79,10 +79,9 @@ class FitTarget:
         """Whether a gradient comes back through the model."""
         part = torch.arange(1)
         x = self.started(plan, part, None).requires_grad_()
-        evaluate, copies = self.evaluate(part)
-        t = torch.full((copies,), plan.rows[0].t, dtype=x.dtype, device=x.device)
+        t = torch.full((1,), plan.rows[0].t, dtype=x.dtype, device=x.device)
         try:
-            m = evaluate(torch.cat([x] * copies), t)[0]
+            m = self.evaluator(part)(x, t)
             return m.requires_grad and torch.autograd.grad(m.sum(), x)[0] is not None
         except RuntimeError:
             return False
@@ -95,13 +94,22 @@ class FitTarget:
         """The first x of a run."""
         return start_state(plan, self._noise(part, plan, start), None)
 
-    def evaluate(self, part: Tensor) -> tuple[Callable, int]:
-        """The function (model input, t) -> (m, m_uncond) for these samples, and how many times over it reads x."""
+    def evaluator(self, part: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The function (x [n, ...], t [n]) -> the model's output, guided where it is, for these samples [n]."""
         options = self._options(part)
         guidance, uncond, mode = (options.pop(name) for name in ("guidance", "uncond", "guidance_mode"))
         calls = ModelCalls(self.model, self.noise[part].shape, guidance, uncond, mode, options)
         run = calls.evaluator()
-        return (lambda x, t: run(x.to(self.model_dtype), t)), calls.copies
+
+        def evaluate(x: Tensor, t: Tensor) -> Tensor:
+            given = torch.cat([x.to(self.model_dtype)] * calls.copies)
+            m, m_uncond = run(given, torch.cat([t] * calls.copies))
+            if m_uncond is None:
+                return m
+            scale = guidance.to(x).view(-1, *[1] * (x.ndim - 1)) if isinstance(guidance, Tensor) else guidance
+            return m_uncond + scale * (m - m_uncond)
+
+        return evaluate
 
     def output(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
         """The model's output, guided where it is, for x [n, ...] and t [n] of the samples at `part` [n].
@@ -114,20 +122,9 @@ class FitTarget:
                 here = t == time
                 out[here] = self.output(x[here], t[here], part[here.cpu()]).to(out.dtype)
             return out
-        evaluate, copies = self.evaluate(part)
-        x, t = x.to(self.noise.dtype), t.to(self.noise)
-        m, m_uncond = evaluate(torch.cat([x] * copies), torch.cat([t] * copies))
+        m = self.evaluator(part)(x.to(self.noise.dtype), t.to(self.noise))
         self.spend(part, 1)
-        if m_uncond is None:
-            return m
-        scale = self.scale(part)
-        if isinstance(scale, Tensor):
-            scale = scale.view(-1, *[1] * (x.ndim - 1))
-        return m_uncond + scale * (m - m_uncond)
-
-    def scale(self, part: Tensor) -> float | Tensor | None:
-        """The guidance scale of these samples."""
-        return self.guidance[part] if isinstance(self.guidance, Tensor) else self.guidance
+        return m
 
     def _noise(self, part: Tensor, plan: Plan, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
         noise = self.noise[part]
@@ -135,8 +132,11 @@ class FitTarget:
 
     def _options(self, part: Tensor) -> dict[str, Any]:
         uncond = None if self.uncond is None else {name: self._of(v, part) for name, v in self.uncond.items()}
-        guided: dict[str, Any] = {"guidance": self.scale(part), "uncond": uncond, "guidance_mode": self.mode}
+        guided: dict[str, Any] = {"guidance": self._scale(part), "uncond": uncond, "guidance_mode": self.mode}
         return guided | {name: self._of(value, part) for name, value in self.conditions.items()}
+
+    def _scale(self, part: Tensor) -> float | Tensor | None:
+        return self.guidance[part] if isinstance(self.guidance, Tensor) else self.guidance
 
     def _of(self, value: object, part: Tensor) -> object:
         """The part's share of a tensor that has a number for each noise; anything else as it is."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -15,7 +14,7 @@ from ..plans.table import MAX_HISTORY
 from ..sampling.registers import Registers, advance, moves_of
 from .space import OFFSET
 
-Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, "Tensor | None"]]
+Evaluate = Callable[[Tensor, Tensor], Tensor]  # (what the model reads, t [B]) -> m
 
 
 def unroll(
@@ -24,8 +23,6 @@ def unroll(
     active: np.ndarray,
     x: Tensor,
     evaluate: Evaluate,
-    guidance: float | Tensor | None = None,
-    copies: int = 1,
     save_memory: bool = False,
 ) -> Tensor:
     """The x0 [B, ...] of the run from x with each sample's own table [B, rows, WIDTH + 1].
@@ -55,11 +52,6 @@ def unroll(
     for i, moves in enumerate(moves_of(plan.rows, keeps=MAX_HISTORY)):
         moves = moves._replace(reads=MAX_HISTORY)  # the table may read outputs that the plan's rows do not
         given, t = number(i, OFFSET["c_in"]) * registers.x, table[:, i, -1].to(x.dtype)
-        if copies > 1:
-            given, t = torch.cat([given] * copies), torch.cat([t] * copies)
-        m, m_uncond = checkpoint(evaluate, given, t, use_reentrant=False) if save_memory else evaluate(given, t)
-        if m_uncond is not None and guidance is not None:
-            scale = guidance.to(x).view(shape) if isinstance(guidance, Tensor) else guidance
-            m = m_uncond + scale * (m - m_uncond)
+        m = checkpoint(evaluate, given, t, use_reentrant=False) if save_memory else evaluate(given, t)
         registers = advance(registers, moves, partial(step, i, moves.base == "write", m))
     return registers.x

@@ -96,6 +96,11 @@ class Plan:
             raise ValueError(f"cheap: expected a finite number >= 0, got {cheap}")
         return sum(cheap if row.call == "cheap" else 1.0 for row in self.rows)
 
+    def refuse_cheap_calls(self, why: str) -> None:
+        """Raises ValueError where any row asks for a cheap call, which whoever asks cannot make, as `why` says."""
+        if self.partial:
+            raise ValueError(f"plan: it asks for cheap calls, {why}; run plan.with_calls(['full'])")
+
     def with_calls(self, calls: Sequence[str]) -> Plan:
         """The same plan with other rows cheap; nothing else of it changes.
 

@@ -59,7 +59,7 @@ class Run:
         self.plan, self.i = plan, 0
         self._program = program = program_of(plan)
         if program.partial and not cheap_calls:
-            raise ValueError("plan: it asks for cheap calls, which are not made here; run plan.with_calls(['full'])")
+            plan.refuse_cheap_calls("which are not made here")
         if step is None:
             step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
         self._step, self._seeds = step, seeds

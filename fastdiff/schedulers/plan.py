@@ -84,10 +84,7 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
         self._plan = _plan(plan)
         if self._plan.stochastic:
             raise ValueError("plan: expected a deterministic one, got one that draws noise")
-        if self._plan.partial:
-            raise ValueError(
-                "plan: it asks for cheap calls, which a pipeline does not make; run plan.with_calls(['full'])"
-            )
+        self._plan.refuse_cheap_calls("which a pipeline does not make")
         rows, self._flows = self._plan.rows, kind_of(self._plan) == "flow"
         alpha, sigma = np.array([*((row.alpha, row.sigma) for row in rows), self._plan.end]).T
         self._points = Points(sigma, alpha, sigma)

@@ -17,6 +17,8 @@ from ..start import OPTIONS, check_sample
 from .buffers import Buffers, check_like
 from .replay import FixedProgram, TableProgram
 
+OUTSIDE = "which a graph cannot hold"  # what one call keeps for another lies outside of its memory
+
 
 @torch.no_grad()
 def capture(
@@ -42,7 +44,7 @@ def capture(
     naming the argument.
     """
     check_sample(plan, example, None, None, clamp, threshold, threshold_limit, model_dtype)
-    _refuse_cheap_calls(plan)
+    plan.refuse_cheap_calls(OUTSIDE)
     if kwargs:
         check_keywords(model, kwargs, (*OPTIONS, *options_of(capture)))
     calls = calls_of(model, plan, example.shape, guidance, uncond, guidance_mode, kwargs)
@@ -93,7 +95,7 @@ class Captured:
         """
         check_like("noise", noise, self._example)
         if plan is not None:
-            _refuse_cheap_calls(plan)
+            plan.refuse_cheap_calls(OUTSIDE)
         plan = self._program.use(plan)
         if isinstance(guidance, Guidance):
             scale = plain_scale(plan, guidance)
@@ -112,9 +114,3 @@ class Captured:
     def serves(self, plan: Plan) -> bool:
         """Whether this graph can run the plan."""
         return self._program.serves(plan)
-
-
-def _refuse_cheap_calls(plan: Plan) -> None:
-    """Raises ValueError: what one call keeps for another lies outside of a graph's memory."""
-    if plan.partial:
-        raise ValueError("plan: it asks for cheap calls, which a graph cannot hold; run plan.with_calls(['full'])")
