@@ -27,7 +27,7 @@ from .stages import run_forward, run_full
 from .target import FitTarget
 
 MIN_SAMPLES = 4
-MAX_TRACED = 32  # samples whose trajectories the forward fit sees; more change nothing
+MAX_TRACED = 32  # samples whose trajectories the forward fit sees
 METHODS = ("forward", "full")
 
 
@@ -62,8 +62,7 @@ def fit(
     First draws reference trajectories: the model's own, with so many steps that they have converged. Then
 
     - method="forward" fits the rows of a plan one after the other, each by least squares to the trajectories, and moves
-      the grid and the model's times until those fits are best. It asks for forward calls alone, on at most 32 samples;
-      eight do.
+      the grid and the model's times until those fits are best. It asks for forward calls alone, on at most 32 samples.
     - method="full" goes on with all numbers together, by Gauss-Newton steps: at first with slopes by finite
       differences, then by gradients of the whole run where they come back through the model (arXiv 2403.01329,
       2502.17423, 2510.17699). More samples help there: 500.

@@ -31,7 +31,7 @@ def fit_pipeline(
 
     `PlanScheduler.from_config(pipe.scheduler.config, plan=plan)` runs it in the pipeline.
     prompts: the texts; None where the options have prompt_embeds. They come again until every one of the `samples`
-        noises has one. Eight do for the forward fit; the full one wants hundreds, of noises more than of prompts.
+        noises has one. The full fit wants hundreds, of noises more than of prompts.
     batch: samples that the networks see at once. save_memory: recompute activations instead of keeping those of all
         steps. seed: of the noise, and of the fit's batches.
     options: those of `fastdiff.fit`, such as method=, folder=, seconds=, head=; all others are the pipeline's
