@@ -2,6 +2,7 @@
 
     python -m bench.quality                          # everything, into bench/results/quality.json, .md and .png
     python -m bench.quality --only digits --parts catalogue peers
+    python -m bench.quality --parts fits --fits "forward, 8" --evaluations 6
     python -m bench.quality --quick --out build/quick
 
 What is in quality.json is not measured again: an interrupted run goes on where it stopped, and deleting a row measures
@@ -11,8 +12,9 @@ it anew. Nothing is fitted to the noise that is judged (seeds from 0; fits see s
 from __future__ import annotations
 
 import argparse
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -21,18 +23,27 @@ import torch
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.commands.fit import FIRST_SEED, fit_demo
+from fastdiff.commands.fit import FIRST_SEED
 from fastdiff.plans.catalogue import find_solver
 
 from . import digits_metrics, peers, quality_report
-from .problems import Problem, digits, mixture, smoothed_digits
+from .problems import Problem, digits, mixture, network_problems, smoothed_digits
 from .store import Store
 
 RESULTS = Path(__file__).parent / "results"
 EVALUATIONS = (3, 4, 5, 6, 7, 8, 10, 12, 15, 20)
 GRIDS = ("time", "quadratic", "logsnr", "karras")
 SCREENED = 16  # samples on which each solver's best grids are found
-PARTS = ("catalogue", "peers", "fitted", "frechet")
+BEHIND = 2.0  # times the error of the best solver there, from which on a solver is not judged on all samples
+SIZES = ("median", "rmse")
+PARTS = ("catalogue", "peers", "fits", "frechet")
+NETWORK_EVALUATIONS = (4, 5, 6, 8, 10, 15, 20)
+FITTED = (6, 8, 5, 10, 4, 15)  # evaluations of fits, those that tell most first
+FITS: dict[str, dict[str, object]] = {
+    "forward, 8": {"samples": 8},
+    "forward, 32": {"samples": 32},
+    "full": {"samples": 512, "method": "full"},
+}
 
 LEFT_OUT = {"euler", "unipc_bh1", "heun", "dpm_2"}  # the rows of ddim, a variant of unipc, and those told apart below
 VARIANTS = {
@@ -48,18 +59,14 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Study:
-    """One problem: how many samples judge, at which evaluations, how often each fit is repeated, and its options.
-
-    special: further options of the fits with single numbers of evaluations.
-    """
+    """One problem: how many samples judge, and at which evaluations. options: of its full fits."""
 
     problem: Problem
     samples: int
-    frechet_samples: int
+    frechet_samples: int = 0
     evaluations: tuple[int, ...] = EVALUATIONS
-    fits: dict[int, int] = field(default_factory=dict)
+    fits: tuple[int, ...] = FITTED
     options: dict[str, object] = field(default_factory=dict)
-    special: dict[int, dict[str, object]] = field(default_factory=dict)
 
     def converged(self, seeds: list[int]) -> Tensor:
         """The samples that all others are measured against."""
@@ -69,18 +76,15 @@ class Study:
 
 
 def studies() -> list[Study]:
-    """Five seeds of fitting where a target is set, one elsewhere."""
-    repeated = {n: 5 if n in (5, 6, 8, 10) else 1 for n in (5, 8, 6, 10, 3, 4, 7, 12, 15, 20)}
+    """The exact problems, and every network that ships."""
     # A few samples there lie between two modes, and only many noises show how to treat them.
-    exact = {"noises": 4096, "batch": 256, "tolerance": 5e-4}
-    longer = {"iterations": 400}
-    # Under guidance fits of few evaluations may be slow to end.
-    few = {nfe: {"iterations": 300} for nfe in (5, 6)}
+    exact = {"samples": 4096, "batch": 256, "tolerance": 5e-4, "iterations": 400}
     return [
-        Study(mixture(), 512, 4000, fits=repeated, options=exact | longer),
-        Study(smoothed_digits(), 512, 4000, fits=repeated, options=exact | {"iterations": 300}),
-        Study(digits(), 256, 1000, fits=repeated),
-        Study(digits(guidance=3.0), 128, 500, (5, 6, 8, 10, 20), dict.fromkeys((8, 5, 6, 10), 1), special=few),
+        Study(mixture(), 512, 4000, options=exact),
+        Study(smoothed_digits(), 512, 4000, options=exact),
+        Study(digits(), 256, 1000),
+        Study(digits(guidance=3.0), 128, 500),
+        *(Study(problem, 128, evaluations=NETWORK_EVALUATIONS) for problem in network_problems()),
     ]
 
 
@@ -110,7 +114,7 @@ def measured(x: Tensor, exact: Tensor) -> dict[str, float]:
 
 
 def unfitted(study: Study, store: Store, exact: Tensor, part: str) -> None:
-    """Each solver's best grids, found on a few samples, judged on all."""
+    """Each solver's best grids, found on a few samples, judged on all where they come near the best solver's."""
     problem, seeds = study.problem, list(range(study.samples))
     if part == "peers":
         table = peers.peers(problem)
@@ -120,64 +124,76 @@ def unfitted(study: Study, store: Store, exact: Tensor, part: str) -> None:
             (name, grid): lambda s, n, c=contestant, g=grid: _drawn(problem, plan_within(problem, c, n, g), s)
             for (name, contestant), grid in product(contestants().items(), GRIDS)
         }
-    for nfe, solver in product(study.evaluations, dict.fromkeys(name for name, _ in runs)):
-        key = {"problem": problem.name, "kind": part, "solver": solver, "nfe": nfe}
-        if not store.has(key):
-            grids = {grid: run for (name, grid), run in runs.items() if name == solver}
-            store.add(key, list(_best_grids(grids, nfe, seeds, exact)))
+    for nfe in study.evaluations:
+        keys = {name: {"problem": problem.name, "kind": part, "solver": name, "nfe": nfe} for name, _ in runs}
+        missing = [name for name, key in keys.items() if not store.has(key)]
+        screened = {name: _screened(runs, name, nfe, seeds[:SCREENED], exact) for name in missing}
+        every = [errors for found in screened.values() for errors in found.values()]
+        least = {size: min((errors[size] for errors in every), default=0.0) for size in SIZES}
+        for name, found in screened.items():
+            best = {size: min(found, key=lambda grid: found[grid][size]) for size in SIZES} if found else {}
+            near = sorted({grid for size, grid in best.items() if found[grid][size] < BEHIND * least[size]})
+            drawn = {grid: runs[name, grid](seeds, nfe) for grid in near}
+            store.add(keys[name], [{"grid": g, "spent": n, **measured(x, exact)} for g, (x, n) in drawn.items()])
 
 
-def _best_grids(grids: dict, nfe: int, seeds: list[int], exact: Tensor) -> Iterator[dict]:
-    few = min(SCREENED, len(seeds))
-    drawn = {grid: run(seeds[:few], nfe) for grid, run in grids.items()}
-    screened = {grid: measured(x[0], exact[:few]) for grid, x in drawn.items() if x is not None}
-    best = {min(screened, key=lambda g: screened[g][size]) for size in ("median", "rmse")} if screened else ()
-    for grid in sorted(best):
-        x, spent = grids[grid](seeds, nfe)
-        yield {"grid": grid, "spent": spent, **measured(x, exact)}
+def _screened(runs: dict, name: str, nfe: int, seeds: list[int], exact: Tensor) -> dict[str, dict[str, float]]:
+    """A solver's errors on each of its grids, on a few samples."""
+    drawn = {grid: run(seeds, nfe) for (solver, grid), run in runs.items() if solver == name}
+    errors = {grid: measured(x[0], exact[: len(seeds)]) for grid, x in drawn.items() if x is not None}
+    return {grid: found for grid, found in errors.items() if not math.isnan(found["mean"])}
 
 
 def _drawn(problem: Problem, plan: fd.Plan | None, seeds: list[int]) -> tuple[Tensor, int] | None:
     return None if plan is None else (problem.draw(plan, seeds), plan.nfe)
 
 
-def fitted(study: Study, store: Store, exact: Tensor, work: Path, repeats: int) -> None:
-    """Fitted plans, the first seed of every number of evaluations first."""
+def fits(study: Study, store: Store, exact: Tensor, work: Path, names: list[str]) -> None:
+    """Plans fitted to other noise than they are judged on."""
     problem, seeds = study.problem, list(range(study.samples))
-    for seed, nfe in product(range(min(repeats, max(study.fits.values(), default=0))), study.fits):
-        key = {"problem": problem.name, "kind": "fitted", "solver": f"fitted, seed {seed}", "nfe": nfe}
-        if seed >= study.fits[nfe] or store.has(key):
+    for nfe, name in product(study.fits, names):
+        key = {"problem": problem.name, "kind": "fits", "solver": name, "nfe": nfe}
+        if store.has(key):
             continue
-        folder = _folder(work, problem, seed)
+        model = Counted(problem.model)
+        options = FITS[name] | (study.options if name == "full" else {})
         began = time.perf_counter()
-        plan = _fit(study, nfe, seed, folder)
-        seconds = time.perf_counter() - began
-        plan.save(folder / f"{nfe}.json")
-        distances = measured(problem.draw(plan, seeds), exact)
-        store.add(key, [{"grid": plan.solver, "spent": plan.nfe, "seconds": seconds, **distances}])
-        print(key, distances, f"{seconds:.0f} s", flush=True)
+        plan = _fit(replace(problem, model=model), nfe, **options)
+        row = {"grid": plan.solver, "spent": plan.nfe, "seconds": time.perf_counter() - began, "calls": model.count}
+        path = _file(work, problem, name, nfe)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plan.save(path)
+        store.add(key, [{**row, **measured(problem.draw(plan, seeds), exact)}])
+        print(key, store.rows[-1], flush=True)
 
 
-def _folder(work: Path, problem: Problem, seed: int) -> Path:
-    return work / f"{problem.name}-{seed}".replace(", ", "-").replace(" ", "-")
+class Counted:
+    """A model that counts the samples it is asked for."""
+
+    def __init__(self, model: Callable[..., Tensor]) -> None:
+        self.model, self.count = model, 0
+
+    def __call__(self, x: Tensor, t: Tensor, **conditions: object) -> Tensor:
+        self.count += len(x)
+        return self.model(x, t, **conditions)
 
 
-def _fit(study: Study, nfe: int, seed: int, folder: Path) -> fd.Plan:
-    problem, options = (
-        study.problem,
-        {"method": "full", "seed": seed, "folder": folder, **study.options, **study.special.get(nfe, {})},
-    )
-    if problem.conditional:
-        return fit_demo(nfe, guidance=problem.guidance, **options)
-    first = FIRST_SEED * (seed + 1)
-    noise = problem.noise(list(range(first, first + options.pop("noises", 1024))))
-    return fd.fit(problem.model, problem.schedule, nfe, noise, prediction=problem.prediction, **options)
+def _fit(problem: Problem, nfe: int, samples: int, **options: object) -> fd.Plan:
+    seeds = list(range(FIRST_SEED, FIRST_SEED + samples))
+    return fd.fit(
+        problem.model, problem.schedule, nfe, problem.noise(seeds), prediction=problem.prediction,
+        **problem.conditions(seeds), **options,
+    )  # fmt: skip
+
+
+def _file(work: Path, problem: Problem, name: str, nfe: int) -> Path:
+    return work / f"{problem.name} {name}".replace(", ", "-").replace(" ", "-") / f"{nfe}.json"
 
 
 def frechet(study: Study, store: Store, work: Path) -> None:
     """Frechet distance from the data: of converged samples, of the best unfitted solver's, and of the fitted plan's."""
     problem, seeds = study.problem, list(range(10_000, 10_000 + study.frechet_samples))
-    judge = digits_metrics.DigitsJudge() if problem.conditional else None
+    judge = digits_metrics.DigitsJudge() if problem.conditional else None  # of digits of 8 x 8
 
     def score(x: Tensor) -> dict[str, float]:
         if judge is None:
@@ -192,13 +208,12 @@ def frechet(study: Study, store: Store, work: Path) -> None:
     judged("converged", 0, lambda: study.converged(seeds))
     for nfe in study.fits:
         best = store.best(problem.name, "catalogue", nfe, "median")
-        path = _folder(work, problem, 0) / f"{nfe}.json"
-        if best is None or not path.exists():
+        if best is None:
             continue
-        plans = {
-            f"{best['solver']}, {best['grid']}": plan_within(problem, contestants()[best["solver"]], nfe, best["grid"]),
-            "fitted": fd.Plan.load(path),
-        }
+        name, grid = best["solver"], best["grid"]
+        plans = {f"{name}, {grid}": plan_within(problem, contestants()[name], nfe, grid)}
+        paths = {name: _file(work, problem, name, nfe) for name in FITS}
+        plans |= {name: fd.Plan.load(path) for name, path in paths.items() if path.exists()}
         for name, plan in plans.items():
             judged(name, nfe, lambda plan=plan: _in_parts(problem, plan, seeds))
 
@@ -209,13 +224,13 @@ def _in_parts(problem: Problem, plan: fd.Plan, seeds: list[int]) -> Tensor:
 
 def quick(study: Study) -> Study:
     """A small version of the same."""
-    return Study(study.problem, 32, 250, (5,), {5: 1} if not study.problem.conditional else {}, {"iterations": 20})
+    return Study(study.problem, 32, 250, (5,), (5,), {"iterations": 20, "samples": 64})
 
 
 def only(study: Study, evaluations: list[int]) -> Study:
     """The same with these numbers of evaluations alone."""
-    fits = {n: repeats for n, repeats in study.fits.items() if n in evaluations}
-    return replace(study, evaluations=tuple(n for n in study.evaluations if n in evaluations), fits=fits)
+    kept = {name: tuple(n for n in getattr(study, name) if n in evaluations) for name in ("evaluations", "fits")}
+    return replace(study, **kept)
 
 
 def main() -> None:
@@ -223,7 +238,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="problems by name (default: all)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--evaluations", type=int, nargs="+", help="only these numbers of evaluations")
-    parser.add_argument("--repeats", type=int, default=5, help="at most so many seeds of each fit")
+    parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS), help="only these")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -239,11 +254,11 @@ def main() -> None:
         study = only(study, arguments.evaluations) if arguments.evaluations else study
         exact = study.converged(list(range(study.samples)))
         for part in arguments.parts:
-            if part == "fitted":
-                fitted(study, store, exact, arguments.work, arguments.repeats)
-            elif part == "frechet":
+            if part == "fits":
+                fits(study, store, exact, arguments.work, arguments.fits)
+            elif part == "frechet" and study.frechet_samples:
                 frechet(study, store, arguments.work)
-            else:
+            elif part in ("catalogue", "peers"):
                 unfitted(study, store, exact, part)
     quality_report.write(store, arguments.out)
 

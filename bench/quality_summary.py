@@ -1,0 +1,140 @@
+"""The tables of bench/quality.py that compare fitted plans with the best unfitted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from .store import Store
+
+UNFITTED = ("catalogue", "peers")
+# What the authors' own code offers, measured by the same solver of the catalogue: solver -> first letters of the grids.
+OFFERED = {
+    **dict.fromkeys(("dpm_solver_2s", "dpm_solver_3s", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_v3"), "tql"),
+    **dict.fromkeys(("ddim", "dpmpp_2s", "dpmpp_3s", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc, order 3"), "tql"),
+    **dict.fromkeys(("deis", "deis_rhoab", "ipndm", "pndm"), "tqlk"),
+    **dict.fromkeys(("gradient_estimation", "res_multistep"), "tlk"),
+}
+FITS = ("forward, 8", "forward, 32", "full")
+COUNTS = (4, 5, 6, 8, 10, 15)
+CROSSED = ((6, 10), (10, 20))
+SIZES = {"median": "median", "rmse": "RMSE"}
+EXACT = ("mixture", "smoothed digits")  # no networks
+
+
+def tables(store: Store, problems: list[str]) -> Iterator[str]:
+    """Errors and ratios by number of evaluations, against more evaluations, and what the fits cost."""
+    for size in SIZES:
+        yield f"### {SIZES[size]}\n\n" + _ratios(store, problems, size)
+    yield "### Fitted plans against unfitted ones of more evaluations, ratios of median and RMSE\n\n" + _crossed(
+        store, problems
+    )
+    yield "### What the fits cost: seconds of one thread, evaluations of one sample\n\n" + _costs(store, problems)
+
+
+def best_unfitted(store: Store, problem: str, nfe: int, size: str, offered: bool = False) -> dict | None:
+    """The row of the least error among all that is not fitted, or among what some peer offers."""
+    found = [row for kind in UNFITTED for row in store.select(problem=problem, kind=kind, nfe=nfe)]
+    if offered:
+        found = [r for r in found if r["kind"] == "peers" or r["grid"][0] in OFFERED.get(r["solver"], "")]
+    return min(found, key=lambda row: row[size], default=None)
+
+
+def earlier(store: Store, problem: str, nfe: int, size: str) -> np.ndarray:
+    """The errors of earlier full fits, one for each seed."""
+    return np.array([row[size] for row in store.select(problem=problem, kind="earlier", nfe=nfe)])
+
+
+def number(value: float) -> str:
+    """An error, for the reader."""
+    return f"{value:.4f}" if value >= 1e-3 else f"{value:.1e}"
+
+
+def spread(values: np.ndarray) -> str:
+    """The mean over fits, and their standard deviation where there are several; a dash where there is none."""
+    if not len(values):
+        return "-"
+    return number(values.mean()) + (f" ± {number(values.std())}" if len(values) > 1 else "")
+
+
+def _fitted(store: Store, problem: str, name: str, nfe: int) -> dict | None:
+    return next(iter(store.select(problem=problem, kind="fits", solver=name, nfe=nfe)), None)
+
+
+def _ratio(store: Store, problem: str, name: str, few: int, many: int, size: str) -> float | None:
+    fit, best = _fitted(store, problem, name, few), best_unfitted(store, problem, many, size)
+    return None if fit is None or best is None else fit[size] / best[size]
+
+
+def _ratios(store: Store, problems: list[str], size: str) -> str:
+    lines = [_row("problem", "plan", *COUNTS), "|---" * (len(COUNTS) + 2) + "|"]
+    for problem in problems:
+        for title, offered in (("best of peers", True), ("best of all", False)):
+            rows = (best_unfitted(store, problem, nfe, size, offered) for nfe in COUNTS)
+            cells = ["-" if r is None else f"{number(r[size])} {r['solver']}, {r['grid']}" for r in rows]
+            lines.append(_row(problem if offered else "", title, *cells))
+        for name in FITS:
+            fits = [_fitted(store, problem, name, nfe) for nfe in COUNTS]
+            ratios = [_ratio(store, problem, name, nfe, nfe, size) for nfe in COUNTS]
+            if any(fits):
+                cells = [
+                    "-" if f is None else f"{number(f[size])} {_bold(r)}" for f, r in zip(fits, ratios, strict=True)
+                ]
+                lines.append(_row("", name, *cells))
+        if any(len(earlier(store, problem, nfe, size)) for nfe in COUNTS):
+            lines.append(_row("", "earlier full", *(spread(earlier(store, problem, nfe, size)) for nfe in COUNTS)))
+    for title, group in _groups(problems).items():
+        for name in FITS:
+            means = [_mean(_ratio(store, p, name, nfe, nfe, size) for p in group) for nfe in COUNTS]
+            lines.append(_row(f"geometric mean over {title}", name, *means))
+    return "\n".join(lines)
+
+
+def _groups(problems: list[str]) -> dict[str, list[str]]:
+    networks = [p for p in problems if p not in EXACT]
+    plain, guided = ([p for p in networks if p.endswith("guided") == is_guided] for is_guided in (False, True))
+    groups = {"networks": plain, "guided networks": guided, "exact problems": [p for p in problems if p in EXACT]}
+    return {title: group for title, group in groups.items() if group}
+
+
+def _mean(ratios: Iterable[float | None]) -> str:
+    """The geometric mean of the ratios there are, and of how many."""
+    known = [r for r in ratios if r is not None]
+    return f"{_bold(float(np.exp(np.mean(np.log(known)))))} of {len(known)}" if known else "-"
+
+
+def _crossed(store: Store, problems: list[str]) -> str:
+    titles = [f"{name}: {few} against {many}" for few, many in CROSSED for name in FITS]
+    lines = [_row("problem", *titles), "|---" * (len(titles) + 1) + "|"]
+    for problem in problems:
+        cells = []
+        for few, many in CROSSED:
+            for name in FITS:
+                pair = [_ratio(store, problem, name, few, many, size) for size in SIZES]
+                cells.append("-" if None in pair else " / ".join(map(_bold, pair)))
+        lines.append(_row(problem, *cells))
+    return "\n".join(lines)
+
+
+def _costs(store: Store, problems: list[str]) -> str:
+    lines = [_row("problem", *FITS), "|---" * (len(FITS) + 1) + "|"]
+    for problem in problems:
+        rows = [store.select(problem=problem, kind="fits", solver=name) for name in FITS]
+        lines.append(_row(problem, *(_cost(found) for found in rows)))
+    return "\n".join(lines)
+
+
+def _cost(rows: list[dict]) -> str:
+    if not rows:
+        return "-"
+    seconds, calls = ([row[name] for row in rows] for name in ("seconds", "calls"))
+    return f"{min(seconds):.0f} to {max(seconds):.0f} s, {min(calls)} to {max(calls)}"
+
+
+def _bold(ratio: float | None) -> str:
+    return "-" if ratio is None else f"**{ratio:.2f}**"
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
