@@ -95,4 +95,4 @@ TERRAIN = Diffusion(
 )
 
 KINDS = {kind.name: kind for kind in (DIGITS, MNIST, LATENT, TERRAIN, COLOUR, SERIES)}
-SHIPPED = ("digits", "mnist", "latent", "terrain")  # those whose weights are in the package
+SHIPPED = ("digits", "mnist", "latent", "terrain", "colour", "series")  # those whose weights are in the package
