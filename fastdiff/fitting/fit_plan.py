@@ -19,6 +19,7 @@ from ..sampling.model import Model
 from .budget import Budget, Exhausted
 from .files import write
 from .found import Fit
+from .frozen import frozen
 from .gaussian import GaussianStart
 from .journal import Journal, Trial, claim
 from .references import ReferenceSampler, check_model
@@ -91,6 +92,9 @@ def fit(
     report: called with every `Trial`; `print` will do, under `print(fastdiff.fitting.HEADER)`.
     conditions: keyword arguments of the model.
 
+    While the fit runs, the model's modules are in evaluation mode and no parameter asks for a gradient; afterwards all
+    are as before. The forward fit keeps no graph.
+
     Raises ValueError or TypeError naming the argument: too few samples, a model that returns NaN or is not
     deterministic, references that do not converge, a folder of another fit. Raises RuntimeError where the budget is
     spent before the references have converged.
@@ -110,38 +114,39 @@ def fit(
     journal = Journal(None if root is None else root / f"{steps}", report)
     held_out_count = max(1, round(held_out * len(noise)))
     converges = False
-    try:
-        fingerprint = check_model(target, schedule, prediction)
-        shared = ""
-        if root is not None and journal.folder is not None:
-            shared = claim(
-                root, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint
-            )
-            head_name = _digest(head.mean) if isinstance(head, GaussianStart) else head
-            journal.fit = claim(
-                journal.folder,
-                shared=shared, steps=steps, method=method, held_out=held_out_count, batch=batch, seed=seed,
-                head=head_name,
+    with frozen(model):
+        try:
+            fingerprint = check_model(target, schedule, prediction)
+            shared = ""
+            if root is not None and journal.folder is not None:
+                shared = claim(
+                    root, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint
+                )
+                head_name = _digest(head.mean) if isinstance(head, GaussianStart) else head
+                journal.fit = claim(
+                    journal.folder,
+                    shared=shared, steps=steps, method=method, held_out=held_out_count, batch=batch, seed=seed,
+                    head=head_name,
+                )  # fmt: skip
+            sampler = ReferenceSampler(target, root, shared)
+            converged = sampler.find_plan(schedule, prediction, tolerance)
+            converges = True
+            full = method == "full"
+            traced = min(len(noise) - held_out_count if full else len(noise), MAX_TRACED)
+            trajectory = sampler.draw_trajectory(converged, traced)
+            if isinstance(head, int):
+                head = _estimate_head(trajectory.end, schedule, head, journal)
+            task = Fit(
+                target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head, save_memory=save_memory,
+                progress=progress,
             )  # fmt: skip
-        sampler = ReferenceSampler(target, root, shared)
-        converged = sampler.find_plan(schedule, prediction, tolerance)
-        converges = True
-        full = method == "full"
-        traced = min(len(noise) - held_out_count if full else len(noise), MAX_TRACED)
-        trajectory = sampler.draw_trajectory(converged, traced)
-        if isinstance(head, int):
-            head = _estimate_head(trajectory.end, schedule, head, journal)
-        task = Fit(
-            target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head, save_memory=save_memory,
-            progress=progress,
-        )  # fmt: skip
-        found = run_forward(task)
-        if full:
-            task.references = sampler.draw_references(converged, trajectory.end, progress)
-            task.held_out = held_out_count
-            run_full(task, found, iterations)
-    except Exhausted:
-        journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
+            found = run_forward(task)
+            if full:
+                task.references = sampler.draw_references(converged, trajectory.end, progress)
+                task.held_out = held_out_count
+                run_full(task, found, iterations)
+        except Exhausted:
+            journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
     if journal.best is None and not converges:
         raise RuntimeError(
             f"budget: {budget.seconds:.0f} s and {budget.evaluations} evaluations were spent before the model's samples"

@@ -42,6 +42,7 @@ def contestants(fit: Fit) -> list[Candidate]:
     return found
 
 
+@torch.no_grad()
 def run_forward(fit: Fit) -> Found:
     """The forward fit, and the catalogue beside it."""
     all_plans = contestants(fit)

@@ -62,6 +62,7 @@ class FitTarget:
         assert isinstance(x, Tensor)  # not a pair: no trajectory was asked for
         return x
 
+    @torch.no_grad()
     def trace(self, plan: Plan, places: Tensor) -> tuple[Points, Tensor, Tensor]:
         """Of a plan of one evaluation a step: its points [M + 1], its states there, the x0 predicted at the first M."""
         self.budget.check()
