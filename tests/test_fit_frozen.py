@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import tiny_guided_pipelines as guided
 import torch
-from mixtures import SCHEDULE, model, noise, shorten_search
+from mixtures import SCHEDULE, model, noise, shorten_catalogue, shorten_search
 from torch import Tensor, nn
 
 import fastdiff as fd
@@ -38,6 +38,7 @@ class Network(nn.Module):
 def short_search() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         shorten_search(patch)
+        shorten_catalogue(patch)
         yield
 
 

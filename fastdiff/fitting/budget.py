@@ -19,6 +19,7 @@ class Budget:
 
     def __init__(self, seconds: float | None, evaluations: int | None) -> None:
         self.limits, self.began, self.evaluations = (seconds, evaluations), clock(), 0
+        self._lap, self._pace = (0.0, 0), 0.0
 
     @property
     def seconds(self) -> float:
@@ -30,6 +31,14 @@ class Budget:
         """How much of it is spent: 1 and more where none is left; 0 where there is no limit."""
         pairs = zip((self.seconds, self.evaluations), self.limits, strict=True)
         return max((spent / limit if limit else 1.0 for spent, limit in pairs if limit is not None), default=0.0)
+
+    def lap(self) -> float:
+        """Seconds for each evaluation since the last call; what that call said where there were none."""
+        seconds, evaluations = self.seconds - self._lap[0], self.evaluations - self._lap[1]
+        self._lap = self.seconds, self.evaluations
+        if evaluations:
+            self._pace = seconds / evaluations
+        return self._pace
 
     def check(self) -> None:
         """Raises Exhausted where none is left."""

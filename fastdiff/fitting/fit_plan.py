@@ -16,16 +16,18 @@ from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import Model
+from . import cost
 from .budget import Budget, Exhausted
-from .files import write
+from .folder import Folder
 from .found import Fit
 from .frozen import frozen
 from .gaussian import GaussianStart
-from .journal import Journal, Trial, claim
+from .journal import Journal, Trial
 from .references import ReferenceSampler, check_model
-from .search import first_plan
+from .search import candidates, first_plan
 from .stages import run_forward, run_full
 from .target import FitTarget
+from .tracing import Tracer
 
 MIN_SAMPLES = 4
 MAX_TRACED = 32  # samples whose trajectories the forward fit sees
@@ -52,6 +54,7 @@ def fit(
     tolerance: float = 2e-3,
     seconds: float | None = None,
     evaluations: int | None = None,
+    memory: int | None = None,
     folder: str | os.PathLike | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -85,11 +88,15 @@ def fit(
     tolerance: relative change at which the references count as converged.
     seconds, evaluations: the budget. One evaluation is one model call on one sample, forwards or backwards. When it is
         spent, the best plan so far is returned, as soon as one batch of trajectories is there.
-    folder: keeps the references, for fits with any number of steps, and every stage in a folder named by the number of
-        steps. The same call with the same folder resumes there. A file that is truncated, changed or another fit's is
-        an error that names it.
+    memory: bytes that the trajectories may take, on the noise's device; None is a quarter of what is free there. Larger
+        ones are left in files, in the folder or temporary ones, and read a little at a time; the plan is the same.
+    folder: keeps the trajectories and the references, for fits with any number of steps, and every stage in a folder
+        named by the number of steps. The same call with the same folder resumes there. A file that is truncated,
+        changed or another fit's is an error that names it.
     seed: of the batches. progress: show tqdm bars.
-    report: called with every `Trial`; `print` will do, under `print(fastdiff.fitting.HEADER)`.
+    report: called with every `Trial`; `print` will do, under `print(fastdiff.fitting.HEADER)`. Among them are notes:
+        what is ahead in evaluations, in seconds at the pace of the first calls and in memory, and at the end what it
+        came to.
     conditions: keyword arguments of the model.
 
     While the fit runs, the model's modules are in evaluation mode and no parameter asks for a gradient; afterwards all
@@ -110,43 +117,50 @@ def fit(
     prediction = schedule.default_prediction if prediction is None else prediction
     budget = Budget(seconds, evaluations)
     target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, conditions)
-    root = None if folder is None else Path(folder)
-    journal = Journal(None if root is None else root / f"{steps}", report)
+    kept = Folder(None if folder is None else Path(folder))
+    journal = Journal(kept.within(f"{steps}"), report)
     held_out_count = max(1, round(held_out * len(noise)))
+    traced = min(len(noise) if method == "forward" else len(noise) - held_out_count, MAX_TRACED)
     converges = False
-    with frozen(model):
-        try:
+    try:
+        with frozen(model):
             fingerprint = check_model(target, schedule, prediction)
-            shared = ""
-            if root is not None and journal.folder is not None:
-                shared = claim(
-                    root, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint
-                )
-                head_name = _digest(head.mean) if isinstance(head, GaussianStart) else head
-                journal.fit = claim(
-                    journal.folder,
-                    shared=shared, steps=steps, method=method, held_out=held_out_count, batch=batch, seed=seed,
-                    head=head_name,
-                )  # fmt: skip
-            sampler = ReferenceSampler(target, root, shared)
-            converged = sampler.find_plan(schedule, prediction, tolerance)
-            converges = True
-            full = method == "full"
-            traced = min(len(noise) - held_out_count if full else len(noise), MAX_TRACED)
-            trajectory = sampler.draw_trajectory(converged, traced)
-            if isinstance(head, int):
-                head = _estimate_head(trajectory.end, schedule, head, journal)
-            task = Fit(
-                target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head, save_memory=save_memory,
-                progress=progress,
+            pace = budget.lap()
+            first_plan(schedule, prediction, steps)  # an error before more is spent, where there is no plan to fit
+            kept.claim(schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint)
+            journal.folder.claim(
+                shared=kept.fit, steps=steps, method=method, held_out=held_out_count, batch=batch, seed=seed,
+                head=_digest(head.mean) if isinstance(head, GaussianStart) else head,
             )  # fmt: skip
-            found = run_forward(task)
-            if full:
-                task.references = sampler.draw_references(converged, trajectory.end, progress)
-                task.held_out = held_out_count
-                run_full(task, found, iterations)
-        except Exhausted:
-            journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
+            sampler = ReferenceSampler(target, kept)
+            if sampler.known_plan() is None:
+                ahead = cost.of_search(target, schedule, prediction)
+                journal.note("cost", f"{ahead.told(pace)} to find a converged plan")
+            converged = sampler.find_plan(schedule, prediction, tolerance)
+            converges, pace = True, budget.lap()
+            plans = candidates(schedule, prediction, steps)
+            with Tracer(target, converged, traced, kept, memory) as tracer:
+                if not journal.folder.has("catalogue.json"):
+                    ahead = cost.of_forward(target, converged, tracer.known, traced, steps, len(plans))
+                    journal.note("cost", f"{ahead.told(pace)}; {tracer.told}")
+                trajectory = tracer.draw()
+                if isinstance(head, int):
+                    head = GaussianStart.estimate(trajectory.end, schedule, head)
+                    journal.folder.write("head.safetensors", head.save)
+                task = Fit(
+                    target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head,
+                    save_memory=save_memory, progress=progress,
+                )  # fmt: skip
+                found = run_forward(task, plans)
+                if method == "full":
+                    ahead = cost.of_full(target, converged, traced, task.fitted - held_out_count, steps, iterations)
+                    journal.note("cost", f"{ahead.told(budget.lap())} for the full fit")
+                    task.references = sampler.draw_references(converged, trajectory.end, progress)
+                    task.held_out = held_out_count
+                    run_full(task, found, iterations)
+        journal.note("total", f"{budget.evaluations:,} evaluations, {budget.seconds:.0f} s")
+    except Exhausted:
+        journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
     if journal.best is None and not converges:
         raise RuntimeError(
             f"budget: {budget.seconds:.0f} s and {budget.evaluations} evaluations were spent before the model's samples"
@@ -154,14 +168,6 @@ def fit(
         )
     best = first_plan(schedule, prediction, steps) if journal.best is None else journal.best[1]
     return replace(best, schedule=schedule.knots())
-
-
-def _estimate_head(references: Tensor, schedule: Schedule, rank: int, journal: Journal) -> GaussianStart:
-    """A head start from the samples that are fitted to, kept in the fit's folder."""
-    assert journal.folder is not None  # as `fit` checks first
-    head = GaussianStart.estimate(references, schedule, rank)
-    write(journal.folder / "head.safetensors", head.save)
-    return head
 
 
 def _check(noise: Tensor, held_out: float, method: str, **counts: int) -> None:

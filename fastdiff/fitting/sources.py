@@ -47,6 +47,9 @@ class ModelSource:
         return list(torch.cat(found).split(count))
 
 
+MAX_KNOWN, MAX_LEVELS = 2**24, 256  # elements of states, and levels, that are kept from one setting for the next
+
+
 class LinearSource:
     """The model near its trajectories, without a call: D = D* + gain (x - x*).
 
@@ -56,6 +59,7 @@ class LinearSource:
 
     def __init__(self, trajectory: Trajectory) -> None:
         self.trajectory, self._variance = trajectory, float(trajectory.end.double().var())
+        self._levels = min(MAX_LEVELS, max(1, MAX_KNOWN // trajectory.end.numel()))
         self._known: dict[tuple[float, float], tuple[Tensor, Tensor]] = {}
 
     def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
@@ -78,7 +82,7 @@ class LinearSource:
 
     def _on_trajectory(self, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
         if (alpha, sigma) not in self._known:
-            if len(self._known) > 256:
+            if len(self._known) >= self._levels:
                 self._known.clear()
             self._known[alpha, sigma] = self.trajectory.at(alpha, sigma), self.trajectory.data_at(alpha, sigma)
         return self._known[alpha, sigma]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..ops import checks
 from ..plans.plan import Plan
-from ..plans.schedule import Points
 from ..sampling.model import Model, ModelCalls, check_guidance, is_guided
 from ..sampling.sample import iter_sample, sample
 from ..sampling.start import start_state
@@ -63,18 +61,20 @@ class FitTarget:
         return x
 
     @torch.no_grad()
-    def trace(self, plan: Plan, places: Tensor) -> tuple[Points, Tensor, Tensor]:
-        """Of a plan of one evaluation a step: its points [M + 1], its states there, the x0 predicted at the first M."""
+    def trace(self, plan: Plan, places: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of a plan of one evaluation a step: its states at its points [M + 1], and the x0 predicted at the first M.
+
+        device: where they are kept.
+        """
         self.budget.check()
         options = self._options(places) | {"model_dtype": self.model_dtype}
         steps = iter_sample(self.model, plan, self.noise[places], **options)
-        states, data = [self.started(plan, places, None)], []
+        states, data = [self.started(plan, places, None).to(device)], []
         for step in steps:
-            states.append(step.x.clone())
-            data.append(step.x0.clone())
+            states.append(step.x.to(device, copy=True))
+            data.append(step.x0.to(device, copy=True))
         self.spend(places, plan.nfe)
-        rows = [(row.t, row.alpha, row.sigma) for row in plan.rows] + [(float("nan"), *plan.end)]
-        return Points(*np.array(rows).T), torch.stack(states), torch.stack(data)
+        return torch.stack(states), torch.stack(data)
 
     def differentiable(self, plan: Plan) -> bool:
         """Whether a gradient comes back through the model."""
@@ -87,9 +87,14 @@ class FitTarget:
         except RuntimeError:
             return False
 
+    @property
+    def evaluations(self) -> int:
+        """Of the network, for an output of one sample."""
+        return 2 if is_guided(self.guidance) else 1
+
     def spend(self, part: Tensor, calls: int) -> None:
-        """Count so many evaluations of each sample in the part."""
-        self.budget.evaluations += len(part) * calls * (2 if is_guided(self.guidance) else 1)
+        """Count so many outputs of each sample in the part."""
+        self.budget.evaluations += len(part) * calls * self.evaluations
 
     def started(self, plan: Plan, part: Tensor, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
         """The first x of a run."""
