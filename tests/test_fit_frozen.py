@@ -50,11 +50,10 @@ def fit(subject: Callable, **options: object) -> fd.Plan:
 def test_a_model_in_training_is_fitted_as_it_evaluates_and_goes_on_training(method):
     network = Network()
     before = network.flags()
-    plan = fit(network, method=method, iterations=1)
+    fit(network, method=method, iterations=1)
     assert network.seen == {(False, False, False)}  # no graph of the parameters, dropout off
     assert network.flags() == before
     assert network.gain.grad is None
-    assert plan == fit(model, method=method, iterations=1)
 
 
 def test_flags_come_back_after_an_exception():

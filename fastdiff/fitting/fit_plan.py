@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import Model
 from . import cost
 from .budget import Budget, Exhausted
+from .conditions import read_conditions
 from .folder import Folder
 from .found import Fit
 from .frozen import frozen
@@ -45,6 +46,7 @@ def fit(
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     model_dtype: torch.dtype | None = None,
+    conditions: Iterable[Mapping[str, Tensor]] | None = None,
     head: GaussianStart | int | None = None,
     method: str = "forward",
     held_out: float = 0.25,
@@ -59,7 +61,7 @@ def fit(
     seed: int = 0,
     progress: bool = False,
     report: Callable[[Trial], object] | None = None,
-    **conditions: object,
+    **kwargs: object,
 ) -> Plan:
     """The plan of `steps` model evaluations whose samples are closest to the model's converged ones.
 
@@ -77,7 +79,10 @@ def fit(
 
     model, guidance, uncond, guidance_mode, model_dtype: as for `fastdiff.sample`. prediction: as for `fastdiff.plan`.
     noise: [N, ...] unit Gaussian noise, N at least 4; 8 to 32 for the forward fit, 500 for the full one. Tensors in
-        `conditions`, `uncond` and `guidance` whose first dimension is N are split with it.
+        `kwargs`, `uncond` and `guidance` whose first dimension is N are split with it.
+    conditions: more keyword arguments of the model, as an iterable of dicts of tensors, each of a batch of any size,
+        such as a generator that encodes prompts. It is read once, in order, as far as samples need it: the first 32 of
+        the noises in a forward fit, all in a full one.
     held_out: the share of the samples that the full fit compares plans by; it is fitted to the others. The forward fit
         leaves each quarter of its samples out in turn.
     head: a `GaussianStart`, or its rank: one of that rank is then estimated from the references and kept as
@@ -97,7 +102,7 @@ def fit(
     report: called with every `Trial`; `print` will do, under `print(fastdiff.fitting.HEADER)`. Among them are notes:
         what is ahead in evaluations, in seconds at the pace of the first calls and in memory, and at the end what it
         came to.
-    conditions: keyword arguments of the model.
+    kwargs: keyword arguments of the model.
 
     While the fit runs, the model's modules are in evaluation mode and no parameter asks for a gradient; afterwards all
     are as before. The forward fit keeps no graph.
@@ -113,14 +118,17 @@ def fit(
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
     require_schedule(schedule)
-    check_keywords(model, conditions, options_of(fit))
-    prediction = schedule.default_prediction if prediction is None else prediction
-    budget = Budget(seconds, evaluations)
-    target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, conditions)
-    kept = Folder(None if folder is None else Path(folder))
-    journal = Journal(kept.within(f"{steps}"), report)
     held_out_count = max(1, round(held_out * len(noise)))
     traced = min(len(noise) if method == "forward" else len(noise) - held_out_count, MAX_TRACED)
+    each = {} if conditions is None else read_conditions(conditions, traced if method == "forward" else len(noise))
+    check_keywords(model, [*kwargs, *each], options_of(fit))
+    if twice := sorted(set(kwargs) & set(each)):
+        raise ValueError(f"conditions: {', '.join(twice)} is a keyword argument too")
+    prediction = schedule.default_prediction if prediction is None else prediction
+    budget = Budget(seconds, evaluations)
+    target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each)
+    kept = Folder(None if folder is None else Path(folder))
+    journal = Journal(kept.within(f"{steps}"), report)
     converges = False
     try:
         with frozen(model):

@@ -20,6 +20,7 @@ class FitTarget:
     """What a plan is fitted to: the model on `noise` [N, ...].
 
     Conditions and guidance whose first dimension is N are split with it. batch: samples that the model sees at once.
+    each: conditions [n, ...] of the first n noises, wherever they lie; no other noise is asked for.
     """
 
     def __init__(
@@ -33,13 +34,14 @@ class FitTarget:
         guidance_mode: str = "batch",
         model_dtype: torch.dtype | None = None,
         conditions: dict[str, object] | None = None,
+        each: dict[str, Tensor] | None = None,
     ) -> None:
         checks.require_float("noise", noise)
         check_guidance(guidance, uncond, guidance_mode, len(noise))
         self.model, self.noise, self.budget, self.batch = model, noise, budget, batch
         self.guidance, self.uncond, self.mode = guidance, uncond, guidance_mode
         self.model_dtype = model_dtype or noise.dtype
-        self.conditions = conditions or {}
+        self.conditions, self.each = conditions or {}, each or {}
 
     def parts(self, places: Tensor) -> Iterator[Tensor]:
         """The places in batches, none of them empty: many models refuse such."""
@@ -139,7 +141,8 @@ class FitTarget:
     def _options(self, part: Tensor) -> dict[str, Any]:
         uncond = None if self.uncond is None else {name: self._of(v, part) for name, v in self.uncond.items()}
         guided: dict[str, Any] = {"guidance": self._scale(part), "uncond": uncond, "guidance_mode": self.mode}
-        return guided | {name: self._of(value, part) for name, value in self.conditions.items()}
+        own = {name: value[part.to(value.device)].to(self.noise.device) for name, value in self.each.items()}
+        return guided | own | {name: self._of(value, part) for name, value in self.conditions.items()}
 
     def _scale(self, part: Tensor) -> float | Tensor | None:
         return self.guidance[part] if isinstance(self.guidance, Tensor) else self.guidance
