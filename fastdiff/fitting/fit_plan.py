@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from .found import Fit
 from .frozen import frozen
 from .gaussian import GaussianStart
 from .journal import Journal, Trial
+from .ranks import Ranks
 from .references import ReferenceSampler, check_model
 from .search import candidates, first_plan
 from .stages import run_forward, run_full
@@ -61,6 +63,7 @@ def fit(
     seed: int = 0,
     progress: bool = False,
     report: Callable[[Trial], object] | None = None,
+    group: Any = None,
     **kwargs: object,
 ) -> Plan:
     """The plan of `steps` model evaluations whose samples are closest to the model's converged ones.
@@ -102,6 +105,9 @@ def fit(
     report: called with every `Trial`; `print` will do, under `print(fastdiff.fitting.HEADER)`. Among them are notes:
         what is ahead in evaluations, in seconds at the pace of the first calls and in memory, and at the end what it
         came to.
+    group: where torch.distributed is initialised, the processes that share the model's calls, all where not given. Each
+        makes the same call of `fit` and gets the same plan. A group of one process fits alone. The first one reads and
+        writes the folder, reports and shows progress.
     kwargs: keyword arguments of the model.
 
     While the fit runs, the model's modules are in evaluation mode and no parameter asks for a gradient; afterwards all
@@ -125,14 +131,20 @@ def fit(
     if twice := sorted(set(kwargs) & set(each)):
         raise ValueError(f"conditions: {', '.join(twice)} is a keyword argument too")
     prediction = schedule.default_prediction if prediction is None else prediction
-    budget = Budget(seconds, evaluations)
-    target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each)
-    kept = Folder(None if folder is None else Path(folder))
+    ranks = Ranks(group)
+    ranks.require_same(
+        noise=_digest(noise), steps=steps, prediction=prediction, method=method, held_out=held_out_count, batch=batch,
+        iterations=iterations, tolerance=tolerance, seconds=seconds, evaluations=evaluations, seed=seed,
+    )  # fmt: skip
+    budget = Budget(seconds, evaluations, ranks)
+    target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each, ranks)
+    kept = Folder(None if folder is None else Path(folder), ranks)
     journal = Journal(kept.within(f"{steps}"), report)
     converges = False
     try:
         with frozen(model):
             fingerprint = check_model(target, schedule, prediction)
+            ranks.require_same(model=fingerprint)
             pace = budget.lap()
             first_plan(schedule, prediction, steps)  # an error before more is spent, where there is no plan to fit
             kept.claim(schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint)
@@ -157,13 +169,13 @@ def fit(
                     journal.folder.write("head.safetensors", head.save)
                 task = Fit(
                     target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head,
-                    save_memory=save_memory, progress=progress,
+                    save_memory=save_memory, progress=progress and ranks.is_first,
                 )  # fmt: skip
                 found = run_forward(task, plans)
                 if method == "full":
                     ahead = cost.of_full(target, converged, traced, task.fitted - held_out_count, steps, iterations)
                     journal.note("cost", f"{ahead.told(budget.lap())} for the full fit")
-                    task.references = sampler.draw_references(converged, trajectory.end, progress)
+                    task.references = sampler.draw_references(converged, trajectory.end, task.progress)
                     task.held_out = held_out_count
                     run_full(task, found, iterations)
         journal.note("total", f"{budget.evaluations:,} evaluations, {budget.seconds:.0f} s")

@@ -47,10 +47,14 @@ class Trial:
 
 
 class Journal:
-    """The best plan so far and the record of complete stages. report: called with trials, an earlier call's too."""
+    """The best plan so far and the record of complete stages. report: called with trials, an earlier call's too.
+
+    Of processes that share a fit, the first one reports.
+    """
 
     def __init__(self, folder: Folder, report: Callable[[Trial], object] | None) -> None:
-        self.folder, self.report = folder, report or (lambda trial: None)
+        self.folder = folder
+        self.report = report if report is not None and folder.ranks.is_first else lambda trial: None
         self.best: tuple[Trial, Plan] | None = None
         self._shown = -SHOWN_INTERVAL
 

@@ -41,10 +41,11 @@ def check_model(target: FitTarget, schedule: Schedule, prediction: str) -> list[
     """
     table = _plan(*CONTESTANTS[0], schedule, prediction, 3)
     places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
-    first = target.draw(table, places)
+    target.budget.check()
+    first = target.draw_alone(table, places)
     require_finite(first)
     target.budget.lap()  # the first calls of a model may compile, tune and allocate
-    second = target.draw(table, places)
+    second = target.draw_alone(table, places)
     gap = float(distances(first, second).max())
     # What reductions in another order leave is far below this; dropout or fresh noise is far above.
     if gap > 1e-3 * float(first.double().square().mean().sqrt()):

@@ -30,7 +30,7 @@ class Source(Protocol):
 
 
 class ModelSource:
-    """The model, called with all plans' samples together, `target.batch` at once."""
+    """The model, called with all plans' samples together, `target.together` at once."""
 
     def __init__(self, target: FitTarget, places: Tensor) -> None:
         self.target, self.places = target, places
@@ -41,7 +41,7 @@ class ModelSource:
         t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
         places = self.places.repeat(len(asked))
         found = []
-        for part in torch.arange(len(x)).split(self.target.batch):
+        for part in torch.arange(len(x)).split(self.target.together):
             self.target.budget.check()
             found.append(self.target.output(x[part], t[part], places[part]).double())
         return list(torch.cat(found).split(count))

@@ -14,6 +14,7 @@ from ..sampling.model import Model, ModelCalls, check_guidance, is_guided
 from ..sampling.sample import iter_sample, sample
 from ..sampling.start import start_state
 from .budget import Budget
+from .ranks import Ranks
 
 
 class FitTarget:
@@ -21,6 +22,7 @@ class FitTarget:
 
     Conditions and guidance whose first dimension is N are split with it. batch: samples that the model sees at once.
     each: conditions [n, ...] of the first n noises, wherever they lie; no other noise is asked for.
+    ranks: the processes that share the model's calls, each with the same noise.
     """
 
     def __init__(
@@ -35,27 +37,40 @@ class FitTarget:
         model_dtype: torch.dtype | None = None,
         conditions: dict[str, object] | None = None,
         each: dict[str, Tensor] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         checks.require_float("noise", noise)
         check_guidance(guidance, uncond, guidance_mode, len(noise))
         self.model, self.noise, self.budget, self.batch = model, noise, budget, batch
+        self.ranks = ranks or Ranks()
         self.guidance, self.uncond, self.mode = guidance, uncond, guidance_mode
         self.model_dtype = model_dtype or noise.dtype
         self.conditions, self.each = conditions or {}, each or {}
 
+    @property
+    def together(self) -> int:
+        """Samples that all processes see at once."""
+        return self.batch * self.ranks.count
+
     def parts(self, places: Tensor) -> Iterator[Tensor]:
-        """The places in batches, none of them empty: many models refuse such."""
-        return (part for part in places.split(self.batch) if len(part))
+        """The places in batches of all processes, none of them empty: many models refuse such."""
+        return (part for part in places.split(self.together) if len(part))
 
     def draw(self, plan: Plan, places: Tensor, start: Callable[[Tensor, Plan], Tensor] | None = None) -> Tensor:
         """The samples of the noises at `places` [n], n >= 1. Raises Exhausted between two batches."""
         drawn = []
         for part in self.parts(places):
             self.budget.check()
-            noise = self._noise(part, plan, start)
-            drawn.append(self._run(plan, noise, part))
+            own = self.ranks.share(part)
+            x = self._run(plan, self._noise(own, plan, start), own)
+            drawn.append(self.ranks.whole(x, len(part)))
             self.spend(part, plan.nfe)
         return torch.cat(drawn)
+
+    def draw_alone(self, plan: Plan, places: Tensor) -> Tensor:
+        """The same for a few places, all of them in every process."""
+        self.spend(places, plan.nfe)
+        return torch.cat([self._run(plan, self.noise[part], part) for part in places.split(self.batch)])
 
     def _run(self, plan: Plan, noise: Tensor, part: Tensor) -> Tensor:
         x = sample(self.model, plan, noise, model_dtype=self.model_dtype, **self._options(part))
@@ -69,12 +84,12 @@ class FitTarget:
         device: where they are kept.
         """
         self.budget.check()
-        options = self._options(places) | {"model_dtype": self.model_dtype}
-        steps = iter_sample(self.model, plan, self.noise[places], **options)
+        own, count = self.ranks.share(places), len(places)
+        options = self._options(own) | {"model_dtype": self.model_dtype}
         states, data = [self.started(plan, places, None).to(device)], []
-        for step in steps:
-            states.append(step.x.to(device, copy=True))
-            data.append(step.x0.to(device, copy=True))
+        for step in iter_sample(self.model, plan, self.noise[own], **options):
+            states.append(self.ranks.whole(step.x, count).to(device, copy=True))
+            data.append(self.ranks.whole(step.x0, count).to(device, copy=True))
         self.spend(places, plan.nfe)
         return torch.stack(states), torch.stack(data)
 
@@ -124,15 +139,19 @@ class FitTarget:
 
         A model with a true `one_time`, such as a pipeline's, is called once for each time.
         """
+        share = self.ranks.share
+        m = self._own_output(share(x), share(t), share(part))
+        self.spend(part, 1)
+        return self.ranks.whole(m, len(part))
+
+    def _own_output(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
         if getattr(self.model, "one_time", False) and not bool((t == t[0]).all()):
             out = torch.empty_like(x)
             for time in t.unique():
                 here = t == time
-                out[here] = self.output(x[here], t[here], part[here.cpu()]).to(out.dtype)
+                out[here] = self._own_output(x[here], t[here], part[here.cpu()]).to(out.dtype)
             return out
-        m = self.evaluator(part)(x.to(self.noise.dtype), t.to(self.noise))
-        self.spend(part, 1)
-        return m
+        return self.evaluator(part)(x.to(self.noise.dtype), t.to(self.noise))
 
     def _noise(self, part: Tensor, plan: Plan, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
         noise = self.noise[part]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..ops.reference import compute_dtype
@@ -38,10 +39,14 @@ class Tracer:
         self._temporary: tempfile.TemporaryDirectory | None = None
 
     def __enter__(self) -> Tracer:
-        if self.on_disk and self.folder.path is None:
+        if self.on_disk and (self.folder.path is None or not self.target.ranks.is_first):
             self._temporary = tempfile.TemporaryDirectory(prefix="fastdiff-", ignore_cleanup_errors=True)
-            self.folder = Folder(Path(self._temporary.name))
         return self
+
+    @property
+    def files(self) -> Path | None:
+        """Where rows are read from: the folder, of the process that writes there, or a temporary one."""
+        return self.folder.path if self._temporary is None else Path(self._temporary.name)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -63,7 +68,7 @@ class Tracer:
     @property
     def told(self) -> str:
         """Their size and their place."""
-        place = f"in files in {self.folder.path}" if self.on_disk else "in memory"
+        place = f"in files in {self.files}" if self.on_disk else "in memory"
         return f"{size_of(self.size)} of trajectories {place}"
 
     @property
@@ -95,14 +100,16 @@ class Tracer:
         """One batch from the folder, or from the model; how many samples it has."""
         saved = self.folder.load_tensors(_name(first))
         if saved is None:
-            tensors = self._drawn(torch.arange(first, min(first + self.target.batch, self.count)))
+            tensors = self._drawn(torch.arange(first, min(first + self.target.together, self.count)))
             self.folder.save_tensors(_name(first), tensors, {})
         else:
             tensors = saved[0]
         length = tensors["states"].shape[1]
         if self.on_disk:
-            assert self.folder.path is not None  # as it was made in the beginning
-            file = safe_open(self.folder.path / _name(first), framework="pt")
+            assert self.files is not None  # as it was made in the beginning
+            if self._temporary is not None:
+                save_file(tensors, self.files / _name(first))
+            file = safe_open(self.files / _name(first), framework="pt")
             states.append(file.get_slice("states"))
             data.append(file.get_slice("data"))
         else:
