@@ -10,10 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixtures import SCHEDULE, model, noise, shorten_search
+from mixtures import SCHEDULE, model, noise, shorten_catalogue, shorten_search
 
 import fastdiff as fd
-from fastdiff.fitting import references, search
 from fastdiff.fitting.descent import Descent
 
 COUNT = 32
@@ -54,10 +53,7 @@ def test_no_run_calls_the_model_with_an_empty_batch(kind, tmp_path, monkeypatch)
     """Fresh, interrupted, continued, finished, and for a second number of steps."""
     subject = refusing if kind == "refusing" else unet()
     start = noise(COUNT) if kind == "refusing" else fd.noise.randn((COUNT, 1, 4, 4), range(COUNT))
-    # So that no time is spent on what is not in question.
-    monkeypatch.setattr(references, "CONTESTANTS", (("unipc", {"order": 3}, "logsnr"),))
-    monkeypatch.setattr(references, "PROBE_SAMPLES", 2)
-    monkeypatch.setattr(search, "GRIDS", ("quadratic",))
+    shorten_catalogue(monkeypatch)
 
     def go(steps: int, folder: Path) -> fd.Plan:
         return fd.fit(subject, SCHEDULE, steps, start, folder=folder, **SHORT)

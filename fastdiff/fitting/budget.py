@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from time import monotonic
 
+from .ranks import Ranks
+
 
 def clock() -> float:
     """Seconds, of which only differences mean anything: the time that a fit goes by."""
@@ -17,8 +19,10 @@ class Exhausted(Exception):
 class Budget:
     """Counts seconds and evaluations: one model call on one sample is one, two under guidance. None sets no limit."""
 
-    def __init__(self, seconds: float | None, evaluations: int | None) -> None:
+    def __init__(self, seconds: float | None, evaluations: int | None, ranks: Ranks | None = None) -> None:
         self.limits, self.began, self.evaluations = (seconds, evaluations), clock(), 0
+        self.ranks = ranks or Ranks()
+        self._lap, self._pace = (0.0, 0), 0.0
 
     @property
     def seconds(self) -> float:
@@ -27,9 +31,21 @@ class Budget:
 
     @property
     def share(self) -> float:
-        """How much of it is spent: 1 and more where none is left; 0 where there is no limit."""
-        pairs = zip((self.seconds, self.evaluations), self.limits, strict=True)
+        """How much of it is spent: 1 and more where none is left; 0 where there is no limit.
+
+        Processes that share the work agree on the time, and so have to ask together.
+        """
+        seconds = 0.0 if self.limits[0] is None else self.ranks.largest(self.seconds)
+        pairs = zip((seconds, self.evaluations), self.limits, strict=True)
         return max((spent / limit if limit else 1.0 for spent, limit in pairs if limit is not None), default=0.0)
+
+    def lap(self) -> float:
+        """Seconds for each evaluation since the last call; what that call said where there were none."""
+        seconds, evaluations = self.seconds - self._lap[0], self.evaluations - self._lap[1]
+        self._lap = self.seconds, self.evaluations
+        if evaluations:
+            self._pace = seconds / evaluations
+        return self._pace
 
     def check(self) -> None:
         """Raises Exhausted where none is left."""

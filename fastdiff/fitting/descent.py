@@ -98,23 +98,26 @@ class Descent:
 
     def _derivatives(self, part: Tensor, generator: torch.Generator) -> tuple[float, np.ndarray, np.ndarray]:
         """(mean distance, its gradient [size], one random row of each sample's Jacobian [n, size])."""
-        space, p = self.space, self.numbers
+        space, p, ranks = self.space, self.numbers, self.target.ranks
+        own = ranks.share(part)
         table = torch.from_numpy(space.table(p)).to(self.references.device)
-        leaf = table.expand(len(part), -1, -1).clone().requires_grad_()
-        x = self.target.started(space.plan, part, self.start)
-        out = unroll(space.plan, leaf, self._active, x, self.target.evaluator(part), self.save_memory)
+        leaf = table.expand(len(own), -1, -1).clone().requires_grad_()
+        x = self.target.started(space.plan, own, self.start)
+        out = unroll(space.plan, leaf, self._active, x, self.target.evaluator(own), self.save_memory)
         # The way back through a model costs about two of its evaluations.
         self.target.spend(part, 3 * space.plan.nfe)
-        error = (out - self.references[part]).flatten(1).double()
+        error = (out - self.references[own]).flatten(1).double()
         each = error.square().mean(1).sqrt()
+        known = ranks.whole(each.detach(), len(part))
         # The gradient of a sample's root mean square |e| is J^T e / (n |e|): the least squares with that gradient weigh
         # the sample by 1 / |e|, bounded for samples that are met exactly.
-        weight = 1 / (each.detach() + ERROR_FLOOR * each.detach().median())
-        signs = (torch.randint(0, 2, error.shape, generator=generator) * 2 - 1).to(error)
+        weight = 1 / (each.detach() + ERROR_FLOOR * known.median())
+        shape = (len(part), error.shape[1])
+        signs = ranks.share(torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(error)
         # E[signs signs^T] = 1: the gradients of this sum have the weighted J^T J as their mean square.
         probe = (error * signs * (weight / error.shape[1]).sqrt()[:, None]).sum()
         (slope,) = torch.autograd.grad(each.sum(), leaf, retain_graph=True)
         (sketch,) = torch.autograd.grad(probe, leaf)
         jacobian = space.jacobian(p).reshape(-1, space.size) * space.widths
-        slope, sketch = (g.flatten(1).cpu().numpy() @ jacobian for g in (slope, sketch))
-        return float(each.detach().mean()), slope.mean(0), sketch
+        slope, sketch = (ranks.whole(g.flatten(1), len(part)).cpu().numpy() @ jacobian for g in (slope, sketch))
+        return float(known.mean()), slope.mean(0), sketch

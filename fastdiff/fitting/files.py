@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import files
 
 Content = TypeVar("Content")
+Buffer = bytes | memoryview
 REMEDY = "delete it and call again: what it held is made anew"
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError)
 
@@ -40,7 +41,7 @@ def load_json(path: Path, fit: str) -> dict[str, Any] | None:
 def save_tensors(path: Path, fit: str, tensors: dict[str, Tensor], notes: dict[str, object]) -> None:
     """Keep tensors, and notes that JSON can hold."""
     text = json.dumps(notes)
-    digest = _digest(path.name, fit, text.encode(), *_bytes(tensors))
+    digest = _digest(path.name, fit, text.encode(), *_parts(tensors))
     write(path, lambda partial: save_file(tensors, partial, {"fit": fit, "sha256": digest, "notes": text}))
 
 
@@ -64,42 +65,44 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     files.write(path, save)
 
 
-def _loaded(path: Path, fit: str, read: Callable[[Path], tuple[str, str, bytes, Content]]) -> Content | None:
+def _loaded(path: Path, fit: str, read: Callable[[Path], tuple[str, str, list[Buffer], Content]]) -> Content | None:
     if not os.path.lexists(path):
         return None
     try:
         owner, digest, raw, content = read(path)
     except UNREADABLE as error:
         raise ValueError(f"folder: {path} cannot be read ({type(error).__name__}: {error}); {REMEDY}") from error
-    if digest != _digest(path.name, owner, raw):
+    if digest != _digest(path.name, owner, *raw):
         raise ValueError(f"folder: {path} is not as it was written; {REMEDY}")
     if owner != fit:
         raise ValueError(f"folder: {path} belongs to another fit; {REMEDY}")
     return content
 
 
-def _read_json(path: Path) -> tuple[str, str, bytes, dict[str, Any]]:
+def _read_json(path: Path) -> tuple[str, str, list[Buffer], dict[str, Any]]:
     record = json.loads(path.read_text())
-    return str(record["fit"]), record["sha256"], json.dumps(record["content"]).encode(), record["content"]
+    return str(record["fit"]), record["sha256"], [json.dumps(record["content"]).encode()], record["content"]
 
 
-def _read_tensors(path: Path) -> tuple[str, str, bytes, tuple[dict[str, Tensor], dict[str, Any]]]:
+def _read_tensors(path: Path) -> tuple[str, str, list[Buffer], tuple[dict[str, Tensor], dict[str, Any]]]:
     with safe_open(path, framework="pt") as file:
         notes = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    raw = b"".join([notes["notes"].encode(), *_bytes(tensors)])
+    raw = [notes["notes"].encode(), *_parts(tensors)]
     return notes["fit"], notes["sha256"], raw, (tensors, json.loads(notes["notes"]))
 
 
-def _bytes(tensors: dict[str, Tensor]) -> list[bytes]:
-    """Names, shapes, types and contents, in order of name."""
-    found = []
+def _parts(tensors: dict[str, Tensor]) -> list[Buffer]:
+    """Names, shapes, types and contents, in order of name, without a copy."""
+    found: list[Buffer] = []
     for name, value in sorted(tensors.items()):
         found.append(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        found.append(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        found.append(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found
 
 
-def _digest(*parts: str | bytes) -> str:
-    whole = b"".join(part.encode() if isinstance(part, str) else part for part in parts)
-    return hashlib.sha256(whole).hexdigest()
+def _digest(*parts: str | Buffer) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part.encode() if isinstance(part, str) else part)
+    return whole.hexdigest()

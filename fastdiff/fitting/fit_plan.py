@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,15 +17,20 @@ from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import Model
+from . import cost
 from .budget import Budget, Exhausted
-from .files import write
+from .conditions import read_conditions
+from .folder import Folder
 from .found import Fit
+from .frozen import frozen
 from .gaussian import GaussianStart
-from .journal import Journal, Trial, claim
+from .journal import Journal, Trial
+from .ranks import Ranks
 from .references import ReferenceSampler, check_model
-from .search import first_plan
+from .search import candidates, first_plan
 from .stages import run_forward, run_full
 from .target import FitTarget
+from .tracing import Tracer
 
 MIN_SAMPLES = 4
 MAX_TRACED = 32  # samples whose trajectories the forward fit sees
@@ -42,6 +48,7 @@ def fit(
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
     model_dtype: torch.dtype | None = None,
+    conditions: Iterable[Mapping[str, Tensor]] | None = None,
     head: GaussianStart | int | None = None,
     method: str = "forward",
     held_out: float = 0.25,
@@ -51,11 +58,13 @@ def fit(
     tolerance: float = 2e-3,
     seconds: float | None = None,
     evaluations: int | None = None,
+    memory: int | None = None,
     folder: str | os.PathLike | None = None,
     seed: int = 0,
     progress: bool = False,
     report: Callable[[Trial], object] | None = None,
-    **conditions: object,
+    group: Any = None,
+    **kwargs: object,
 ) -> Plan:
     """The plan of `steps` model evaluations whose samples are closest to the model's converged ones.
 
@@ -73,7 +82,10 @@ def fit(
 
     model, guidance, uncond, guidance_mode, model_dtype: as for `fastdiff.sample`. prediction: as for `fastdiff.plan`.
     noise: [N, ...] unit Gaussian noise, N at least 4; 8 to 32 for the forward fit, 500 for the full one. Tensors in
-        `conditions`, `uncond` and `guidance` whose first dimension is N are split with it.
+        `kwargs`, `uncond` and `guidance` whose first dimension is N are split with it.
+    conditions: more keyword arguments of the model, as an iterable of dicts of tensors, each of a batch of any size,
+        such as a generator that encodes prompts. It is read once, in order, as far as samples need it: the first 32 of
+        the noises in a forward fit, all in a full one.
     held_out: the share of the samples that the full fit compares plans by; it is fitted to the others. The forward fit
         leaves each quarter of its samples out in turn.
     head: a `GaussianStart`, or its rank: one of that rank is then estimated from the references and kept as
@@ -84,12 +96,22 @@ def fit(
     tolerance: relative change at which the references count as converged.
     seconds, evaluations: the budget. One evaluation is one model call on one sample, forwards or backwards. When it is
         spent, the best plan so far is returned, as soon as one batch of trajectories is there.
-    folder: keeps the references, for fits with any number of steps, and every stage in a folder named by the number of
-        steps. The same call with the same folder resumes there. A file that is truncated, changed or another fit's is
-        an error that names it.
+    memory: bytes that the trajectories may take, on the noise's device; None is a quarter of what is free there. Larger
+        ones are left in files, in the folder or temporary ones, and read a little at a time; the plan is the same.
+    folder: keeps the trajectories and the references, for fits with any number of steps, and every stage in a folder
+        named by the number of steps. The same call with the same folder resumes there. A file that is truncated,
+        changed or another fit's is an error that names it.
     seed: of the batches. progress: show tqdm bars.
-    report: called with every `Trial`; `print` will do, under `print(fastdiff.fitting.HEADER)`.
-    conditions: keyword arguments of the model.
+    report: called with every `Trial`; `print` will do, under `print(fastdiff.fitting.HEADER)`. Among them are notes:
+        what is ahead in evaluations, in seconds at the pace of the first calls and in memory, and at the end what it
+        came to.
+    group: where torch.distributed is initialised, the processes that share the model's calls, all where not given. Each
+        makes the same call of `fit` and gets the same plan. A group of one process fits alone. The first one reads and
+        writes the folder, reports and shows progress.
+    kwargs: keyword arguments of the model.
+
+    While the fit runs, the model's modules are in evaluation mode and no parameter asks for a gradient; afterwards all
+    are as before. The forward fit keeps no graph.
 
     Raises ValueError or TypeError naming the argument: too few samples, a model that returns NaN or is not
     deterministic, references that do not converge, a folder of another fit. Raises RuntimeError where the budget is
@@ -102,44 +124,61 @@ def fit(
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
     require_schedule(schedule)
-    check_keywords(model, conditions, options_of(fit))
-    prediction = schedule.default_prediction if prediction is None else prediction
-    budget = Budget(seconds, evaluations)
-    target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, conditions)
-    root = None if folder is None else Path(folder)
-    journal = Journal(None if root is None else root / f"{steps}", report)
     held_out_count = max(1, round(held_out * len(noise)))
+    traced = min(len(noise) if method == "forward" else len(noise) - held_out_count, MAX_TRACED)
+    each = {} if conditions is None else read_conditions(conditions, traced if method == "forward" else len(noise))
+    check_keywords(model, [*kwargs, *each], options_of(fit))
+    if twice := sorted(set(kwargs) & set(each)):
+        raise ValueError(f"conditions: {', '.join(twice)} is a keyword argument too")
+    prediction = schedule.default_prediction if prediction is None else prediction
+    ranks = Ranks(group)
+    ranks.require_same(
+        noise=_digest(noise), steps=steps, prediction=prediction, method=method, held_out=held_out_count, batch=batch,
+        iterations=iterations, tolerance=tolerance, seconds=seconds, evaluations=evaluations, seed=seed,
+    )  # fmt: skip
+    budget = Budget(seconds, evaluations, ranks)
+    target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each, ranks)
+    kept = Folder(None if folder is None else Path(folder), ranks)
+    journal = Journal(kept.within(f"{steps}"), report)
     converges = False
     try:
-        fingerprint = check_model(target, schedule, prediction)
-        shared = ""
-        if root is not None and journal.folder is not None:
-            shared = claim(
-                root, schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint
-            )
-            head_name = _digest(head.mean) if isinstance(head, GaussianStart) else head
-            journal.fit = claim(
-                journal.folder,
-                shared=shared, steps=steps, method=method, held_out=held_out_count, batch=batch, seed=seed,
-                head=head_name,
+        with frozen(model):
+            fingerprint = check_model(target, schedule, prediction)
+            ranks.require_same(model=fingerprint)
+            pace = budget.lap()
+            first_plan(schedule, prediction, steps)  # an error before more is spent, where there is no plan to fit
+            kept.claim(schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint)
+            journal.folder.claim(
+                shared=kept.fit, steps=steps, method=method, held_out=held_out_count, batch=batch, seed=seed,
+                head=_digest(head.mean) if isinstance(head, GaussianStart) else head,
             )  # fmt: skip
-        sampler = ReferenceSampler(target, root, shared)
-        converged = sampler.find_plan(schedule, prediction, tolerance)
-        converges = True
-        full = method == "full"
-        traced = min(len(noise) - held_out_count if full else len(noise), MAX_TRACED)
-        trajectory = sampler.draw_trajectory(converged, traced)
-        if isinstance(head, int):
-            head = _estimate_head(trajectory.end, schedule, head, journal)
-        task = Fit(
-            target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head, save_memory=save_memory,
-            progress=progress,
-        )  # fmt: skip
-        found = run_forward(task)
-        if full:
-            task.references = sampler.draw_references(converged, trajectory.end, progress)
-            task.held_out = held_out_count
-            run_full(task, found, iterations)
+            sampler = ReferenceSampler(target, kept)
+            if sampler.known_plan() is None:
+                ahead = cost.of_search(target, schedule, prediction)
+                journal.note("cost", f"{ahead.told(pace)} to find a converged plan")
+            converged = sampler.find_plan(schedule, prediction, tolerance)
+            converges, pace = True, budget.lap()
+            plans = candidates(schedule, prediction, steps)
+            with Tracer(target, converged, traced, kept, memory) as tracer:
+                if not journal.folder.has("catalogue.json"):
+                    ahead = cost.of_forward(target, converged, tracer.known, traced, steps, len(plans))
+                    journal.note("cost", f"{ahead.told(pace)}; {tracer.told}")
+                trajectory = tracer.draw()
+                if isinstance(head, int):
+                    head = GaussianStart.estimate(trajectory.end, schedule, head)
+                    journal.folder.write("head.safetensors", head.save)
+                task = Fit(
+                    target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head,
+                    save_memory=save_memory, progress=progress and ranks.is_first,
+                )  # fmt: skip
+                found = run_forward(task, plans)
+                if method == "full":
+                    ahead = cost.of_full(target, converged, traced, task.fitted - held_out_count, steps, iterations)
+                    journal.note("cost", f"{ahead.told(budget.lap())} for the full fit")
+                    task.references = sampler.draw_references(converged, trajectory.end, task.progress)
+                    task.held_out = held_out_count
+                    run_full(task, found, iterations)
+        journal.note("total", f"{budget.evaluations:,} evaluations, {budget.seconds:.0f} s")
     except Exhausted:
         journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
     if journal.best is None and not converges:
@@ -149,14 +188,6 @@ def fit(
         )
     best = first_plan(schedule, prediction, steps) if journal.best is None else journal.best[1]
     return replace(best, schedule=schedule.knots())
-
-
-def _estimate_head(references: Tensor, schedule: Schedule, rank: int, journal: Journal) -> GaussianStart:
-    """A head start from the samples that are fitted to, kept in the fit's folder."""
-    assert journal.folder is not None  # as `fit` checks first
-    head = GaussianStart.estimate(references, schedule, rank)
-    write(journal.folder / "head.safetensors", head.save)
-    return head
 
 
 def _check(noise: Tensor, held_out: float, method: str, **counts: int) -> None:

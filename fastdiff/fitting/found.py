@@ -64,7 +64,8 @@ class Fit:
         """The trial of a plan from its distances [n]."""
         each = torch.as_tensor(each).double()
         sizes = float(each.mean()), float(each.median()), float(each.square().mean().sqrt())
-        return Trial(stage, name, self.steps, *sizes, self.target.budget.seconds)
+        budget = self.target.budget
+        return Trial(stage, name, self.steps, *sizes, budget.seconds, evaluations=budget.evaluations)
 
 
 @dataclass(frozen=True)

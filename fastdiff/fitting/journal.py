@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +11,20 @@ import torch
 
 from ..plans.plan import Plan
 from .descent import State
-from .files import load_json, load_tensors, make_folder, save_json, save_tensors
+from .folder import Folder
 
 SHOWN_INTERVAL = 1.0  # seconds from one report of a stage that goes on to the next
-HEADER = f"{'stage':10s} {'plan':44s} {'NFE':>4s} {'mean':>9s} {'median':>9s} {'RMSE':>9s} {'seconds':>8s}"
+HEADER = (
+    f"{'stage':10s} {'plan':44s} {'NFE':>4s} {'mean':>9s} {'median':>9s} {'RMSE':>9s} {'seconds':>8s} {'calls':>9s}"
+)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One plan and its distances from the held-out converged samples; a stage that could not run has a note instead.
+    """One plan and its distances from the held-out converged samples, or a note, whose distances are NaN.
 
-    seconds: since the fit began.
+    Notes say what is ahead ("cost"), what it came to ("total"), and why a stage did not run or did not end.
+    seconds, evaluations: since the fit began.
     """
 
     stage: str
@@ -35,22 +35,26 @@ class Trial:
     rmse: float
     seconds: float
     note: str = ""
+    evaluations: int = 0
 
     def __str__(self) -> str:
         if self.note:
             return f"{self.stage:10s} {self.note}"
         numbers = " ".join(f"{value:9.5f}" for value in (self.mean, self.median, self.rmse))
-        return f"{self.stage:10s} {self.name[:44]:44s} {self.nfe:4d} {numbers} {self.seconds:8.1f}"
+        return (
+            f"{self.stage:10s} {self.name[:44]:44s} {self.nfe:4d} {numbers} {self.seconds:8.1f} {self.evaluations:9d}"
+        )
 
 
 class Journal:
     """The best plan so far and the record of complete stages. report: called with trials, an earlier call's too.
 
-    fit: whose files those in the folder have to be, as `claim` says.
+    Of processes that share a fit, the first one reports.
     """
 
-    def __init__(self, folder: Path | None, report: Callable[[Trial], object] | None) -> None:
-        self.folder, self.report, self.fit = folder, report or (lambda trial: None), ""
+    def __init__(self, folder: Folder, report: Callable[[Trial], object] | None) -> None:
+        self.folder = folder
+        self.report = report if report is not None and folder.ranks.is_first else lambda trial: None
         self.best: tuple[Trial, Plan] | None = None
         self._shown = -SHOWN_INTERVAL
 
@@ -71,7 +75,7 @@ class Journal:
             self.report(trial)
 
     def note(self, stage: str, text: str) -> None:
-        """Report why a stage did not run or did not end."""
+        """Report a line of text."""
         nan = float("nan")
         self.report(Trial(stage, "", 0, nan, nan, nan, nan, text))
 
@@ -80,13 +84,12 @@ class Journal:
         for trial, plan in trials:
             self.keep(trial, plan)
             self.report(trial)
-        if self.folder is not None:
-            found = [{"trial": asdict(trial), "plan": plan.to_dict()} for trial, plan in trials]
-            save_json(self.folder / f"{stage}.json", self.fit, {"found": found, **extra})
+        found = [{"trial": asdict(trial), "plan": plan.to_dict()} for trial, plan in trials]
+        self.folder.save_json(f"{stage}.json", {"found": found, **extra})
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """The record of a complete stage, its trials reported and kept again; None where it has yet to run."""
-        record = None if self.folder is None else load_json(self.folder / f"{stage}.json", self.fit)
+        record = self.folder.load_json(f"{stage}.json")
         for found in record["found"] if record else ():
             trial = Trial(**found["trial"])
             self.keep(trial, Plan.from_dict(found["plan"]))
@@ -95,42 +98,16 @@ class Journal:
 
     def save_state(self, stage: str, state: State, best: tuple[Trial, np.ndarray]) -> None:
         """Write down where a descent stands, and its best numbers with their trial."""
-        if self.folder is None:
-            return
         arrays = {"q": state.q, "curvature": state.curvature, "best": best[1]}
         notes = {"i": state.i, "seen": state.seen, "trial": asdict(best[0])}
         tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
-        save_tensors(self.folder / f"{stage}.safetensors", self.fit, tensors, notes)
+        self.folder.save_tensors(f"{stage}.safetensors", tensors, notes)
 
     def load_state(self, stage: str) -> tuple[State, tuple[Trial, np.ndarray]] | None:
         """What `save_state` wrote, or None."""
-        saved = None if self.folder is None else load_tensors(self.folder / f"{stage}.safetensors", self.fit)
+        saved = self.folder.load_tensors(f"{stage}.safetensors")
         if saved is None:
             return None
         arrays, notes = {name: value.numpy() for name, value in saved[0].items()}, saved[1]
         state = State(notes["i"], arrays["q"], arrays["curvature"], notes["seen"])
         return state, (Trial(**notes["trial"]), arrays["best"])
-
-
-def claim(folder: Path, **key: object) -> str:
-    """Make the folder this fit's; the name of the fit that its files belong to.
-
-    Raises ValueError where it is that of another; numbers may differ a little from what the first call wrote.
-    """
-    make_folder(folder)
-    path = folder / "fit.json"
-    saved = load_json(path, "")
-    if saved is None:
-        saved = key
-        save_json(path, "", key)
-    wrong = [name for name, value in key.items() if name not in saved or not _alike(value, saved[name])]
-    if wrong:
-        raise ValueError(f"folder: {folder} holds a fit with another {', '.join(wrong)}; give this one its own")
-    return sha256(json.dumps(saved).encode()).hexdigest()
-
-
-def _alike(a: Any, b: Any) -> bool:
-    """Equal, or numbers that differ by what another order of summation leaves."""
-    if isinstance(a, (list, tuple)) and np.shape(a) == np.shape(b):
-        return bool(np.allclose(a, b, rtol=1e-3))
-    return a == b

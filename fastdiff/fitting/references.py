@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..plans.build import plan
 from ..plans.plan import Plan
-from ..plans.schedule import Points, Schedule
-from .budget import Exhausted, clock
-from .files import load_json, load_tensors, save_json, save_tensors
+from ..plans.schedule import Schedule
+from .budget import clock
+from .folder import Folder
 from .target import FitTarget
-from .trajectory import Trajectory, concatenated
 
 Contestant = tuple[str, dict[str, Any], str]  # solver, its options, grid
 CONTESTANTS: tuple[Contestant, ...] = tuple(
@@ -43,8 +41,11 @@ def check_model(target: FitTarget, schedule: Schedule, prediction: str) -> list[
     """
     table = _plan(*CONTESTANTS[0], schedule, prediction, 3)
     places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
-    first, second = (target.draw(table, places) for _ in range(2))
-    _require_finite(first)
+    target.budget.check()
+    first = target.draw_alone(table, places)
+    require_finite(first)
+    target.budget.lap()  # the first calls of a model may compile, tune and allocate
+    second = target.draw_alone(table, places)
     gap = float(distances(first, second).max())
     # What reductions in another order leave is far below this; dropout or fresh noise is far above.
     if gap > 1e-3 * float(first.double().square().mean().sqrt()):
@@ -58,77 +59,53 @@ def check_model(target: FitTarget, schedule: Schedule, prediction: str) -> list[
 class ReferenceSampler:
     """The plan whose samples count as converged, and those samples [N, ...] of all noises.
 
-    Both are kept in the folder, as the fit's of that name, and what is there is not drawn again.
+    Both are kept in the folder, and what is there is not drawn again.
     """
 
-    def __init__(self, target: FitTarget, folder: Path | None, fit: str) -> None:
-        self.target, self.folder, self.fit = target, folder, fit
+    def __init__(self, target: FitTarget, folder: Folder) -> None:
+        self.target, self.folder = target, folder
 
     def find_plan(self, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
         """The converged plan. Raises Exhausted where the budget ends before it is found."""
-        kept = None if self.folder is None else load_json(self.folder / "teacher.json", self.fit)
-        if kept is not None:
-            return Plan.from_dict(kept)
+        if kept := self.known_plan():
+            return kept
         table = converged(self.target, schedule, prediction, tolerance)
-        if self.folder is not None:
-            save_json(self.folder / "teacher.json", self.fit, table.to_dict())
+        self.folder.save_json("teacher.json", table.to_dict())
         return table
+
+    def known_plan(self) -> Plan | None:
+        """The converged plan, where the folder has it."""
+        kept = self.folder.load_json("teacher.json")
+        return None if kept is None else Plan.from_dict(kept)
 
     def draw_references(self, table: Plan, first: Tensor, progress: bool) -> Tensor:
         """The samples [N, ...], of which the `first` ones are known, from their trajectories.
 
         Raises Exhausted where the budget ends first; what is drawn by then is kept.
         """
-        drawn = self._kept() or [first.to(self.target.noise.dtype).cpu()]
-        done, total = sum(map(len, drawn)), len(self.target.noise)
+        kept = self.folder.load_tensors("teacher.safetensors")
+        drawn = [first.to(self.target.noise.dtype).cpu() if kept is None else kept[0]["x0"]]
+        done, total = len(drawn[0]), len(self.target.noise)
         bar = tqdm(total=total, initial=done, unit="sample", desc="teacher", disable=not progress)
-        kept, saved = clock(), done
+        kept_at, saved = clock(), done
         try:
             for part in self.target.parts(torch.arange(done, total)):
                 x = self.target.draw(table, part).cpu()
-                _require_finite(x)
+                require_finite(x)
                 drawn.append(x)
                 bar.update(len(part))
-                if clock() - kept > SAVE_INTERVAL:
-                    kept, saved = clock(), self._keep(drawn, saved)
+                if clock() - kept_at > SAVE_INTERVAL:
+                    kept_at, saved = clock(), self._keep(drawn, saved)
         finally:
             bar.close()
             self._keep(drawn, saved)
         return torch.cat(drawn).to(self.target.noise.device)
 
-    def draw_trajectory(self, table: Plan, count: int) -> Trajectory:
-        """The runs of the first samples. Raises Exhausted where the budget ends before the first batch is drawn."""
-        path = None if self.folder is None else self.folder / "trajectory.safetensors"
-        saved = None if path is None else load_tensors(path, self.fit)
-        if saved is not None and len(saved[0]["states"][0]) >= count:
-            tensors = {name: value.to(self.target.noise.device) for name, value in saved[0].items()}
-            known = Points(*tensors["points"].cpu().numpy())
-            return Trajectory(known, tensors["states"][:, :count], tensors["data"][:, :count])
-        drawn: list[Trajectory] = []
-        try:
-            for part in self.target.parts(torch.arange(count)):
-                drawn.append(Trajectory(*self.target.trace(table, part)))
-                _require_finite(drawn[-1].end)
-        except Exhausted:
-            if not drawn:
-                raise
-        whole = concatenated(drawn)
-        if path is not None and len(whole) == count:
-            points = torch.from_numpy(np.array(whole.points))
-            tensors = {"points": points, "states": whole.states.contiguous(), "data": whole.data.contiguous()}
-            save_tensors(path, self.fit, tensors, {})
-        return whole
-
-    def _kept(self) -> list[Tensor]:
-        path = None if self.folder is None else self.folder / "teacher.safetensors"
-        saved = None if path is None else load_tensors(path, self.fit)
-        return [] if saved is None else [saved[0]["x0"]]
-
     def _keep(self, drawn: list[Tensor], saved: int) -> int:
         """Write all there is, where that is more than what is written; how many samples that is."""
         count = sum(map(len, drawn))
-        if self.folder is not None and count > saved:
-            save_tensors(self.folder / "teacher.safetensors", self.fit, {"x0": torch.cat(drawn).contiguous()}, {})
+        if count > saved:
+            self.folder.save_tensors("teacher.safetensors", {"x0": torch.cat(drawn).contiguous()}, {})
         return count
 
 
@@ -139,15 +116,14 @@ def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance:
     ValueError where none does.
     """
     places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
-    drawn = [(c, _drawn(target, c, schedule, prediction, FIRST_STEPS, places)) for c in CONTESTANTS]
-    running = [(contestant, x) for contestant, x in drawn if x is not None]
+    able = contestants(schedule, prediction)
+    running = [(c, target.draw(_plan(*c, schedule, prediction, FIRST_STEPS), places)) for c in able]
     steps, change = FIRST_STEPS, math.inf
     while running and steps < MAX_STEPS:
         steps *= 2
         found = []
         for contestant, coarse in running:
-            fine = _drawn(target, contestant, schedule, prediction, steps, places)
-            assert fine is not None  # as with fewer steps
+            fine = target.draw(_plan(*contestant, schedule, prediction, steps), places)
             # The median: a few samples near a boundary between two basins never settle.
             change = float(distances(coarse, fine).median() / fine.double().square().mean().sqrt())
             found.append((math.inf if math.isnan(change) else change, contestant, fine))
@@ -162,21 +138,20 @@ def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance:
     )
 
 
-def _drawn(
-    target: FitTarget, contestant: Contestant, schedule: Schedule, prediction: str, steps: int, places: Tensor
-) -> Tensor | None:
-    """The samples, or None where this schedule or prediction is not for this solver and grid."""
-    try:
-        table = _plan(*contestant, schedule, prediction, steps)
-    except ValueError:
-        return None
-    return target.draw(table, places)
+def contestants(schedule: Schedule, prediction: str) -> list[Contestant]:
+    """Those that can run on this schedule and prediction."""
+    found = []
+    for contestant in CONTESTANTS:
+        with suppress(ValueError):
+            _plan(*contestant, schedule, prediction, FIRST_STEPS)
+            found.append(contestant)
+    return found
 
 
 def _plan(solver: str, options: dict[str, Any], grid: str, schedule: Schedule, prediction: str, steps: int) -> Plan:
     return plan(solver, schedule, steps, grid=grid, prediction=prediction, **options)
 
 
-def _require_finite(x: Tensor) -> None:
+def require_finite(x: Tensor) -> None:
     if not torch.isfinite(x).all():
         raise ValueError("model: its samples hold NaN or infinity")

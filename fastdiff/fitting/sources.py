@@ -30,7 +30,7 @@ class Source(Protocol):
 
 
 class ModelSource:
-    """The model, called with all plans' samples together, `target.batch` at once."""
+    """The model, called with all plans' samples together, `target.together` at once."""
 
     def __init__(self, target: FitTarget, places: Tensor) -> None:
         self.target, self.places = target, places
@@ -41,10 +41,13 @@ class ModelSource:
         t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
         places = self.places.repeat(len(asked))
         found = []
-        for part in torch.arange(len(x)).split(self.target.batch):
+        for part in torch.arange(len(x)).split(self.target.together):
             self.target.budget.check()
             found.append(self.target.output(x[part], t[part], places[part]).double())
         return list(torch.cat(found).split(count))
+
+
+MAX_KNOWN, MAX_LEVELS = 2**24, 256  # elements of states, and levels, that are kept from one setting for the next
 
 
 class LinearSource:
@@ -56,6 +59,7 @@ class LinearSource:
 
     def __init__(self, trajectory: Trajectory) -> None:
         self.trajectory, self._variance = trajectory, float(trajectory.end.double().var())
+        self._levels = min(MAX_LEVELS, max(1, MAX_KNOWN // trajectory.end.numel()))
         self._known: dict[tuple[float, float], tuple[Tensor, Tensor]] = {}
 
     def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
@@ -78,7 +82,7 @@ class LinearSource:
 
     def _on_trajectory(self, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
         if (alpha, sigma) not in self._known:
-            if len(self._known) > 256:
+            if len(self._known) >= self._levels:
                 self._known.clear()
             self._known[alpha, sigma] = self.trajectory.at(alpha, sigma), self.trajectory.data_at(alpha, sigma)
         return self._known[alpha, sigma]

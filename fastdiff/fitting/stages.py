@@ -27,24 +27,20 @@ SHORT_SHARE = 5  # of the iterations: one in so many is spent on each start of t
 PATIENCE = 2  # iterations without a gain on the held-out samples, after which they end
 
 
-def contestants(fit: Fit) -> list[Candidate]:
-    """Every plan of the catalogue, and those that begin after the head start where there is one.
-
-    Raises ValueError where there is none.
-    """
-    found = candidates(fit.schedule, fit.prediction, fit.steps)
+def contestants(fit: Fit, plans: list[Candidate]) -> list[Candidate]:
+    """Every plan of the catalogue, and those that begin after the head start where there is one."""
+    found = list(plans)
     if fit.head is not None:
         spread = float(fit.trajectory.end.double().std())
         for level in HEAD_LEVELS:
             found += candidates(fit.schedule, fit.prediction, fit.steps, -np.log(level * spread))
-    if not found:
-        raise ValueError(f"steps: no solver of the catalogue makes {fit.steps} evaluations for {fit.prediction} here")
     return found
 
 
-def run_forward(fit: Fit) -> Found:
-    """The forward fit, and the catalogue beside it."""
-    all_plans = contestants(fit)
+@torch.no_grad()
+def run_forward(fit: Fit, plans: list[Candidate]) -> Found:
+    """The forward fit, and the catalogue beside it. plans: those of the catalogue."""
+    all_plans = contestants(fit, plans)
     found = forward(fit, all_plans)
     from_catalogue(fit, all_plans, torch.from_numpy(found.each))
     return found

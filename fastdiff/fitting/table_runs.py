@@ -46,7 +46,7 @@ class TableRuns:
         which = torch.arange(len(numbers)).repeat_interleave(count)
         places = self.places[:count].repeat(len(numbers))
         drawn = []
-        for part in torch.arange(len(places)).split(self.target.batch):
+        for part in torch.arange(len(places)).split(self.target.together):
             here = places[part]
             x = self.target.started(self.space.plan, here, self.head).double()
 

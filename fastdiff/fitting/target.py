@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..ops import checks
 from ..plans.plan import Plan
-from ..plans.schedule import Points
 from ..sampling.model import Model, ModelCalls, check_guidance, is_guided
 from ..sampling.sample import iter_sample, sample
 from ..sampling.start import start_state
 from .budget import Budget
+from .ranks import Ranks
 
 
 class FitTarget:
     """What a plan is fitted to: the model on `noise` [N, ...].
 
     Conditions and guidance whose first dimension is N are split with it. batch: samples that the model sees at once.
+    each: conditions [n, ...] of the first n noises, wherever they lie; no other noise is asked for.
+    ranks: the processes that share the model's calls, each with the same noise.
     """
 
     def __init__(
@@ -35,45 +36,62 @@ class FitTarget:
         guidance_mode: str = "batch",
         model_dtype: torch.dtype | None = None,
         conditions: dict[str, object] | None = None,
+        each: dict[str, Tensor] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         checks.require_float("noise", noise)
         check_guidance(guidance, uncond, guidance_mode, len(noise))
         self.model, self.noise, self.budget, self.batch = model, noise, budget, batch
+        self.ranks = ranks or Ranks()
         self.guidance, self.uncond, self.mode = guidance, uncond, guidance_mode
         self.model_dtype = model_dtype or noise.dtype
-        self.conditions = conditions or {}
+        self.conditions, self.each = conditions or {}, each or {}
+
+    @property
+    def together(self) -> int:
+        """Samples that all processes see at once."""
+        return self.batch * self.ranks.count
 
     def parts(self, places: Tensor) -> Iterator[Tensor]:
-        """The places in batches, none of them empty: many models refuse such."""
-        return (part for part in places.split(self.batch) if len(part))
+        """The places in batches of all processes, none of them empty: many models refuse such."""
+        return (part for part in places.split(self.together) if len(part))
 
     def draw(self, plan: Plan, places: Tensor, start: Callable[[Tensor, Plan], Tensor] | None = None) -> Tensor:
         """The samples of the noises at `places` [n], n >= 1. Raises Exhausted between two batches."""
         drawn = []
         for part in self.parts(places):
             self.budget.check()
-            noise = self._noise(part, plan, start)
-            drawn.append(self._run(plan, noise, part))
+            own = self.ranks.share(part)
+            x = self._run(plan, self._noise(own, plan, start), own)
+            drawn.append(self.ranks.whole(x, len(part)))
             self.spend(part, plan.nfe)
         return torch.cat(drawn)
+
+    def draw_alone(self, plan: Plan, places: Tensor) -> Tensor:
+        """The same for a few places, all of them in every process."""
+        self.spend(places, plan.nfe)
+        return torch.cat([self._run(plan, self.noise[part], part) for part in places.split(self.batch)])
 
     def _run(self, plan: Plan, noise: Tensor, part: Tensor) -> Tensor:
         x = sample(self.model, plan, noise, model_dtype=self.model_dtype, **self._options(part))
         assert isinstance(x, Tensor)  # not a pair: no trajectory was asked for
         return x
 
-    def trace(self, plan: Plan, places: Tensor) -> tuple[Points, Tensor, Tensor]:
-        """Of a plan of one evaluation a step: its points [M + 1], its states there, the x0 predicted at the first M."""
+    @torch.no_grad()
+    def trace(self, plan: Plan, places: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of a plan of one evaluation a step: its states at its points [M + 1], and the x0 predicted at the first M.
+
+        device: where they are kept.
+        """
         self.budget.check()
-        options = self._options(places) | {"model_dtype": self.model_dtype}
-        steps = iter_sample(self.model, plan, self.noise[places], **options)
-        states, data = [self.started(plan, places, None)], []
-        for step in steps:
-            states.append(step.x.clone())
-            data.append(step.x0.clone())
+        own, count = self.ranks.share(places), len(places)
+        options = self._options(own) | {"model_dtype": self.model_dtype}
+        states, data = [self.started(plan, places, None).to(device)], []
+        for step in iter_sample(self.model, plan, self.noise[own], **options):
+            states.append(self.ranks.whole(step.x, count).to(device, copy=True))
+            data.append(self.ranks.whole(step.x0, count).to(device, copy=True))
         self.spend(places, plan.nfe)
-        rows = [(row.t, row.alpha, row.sigma) for row in plan.rows] + [(float("nan"), *plan.end)]
-        return Points(*np.array(rows).T), torch.stack(states), torch.stack(data)
+        return torch.stack(states), torch.stack(data)
 
     def differentiable(self, plan: Plan) -> bool:
         """Whether a gradient comes back through the model."""
@@ -86,9 +104,14 @@ class FitTarget:
         except RuntimeError:
             return False
 
+    @property
+    def evaluations(self) -> int:
+        """Of the network, for an output of one sample."""
+        return 2 if is_guided(self.guidance) else 1
+
     def spend(self, part: Tensor, calls: int) -> None:
-        """Count so many evaluations of each sample in the part."""
-        self.budget.evaluations += len(part) * calls * (2 if is_guided(self.guidance) else 1)
+        """Count so many outputs of each sample in the part."""
+        self.budget.evaluations += len(part) * calls * self.evaluations
 
     def started(self, plan: Plan, part: Tensor, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
         """The first x of a run."""
@@ -116,15 +139,19 @@ class FitTarget:
 
         A model with a true `one_time`, such as a pipeline's, is called once for each time.
         """
+        share = self.ranks.share
+        m = self._own_output(share(x), share(t), share(part))
+        self.spend(part, 1)
+        return self.ranks.whole(m, len(part))
+
+    def _own_output(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
         if getattr(self.model, "one_time", False) and not bool((t == t[0]).all()):
             out = torch.empty_like(x)
             for time in t.unique():
                 here = t == time
-                out[here] = self.output(x[here], t[here], part[here.cpu()]).to(out.dtype)
+                out[here] = self._own_output(x[here], t[here], part[here.cpu()]).to(out.dtype)
             return out
-        m = self.evaluator(part)(x.to(self.noise.dtype), t.to(self.noise))
-        self.spend(part, 1)
-        return m
+        return self.evaluator(part)(x.to(self.noise.dtype), t.to(self.noise))
 
     def _noise(self, part: Tensor, plan: Plan, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
         noise = self.noise[part]
@@ -133,7 +160,8 @@ class FitTarget:
     def _options(self, part: Tensor) -> dict[str, Any]:
         uncond = None if self.uncond is None else {name: self._of(v, part) for name, v in self.uncond.items()}
         guided: dict[str, Any] = {"guidance": self._scale(part), "uncond": uncond, "guidance_mode": self.mode}
-        return guided | {name: self._of(value, part) for name, value in self.conditions.items()}
+        own = {name: value[part.to(value.device)].to(self.noise.device) for name, value in self.each.items()}
+        return guided | own | {name: self._of(value, part) for name, value in self.conditions.items()}
 
     def _scale(self, part: Tensor) -> float | Tensor | None:
         return self.guidance[part] if isinstance(self.guidance, Tensor) else self.guidance

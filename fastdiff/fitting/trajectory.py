@@ -7,29 +7,32 @@ the points of the run are of fourth order on every schedule.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..plans.plan import Plan
 from ..plans.schedule import Points
 
 
 class Trajectory:
-    """Runs through `points` [M + 1]: states [M + 1, N, ...] there, the data [M, N, ...] predicted at the first M."""
+    """Runs through `points` [M + 1]: states [M + 1, N, ...] there, the data [M, N, ...] predicted at the first M.
 
-    def __init__(self, points: Points, states: Tensor, data: Tensor) -> None:
+    end: [N, ...] the converged samples.
+    """
+
+    def __init__(self, points: Points, states: Tensor | Rows, data: Tensor | Rows) -> None:
         self.points, self.states, self.data = points, states, data
+        self.end = states[-1]
         scale = points.alpha + points.sigma
         self._scale, self._tau = scale, points.sigma / scale
 
     def __len__(self) -> int:
         """How many samples there are."""
-        return self.states.shape[1]
-
-    @property
-    def end(self) -> Tensor:
-        """[N, ...] the converged samples."""
-        return self.states[-1]
+        return len(self.end)
 
     def at(self, alpha: float, sigma: float) -> Tensor:
         """[N, ...] the states at a noise level within the run."""
@@ -68,8 +71,28 @@ class Trajectory:
         return (self._state(j) - self.data[j].double()) / self._tau[j]
 
 
-def concatenated(parts: list[Trajectory]) -> Trajectory:
-    """The runs of several batches as one."""
-    return Trajectory(
-        parts[0].points, torch.cat([p.states for p in parts], dim=1), torch.cat([p.data for p in parts], dim=1)
-    )
+def points_of(plan: Plan) -> Points:
+    """[M + 1] where a run of a plan stands, the end included."""
+    rows = [(row.t, row.alpha, row.sigma) for row in plan.rows] + [(float("nan"), *plan.end)]
+    return Points(*np.array(rows).T)
+
+
+class Rows(Sequence[Tensor]):
+    """Batches [M, n, ...] as one [M, N, ...], a row [N, ...] at a time.
+
+    parts: tensors, or slices of safetensors files, which are read where a row is asked for. samples: N, at most as many
+    as the parts have together. device: of the rows.
+    """
+
+    def __init__(self, parts: Sequence[Any], samples: int, device: torch.device) -> None:
+        self.parts, self.samples, self.device = parts, samples, device
+        first = parts[0]
+        self._length = len(first) if isinstance(first, Tensor) else first.get_shape()[0]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, j: Any) -> Any:
+        rows = [part[range(self._length)[j]] for part in self.parts]
+        whole = rows[0] if len(rows) == 1 else torch.cat(rows)
+        return whole[: self.samples].to(self.device)

@@ -13,7 +13,7 @@ from ..plans.plan import Plan
 from .denoiser import denoiser
 
 # What a pipeline says itself.
-OWN = ("prediction", "guidance", "uncond", "guidance_mode", "model_dtype")
+OWN = ("prediction", "guidance", "uncond", "guidance_mode", "model_dtype", "conditions")
 
 
 def fit_pipeline(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..plans.schedule import Schedule
 from .reading import Reading, reading_of
@@ -50,6 +51,11 @@ class PipelineModel:
         if m.shape != x.shape:
             raise Refused(f"pipe: its scheduler is given a prediction of shape {tuple(m.shape)} for {tuple(x.shape)}")
         return m
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Of all the pipeline's networks."""
+        networks = [part for part in self._pipe.components.values() if isinstance(part, nn.Module)]
+        return (module for network in networks for module in network.modules())
 
     def decode(self, x0: Tensor, which: Tensor | None = None) -> Any:
         """What the pipeline makes of its last latents x0 [B, ...]: its images, videos or sounds."""

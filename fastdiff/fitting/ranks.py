@@ -1,0 +1,96 @@
+"""The processes of torch.distributed that share the work of a fit.
+
+They share the model's calls: each makes its part of a batch, and all get the whole of it. Everything that follows from
+the outputs is done by every process, from the same bits, so all of them come to the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch.distributed as dist
+from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Equal, or lists of numbers that differ by what another order of summation leaves."""
+    if isinstance(a, (list, tuple)) and np.shape(a) == np.shape(b):
+        return bool(np.allclose(a, b, rtol=1e-3))
+    return a == b
+
+
+class Ranks:
+    """The processes of a group; this one alone where torch.distributed is not initialised.
+
+    group: None is all of them.
+    """
+
+    def __init__(self, group: Any = None) -> None:
+        self.group = group
+        shared = dist.is_available() and dist.is_initialized()
+        self.count = dist.get_world_size(group) if shared else 1
+        self.rank = dist.get_rank(group) if shared else 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that reads, writes and reports."""
+        return self.rank == 0
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This process's part of rows [n, ...], n >= 1.
+
+        Where they are fewer than processes, those at the end get the last row, so that all call the model alike.
+        """
+        first, last = self._bounds(len(rows))
+        return rows[first:last] if last > first else rows[-1:]
+
+    def whole(self, own: Tensor, count: int) -> Tensor:
+        """The rows [count, ...] of which each process has its `share`, the same bits in all."""
+        if self.count == 1:
+            return own
+        first, last = self._bounds(count)
+        rows = own.new_zeros((count, *own.shape[1:]))
+        rows[first:last] = own[: last - first]
+        dist.all_reduce(rows, group=self.group)  # each row and zeros: exact in every precision
+        return rows
+
+    def largest(self, value: float) -> float:
+        """The largest of all processes' values."""
+        return max(self._gathered(value))
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """What the first process makes, in all of them; so is what it raises."""
+        if self.count == 1:
+            return make()
+        made: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                made[0] = make()
+            except (ValueError, OSError) as error:
+                made[1] = error
+        source = 0 if self.group is None else dist.get_global_rank(self.group, 0)
+        dist.broadcast_object_list(made, src=source, group=self.group)
+        if made[1] is not None:
+            raise made[1]
+        return made[0]
+
+    def require_same(self, **values: object) -> None:
+        """Raises ValueError naming what the processes have different values of."""
+        for name, value in values.items():
+            every = self._gathered(value)
+            if not all(alike(other, every[0]) for other in every):
+                raise ValueError(f"{name}: expected the same in all processes, got {every}")
+
+    def _bounds(self, count: int) -> tuple[int, int]:
+        return self.rank * count // self.count, (self.rank + 1) * count // self.count
+
+    def _gathered(self, value: Any) -> list[Any]:
+        if self.count == 1:
+            return [value]
+        every: list[Any] = [None] * self.count
+        dist.all_gather_object(every, value, group=self.group)
+        return every

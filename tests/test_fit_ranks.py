@@ -1,0 +1,149 @@
+"""A fit whose model calls are shared by the processes of torch.distributed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from mixtures import SCHEDULE, mean_distance, model, noise, shorten_catalogue, shorten_search
+from torch import Tensor
+
+import fastdiff as fd
+from fastdiff.fitting import Trial
+from fastdiff.fitting.ranks import Ranks
+
+COUNT = 9  # not a multiple of the processes
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+
+
+def fit(subject: Callable = model, **options: object) -> fd.Plan:
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_search(patch)
+        shorten_catalogue(patch)
+        given = {"prediction": "sample", "tolerance": 0.02, "batch": 4, "iterations": 2, "method": "full"} | options
+        return fd.fit(subject, SCHEDULE, 2, given.pop("start", noise(COUNT)), **given)
+
+
+class Counted:
+    """The model, and how many samples it was called with."""
+
+    samples = 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        assert len(x) <= 4  # a batch
+        self.samples += len(x)
+        return model(x, t)
+
+
+def process(rank: int, place: Path) -> None:
+    """One of two: its plans and what it saw go to files."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{place / 'meeting'}", rank=rank, world_size=2)
+    counted, told = Counted(), list[Trial]()
+    plan = fit(counted, report=told.append)
+    plan.save(place / f"plan-{rank}.json")
+    # Files are the first one's; rows are read from them, or from temporary ones.
+    fit(method="forward", folder=place / f"folder-{rank}", memory=1, seconds=1e4).save(place / f"files-{rank}.json")
+    again = Counted()
+    fit(again, method="forward", folder=place / f"folder-{rank}", memory=1, seconds=1e4)
+    errors = []
+    for options in ({"start": noise(COUNT, first=rank)}, {"subject": lambda x, t: (1 + rank / 9) * model(x, t)}):
+        with pytest.raises(ValueError, match="expected the same in all processes") as caught:
+            fit(**options)
+        errors.append(str(caught.value).split(":")[0])
+    alone = dist.new_group([rank], use_local_synchronization=True)
+    fit(method="forward", group=alone).save(place / f"alone-{rank}.json")
+    torch.save([counted.samples, again.samples, len(told), errors], place / f"seen-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes have left what they found."""
+    place = tmp_path_factory.mktemp("ranks")
+    code = "import sys, pathlib, test_fit_ranks as t; t.process(int(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(fd.__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(rank), str(place)], env=environment, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        for each in running:
+            words = each.communicate(timeout=300)[1].decode()
+            assert each.returncode == 0, words
+    finally:
+        for each in running:
+            each.kill()
+    return place
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def both(place: Path, name: str) -> list[fd.Plan]:
+    return [fd.Plan.load(place / f"{name}-{rank}.json") for rank in range(2)]
+
+
+def test_processes_come_to_the_same_plan_bit_for_bit_and_to_that_of_one_to_rounding(place, one_thread):
+    first, second = both(place, "plan")
+    assert first == second
+    drawn, expected = (fd.sample(model, plan, noise(20)) for plan in (first, fit()))
+    assert mean_distance(drawn, expected) < 1e-6
+
+
+def test_processes_share_the_calls_and_one_reports(place, one_thread):
+    (first, _, told, _), (second, _, silent, _) = (torch.load(place / f"seen-{rank}.pt") for rank in range(2))
+    counted = Counted()
+    fit(counted)
+    assert abs(first - second) < 0.2 * first  # nine samples, five and four
+    assert first + second < 1.1 * counted.samples  # what is small is done by both
+    assert told > 3
+    assert silent == 0
+
+
+def test_the_first_process_has_the_folder_and_nothing_in_it_is_drawn_again(place, one_thread):
+    plans = both(place, "files")
+    assert plans[0] == plans[1]
+    drawn, expected = (fd.sample(model, plan, noise(20)) for plan in (plans[0], fit(method="forward")))
+    assert mean_distance(drawn, expected) < 1e-6
+    assert list((place / "folder-0").glob("trajectory-*"))
+    assert not (place / "folder-1").exists()
+    for rank in range(2):
+        assert torch.load(place / f"seen-{rank}.pt")[1] < 40  # what tells one model from another
+
+
+def test_what_differs_between_the_processes_is_named(place):
+    for rank in range(2):
+        assert torch.load(place / f"seen-{rank}.pt")[3] == ["noise", "model"]
+
+
+def test_a_group_of_one_process_fits_alone(place, one_thread):
+    plans = both(place, "alone")
+    assert plans == [fit(method="forward")] * 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_shares_cover_every_row_once_and_are_never_empty(count, monkeypatch):
+    rows, parts = torch.arange(count), []
+    for rank in range(3):
+        ranks = Ranks()
+        ranks.count, ranks.rank = 3, rank
+        parts.append((ranks, ranks.share(rows)))
+        assert len(parts[-1][1])
+    whole = torch.zeros(count, dtype=torch.long)
+    monkeypatch.setattr(dist, "all_reduce", lambda rows, group: whole.add_(rows))
+    for ranks, own in parts:
+        ranks.whole(own + 1, count)
+    assert torch.equal(whole, rows + 1)
