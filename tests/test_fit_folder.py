@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mixtures import SCHEDULE, model, noise, shorten_catalogue, shorten_search
 
 import fastdiff as fd
+from fastdiff.fitting import fit_plan, references
 from fastdiff.fitting.descent import Descent
 
 COUNT = 32
@@ -139,6 +140,55 @@ def test_damaged_file_is_refused_by_name_or_the_fit_is_as_it_was(data, complete,
         assert kind != "missing" or "fit.json" in name
     else:
         assert again == plan
+
+
+def test_every_damaged_or_foreign_file_is_named_before_anything_is_drawn(complete, others, tmp_path):
+    folder = tmp_path / "fits"
+    shutil.copytree(complete[0], folder)
+    damaged = ["trajectory-16.safetensors", "teacher.safetensors", "3/forward.json", "3/descent.safetensors"]
+    for name in damaged[:3]:
+        (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+    shutil.copy(others[0] / damaged[3], folder / damaged[3])
+    (folder / "3" / "plan.json").write_text("the user's own")
+    calls: list[int] = []
+
+    def counting(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return model(x, t)
+
+    with pytest.raises(ValueError, match="folder: ") as caught:
+        fit(counting, folder=folder)
+    assert [name for name in files(folder) if str(folder / name) in str(caught.value)] == sorted(damaged)
+    assert str(folder / damaged[3]) + " belongs to another fit" in str(caught.value)
+    assert sum(calls) < 50  # what tells one model from another
+
+
+def test_trajectories_of_another_converged_plan_are_refused(complete, tmp_path, monkeypatch):
+    monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
+    folder = tmp_path / "fits"
+    shutil.copytree(complete[0], folder)
+    shutil.rmtree(folder / "3")
+    for name in ("teacher.json", "teacher.safetensors"):
+        (folder / name).unlink()
+    with pytest.raises(ValueError, match=r"folder: .*trajectory-0.safetensors belongs to another fit"):
+        fit(folder=folder, tolerance=1e-4)
+
+
+def test_a_fit_with_other_steps_in_the_same_folder_starts_at_once(complete, tmp_path, monkeypatch):
+    """No trajectory and no reference is drawn again, for memory or for files."""
+    calls: list[int] = []
+
+    def counting(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return model(x, t)
+
+    for stage in ("run_forward", "run_full"):
+        monkeypatch.setattr(fit_plan, stage, lambda *_: None)
+    for memory in (None, 1):
+        shutil.copytree(complete[0], tmp_path / f"{memory}")
+        calls.clear()
+        fit(counting, 4, folder=tmp_path / f"{memory}", memory=memory)
+        assert sum(calls) == 2 * 3 * 4  # what tells one model from another: twice three steps of four samples
 
 
 def test_file_that_was_deleted_as_told_is_made_anew(complete, tmp_path):

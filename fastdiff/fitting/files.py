@@ -50,6 +50,17 @@ def load_tensors(path: Path, fit: str) -> tuple[dict[str, Tensor], dict[str, Any
     return _loaded(path, fit, _read_tensors)
 
 
+def faults(paths: list[Path], fit: str) -> list[str]:
+    """What is wrong with each of the files that cannot be loaded as this fit's."""
+    found = []
+    for path in sorted(paths):
+        try:
+            (load_json if path.suffix == ".json" else load_tensors)(path, fit)
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
 def make_folder(folder: Path) -> None:
     """The folder and those above it. Raises ValueError where a file is in its place."""
     try:

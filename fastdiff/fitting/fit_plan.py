@@ -153,6 +153,7 @@ def fit(
                 head=_digest(head.mean) if isinstance(head, GaussianStart) else head,
             )  # fmt: skip
             sampler = ReferenceSampler(target, kept)
+            sampler.require_sound(journal.folder)
             if sampler.known_plan() is None:
                 ahead = cost.of_search(target, schedule, prediction)
                 journal.note("cost", f"{ahead.told(pace)} to find a converged plan")

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import load_json, load_tensors, make_folder, save_json, save_tensors, write
+from ..plans.plan import Plan
+from .files import faults, load_json, load_tensors, make_folder, save_json, save_tensors, write
 from .ranks import Ranks, alike
 
 CLAIM = "fit.json"
@@ -30,6 +31,12 @@ class Folder:
         """The folder of this name in it."""
         return Folder(None if self.path is None else self.path / name, self.ranks)
 
+    def of_plan(self, plan: Plan) -> Folder:
+        """The same folder, for what is drawn by a plan: with another one such files are another fit's."""
+        folder = Folder(self.path, self.ranks)
+        folder.fit = sha256((self.fit + dumps(plan.to_dict())).encode()).hexdigest()
+        return folder
+
     def claim(self, **key: object) -> None:
         """Make the folder this fit's.
 
@@ -38,6 +45,13 @@ class Folder:
         if self.path is not None:
             path = self.path
             self.fit = self.ranks.from_first(lambda: _claimed(path, key))
+
+    def faults(self, *patterns: str) -> list[str]:
+        """What is wrong with the files of these names, for each that is damaged or another fit's."""
+        path = self.path
+        if path is None:
+            return []
+        return self.ranks.from_first(lambda: faults([f for name in patterns for f in path.glob(name)], self.fit))
 
     def has(self, name: str) -> bool:
         """Whether this process sees such a file."""

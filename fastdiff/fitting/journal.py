@@ -14,6 +14,7 @@ from .descent import State
 from .folder import Folder
 
 SHOWN_INTERVAL = 1.0  # seconds from one report of a stage that goes on to the next
+STAGE_FILES = ("forward.json", "catalogue.json", "differences.json", "start *.safetensors", "descent.safetensors")
 HEADER = (
     f"{'stage':10s} {'plan':44s} {'NFE':>4s} {'mean':>9s} {'median':>9s} {'RMSE':>9s} {'seconds':>8s} {'calls':>9s}"
 )

@@ -15,6 +15,7 @@ from ..plans.plan import Plan
 from ..plans.schedule import Schedule
 from .budget import clock
 from .folder import Folder
+from .journal import STAGE_FILES
 from .target import FitTarget
 
 Contestant = tuple[str, dict[str, Any], str]  # solver, its options, grid
@@ -83,7 +84,8 @@ class ReferenceSampler:
 
         Raises Exhausted where the budget ends first; what is drawn by then is kept.
         """
-        kept = self.folder.load_tensors("teacher.safetensors")
+        folder = self.folder.of_plan(table)
+        kept = folder.load_tensors("teacher.safetensors")
         drawn = [first.to(self.target.noise.dtype).cpu() if kept is None else kept[0]["x0"]]
         done, total = len(drawn[0]), len(self.target.noise)
         bar = tqdm(total=total, initial=done, unit="sample", desc="teacher", disable=not progress)
@@ -95,18 +97,28 @@ class ReferenceSampler:
                 drawn.append(x)
                 bar.update(len(part))
                 if clock() - kept_at > SAVE_INTERVAL:
-                    kept_at, saved = clock(), self._keep(drawn, saved)
+                    kept_at, saved = clock(), _keep(folder, drawn, saved)
         finally:
             bar.close()
-            self._keep(drawn, saved)
+            _keep(folder, drawn, saved)
         return torch.cat(drawn).to(self.target.noise.device)
 
-    def _keep(self, drawn: list[Tensor], saved: int) -> int:
-        """Write all there is, where that is more than what is written; how many samples that is."""
-        count = sum(map(len, drawn))
-        if count > saved:
-            self.folder.save_tensors("teacher.safetensors", {"x0": torch.cat(drawn).contiguous()}, {})
-        return count
+    def require_sound(self, stages: Folder) -> None:
+        """Raises ValueError naming every file, here or among the `stages`, that is damaged or another fit's."""
+        found = self.folder.faults("teacher.json")
+        if not found and (table := self.known_plan()) is not None:
+            found += self.folder.of_plan(table).faults("trajectory-*.safetensors", "teacher.safetensors")
+        found += stages.faults(*STAGE_FILES)
+        if found:
+            raise ValueError("; ".join(found))
+
+
+def _keep(folder: Folder, drawn: list[Tensor], saved: int) -> int:
+    """Write all there is, where that is more than what is written; how many samples that is."""
+    count = sum(map(len, drawn))
+    if count > saved:
+        folder.save_tensors("teacher.safetensors", {"x0": torch.cat(drawn).contiguous()}, {})
+    return count
 
 
 def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance: float) -> Plan:

@@ -33,7 +33,7 @@ class Tracer:
     """
 
     def __init__(self, target: FitTarget, plan: Plan, count: int, folder: Folder, memory: int | None) -> None:
-        self.target, self.plan, self.count, self.folder = target, plan, count, folder
+        self.target, self.plan, self.count, self.folder = target, plan, count, folder.of_plan(plan)
         self.device = target.noise.device
         self.limit = int(SHARE * free_memory(self.device)) if memory is None else memory
         self._temporary: tempfile.TemporaryDirectory | None = None
