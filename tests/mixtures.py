@@ -54,7 +54,7 @@ def mean_distance(x: Tensor, y: Tensor) -> float:
 def shorten_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forward fit that tries little, for tests of what does not depend on how good it is."""
     monkeypatch.setattr(forward_stage, "SHAPES", ("unipc", "dpm_solver_2m"))
-    for name in ("MOVED", "FINALISTS", "FIRST_ITERATIONS", "MAX_ITERATIONS"):
+    for name in ("MOVED", "MAX_ITERATIONS"):
         monkeypatch.setattr(forward_stage, name, 1)
     monkeypatch.setattr(forward_stage, "TRIED", 4)
     monkeypatch.setattr(stages, "NEWTON_SAMPLES", 8)

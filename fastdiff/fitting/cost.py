@@ -28,9 +28,8 @@ class Ahead(NamedTuple):
 def of_search(target: FitTarget, schedule: Schedule, prediction: str) -> Ahead:
     """Of finding the plan whose samples have converged, where the first number of steps that counts is enough."""
     able = len(references.contestants(schedule, prediction))
-    coarse = able * 3 * references.FIRST_STEPS  # those, and twice as many
-    fine = min(able, references.FINALISTS) * references.MIN_STEPS
-    return Ahead(min(references.PROBE_SAMPLES, len(target.noise)) * (coarse + fine) * target.evaluations, None)
+    steps = references.FIRST_STEPS * (able + 2)  # all, and one of them with twice as many
+    return Ahead(min(references.PROBE_SAMPLES, len(target.noise)) * steps * target.evaluations, None)
 
 
 def of_forward(target: FitTarget, converged: Plan, drawn: int, count: int, steps: int, plans: int) -> Ahead:
@@ -38,16 +37,13 @@ def of_forward(target: FitTarget, converged: Plan, drawn: int, count: int, steps
 
     plans: how many plans of the catalogue there are.
     """
-    moves = 2 * steps + len(gauss_newton.RIDGES) + 1  # runs in an iteration: grid and times, then candidates and result
-    started = forward_stage.MOVED + forward_stage.FINALISTS
-    iterations = (
-        forward_stage.MOVED * forward_stage.FIRST_ITERATIONS + forward_stage.FINALISTS * forward_stage.MAX_ITERATIONS
-    )
-    few, all_of = min(plans, forward_stage.TRIED) + 2, count * steps
+    moves = 2 * steps + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
+    iterations = forward_stage.MOVED * forward_stage.MAX_ITERATIONS  # at most, for the better half alone goes on
+    few, all_of = min(plans, forward_stage.TRIED) + 1, count * steps
     rounding = 4 * min(count, gauss_newton.NOISE_SAMPLES)
-    rivals, finalists = min(search.RIVAL_SAMPLES, count), min(plans, search.MIN_FINALISTS)
-    least = (1 + forward_stage.MOVED) * all_of + rounding + (plans * rivals + finalists * (count - rivals)) * steps
-    most = (few + started + iterations * moves) * all_of + rounding + plans * all_of
+    finalists = min(plans, search.MIN_FINALISTS)
+    least = (1 + 2 * forward_stage.MOVED) * all_of + rounding + finalists * count * steps
+    most = (few + forward_stage.MOVED + iterations * moves) * all_of + rounding + plans * all_of
     traced = (count - drawn) * converged.nfe
     return Ahead((traced + least) * target.evaluations, (traced + most) * target.evaluations)
 

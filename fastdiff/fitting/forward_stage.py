@@ -35,10 +35,9 @@ SHAPES = (
 )
 FOLDS = 4
 TRIED = 24  # settings that the model is asked about, after the linear model has ranked all
-MOVED = 4  # of those, whose grids and times are moved
-FINALISTS = 2  # of those, that go on to the end
-FIRST_ITERATIONS, MAX_ITERATIONS = 2, 12
-LEAST_GAIN = 0.005  # of the mean distance in an iteration, below which the grid stays
+MOVED = 3  # of those, whose grids and times are moved; each time the better half goes on
+MAX_ITERATIONS = 12
+LEAST_GAIN = 0.01  # of the mean distance in an iteration, below which the grid stays: less is not real
 KINDS = ("grid", "time")
 
 
@@ -54,9 +53,7 @@ def forward(fit: Fit, found: list[Candidate]) -> Found:
     search = _Search(fit)
     starts = [Found.at(c) for c in found if c.spec.solver in SHAPES] or [Found.at(c) for c in found]
     try:
-        running = search.ranked(starts)[:MOVED]
-        running = search.moved(running, FIRST_ITERATIONS)[:FINALISTS]
-        best = search.complete(search.moved(running, MAX_ITERATIONS)[0])
+        best = search.complete(search.moved(search.ranked(starts)[:MOVED]))
     except Exhausted:
         search.keep_linear(starts)
         raise
@@ -93,9 +90,14 @@ class _Search:
         self._keep(few, fitted)
         return _in_turn(self._sorted(few, fitted))
 
-    def moved(self, found: Sequence[Found], iterations: int) -> list[Found]:
-        """The same after so many steps of their grids and times, best first."""
-        return sorted((self._moved(f, iterations) for f in found), key=lambda f: f.mean)
+    def moved(self, found: Sequence[Found]) -> Found:
+        """The best after steps of their grids and times, of which the better half makes another each time."""
+        every = [_Moving(self, f) for f in found]
+        running = every
+        for _ in range(MAX_ITERATIONS):
+            running = sorted((m for m in running if m.gained()), key=lambda m: m.found.mean)
+            running = running[: max(1, len(running) // 2)]
+        return min((m.found for m in every), key=lambda f: f.mean)
 
     def keep_linear(self, starts: Sequence[Found]) -> None:
         """Where the budget ended before anything was judged: the plan that the trajectories alone suggest."""
@@ -108,35 +110,19 @@ class _Search:
             self.fit.trial("forward", f"guessed {starts[best].candidate.name}", guesses[best].each), plan
         )
 
-    def _moved(self, found: Found, iterations: int) -> Found:
-        space, fit = found.space, self.fit
-        free = np.flatnonzero(np.isin(space.kinds, KINDS))
-        problem = _Fits(self.model, found)
-        newton = GaussNewton(problem, fit.trajectory.end, free, space.widths, self.noise, space.reaches)
-        p, (here,) = found.p, problem.run([found.p])
-        for _ in range(iterations):
-            q, there = newton.advance(p, here)
-            gain = 1 - newton.mean(there) / newton.mean(here)
-            if gain > 0:
-                p, here = q, there
-                self._offer(replace(found, p=p, each=here.each))
-            if gain < LEAST_GAIN:
-                break
-        return replace(found, p=p, each=here.each)
-
     def _keep(self, found: Sequence[Found], fitted: Sequence[Fitted]) -> None:
         best = min(range(len(found)), key=lambda i: fitted[i].mean)
-        self._offer(replace(found[best], each=fitted[best].each))
+        self.offer(found[best], fitted[best])
 
-    def _offer(self, found: Found) -> None:
-        """Keep the setting's plan, fitted to all samples, where it is the best so far."""
+    def offer(self, found: Found, fitted: Fitted) -> None:
+        """Keep the setting's plan where it is the best so far; its weights are fitted to all samples on their way."""
         journal = self.fit.journal
-        if found.mean >= float(self.each.mean()):
+        if fitted.mean >= float(self.each.mean()):
             return
-        self.each = found.each
-        trial = self.fit.trial("forward", found.name, found.each)
+        self.each = fitted.each
+        trial = self.fit.trial("forward", found.name, fitted.each)
         if journal.best is None or trial.mean < journal.best[0].mean:
-            journal.keep(trial, self.complete(found).plan)
+            journal.keep(trial, replace(found, p=fitted.p).plan)
             journal.show(trial)
 
     def complete(self, found: Found) -> Found:
@@ -159,6 +145,26 @@ def _in_turn(found: Sequence[Found]) -> list[Found]:
     return [f for turn in zip_longest(*levels.values()) for f in turn if f is not None]
 
 
+class _Moving:
+    """A setting whose grid and times are moved."""
+
+    def __init__(self, search: _Search, found: Found) -> None:
+        self.search, self.found, space = search, found, found.space
+        free = np.flatnonzero(np.isin(space.kinds, KINDS))
+        goal = search.fit.trajectory.end
+        self.newton = GaussNewton(_Fits(search.model, found), goal, free, space.widths, search.noise, space.reaches)
+        (self.here,) = self.newton.problem.run([found.p])
+
+    def gained(self) -> bool:
+        """Take one step, if it leads on; whether it was worth another one."""
+        p, there = self.newton.advance(self.found.p, self.here)
+        gain = 1 - self.newton.mean(there) / self.newton.mean(self.here)
+        if gain > 0:
+            self.here, self.found = there, replace(self.found, p=p, each=there.each)
+            self.search.offer(self.found, there.source)
+        return gain >= LEAST_GAIN
+
+
 class _Fits:
     """The samples of a plan space whose weights follow from the other numbers."""
 
@@ -167,8 +173,8 @@ class _Fits:
 
     def run(self, numbers: Sequence[np.ndarray]) -> list[Outcome]:
         runs = self.model.run([Setting(self.space, p) for p in numbers])
-        return [Outcome(r.x, r.each, r.choices) for r in runs]
+        return [Outcome(r.x, r.each, r) for r in runs]
 
     def near(self, numbers: Sequence[np.ndarray], here: Outcome) -> list[Tensor]:
-        runs = self.model.run([Setting(self.space, p) for p in numbers], choices=here.source)
+        runs = self.model.run([Setting(self.space, p) for p in numbers], choices=here.source.choices)
         return [r.x for r in runs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from contextlib import suppress
 from typing import Any
@@ -19,14 +20,14 @@ from .journal import STAGE_FILES
 from .target import FitTarget
 
 Contestant = tuple[str, dict[str, Any], str]  # solver, its options, grid
-CONTESTANTS: tuple[Contestant, ...] = tuple(
-    (solver, options, grid)
-    for solver, options in (("unipc", {"order": 3}), ("dpm_solver_3m_exact", {}))
-    for grid in ("quadratic", "logsnr", "time", "karras")
+# One of each family of solvers and grids, of which at least two are good on every schedule.
+CONTESTANTS: tuple[Contestant, ...] = (
+    ("unipc", {"order": 3}, "quadratic"),
+    ("adams_moulton", {"order": 4}, "power"),
+    ("dpm_solver_3m_exact", {}, "logsnr"),
 )
 PROBE_SAMPLES = 4  # on which convergence is checked
-FIRST_STEPS, MIN_STEPS, MAX_STEPS = 10, 40, 640
-FINALISTS = 2  # contestants that go on to twice the steps
+FIRST_STEPS, MAX_STEPS = 20, 640
 SAVE_INTERVAL = 20.0  # seconds, so that a killed process loses no more
 
 
@@ -124,30 +125,46 @@ def _keep(folder: Folder, drawn: list[Tensor], saved: int) -> int:
 def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
     """A plan that agrees with itself at half the steps, to `tolerance` of the samples' size in the median.
 
-    Several solvers and grids compete at few steps; the best ones go on with twice as many, until one agrees. Raises
-    ValueError where none does.
+    Of several solvers and grids the two go on that agree best at few steps, then the one of them that changes least
+    with twice as many, until it changes no more. Raises ValueError where it never does.
     """
     places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
-    able = contestants(schedule, prediction)
-    running = [(c, target.draw(_plan(*c, schedule, prediction, FIRST_STEPS), places)) for c in able]
+
+    def drawn(contestant: Contestant, steps: int) -> Tensor:
+        return target.draw(_plan(*contestant, schedule, prediction, steps), places)
+
     steps, change = FIRST_STEPS, math.inf
-    while running and steps < MAX_STEPS:
+    running = _agreeing([(c, drawn(c, steps)) for c in contestants(schedule, prediction)])
+    while steps < MAX_STEPS:
         steps *= 2
         found = []
         for contestant, coarse in running:
-            fine = target.draw(_plan(*contestant, schedule, prediction, steps), places)
-            # The median: a few samples near a boundary between two basins never settle.
-            change = float(distances(coarse, fine).median() / fine.double().square().mean().sqrt())
-            found.append((math.inf if math.isnan(change) else change, contestant, fine))
-        found.sort(key=lambda f: f[0])
-        change, best, _ = found[0]
-        if change < tolerance and steps >= MIN_STEPS:
-            return _plan(*best, schedule, prediction, steps)
-        running = [(contestant, fine) for _, contestant, fine in found[:FINALISTS]]
+            fine = drawn(contestant, steps)
+            change = _gap(coarse, fine)
+            if change < tolerance:
+                return _plan(*contestant, schedule, prediction, steps)
+            found.append((change, contestant, fine))
+        change, *leader = min(found, key=lambda f: f[0])
+        running = [(leader[0], leader[1])]
     raise ValueError(
         f"tolerance: halving {steps} steps still changes the samples by {change:.2g} of their size, expected less"
         f" than {tolerance:g}; a model in half precision or one that jumps in t may need a larger tolerance"
     )
+
+
+def _agreeing(drawn: list[tuple[Contestant, Tensor]]) -> list[tuple[Contestant, Tensor]]:
+    """The two whose samples are closest to one another; all where there are no more."""
+    pairs = itertools.combinations(drawn, 2)
+    return list(min(pairs, key=lambda pair: _gap(pair[0][1], pair[1][1]), default=drawn))
+
+
+def _gap(x: Tensor, exact: Tensor) -> float:
+    """The median distance, as a share of the samples' size; infinite where there are none.
+
+    The median, because a few samples near a boundary between two basins never settle.
+    """
+    gap = float(distances(x, exact).median() / exact.double().square().mean().sqrt())
+    return math.inf if math.isnan(gap) else gap
 
 
 def contestants(schedule: Schedule, prediction: str) -> list[Contestant]:

@@ -8,7 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..plans.prediction import convert
 from ..plans.row import Row
+from ..plans.schedule import Schedule
 from .target import FitTarget
 from .trajectory import Trajectory
 
@@ -68,9 +70,7 @@ class LinearSource:
     def _output(self, ask: Ask) -> Tensor:
         row = ask.row
         alpha, sigma = row.alpha, row.sigma
-        x, data = self._on_trajectory(alpha, sigma)
-        gain = alpha * self._variance / (alpha**2 * self._variance + sigma**2) if sigma else 1 / alpha
-        data = data + gain * (ask.x - x)
+        data = self.data(ask.x, alpha, sigma)
         if row.form == "data":
             d = data
         elif sigma == 0 or row.form == "mixed":
@@ -80,9 +80,28 @@ class LinearSource:
             d = noise if row.form == "noise" else noise - data
         return (d - row.p_x * ask.x) / row.p_m if row.p_m else torch.zeros_like(d)
 
+    def data(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
+        """D [S, ...] at x [S, ...]."""
+        known, data = self._on_trajectory(alpha, sigma)
+        gain = alpha * self._variance / (alpha**2 * self._variance + sigma**2) if sigma else 1 / alpha
+        return data + gain * (x - known)
+
     def _on_trajectory(self, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
         if (alpha, sigma) not in self._known:
             if len(self._known) >= self._levels:
                 self._known.clear()
             self._known[alpha, sigma] = self.trajectory.at(alpha, sigma), self.trajectory.data_at(alpha, sigma)
         return self._known[alpha, sigma]
+
+
+class LinearModel:
+    """The same as a model (x, t) -> its prediction, for plans as they are."""
+
+    def __init__(self, source: LinearSource, schedule: Schedule, prediction: str) -> None:
+        self.source, self.schedule, self.prediction = source, schedule, prediction
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        point = self.schedule.at(float(t[0]))
+        alpha, sigma = float(point.alpha), float(point.sigma)
+        p_x, p_m = convert(self.prediction, "data", alpha, sigma)
+        return (self.source.data(x, alpha, sigma) - p_x * x) / p_m if p_m else torch.zeros_like(x)
