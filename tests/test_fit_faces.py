@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_guided_pipelines as guided
 import torch
-from mixtures import SCHEDULE, model, noise, shorten_catalogue, shorten_search
+from mixtures import SCHEDULE, model, noise, shorten_search
 
 import fastdiff as fd
 from fastdiff import demo
@@ -104,7 +104,7 @@ def test_fit_writes_a_plan_that_sample_runs(capsys, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in demo.networks() if name != "digits"])
 def test_fit_serves_every_network_that_ships(name, capsys, monkeypatch):
     monkeypatch.setattr(FitTarget, "trace", exhausted)  # what comes before and after it is the same for all
-    shorten_catalogue(monkeypatch)
+    monkeypatch.setattr(references, "converged", lambda _, *given: fd.plan("unipc", given[0], 4, prediction=given[1]))
     guidance = ["--guidance", "2"] if demo.network(name).num_classes else []
     fit = ["fit", "--network", name, "--steps", "2", "--out", "two.json", "--samples", "4", "--tolerance", "0.5"]
     assert main([*fit, *guidance]) == 0
@@ -121,7 +121,7 @@ def exhausted(*arguments: object) -> None:
 
 def test_fit_of_a_pipeline_in_a_folder_writes_a_plan_that_runs_in_it(capsys, monkeypatch):
     monkeypatch.setattr(FitTarget, "trace", exhausted)
-    shorten_catalogue(monkeypatch)
+    monkeypatch.setattr(references, "converged", lambda _, schedule, *__: fd.plan("unipc", schedule, 4))
     asked: list[tuple] = []
 
     def fit_pipeline(pipe: object, prompts: list[str], steps: int, **options: object) -> fd.Plan:
