@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     for module, name, text in (
         (sample, "sample", "draw handwritten digits with the shipped model"),
-        (fit, "fit", "fit a plan to the shipped model: fewer steps for the same error"),
+        (fit, "fit", "fit a plan to a shipped network or a pipeline: fewer steps for the same error"),
         (info, "info", "versions, devices, and which kernel serves which op"),
         (bench, "bench", "measure the solver step and the sampler here, in about a minute"),
         (comfyui, "comfyui", "install the nodes into ComfyUI, or list them"),

@@ -127,6 +127,10 @@ UNREADABLE = {
     ("fit", "--guidance"): ["nan"],
     ("fit", "--seconds"): ["0", "-1", "nan"],
     ("fit", "--evaluations"): ["0", "1.5"],
+    ("fit", "--network"): ["cifar"],
+    ("fit", "--dtype"): ["int8"],
+    ("fit", "--batch"): ["0"],
+    ("fit", "--tolerance"): ["0"],
     ("bench", "--seconds"): ["0", "-1", "nan", "inf"],
 }
 NEEDED = {"sample": (), "bench": (), "fit": ("--steps", "2", "--out", "plan.json")}
@@ -213,6 +217,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (sample, compare, fit):
         monkeypatch.setattr(module.demo, "load_model", worked)
+    monkeypatch.setattr(fit.demo, "network", worked)
 
 
 COMMANDS = {

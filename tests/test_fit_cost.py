@@ -95,8 +95,16 @@ def test_seconds_ahead_follow_the_pace_of_the_calls(monkeypatch):
     assert budget.lap() == 2.0  # no evaluation since
 
 
+@pytest.fixture(scope="module")
+def by_threes() -> fd.Plan:
+    """From three batches, in memory."""
+    return fit(batch=3)
+
+
 @pytest.mark.parametrize("where", ["folder", "temporary"])
-def test_trajectories_larger_than_memory_are_left_in_files_and_give_the_same_plan(where, plain, tmp_path, monkeypatch):
+def test_trajectories_larger_than_memory_are_left_in_files_and_give_the_same_plan(
+    where, by_threes, tmp_path, monkeypatch
+):
     """Several batches, each a file of its own."""
     spare = tmp_path / "spare"
     spare.mkdir()
@@ -119,8 +127,7 @@ def test_trajectories_larger_than_memory_are_left_in_files_and_give_the_same_pla
     assert not list(spare.iterdir())  # nothing is left of temporary ones
     if folder:
         assert sorted(path.name for path in folder.glob("traj*")) == [f"trajectory-{i}.safetensors" for i in (0, 3, 6)]
-    monkeypatch.setattr(Rows, "__getitem__", plain_row)
-    assert plan == fit(batch=3)
+    assert plan == by_threes
 
 
 def test_rows_of_batches_are_those_of_the_whole():
@@ -130,7 +137,7 @@ def test_rows_of_batches_are_those_of_the_whole():
     assert all(torch.equal(rows[j], whole[j, :6]) for j in (0, 3, -1))
 
 
-def test_batches_that_were_drawn_before_an_interruption_are_not_drawn_again(tmp_path: Path, monkeypatch):
+def test_batches_that_were_drawn_before_an_interruption_are_not_drawn_again(by_threes, tmp_path: Path, monkeypatch):
     drawn: list[list[int]] = []
     trace = FitTarget.trace
 
@@ -142,7 +149,7 @@ def test_batches_that_were_drawn_before_an_interruption_are_not_drawn_again(tmp_
 
     monkeypatch.setattr(FitTarget, "trace", interrupting)
     with pytest.raises(KeyboardInterrupt):
-        fit(folder=tmp_path, batch=4)
-    plan = fit(folder=tmp_path, batch=4)
-    assert drawn == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]
-    assert plan == fit(batch=4)
+        fit(folder=tmp_path, batch=3)
+    plan = fit(folder=tmp_path, batch=3)
+    assert drawn == [[0, 1, 2], [3, 4, 5], [3, 4, 5], [6, 7]]
+    assert plan == by_threes

@@ -37,6 +37,7 @@ def fit(subject=model, start=None, steps=4, **options):
         ({"held_out": 0.99}, r"held_out: expected a share in \(0, 1\) that leaves 2 samples, got 0.99"),
         ({"seconds": -1.0}, "seconds: expected a number > 0, got -1.0"),
         ({"evaluations": 0}, "evaluations: expected a number > 0, got 0"),
+        ({"memory": 0}, "memory: expected a number > 0, got 0"),
         ({"tolerance": 0.0}, "tolerance: expected a number > 0, got 0.0"),
         ({"prediction": "velocity"}, "prediction: "),
         ({"guidance": 2.0}, "uncond: guidance needs"),

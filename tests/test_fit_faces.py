@@ -7,18 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_guided_pipelines as guided
 import torch
 from mixtures import SCHEDULE, model, noise, shorten_search
 
 import fastdiff as fd
 from fastdiff import demo
 from fastdiff.__main__ import main
-from fastdiff.commands import compare
+from fastdiff.commands import compare, pipeline
 from fastdiff.commands.compare import converged, distances
 from fastdiff.commands.fit import FIRST_SEED
 from fastdiff.commands.sample import draw, labels_of
 from fastdiff.fitting import references
+from fastdiff.fitting.budget import Exhausted
 from fastdiff.fitting.search import candidates
+from fastdiff.fitting.target import FitTarget
 from fastdiff.kdiffusion import get_sigmas_karras, plan_sampler
 
 pytestmark = pytest.mark.slow
@@ -85,7 +88,7 @@ def test_sample_uses_the_shipped_plan_where_no_other_is_asked_for():
 def test_fit_writes_a_plan_that_sample_runs(capsys, monkeypatch):
     monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])  # enough for this network
     shorten_search(monkeypatch)
-    fit = ["fit", "--model", "demo", "--steps", "3", "--out", "three.json", "--samples", "8"]
+    fit = ["fit", "--steps", "3", "--out", "three.json", "--samples", "8"]
     assert main(fit) == 0
     head, *trials, last = capsys.readouterr().out.splitlines()
     assert head.split()[0] == "stage"
@@ -96,6 +99,67 @@ def test_fit_writes_a_plan_that_sample_runs(capsys, monkeypatch):
     assert last.endswith("3 NFE -> three.json")
     assert main(["sample", "--plan", "three.json", "--seeds", "0-3"]) == 0
     assert "4 samples, 3 NFE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in demo.networks() if name != "digits"])
+def test_fit_serves_every_network_that_ships(name, capsys, monkeypatch):
+    monkeypatch.setattr(FitTarget, "trace", exhausted)  # what comes before and after it is the same for all
+    monkeypatch.setattr(references, "converged", lambda _, *given: fd.plan("unipc", given[0], 4, prediction=given[1]))
+    guidance = ["--guidance", "2"] if demo.network(name).num_classes else []
+    fit = ["fit", "--network", name, "--steps", "2", "--out", "two.json", "--samples", "4", "--tolerance", "0.5"]
+    assert main([*fit, *guidance]) == 0
+    assert "cost  " in capsys.readouterr().out
+    fd.Plan.load("two.json").check_schedule(demo.network(name).schedule)
+    if not guidance:
+        assert main([*fit, "--guidance", "2"]) == 2
+        assert f"guidance: {name} has no labels to guide by" in capsys.readouterr().err
+
+
+def exhausted(*arguments: object) -> None:
+    raise Exhausted
+
+
+def test_fit_of_a_pipeline_in_a_folder_writes_a_plan_that_runs_in_it(capsys, monkeypatch):
+    monkeypatch.setattr(FitTarget, "trace", exhausted)
+    monkeypatch.setattr(references, "converged", lambda _, schedule, *__: fd.plan("unipc", schedule, 4))
+    asked: list[tuple] = []
+
+    def fit_pipeline(pipe: object, prompts: list[str], steps: int, **options: object) -> fd.Plan:
+        asked.append((prompts, steps, {name: options[name] for name in ("samples", "guidance_scale", "batch")}))
+        assert pipe.unet.dtype == torch.bfloat16
+        return fd.fit_pipeline(pipe, prompts, steps, **options)
+
+    monkeypatch.setattr(pipeline, "fit_pipeline", fit_pipeline)
+    pipe, _ = guided.stable_diffusion()
+    pipe.save_pretrained("pipe")
+    Path("prompts.txt").write_text("a cat\n\n  hills \n")
+    command = ["fit", "--pipeline", "pipe", "--prompts", "prompts.txt", "--guidance", "2", "--steps", "2"]
+    options = ["--samples", "4", "--batch", "2", "--tolerance", "0.5", "--device", "cpu", "--dtype", "bfloat16"]
+    assert main([*command, *options, "--out", "two.json"]) == 0
+    assert asked == [(["a cat", "hills"], 2, {"samples": 4, "guidance_scale": 2.0, "batch": 2})]
+    told = capsys.readouterr().out
+    assert told.startswith("stage")
+    assert "2 NFE -> two.json" in told
+    pipe.scheduler = fd.PlanScheduler.from_config(pipe.scheduler.config, plan="two.json")
+    assert len(pipe("a cat", num_inference_steps=2, output_type="latent").images) == 1
+
+
+def test_fit_of_a_pipeline_names_the_option_that_is_wrong(capsys):
+    Path("empty.txt").write_text("\n")
+    Path("folder").mkdir()
+    command = ["fit", "--steps", "2", "--out", "x.json"]
+    for options, words in (
+        (["--pipeline", "folder"], "--prompts: a pipeline needs a file with a text a line"),
+        (["--pipeline", "folder", "--prompts", "none.txt"], "--prompts: none.txt: No such file"),
+        (["--pipeline", "folder", "--prompts", "empty.txt"], "--prompts: empty.txt holds no text"),
+        (["--prompts", "empty.txt"], "--prompts: no effect beside a network that ships"),
+    ):
+        assert main([*command, *options]) == 2
+        assert words in capsys.readouterr().err
+    Path("empty.txt").write_text("a cat")
+    assert main([*command, "--pipeline", "folder", "--prompts", "empty.txt"]) == 2
+    assert "--pipeline: expected a folder with model_index.json" in capsys.readouterr().err
+    assert not Path("x.json").exists()
 
 
 def test_compare_shows_fitted_plans_too(capsys, exact, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,24 +42,26 @@ class Counted:
 
 
 def process(rank: int, place: Path) -> None:
-    """One of two: its plans and what it saw go to files."""
+    """One of two: its plan and what it saw go to files."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place / 'meeting'}", rank=rank, world_size=2)
-    counted, told = Counted(), list[Trial]()
-    plan = fit(counted, report=told.append)
-    plan.save(place / f"plan-{rank}.json")
-    # Files are the first one's; rows are read from them, or from temporary ones.
-    fit(method="forward", folder=place / f"folder-{rank}", memory=1, seconds=1e4).save(place / f"files-{rank}.json")
-    again = Counted()
-    fit(again, method="forward", folder=place / f"folder-{rank}", memory=1, seconds=1e4)
+    # The clocks of the two differ. Rows are read from the folder's files, or from temporary ones.
+    options = {"folder": place / f"folder-{rank}", "memory": 1, "seconds": 1e4}
+    counted, again, told = Counted(), Counted(), list[Trial]()
+    fit(counted, report=told.append, **options).save(place / f"plan-{rank}.json")
+    resumed = fit(again, **options)
     errors = []
-    for options in ({"start": noise(COUNT, first=rank)}, {"subject": lambda x, t: (1 + rank / 9) * model(x, t)}):
+    for different in ({"start": noise(COUNT, first=rank)}, {"subject": lambda x, t: (1 + rank / 9) * model(x, t)}):
         with pytest.raises(ValueError, match="expected the same in all processes") as caught:
-            fit(**options)
+            fit(**different)
         errors.append(str(caught.value).split(":")[0])
-    alone = dist.new_group([rank], use_local_synchronization=True)
-    fit(method="forward", group=alone).save(place / f"alone-{rank}.json")
-    torch.save([counted.samples, again.samples, len(told), errors], place / f"seen-{rank}.pt")
+    alone = Ranks(dist.new_group([rank], use_local_synchronization=True))
+    seen = {
+        "samples": counted.samples, "again": again.samples, "told": len(told), "errors": errors,
+        "resumed": resumed == fd.Plan.load(place / f"plan-{rank}.json"),
+        "alone": [alone.count, alone.rank, alone.largest(rank), alone.from_first(lambda: rank)] == [1, 0, rank, rank],
+    }  # fmt: skip
+    torch.save(seen, place / f"seen-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -85,53 +87,51 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def seen(place) -> list[dict]:
+    """By each process."""
+    return [torch.load(place / f"seen-{rank}.pt") for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def single() -> tuple[fd.Plan, int]:
+    """The plan that one process comes to, and how many samples it calls the model with."""
+    before, counted = torch.get_num_threads(), Counted()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        return fit(counted), counted.samples
+    finally:
+        torch.set_num_threads(before)
 
 
-def both(place: Path, name: str) -> list[fd.Plan]:
-    return [fd.Plan.load(place / f"{name}-{rank}.json") for rank in range(2)]
-
-
-def test_processes_come_to_the_same_plan_bit_for_bit_and_to_that_of_one_to_rounding(place, one_thread):
-    first, second = both(place, "plan")
+def test_processes_come_to_the_same_plan_bit_for_bit_and_to_that_of_one_to_rounding(place, single):
+    first, second = (fd.Plan.load(place / f"plan-{rank}.json") for rank in range(2))
     assert first == second
-    drawn, expected = (fd.sample(model, plan, noise(20)) for plan in (first, fit()))
+    drawn, expected = (fd.sample(model, plan, noise(20)) for plan in (first, single[0]))
     assert mean_distance(drawn, expected) < 1e-6
 
 
-def test_processes_share_the_calls_and_one_reports(place, one_thread):
-    (first, _, told, _), (second, _, silent, _) = (torch.load(place / f"seen-{rank}.pt") for rank in range(2))
-    counted = Counted()
-    fit(counted)
+def test_processes_share_the_calls_and_the_first_one_reports(seen, single):
+    first, second = (each["samples"] for each in seen)
     assert abs(first - second) < 0.2 * first  # nine samples, five and four
-    assert first + second < 1.1 * counted.samples  # what is small is done by both
-    assert told > 3
-    assert silent == 0
+    assert first + second < 1.1 * single[1]  # what is small is done by both
+    assert seen[0]["told"] > 3
+    assert seen[1]["told"] == 0
 
 
-def test_the_first_process_has_the_folder_and_nothing_in_it_is_drawn_again(place, one_thread):
-    plans = both(place, "files")
-    assert plans[0] == plans[1]
-    drawn, expected = (fd.sample(model, plan, noise(20)) for plan in (plans[0], fit(method="forward")))
-    assert mean_distance(drawn, expected) < 1e-6
+def test_the_first_process_has_the_folder_and_both_resume_from_it(place, seen):
     assert list((place / "folder-0").glob("trajectory-*"))
     assert not (place / "folder-1").exists()
-    for rank in range(2):
-        assert torch.load(place / f"seen-{rank}.pt")[1] < 40  # what tells one model from another
+    for each in seen:
+        assert each["resumed"]
+        assert each["again"] < 0.2 * each["samples"]  # its last iterations have no record
 
 
-def test_what_differs_between_the_processes_is_named(place):
-    for rank in range(2):
-        assert torch.load(place / f"seen-{rank}.pt")[3] == ["noise", "model"]
+def test_what_differs_between_the_processes_is_named(seen):
+    assert [each["errors"] for each in seen] == [["noise", "model"]] * 2
 
 
-def test_a_group_of_one_process_fits_alone(place, one_thread):
-    plans = both(place, "alone")
-    assert plans == [fit(method="forward")] * 2
+def test_a_process_in_a_group_of_its_own_is_alone(seen):
+    assert all(each["alone"] for each in seen)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])

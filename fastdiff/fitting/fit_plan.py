@@ -118,15 +118,13 @@ def fit(
     spent before the references have converged.
     """
     _check(noise, held_out, method, steps=steps, iterations=iterations, batch=batch)
-    for name, value in (("tolerance", tolerance), ("seconds", seconds), ("evaluations", evaluations)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}: expected a number > 0, got {value}")
+    _require_positive(tolerance=tolerance, seconds=seconds, evaluations=evaluations, memory=memory)
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
     require_schedule(schedule)
-    held_out_count = max(1, round(held_out * len(noise)))
-    traced = min(len(noise) if method == "forward" else len(noise) - held_out_count, MAX_TRACED)
-    each = {} if conditions is None else read_conditions(conditions, traced if method == "forward" else len(noise))
+    full, held_out_count = method == "full", max(1, round(held_out * len(noise)))
+    traced = min(len(noise) - held_out_count if full else len(noise), MAX_TRACED)
+    each = {} if conditions is None else read_conditions(conditions, len(noise) if full else traced)
     check_keywords(model, [*kwargs, *each], options_of(fit))
     if twice := sorted(set(kwargs) & set(each)):
         raise ValueError(f"conditions: {', '.join(twice)} is a keyword argument too")
@@ -155,15 +153,14 @@ def fit(
             sampler = ReferenceSampler(target, kept)
             sampler.require_sound(journal.folder)
             if sampler.known_plan() is None:
-                ahead = cost.of_search(target, schedule, prediction)
-                journal.note("cost", f"{ahead.told(pace)} to find a converged plan")
+                journal.note("cost", cost.of_search(target, schedule, prediction, pace))
             converged = sampler.find_plan(schedule, prediction, tolerance)
             converges, pace = True, budget.lap()
             plans = candidates(schedule, prediction, steps)
             with Tracer(target, converged, traced, kept, memory) as tracer:
                 if not journal.folder.has("catalogue.json"):
-                    ahead = cost.of_forward(target, converged, tracer.known, traced, steps, len(plans))
-                    journal.note("cost", f"{ahead.told(pace)}; {tracer.told}")
+                    ahead = cost.of_forward(target, converged, tracer.known, traced, steps, len(plans), pace)
+                    journal.note("cost", f"{ahead}; {tracer.told}")
                 trajectory = tracer.draw()
                 if isinstance(head, int):
                     head = GaussianStart.estimate(trajectory.end, schedule, head)
@@ -173,9 +170,10 @@ def fit(
                     save_memory=save_memory, progress=progress and ranks.is_first,
                 )  # fmt: skip
                 found = run_forward(task, plans)
-                if method == "full":
-                    ahead = cost.of_full(target, converged, traced, task.fitted - held_out_count, steps, iterations)
-                    journal.note("cost", f"{ahead.told(budget.lap())} for the full fit")
+                if full:
+                    if not journal.folder.has("differences.json"):
+                        counts = (traced, len(noise) - held_out_count, steps, iterations)
+                        journal.note("cost", cost.of_full(target, converged, *counts, budget.lap()))
                     task.references = sampler.draw_references(converged, trajectory.end, task.progress)
                     task.held_out = held_out_count
                     run_full(task, found, iterations)
@@ -189,6 +187,12 @@ def fit(
         )
     best = first_plan(schedule, prediction, steps) if journal.best is None else journal.best[1]
     return replace(best, schedule=schedule.knots())
+
+
+def _require_positive(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: expected a number > 0, got {value}")
 
 
 def _check(noise: Tensor, held_out: float, method: str, **counts: int) -> None:

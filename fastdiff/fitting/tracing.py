@@ -35,7 +35,9 @@ class Tracer:
     def __init__(self, target: FitTarget, plan: Plan, count: int, folder: Folder, memory: int | None) -> None:
         self.target, self.plan, self.count, self.folder = target, plan, count, folder.of_plan(plan)
         self.device = target.noise.device
-        self.limit = int(SHARE * free_memory(self.device)) if memory is None else memory
+        # Each process keeps them all, and those without a device of their own share the machine's memory.
+        share = SHARE / target.ranks.count if self.device.type == "cpu" else SHARE
+        self.limit = int(share * free_memory(self.device)) if memory is None else memory
         self._temporary: tempfile.TemporaryDirectory | None = None
 
     def __enter__(self) -> Tracer:
