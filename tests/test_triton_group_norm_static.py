@@ -20,7 +20,7 @@ UNET = [(2, 1280, 8, 8), (2, 1280, 16, 16), (2, 2560, 16, 16), (2, 640, 32, 32),
         (2, 640, 64, 64), (2, 960, 64, 64)]  # fmt: skip
 VAE = [(1, 512, 256, 256), (1, 128, 1024, 1024)]
 # (shape, channels_last, dtype, targets): one of each way of cutting, and of each width of a row. Targets share all of
-# Triton's choices but the last allocation of registers, so each case takes two, and each target both layouts and dtypes.
+# Triton's choices but the last allocation of registers: each case takes two, and each target both layouts and dtypes.
 COMPILED = [
     ((2, 1280, 8, 8), False, BF16, ("sm_80", "gfx942")), ((2, 2560, 8, 8), True, F32, ("sm_80", "sm_90")),
     ((2, 640, 32, 32), False, F32, ("sm_100", "gfx942")), ((2, 960, 32, 32), True, BF16, ("sm_90", "gfx942")),
@@ -41,7 +41,9 @@ def launches(shape: tuple[int, ...], last: bool, dtype: torch.dtype, act: str = 
 
 @pytest.mark.compiles
 @pytest.mark.parametrize(
-    ("shape", "last", "dtype", "target"), [(*case, target) for *case, targets in COMPILED for target in targets], ids=str
+    ("shape", "last", "dtype", "target"),
+    [(*case, target) for *case, targets in COMPILED for target in targets],
+    ids=str,
 )
 def test_kernels_keep_their_budget(shape: tuple[int, ...], last: bool, dtype: torch.dtype, target: str) -> None:
     """x is read and y written 16 bytes at a time; only per-channel values and partial results may be narrower."""

@@ -118,8 +118,13 @@ WEIGHTED: dict[str, tuple[Callable[[], aot.Launch], int, int, int, int, int]] = 
 @pytest.mark.compiles
 @pytest.mark.parametrize(
     ("name", "target"),
-    [("two_outputs", "sm_80"), ("half_outputs", "sm_90"), ("half_outputs", "gfx942"), ("momentum", "sm_100"),
-     *(("everything", target) for target in aot.TARGETS)],
+    [
+        ("two_outputs", "sm_80"),
+        ("half_outputs", "sm_90"),
+        ("half_outputs", "gfx942"),
+        ("momentum", "sm_100"),
+        *(("everything", target) for target in aot.TARGETS),
+    ],
 )
 def test_weighted_kernels_keep_their_budget(name: str, target: str) -> None:
     make, loads, weights, stores, registers, on_amd = WEIGHTED[name]
