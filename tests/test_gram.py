@@ -21,7 +21,7 @@ OP = "gram"
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 TOLERANCE = {F32: 2e-6, F64: 1e-13}
 DTYPES = [F32, F64, F16] + [BF16] * (not INTERPRETING)  # broken in the interpreter
-SHAPES, SAMPLES = [(2, 4, 9, 8), (3, 33), (1, 4100)], 3
+SHAPES, SAMPLES = [(2, 4, 9, 8), (3, 33), (1, 4100)], 2
 if not INTERPRETING:
     SHAPES, SAMPLES = [*SHAPES, (4,), (1, 1), (2, 3, 5, 7), (1, 4, 37, 61), (2, 20011)], 8
 # Of up to six tensors; the empty column of the last is that of a tensor which is not read.
@@ -69,8 +69,15 @@ def call(backend: str, device: str, tensors: Sequence[Tensor | None], basis: obj
         return gram([None if t is None else t.to(device) for t in tensors], basis).cpu()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", BASES)
+# In the interpreter each basis meets one dtype or two, and each dtype two bases.
+KINDS = [
+    (name, dtype)
+    for (i, name), (j, dtype) in itertools.product(enumerate(BASES), enumerate(DTYPES))
+    if not INTERPRETING or (i + j) % 2 == 0
+]
+
+
+@pytest.mark.parametrize(("name", "dtype"), KINDS, ids=str)
 def test_equals_the_definition(backend: str, device: str, name: str, dtype: torch.dtype) -> None:
     basis = BASES[name]
     for shape in SHAPES:
@@ -223,7 +230,7 @@ def test_the_op_is_registered_soundly_and_compiles_whole() -> None:
     x, y = torch.randn(2, 2, 6, requires_grad=True).unbind()
     basis = torch.tensor(BASES["difference"], dtype=F64)
     torch.library.opcheck(torch.ops.fastdiff.gram, ([x, y], [0, 1], basis))
-    compiled = torch.compile(lambda x, y: gram([x, None, y], [[1, 0, -1]]), fullgraph=True)
+    compiled = torch.compile(lambda x, y: gram([x, None, y], [[1, 0, -1]]), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, y), gram([x, None, y], [[1, 0, -1]]))
 
 

@@ -48,9 +48,15 @@ def error(y: Tensor, expected: Tensor) -> float:
 DTYPES = [dtype for dtype in TOLERANCE if not (INTERPRETING and dtype == torch.bfloat16)]  # broken in the interpreter
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("shape", "groups"), CASES)
-@pytest.mark.parametrize("act", ["none", "silu"])
+# In the interpreter each shape meets both dtypes and both activations, and these meet each other.
+FORMULAS = [
+    (*case, dtype, act)
+    for (i, case), (j, dtype), (k, act) in itertools.product(*map(enumerate, (CASES, DTYPES, ("none", "silu"))))
+    if not INTERPRETING or (i + j + k) % 2 == 0
+]
+
+
+@pytest.mark.parametrize(("shape", "groups", "dtype", "act"), FORMULAS, ids=str)
 def test_equals_the_formula(
     backend: str, device: str, shape: tuple[int, ...], groups: int, dtype: torch.dtype, act: str
 ) -> None:
@@ -129,7 +135,7 @@ def test_a_constant_and_an_embedding_make_groups_that_are_constant(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("spread", [1.0, 3e-3, 1e-5])
+@pytest.mark.parametrize("spread", [1.0, 1e-5] if INTERPRETING else [1.0, 3e-3, 1e-5])
 def test_a_constant_and_an_embedding_that_varies_in_the_group_give_the_embedding_normalised(
     backend: str, device: str, spread: float, layout: str, dtype: torch.dtype
 ) -> None:

@@ -10,7 +10,7 @@ from gaussian import DATA, SCHEDULES, run_rows, slope, smooth_levels
 
 import fastdiff as fd
 
-STEPS = (80, 113, 160, 226, 300)
+STEPS = (80, 150, 280)
 FULL = {"lower_order_final": False}
 TABLE = [
     ("ddim", {}, 0), ("euler", {}, 0),

@@ -73,8 +73,9 @@ CLIENTS = {
     tiny.text_to_image: FOR_STABLE_DIFFUSION,
     tiny.prompt_to_image: (("PNDMScheduler", {}), ("UniPCMultistepScheduler", {})),
     tiny.image_to_image: FOR_STABLE_DIFFUSION,
-    tiny.inpainting: FOR_STABLE_DIFFUSION,
-    tiny.sdxl: (*FOR_STABLE_DIFFUSION, ("EDMEulerScheduler", {}), ("EDMDPMSolverMultistepScheduler", {})),
+    # They call a scheduler as the two above do: one of each family.
+    tiny.inpainting: tuple((name, {}) for name in FAMILIES),
+    tiny.sdxl: (*((name, {}) for name in FAMILIES), ("EDMEulerScheduler", {}), ("EDMDPMSolverMultistepScheduler", {})),
     tiny.pixart: ((DPM, {}), ("DDIMScheduler", {}), ("EulerDiscreteScheduler", {}), ("UniPCMultistepScheduler", {})),
     tiny.dit: ((DPM, {}), ("DDIMScheduler", {}), ("DDPMScheduler", {}), ("IPNDMScheduler", {})),
     tiny.ddpm: (("DDPMScheduler", {}), ("DDIMScheduler", {}), (DPM, {})),

@@ -38,7 +38,7 @@ def skip_if_refused(backend: str, case: Case, device: str) -> None:
         pytest.skip(f"{backend}: {reason}")
 
 
-@pytest.mark.parametrize("case", [c for c in cases.CASES if not INTERPRETING or cases.fits_the_interpreter(c)], ids=str)
+@pytest.mark.parametrize("case", cases.for_the_interpreter() if INTERPRETING else cases.CASES, ids=str)
 def test_agrees_with_the_reference(backend: str, device: str, case: Case) -> None:
     skip_if_refused(backend, case, device)
     call = make_call(case, device)

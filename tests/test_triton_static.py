@@ -69,9 +69,16 @@ KERNELS: dict[str, tuple[Callable[[], aot.Launch], int, int, int, int]] = {
 }  # fmt: skip
 
 
+# Those that need the most registers on every target.
+ON_NVIDIA = [
+    *(("unipc_4", target) for target in ("sm_80", "sm_90", "sm_100")),
+    *(("float64_sde", target) for target in ("sm_80", "sm_90", "sm_100")),
+    ("multistep_2", "sm_80"), ("sde", "sm_90"), ("half_guided", "sm_100"), ("mixed_guided", "sm_90"),
+]  # fmt: skip
+
+
 @pytest.mark.compiles
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(("name", "target"), ON_NVIDIA)
 def test_nvidia_kernels_keep_their_budget(name: str, target: str) -> None:
     make, loads, stores, registers, _ = KERNELS[name]
     binary = aot.compiled(make(), target)
@@ -109,8 +116,16 @@ WEIGHTED: dict[str, tuple[Callable[[], aot.Launch], int, int, int, int, int]] = 
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("target", aot.TARGETS)
-@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("two_outputs", "sm_80"),
+        ("half_outputs", "sm_90"),
+        ("half_outputs", "gfx942"),
+        ("momentum", "sm_100"),
+        *(("everything", target) for target in aot.TARGETS),
+    ],
+)
 def test_weighted_kernels_keep_their_budget(name: str, target: str) -> None:
     make, loads, weights, stores, registers, on_amd = WEIGHTED[name]
     binary = aot.compiled(make(), target)
@@ -186,7 +201,7 @@ def test_common_layouts_are_walked_as_one_dimension(name: str) -> None:
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 def test_offsets_past_32_bits_and_three_dimensions_compile(target: str) -> None:
     shape = (2, 64, 48, 512, 2048)
     x = meta(F16, shape)

@@ -49,7 +49,7 @@ class Kernel {
     const T* q = at(a_.q, head, begin);
     T* out = at(a_.out, head, begin);
     for_each_panel(count, [&](Panel& panel, int64_t first, int64_t queries, auto vectors) {
-      take_queries<vectors>(panel, q + first * a_.q.row_stride, queries);
+      take_queries(panel, q + first * a_.q.row_stride, queries, vectors);
     });
     for (int64_t key = 0; key < a_.keys; key += block_) {
       const int64_t keys = a_.keys - key < block_ ? a_.keys - key : block_;
@@ -59,7 +59,7 @@ class Kernel {
       });
     }
     for_each_panel(count, [&](Panel& panel, int64_t first, int64_t queries, auto vectors) {
-      put_result<vectors>(panel, out + first * a_.out.row_stride, queries);
+      put_result(panel, out + first * a_.out.row_stride, queries, vectors);
     });
   }
 
@@ -81,11 +81,12 @@ class Kernel {
     add_values<kVectors>(panel, v, keys, a_.head_size, weights_, rescale, first);
   }
 
-  // With the sign of the scale, so that the largest logit is that of the largest weight.
-  template <int kVectors>
-  void take_queries(Panel& panel, const T* from, int64_t queries) {
+  // With the sign of the scale, so that the largest logit is that of the largest weight. Transposing takes most of the
+  // compiler's time: here and in put_result there is one copy of it, whatever the number of vectors.
+  __attribute__((noinline)) void take_queries(Panel& panel, const T* from, int64_t queries, int64_t vectors) {
     const float sign = a_.scale < 0 ? -1 : 1;
-    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 1
+    for (int64_t v = 0; v < vectors; ++v) {
       panel.row_max[v] = broadcast(-INFINITY), panel.row_sum[v] = Floats{};
       for_each_vector(a_.head_size, [&](int64_t d, auto filled) {
         Floats m[kLanes];
@@ -93,19 +94,19 @@ class Kernel {
         for (int i = 0; i < kLanes; ++i) m[i] = load(from + row(v, i, queries) * a_.q.row_stride + d, filled) * sign;
         transpose(m);
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) store(panel.q + ((d + i) * kVectors + v) * kLanes, m[i]);
+        for (int i = 0; i < kLanes; ++i) store(panel.q + ((d + i) * vectors + v) * kLanes, m[i]);
       });
     }
   }
 
-  template <int kVectors>
-  void put_result(const Panel& panel, T* to, int64_t queries) {
-    for (int v = 0; v < kVectors; ++v) {
+  __attribute__((noinline)) void put_result(const Panel& panel, T* to, int64_t queries, int64_t vectors) {
+#pragma GCC unroll 1
+    for (int64_t v = 0; v < vectors; ++v) {
       const Floats inverse_sum = 1.0f / panel.row_sum[v];
       for_each_vector(a_.head_size, [&](int64_t d, auto filled) {
         Floats m[kLanes];
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) m[i] = load(panel.out + ((d + i) * kVectors + v) * kLanes) * inverse_sum;
+        for (int i = 0; i < kLanes; ++i) m[i] = load(panel.out + ((d + i) * vectors + v) * kLanes) * inverse_sum;
         transpose(m);
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) store(to + row(v, i, queries) * a_.out.row_stride + d, m[i], filled);
@@ -114,7 +115,7 @@ class Kernel {
   }
 
   // The query in a lane; lanes beyond the last query repeat it.
-  static int64_t row(int v, int lane, int64_t queries) {
+  static int64_t row(int64_t v, int lane, int64_t queries) {
     const int64_t query = v * kLanes + lane;
     return query < queries ? query : queries - 1;
   }

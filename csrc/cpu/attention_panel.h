@@ -75,9 +75,11 @@ struct Panel {
   Floats row_sum[kMaxVectors];  // of weights relative to it
 };
 
-// The logits of a block of keys as [keys][kVectors] vectors; `row_max` grows to their largest.
+// The logits of a block of keys as [keys][kVectors] vectors; `row_max` grows to their largest. Compiled once, and not
+// into the kernel of each dtype; as add_values.
 template <int kVectors>
-void logits(const Panel& panel, Rows k, int64_t keys, int64_t size, float* to, Floats* row_max) {
+__attribute__((noinline)) void logits(const Panel& panel, Rows k, int64_t keys, int64_t size, float* to,
+                                      Floats* row_max) {
   Floats largest[kVectors];
   for (int v = 0; v < kVectors; ++v) largest[v] = row_max[v];
   for_each_tile(keys, [&](int64_t key, auto count) {
@@ -133,8 +135,8 @@ void exponentiate(Panel& panel, const Floats* row_max, float scale, int64_t keys
 
 // The sum of weighted values so far, rescaled, and that of a block of keys.
 template <int kVectors>
-void add_values(Panel& panel, Rows v, int64_t keys, int64_t size, const float* weights, const Floats* rescale,
-                bool first) {
+__attribute__((noinline)) void add_values(Panel& panel, Rows v, int64_t keys, int64_t size, const float* weights,
+                                          const Floats* rescale, bool first) {
   for_each_tile(size, [&](int64_t column, auto count) {
     constexpr int kRows = decltype(count)::value;
     Floats sum[kRows][kVectors];
