@@ -24,10 +24,10 @@ def prompt(width: int, *masks: str) -> dict[str, torch.Tensor]:
     return words | {name: torch.ones(2, WORDS, dtype=torch.int64) for name in masks}
 
 
-def sd3(scheduler: object, channels: int = 4) -> tuple:
+def sd3(scheduler: object, channels: int = 4, layers: int = 1) -> tuple:
     net = network(
-        "SD3Transformer2DModel", num_attention_heads=2, attention_head_dim=16, sample_size=8, in_channels=channels,
-        out_channels=channels, joint_attention_dim=tiny.WIDTH, caption_projection_dim=32,
+        "SD3Transformer2DModel", layers, num_attention_heads=2, attention_head_dim=16, sample_size=8,
+        in_channels=channels, out_channels=channels, joint_attention_dim=tiny.WIDTH, caption_projection_dim=32,
         pooled_projection_dim=tiny.WIDTH, pos_embed_max_size=8,
     )  # fmt: skip
     missing = dict.fromkeys(f"{part}{k}" for part in ("text_encoder", "tokenizer") for k in ("", "_2", "_3"))
@@ -37,9 +37,9 @@ def sd3(scheduler: object, channels: int = 4) -> tuple:
     return pipe, {**tiny.prompt(pooled=True), **size}
 
 
-def wan(scheduler: object) -> tuple:
+def wan(scheduler: object, layers: int = 1) -> tuple:
     net = network(
-        "WanTransformer3DModel", num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+        "WanTransformer3DModel", layers, num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
         text_dim=16, freq_dim=32, ffn_dim=16, rope_max_seq_len=32, cross_attn_norm=True,
         qk_norm="rms_norm_across_heads",
     )  # fmt: skip

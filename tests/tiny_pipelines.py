@@ -74,7 +74,8 @@ def image_unet(channels: int = 3) -> diffusers.UNet2DModel:
 
 @same_weights
 def transformer(kind: str, **options: object) -> nn.Module:
-    return getattr(diffusers, kind)(num_attention_heads=2, num_layers=1, **{"attention_head_dim": 16, **options})
+    given = {"num_layers": 1, "attention_head_dim": 16, **options}
+    return getattr(diffusers, kind)(num_attention_heads=2, **given)
 
 
 def prompt(*, pooled: bool = False) -> dict[str, Tensor]:
@@ -169,10 +170,10 @@ def sd3(scheduler: object) -> tuple:
     return pipe, {**prompt(pooled=True), "height": 16, "width": 16, "output_type": "latent"}
 
 
-def flux(scheduler: object) -> tuple:
+def flux(scheduler: object, layers: int = 1) -> tuple:
     net = transformer(
-        "FluxTransformer2DModel", in_channels=16, num_single_layers=1, joint_attention_dim=WIDTH,
-        pooled_projection_dim=WIDTH, axes_dims_rope=(4, 4, 8),
+        "FluxTransformer2DModel", in_channels=16, num_layers=layers, num_single_layers=layers,
+        joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
     missing = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
     pipe = diffusers.FluxPipeline(transformer=net, vae=latent_vae(shift_factor=0.1), scheduler=scheduler, **missing)

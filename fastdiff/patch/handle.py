@@ -1,4 +1,4 @@
-"""What accelerate changed, what it left, and how to take it back."""
+"""What accelerate, or another call, changed, what it left, and how to take it back."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 
 class Handle:
-    """The changes of one `accelerate` call. `print(handle)` says what they are, and what was left as it was and why;
-    `undo()` takes them back.
+    """The changes of one call, of `accelerate` or another. `print(handle)` says what they are, and what was left as it
+    was and why; `undo()` takes them back.
 
     model: what to use from now on: the model that was given, or for ComfyUI a clone of the ModelPatcher. Modules keep
     their identity, parameters, buffers and hooks: a change is another class of the same object, or another value of an
-    attribute.
+    attribute. by: which function of fastdiff's it was.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, by: str = "accelerate") -> None:
+        self.model, self._by = model, by
         self._classes: list[tuple[Any, type, tuple[str, ...]]] = []
         self._attributes: list[tuple[Any, str, object]] = []
         self.changes: Counter[str] = Counter()
@@ -53,7 +53,7 @@ class Handle:
         self.left.clear()
 
     def __repr__(self) -> str:
-        lines = ["fastdiff.accelerate changed", *_counted(self.changes), *([] if self.changes else ["  nothing"])]
+        lines = [f"fastdiff.{self._by} changed", *_counted(self.changes), *([] if self.changes else ["  nothing"])]
         return "\n".join([*lines, *(["and left as it was", *_counted(self.left)] if self.left else [])])
 
 

@@ -85,7 +85,7 @@ class Plan:
         """Model evaluations in a run."""
         return len(self.rows)
 
-    @property
+    @cached_property
     def partial(self) -> bool:
         """Whether any row asks for a cheap call, so that the model must have such (`fastdiff.cached`)."""
         return any(row.call == "cheap" for row in self.rows)

@@ -27,6 +27,11 @@ from .run_state import Generators, Key, RunState, Scheduler
 from .space import Space, Wanted
 from .step import scale_model_input
 
+UNFOLLOWED = (
+    "which only a network makes that follows the pipeline: fastdiff.cached(pipe.unet).follow(pipe), of others"
+    " pipe.transformer"
+)
+
 
 @dataclass
 class PlanSchedulerOutput(BaseOutput):
@@ -84,7 +89,6 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
         self._plan = _plan(plan)
         if self._plan.stochastic:
             raise ValueError("plan: expected a deterministic one, got one that draws noise")
-        self._plan.refuse_cheap_calls("which a pipeline does not make")
         rows, self._flows = self._plan.rows, kind_of(self._plan) == "flow"
         alpha, sigma = np.array([*((row.alpha, row.sigma) for row in rows), self._plan.end]).T
         self._points = Points(sigma, alpha, sigma)
@@ -141,6 +145,10 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
     def begin_index(self) -> int | None:
         """The row that the run begins at, where a pipeline has said so."""
         return self._begin_index
+
+    def take_call(self) -> None:
+        """Say that the network's call for the next row is made as the row asks: else `step` refuses cheap rows."""
+        self._threads.run.called = True
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Say at which row the run begins."""
@@ -228,6 +236,9 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
         if is_compiling():  # then it is x0 already
             return new, d
         run = self._threads.run
+        if self._plan.partial and not run.called:
+            self._plan.refuse_cheap_calls(UNFOLLOWED)
+        run.called = False
         place = run._step_index - 1
         if self._x0[place] is None:
             return new, d

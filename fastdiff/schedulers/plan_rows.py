@@ -18,6 +18,7 @@ def rows_from(plan: Plan, begin: int) -> list[Row]:
     Such a run has no outputs and no accepted state from before. Its first row is the exact step for constant D (DDIM),
     as in `fastdiff.plan(start=)`. So is every row up to the end of a step of several stages whose start lies before.
     After that an output from before the start counts as the oldest one there is, which keeps the sum of the weights.
+    Nothing is kept yet that a cheap call could take, so the first call is a full one.
     """
     if begin == 0:
         return list(plan.rows)
@@ -32,7 +33,8 @@ def rows_from(plan: Plan, begin: int) -> list[Row]:
         else:
             line, base = (None if part is None else _without(part, kept) for part in (row.x, row.base))
         drop_history = tuple(k for k in row.drop_history if k < kept)
-        rows.append(replace(row, x=line, base=base, drop_history=drop_history))
+        call = "full" if i == begin else row.call
+        rows.append(replace(row, x=line, base=base, drop_history=drop_history, call=call))
         kept -= len(drop_history)
         based = based or row.accepts
     return rows

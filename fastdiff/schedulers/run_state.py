@@ -53,6 +53,7 @@ class RunState:
     noise_seed: int | list[int] | None = None
     last_noise: Tensor | None = None  # what a corrector reads again
     hat: tuple[ref, float] | None = None  # a level that a host was given, and its number
+    called: bool = False  # whether who makes cheap calls has made those of the next row
     span: tuple[Tensor, int, int, int] | None = None  # timesteps, and the address, bytes and element's bytes of them
 
     # Of the classes that have them alone: hosts ask whether a scheduler has such an attribute.

@@ -4,48 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ...sampling.model import checked_output
 from ...sampling.network import as_model
+from ..handle import Handle
 from ..perturb.perturbed import network_of
-from .reuse import Outputs, recording, reusing
+from .follow import FollowHandle
+from .kept import Keeper, Kept
 from .split import Split, splits_of
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a full call leaves for cheap ones. x: its shape, dtype and device. t: its time. before: the call before."""
-
-    x: tuple
-    t: Any
-    outputs: Outputs
-    shapes: Outputs
-    before: Kept | None = None
-
-    def check(self, x: Tensor) -> None:
-        """Raises ValueError where x is not like the full call's."""
-        if _like(x) != self.x:
-            raise ValueError(f"state: kept from a full call of x {self.x}, got {_like(x)}")
-
-    def at(self, t: Any, order: int) -> Outputs:
-        """The outputs at the time t: the latest, or on the line through the two latest."""
-        if order == 0 or self.before is None:
-            return self.outputs
-        here, there = (torch.as_tensor(v, dtype=torch.float64) for v in (self.t, self.before.t))
-        span = here - there
-        # Two full calls at one time say nothing about the slope.
-        share = torch.where(span == 0, 0.0, (torch.as_tensor(t, dtype=torch.float64) - here) / span.where(span != 0, 1))
-
-        def line(new: Any, old: Any) -> Any:
-            return torch.lerp(new, old, _across(-share, new)) if isinstance(new, Tensor) else new
-
-        return pytree.tree_map(line, self.outputs, self.before.outputs)
 
 
 class Cached:
@@ -57,39 +27,40 @@ class Cached:
 
     def __init__(self, model: Callable[..., Any], network: nn.Module, splits: tuple[Split, ...], order: int) -> None:
         self.network, self.splits, self.order = network, splits, order
-        self._model = as_model(model)
+        self._model, self._keeper = as_model(model), Keeper(network, splits, order)
 
     def __call__(self, x: Tensor, t: Any, **kwargs: Any) -> Tensor:
         """The model's output [B, ...]; nothing is kept."""
         return checked_output(self._model(x, t, **kwargs), tuple(x.shape))
 
-    def full(self, x: Tensor, t: Any, state: Kept | None = None, **kwargs: Any) -> tuple[Tensor, Kept]:
-        """(the model's output [B, ...], the state for cheap calls). state: that of the full call before this one."""
-        outputs, shapes = Outputs(), Outputs()
-        with recording(self.network, self.splits, outputs, shapes):
-            m = self(x, t, **kwargs)
-        before = None
+    def full(
+        self, x: Tensor, t: Any, state: Kept | None = None, *, log_snr: float | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Kept]:
+        """(the model's output [B, ...], the state for cheap calls).
+
+        state: that of the full call before this one. log_snr: log(alpha / sigma) at t, where cheap calls extrapolate;
+        in t itself where it is not given. Raises ValueError with a state of other shapes.
+        """
         if self.order and state is not None:
             state.check(x)
-            before = Kept(state.x, state.t, state.outputs, state.shapes)
-        time_kept = t.detach().clone() if isinstance(t, Tensor) else t
-        return m, Kept(_like(x), time_kept, outputs, shapes, before)
+        return self._keeper.full(lambda: self(x, t, **kwargs), x, _place(t, log_snr), state)
 
-    def cheap(self, x: Tensor, t: Any, state: Kept, **kwargs: Any) -> Tensor:
-        """The output [B, ...] with what `full` kept in the place of the skipped modules.
+    def cheap(self, x: Tensor, t: Any, state: Kept, *, log_snr: float | None = None, **kwargs: Any) -> Tensor:
+        """The output [B, ...] with what `full` kept in the place of the skipped modules. log_snr: as for `full`.
 
         Raises ValueError without a state, or with one of other shapes.
         """
         if not isinstance(state, Kept):
             raise ValueError(f"state: a cheap call needs what a full call returned, got {state!r:.80}")
         state.check(x)
-        with reusing(self.network, self.splits, state.at(t, self.order), state.shapes):
-            return self(x, t, **kwargs)
+        return self._keeper.cheap(lambda: self(x, t, **kwargs), _place(t, log_snr), state)
 
     def cost(self, x: Tensor, t: Any, *, repeats: int = 5, **kwargs: Any) -> float:
         """The time of a cheap call over that of a full one, measured here: the shortest of `repeats` of each."""
         with torch.no_grad():
-            state = self.full(x, t, **kwargs)[1]
+            state = None
+            for _ in range(1 + self.order):
+                _, state = self.full(x, t, state, **kwargs)
             best = [float("inf"), float("inf")]
             for _ in range(repeats):
                 for i, call in enumerate((lambda: self.cheap(x, t, state, **kwargs), lambda: self(x, t, **kwargs))):
@@ -97,6 +68,21 @@ class Cached:
                     call().flatten()[:1].cpu()  # waits for the device
                     best[i] = min(best[i], time.perf_counter() - began)
         return best[0] / best[1]
+
+    def follow(self, pipe: Any) -> Handle:
+        """Have a diffusers pipeline run plans with cheap rows: its network makes the call that each row asks for.
+
+        pipe: one whose components the network is among, with a `fastdiff.PlanScheduler` of such a plan, set before or
+        after. With any other scheduler it runs as it did.
+
+        Evaluations of guidance keep apart, in one batch or in calls one after the other: calls of a row are told apart
+        by their order and by the shape of their first tensor. Every call of the pipeline begins anew. A call of which
+        nothing is kept yet is a full one, as where an image to image run begins at a cheap row, or where a second
+        network takes over; that one follows by itself, `fastdiff.cached(pipe.transformer_2).follow(pipe)`.
+        Returns a handle whose `undo()` takes it back. Follow after torch.compile. Raises TypeError or ValueError naming
+        the argument.
+        """
+        return FollowHandle(self._keeper, pipe)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{split.skip[0]} to {split.kept}" for split in self.splits)
@@ -108,7 +94,7 @@ def cached(
     *,
     levels: int = 1,
     blocks: int = 1,
-    order: int = 0,
+    order: int = 1,
     split: Split | Iterable[Split] | None = None,
     network: nn.Module | None = None,
 ) -> Cached:
@@ -119,24 +105,21 @@ def cached(
         DeepCache (Ma et al. 2024).
     blocks: of a network with lists of transformer blocks, how many at the beginning of each list it runs; the residual
         of the others is kept.
-    order: 0 takes what is kept as it is; 1 takes it on from the two latest full calls, linearly in the model's own time
-        t (TaylorSeer's first order, Liu et al. 2025, there in numbers of steps).
+    order: of the polynomial through what the latest full calls kept, in the log-SNR: 0 takes the latest as it is, 1
+        goes on along the line through two, 2 along a parabola (TaylorSeer, Liu et al. 2025, there in numbers of steps).
+        What is kept takes memory once, twice or three times.
     split: of any other network, what it does not run (`fastdiff.Split`).
 
     Cheap calls have the network run as it is written, also where it is compiled. Raises TypeError or ValueError naming
     the argument.
     """
-    if order not in (0, 1):
-        raise ValueError(f"order: expected 0 or 1, got {order!r}")
+    if order not in (0, 1, 2):
+        raise ValueError(f"order: expected 0, 1 or 2, got {order!r}")
     found = network_of(model, network)
     return Cached(model, found, splits_of(found, split, levels, blocks), order)
 
 
-def _like(x: Tensor) -> tuple:
-    return tuple(x.shape), x.dtype, str(x.device)
-
-
-def _across(share: Tensor, output: Tensor) -> Tensor:
-    """The weight [B] or [] of each sample beside its part of the output."""
-    share = share.to(output.device, output.dtype)
-    return share if share.ndim == 0 else share.view(-1, *[1] * (output.ndim - 1))
+def _place(t: Any, log_snr: float | None) -> Any:
+    if log_snr is not None:
+        return log_snr
+    return t.detach().clone() if isinstance(t, Tensor) else t
