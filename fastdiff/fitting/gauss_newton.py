@@ -19,7 +19,7 @@ from .references import distances
 from .regression import Moments, solve
 from .search import first_plan
 
-RIDGES = np.array([1e-4, 1e-2, 1e-1, 1.0])
+RIDGES = np.array([1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
 MAX_MOVE = 1.0  # of a number in one step, in units of its width
 STEP, LEAST_STEP, MOST_STEP = 0.02, 0.005, 0.3  # of the differences, in units of the widths
 NOISE_SAMPLES = 4  # on which rounding is measured
