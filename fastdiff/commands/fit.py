@@ -85,11 +85,12 @@ def fit_demo(
         raise ValueError(f"guidance: {network} has no labels to guide by")
     samples = samples or SAMPLES[method]
     seeds = list(range(FIRST_SEED * (seed + 1), FIRST_SEED * (seed + 1) + samples))
+    options |= net.conditions(seeds)
     uncond = None if guidance is None else net.uncond()
     return fitting.fit(
         net.model, net.schedule, steps, randn((samples, *net.shape), seeds),
         prediction=net.prediction, guidance=guidance, uncond=uncond, held_out=0.2, batch=batch, seed=seed,
-        method=method, **net.conditions(seeds), **options,
+        method=method, **options,
     )  # fmt: skip
 
 
