@@ -90,6 +90,12 @@ def wheel(source: Path, target: Path, **environment: str) -> tuple[Path, str]:
     return built, done.stdout
 
 
+@pytest.fixture(scope="session")
+def pure(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """The checkout's wheel without a compiled part."""
+    return wheel(source, tmp_path_factory.mktemp("pure"), FASTDIFF_BUILD="none")[0]
+
+
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
@@ -115,11 +121,10 @@ print(registry.refusal("solver_step", "cpu", registry.CallSpec("cpu", torch.floa
 """
 
 
-def test_a_build_of_none_is_pure_python_and_works(source: Path, tmp_path: Path) -> None:
-    built, _ = wheel(source, tmp_path, FASTDIFF_BUILD="none")
-    assert built.name.endswith("-py3-none-any.whl")
-    assert not [name for name in zipfile.ZipFile(built).namelist() if name.endswith((".so", ".pyd"))]
-    place, total, refusal = run_installed(built, tmp_path / "lib", USE_REFERENCE).splitlines()
+def test_a_build_of_none_is_pure_python_and_works(pure: Path, tmp_path: Path) -> None:
+    assert pure.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(pure).namelist() if name.endswith((".so", ".pyd"))]
+    place, total, refusal = run_installed(pure, tmp_path / "lib", USE_REFERENCE).splitlines()
     assert place.startswith(str(tmp_path))
     assert total == "4.5"
     assert refusal.startswith("not available here")
@@ -219,17 +224,13 @@ def test_the_sdist_holds_the_checkout(source: Path, sdist: Path) -> None:
     assert held == {name for name in files(source) if not name.startswith(("fastdiff.egg-info", "build"))}
 
 
-def test_the_sdists_wheel_holds_what_the_checkouts_does(source: Path, sdist: Path, tmp_path: Path) -> None:
-    names = []
-    for place in (source, sdist):
-        built, _ = wheel(place, tmp_path / place.name, FASTDIFF_BUILD="none")
-        names.append(sorted(zipfile.ZipFile(built).namelist()))
-    assert names[1] == names[0]
+def test_the_sdists_wheel_holds_what_the_checkouts_does(pure: Path, sdist: Path, tmp_path: Path) -> None:
+    built, _ = wheel(sdist, tmp_path, FASTDIFF_BUILD="none")
+    assert sorted(zipfile.ZipFile(built).namelist()) == sorted(zipfile.ZipFile(pure).namelist())
 
 
-def test_the_data_files_are_in_the_wheel(source: Path, tmp_path: Path) -> None:
-    built, _ = wheel(source, tmp_path, FASTDIFF_BUILD="none")
-    names = set(zipfile.ZipFile(built).namelist())
+def test_the_data_files_are_in_the_wheel(pure: Path) -> None:
+    names = set(zipfile.ZipFile(pure).namelist())
     data = (f.relative_to(ROOT) for kind in ("weights", "plans") for f in ROOT.glob(f"fastdiff/demo/{kind}/*"))
     wanted = {"fastdiff/py.typed", *map(str, data)}
     assert len(wanted) == 20

@@ -21,7 +21,7 @@ from PIL import Image
 
 from fastdiff import Plan, __version__, demo
 from fastdiff.__main__ import main
-from fastdiff.commands import compare, fit, sample
+from fastdiff.commands import bench, compare, fit, sample
 from fastdiff.commands.sample import seed_list
 from fastdiff.files import write
 
@@ -454,6 +454,7 @@ def test_info_names_every_op_and_backend_with_a_reason(capsys: pytest.CaptureFix
 @pytest.mark.slow
 def test_bench_prints_both_tables(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "CONVERGED_STEPS", 4)
+    monkeypatch.setattr(bench, "COUNT", 2)
     assert main(["bench", "--seconds", "0.01"]) == 0
     text = capsys.readouterr().out
     assert "one DPM-Solver++(2M) step" in text
