@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -16,24 +17,24 @@ DIGITS = fd.Split(
 )
 
 
-class Linear(nn.Module):
-    """m = outer x + inner(x, t), whose inner part is linear in t."""
+class Polynomial(nn.Module):
+    """m = outer x + inner(x, t), whose inner part is a polynomial in t."""
 
-    def __init__(self) -> None:
+    def __init__(self, degree: int = 1) -> None:
         super().__init__()
-        self.outer, self.inner = nn.Linear(3, 3), Times()
+        self.outer, self.inner = nn.Linear(3, 3), Powers(degree)
 
     def forward(self, x: Tensor, t: Tensor, shift: Tensor | float = 0.0) -> Tensor:
         return self.outer(x) + self.inner(x, t) + shift
 
 
-class Times(nn.Module):
-    def __init__(self) -> None:
+class Powers(nn.Module):
+    def __init__(self, degree: int) -> None:
         super().__init__()
-        self.weight_of = nn.Linear(1, 3)
+        self.degree, self.weight_of = degree, nn.Linear(degree, 3)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.weight_of(t.view(-1, 1))
+        return self.weight_of(torch.stack([t ** (1 + k) for k in range(self.degree)], dim=1))
 
 
 def unet() -> tuple[nn.Module, Tensor, dict]:
@@ -131,18 +132,37 @@ def test_a_declared_split_serves_any_network():
     assert not torch.equal(model.cheap(x, t - 50, state, y=y), m)
 
 
-def test_the_first_order_is_exact_where_the_kept_part_is_linear_in_the_time_of_each_sample():
-    network = Linear().double()
-    model = fd.cached(network, split=fd.Split(("inner",)), order=1)
+@pytest.mark.parametrize("order", [1, 2])
+def test_an_order_is_exact_where_the_kept_part_is_a_polynomial_in_the_time_of_each_sample(order):
+    network = Polynomial(order).double()
+    model = fd.cached(network, split=fd.Split(("inner",)), order=order)
     x = torch.randn(4, 3, dtype=torch.float64)
-    times = torch.rand(3, 4, dtype=torch.float64) + 3 * torch.arange(3)[:, None]
+    times = torch.rand(5, 4, dtype=torch.float64) + 3 * torch.arange(5)[:, None]
+    state = None
     with torch.no_grad():
-        _, state = model.full(x, times[0])
-        _, state = model.full(x, times[1], state)
-        torch.testing.assert_close(model.cheap(x, times[2], state), network(x, times[2]), rtol=1e-11, atol=1e-11)
-        # Two full calls at one time have no slope: the latest is taken.
-        _, state = model.full(x, times[1], state)
-        torch.testing.assert_close(model.cheap(x, times[2], state), network(x, times[1]), rtol=1e-11, atol=1e-11)
+        for t in times[:4]:  # one call more than is kept
+            _, state = model.full(x, t, state)
+        torch.testing.assert_close(model.cheap(x, times[4], state), network(x, times[4]), rtol=1e-9, atol=1e-9)
+        # A second full call at one time says nothing more.
+        for _ in range(order):
+            _, state = model.full(x, times[3], state)
+        torch.testing.assert_close(model.cheap(x, times[4], state), network(x, times[3]), rtol=1e-9, atol=1e-9)
+
+
+def test_where_the_log_snr_is_given_it_is_what_the_kept_part_is_linear_in_and_pure_noise_says_nothing():
+    network = Polynomial().double()
+    model = fd.cached(network, split=fd.Split(("inner",)), order=1)
+    x, times = torch.randn(4, 3, dtype=torch.float64), torch.rand(4, dtype=torch.float64) + 3 * torch.arange(4)
+    state = None
+    with torch.no_grad():
+        for t, log_snr in zip(times, (-math.inf, 1.0, 2.0), strict=False):
+            if log_snr == 2.0:  # of the two calls until here one was of pure noise
+                kept = model.cheap(x, times[3].expand(4), state, log_snr=log_snr)
+                torch.testing.assert_close(kept, network(x, times[1].expand(4)), rtol=1e-9, atol=1e-9)
+            _, state = model.full(x, t.expand(4), state, log_snr=log_snr)
+        half = model.cheap(x, times[3].expand(4), state, log_snr=2.5)
+        expected = network(x, (times[2] + (times[2] - times[1]) / 2).expand(4))
+        torch.testing.assert_close(half, expected, rtol=1e-9, atol=1e-9)
 
 
 def plan_of(steps: int = 6) -> fd.Plan:
@@ -160,9 +180,9 @@ def by_hand(model: fd.Cached, plan: fd.Plan, noise: Tensor, scale: float, labels
         row, outputs = next(rows), []
         for i, y in enumerate(labels):
             if row.call == "full":
-                m, states[i] = model.full(x, t, states[i], y=y)
+                m, states[i] = model.full(x, t, states[i], y=y, log_snr=row.log_snr)
             else:
-                m = model.cheap(x, t, states[i], y=y)
+                m = model.cheap(x, t, states[i], y=y, log_snr=row.log_snr)
             outputs.append(m)
         return outputs[-1] + (scale - 1) * (outputs[-1] - outputs[0])
 
@@ -230,7 +250,7 @@ def test_what_cannot_be_is_refused_in_plain_words():
 
 
 def test_the_cost_is_the_share_of_a_full_call(monkeypatch):
-    network, clock = Linear(), [0.0]
+    network, clock = Polynomial(), [0.0]
 
     def takes(seconds: float) -> Callable[..., None]:
         return lambda *_: clock.__setitem__(0, clock[0] + seconds)

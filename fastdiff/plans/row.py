@@ -63,6 +63,13 @@ class Row:
     drop_history: tuple[int, ...] = ()
     call: str = "full"
 
+    @property
+    def log_snr(self) -> float:
+        """lambda = log(alpha / sigma); infinite where there is no data, or no noise."""
+        if not self.alpha or not self.sigma:
+            return math.inf if self.alpha else -math.inf
+        return math.log(self.alpha) - math.log(self.sigma)
+
     @classmethod
     def at(
         cls,

@@ -14,10 +14,15 @@ class PartialModel(Protocol):
     Nothing of a run is on the model: whoever calls it holds the state, one for each run, batch and set of arguments.
     """
 
-    def full(self, x: Tensor, t: Tensor, state: Any = None, **kwargs: object) -> tuple[Tensor, Any]:
-        """(prediction [B, ...], the state after it). state: after the full call before this one, None at the start."""
+    def full(
+        self, x: Tensor, t: Tensor, state: Any = None, *, log_snr: float | None = None, **kwargs: object
+    ) -> tuple[Tensor, Any]:
+        """(prediction [B, ...], the state after it). state: after the full call before this one, None at the start.
 
-    def cheap(self, x: Tensor, t: Tensor, state: Any, **kwargs: object) -> Tensor:
+        log_snr: log(alpha / sigma) of the row, for models that know no schedule.
+        """
+
+    def cheap(self, x: Tensor, t: Tensor, state: Any, *, log_snr: float | None = None, **kwargs: object) -> Tensor:
         """The prediction [B, ...] from x, t and the state after the latest full call."""
 
 
@@ -43,12 +48,13 @@ class RowCalls:
         # The run holds its arguments, so that no two of them have one id.
         branch = frozenset((name, id(value)) for name, value in kwargs.items())
         state = self._states.get(branch)
-        if self.run.plan.rows[self.run.i].call == "full":
-            m, self._states[branch] = self._model.full(x, t, state, **kwargs)
+        row = self.run.plan.rows[self.run.i]
+        if row.call == "full":
+            m, self._states[branch] = self._model.full(x, t, state, log_snr=row.log_snr, **kwargs)
             return m
         if state is None:
             raise ValueError(
                 f"plan: row {self.run.i} asks for a cheap call with arguments that no full row before it was called"
                 " with; make rows where other outputs have weight full ones, plan.with_calls"
             )
-        return self._model.cheap(x, t, state, **kwargs)
+        return self._model.cheap(x, t, state, log_snr=row.log_snr, **kwargs)

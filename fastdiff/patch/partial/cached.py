@@ -33,22 +33,27 @@ class Cached:
         """The model's output [B, ...]; nothing is kept."""
         return checked_output(self._model(x, t, **kwargs), tuple(x.shape))
 
-    def full(self, x: Tensor, t: Any, state: Kept | None = None, **kwargs: Any) -> tuple[Tensor, Kept]:
-        """(the model's output [B, ...], the state for cheap calls). state: that of the full call before this one."""
+    def full(
+        self, x: Tensor, t: Any, state: Kept | None = None, *, log_snr: float | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Kept]:
+        """(the model's output [B, ...], the state for cheap calls).
+
+        state: that of the full call before this one. log_snr: log(alpha / sigma) at t, where cheap calls extrapolate;
+        in t itself where it is not given. Raises ValueError with a state of other shapes.
+        """
         if self.order and state is not None:
             state.check(x)
-        time_kept = t.detach().clone() if isinstance(t, Tensor) else t
-        return self._keeper.full(lambda: self(x, t, **kwargs), x, time_kept, state)
+        return self._keeper.full(lambda: self(x, t, **kwargs), x, _place(t, log_snr), state)
 
-    def cheap(self, x: Tensor, t: Any, state: Kept, **kwargs: Any) -> Tensor:
-        """The output [B, ...] with what `full` kept in the place of the skipped modules.
+    def cheap(self, x: Tensor, t: Any, state: Kept, *, log_snr: float | None = None, **kwargs: Any) -> Tensor:
+        """The output [B, ...] with what `full` kept in the place of the skipped modules. log_snr: as for `full`.
 
         Raises ValueError without a state, or with one of other shapes.
         """
         if not isinstance(state, Kept):
             raise ValueError(f"state: a cheap call needs what a full call returned, got {state!r:.80}")
         state.check(x)
-        return self._keeper.cheap(lambda: self(x, t, **kwargs), t, state)
+        return self._keeper.cheap(lambda: self(x, t, **kwargs), _place(t, log_snr), state)
 
     def cost(self, x: Tensor, t: Any, *, repeats: int = 5, **kwargs: Any) -> float:
         """The time of a cheap call over that of a full one, measured here: the shortest of `repeats` of each."""
@@ -98,14 +103,20 @@ def cached(
         DeepCache (Ma et al. 2024).
     blocks: of a network with lists of transformer blocks, how many at the beginning of each list it runs; the residual
         of the others is kept.
-    order: 0 takes what is kept as it is; 1 takes it on from the two latest full calls, linearly in the model's own time
-        t (TaylorSeer's first order, Liu et al. 2025, there in numbers of steps).
+    order: of the polynomial through what the latest full calls kept, in the log-SNR: 0 takes the latest as it is, 1
+        goes on along the line through two, 2 along a parabola (TaylorSeer, Liu et al. 2025, there in numbers of steps).
     split: of any other network, what it does not run (`fastdiff.Split`).
 
     Cheap calls have the network run as it is written, also where it is compiled. Raises TypeError or ValueError naming
     the argument.
     """
-    if order not in (0, 1):
-        raise ValueError(f"order: expected 0 or 1, got {order!r}")
+    if order not in (0, 1, 2):
+        raise ValueError(f"order: expected 0, 1 or 2, got {order!r}")
     found = network_of(model, network)
     return Cached(model, found, splits_of(found, split, levels, blocks), order)
+
+
+def _place(t: Any, log_snr: float | None) -> Any:
+    if log_snr is not None:
+        return log_snr
+    return t.detach().clone() if isinstance(t, Tensor) else t

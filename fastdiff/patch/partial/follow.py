@@ -91,10 +91,10 @@ class NetworkCalls:
         self._enter(plan, row)
         branch, self._count = (self._count, like(x)), self._count + 1
         state = self._states.get(branch)
-        t = None if row is None else plan.rows[row].t
+        place = None if row is None else plan.rows[row].log_snr
         if row is not None and state is not None and plan.rows[row].call == "cheap":
-            return self._keeper.cheap(call, t, state)
-        result, self._states[branch] = self._keeper.full(call, x, t, state)
+            return self._keeper.cheap(call, place, state)
+        result, self._states[branch] = self._keeper.full(call, x, place, state)
         return result
 
     def _enter(self, plan: Plan, row: int | None) -> None:
@@ -104,8 +104,8 @@ class NetworkCalls:
         if row is None:  # the pipeline has begun a second run
             self._states.clear()
         elif self._row is None:
-            began = plan.rows[row - 1].t
-            self._states = {branch: replace(state, t=began) for branch, state in self._states.items()}
+            began = plan.rows[row - 1].log_snr
+            self._states = {branch: replace(state, place=began) for branch, state in self._states.items()}
         self._row, self._count = row, 0
 
 
