@@ -31,20 +31,32 @@ RESULT = Path(__file__).parent / "results" / "partial.md"
 SOLVER, CONVERGED, SAMPLES = "dpmpp_2m", 150, 16
 PLAIN = (4, 5, 6, 8, 10, 12, 16, 20, 24)
 STEPS = (8, 12, 20)
+OTHERS = ("dpmpp_3m", "unipc", "deis", "ipndm")
 BUDGETS = (6, 8, 12, 16)
 ORDERS = (0, 1, 2)
 GRIDS = ("logsnr", "time", "quadratic")
-INNER = ("shrink.0", "down.1.0", "down.1.1", "middle.0", "up.0.0", "up.0.1", "grow.0")
+LEVEL = ("shrink.0", "down.1.0", "middle.0", "up.0.0", "grow.0")
+DIGITS_LEVEL = ("shrink.0", "down.1.0", "down.1.1", "middle.0", "up.0.0", "up.0.1", "grow.0")
+SMALL_UNET = {
+    "level": fd.Split(LEVEL),
+    "all": fd.Split(("conv_in", "down.0.0", *LEVEL, "up.1.0", "norm_out", "conv_out")),
+}
 SPLITS = {  # of the shipped networks, what a cheap call does not run
-    "digits": {"level": INNER, "block": ("down.0.1", *INNER, "up.1.0")},
-    "latent": {"level": ("shrink.0", "down.1.0", "middle.0", "up.0.0", "grow.0")},
-    "terrain": {"level": ("shrink.0", "down.1.0", "middle.0", "up.0.0", "grow.0")},
-    "mnist": {"block": ("blocks.1", "blocks.2")},
+    "digits": {
+        "level": fd.Split(DIGITS_LEVEL),
+        "all": fd.Split(("conv_in", "down.0.0", "down.0.1", *DIGITS_LEVEL, "up.1.0", "up.1.1", "norm_out", "conv_out")),
+    },
+    "latent": SMALL_UNET,
+    "terrain": SMALL_UNET,
+    "mnist": {
+        "blocks": fd.Split(("blocks.1", "blocks.2"), "blocks.0"),
+        "all": fd.Split(("tokens_in", "blocks.0", "blocks.1", "blocks.2", "norm_out", "tokens_out")),
+    },
 }
 THRESHOLDS = {"FirstBlockCache": (0.1, 0.2, 0.4), "MagCache": (0.06, 0.24)}
 # Which rows after the first two are full: one in so many, between two shares of the run; outside of it all.
 PATTERNS = {
-    "every 2nd": (2, 0.0, 1.0), "every 3rd": (3, 0.0, 1.0), "every 3rd early": (3, 0.0, 0.5), "late": (3, 0.5, 1.0),
+    "every 2nd": (2, 0.0, 1.0), "every 3rd": (3, 0.0, 1.0), "every 3rd of the second half": (3, 0.5, 1.0),
 }  # fmt: skip
 
 
@@ -92,9 +104,7 @@ class Problem:
 
 
 def cached(problem: Problem, split: str, order: int) -> fd.Cached:
-    model = problem.net.model
-    skip = SPLITS[problem.net.name][split]
-    return fd.cached(model, split=fd.Split(skip, "blocks.0" if skip[0] == "blocks.1" else None), order=order)
+    return fd.cached(problem.net.model, split=SPLITS[problem.net.name][split], order=order)
 
 
 def pattern(name: str, steps: int) -> list[str]:
@@ -104,7 +114,14 @@ def pattern(name: str, steps: int) -> list[str]:
 
 def plain(problem: Problem) -> Iterator[Run]:
     for steps in PLAIN:
-        yield Run("fewer steps", "", steps, 0, "", problem.error(problem.net.model, problem.plan(steps)))
+        yield Run(f"fewer steps, {SOLVER}", "", steps, 0, "", problem.error(problem.net.model, problem.plan(steps)))
+
+
+def other_solvers(problem: Problem) -> Iterator[Run]:
+    for solver, steps in product(OTHERS, BUDGETS):
+        plan = fd.plan(solver, problem.net.schedule, steps, grid=problem.grid, prediction=problem.net.prediction)
+        if plan.nfe == steps:
+            yield Run("fewer steps, other solvers", "", steps, 0, "", problem.error(problem.net.model, plan))
 
 
 def ours(problem: Problem) -> Iterator[Run]:
@@ -112,7 +129,7 @@ def ours(problem: Problem) -> Iterator[Run]:
         calls, kind = pattern(name, steps), f"{split}, order {order}"
         error = problem.error(cached(problem, split, order), problem.plan(steps).with_calls(calls))
         counts = calls.count("full"), calls.count("cheap")
-        yield Run(f"`cached`, order {order}", f"{kind}, {name}", *counts, kind, error)
+        yield Run(f"`cached` {split}, order {order}", f"{kind}, {name}", *counts, kind, error)
 
 
 def hosts(problem: Problem) -> Iterator[Run]:
@@ -171,7 +188,7 @@ def at_equal_cost(runs: list[Run], share: Callable[[Run], float], what: str) -> 
 
 def break_even(runs: list[Run]) -> str:
     """By setting and steps, what a cheap call may cost so that fewer steps of the same cost have the same error."""
-    curve = [run for run in runs if not run.kind]
+    curve = [run for run in runs if run.contestant.endswith(SOLVER)]
     errors, counts = (np.log([getattr(run, name) for run in curve]) for name in ("error", "full"))
     rows = []
     for setting in dict.fromkeys(run.setting for run in runs if run.setting):
@@ -187,7 +204,7 @@ def section(name: str, repeats: int) -> str:
     problem = Problem(name)
     kind = "a transformer" if hasattr(problem.net.model, "blocks") else "a U-Net"
     found = call_costs(problem, repeats)
-    runs = [*plain(problem), *ours(problem), *hosts(problem)]
+    runs = [*plain(problem), *other_solvers(problem), *ours(problem), *hosts(problem)]
     parts = [
         f"## {name}: {kind}, {SOLVER} on the grid {problem.grid}",
         shares(found),
@@ -220,8 +237,10 @@ def told() -> str:
         " multiply-adds, and of its processor seconds in one thread, the shortest of many in turn. Errors are the"
         " median over samples of the root mean square distance from the converged solution, without guidance; the grid"
         f" is the best of {', '.join(GRIDS)} for 12 full calls. Every contestant shows the best of its settings that"
-        f" stay within the cost: `cached` in {', '.join(map(str, STEPS))} steps with every second or third call full"
-        " after two, in the whole run or in a half of it; FirstBlockCache and MagCache (calibrated on the same noises)"
+        f" stay within the cost; other solvers are {', '.join(OTHERS)}. `cached`: in {', '.join(map(str, STEPS))} steps"
+        " with every second or third call full after two, or every third of the second half and all before; level is a"
+        " U-Net's outer one run by cheap calls, blocks a transformer's first, and all means that nothing is run and the"
+        " output extrapolated, which is another solver. FirstBlockCache and MagCache (calibrated on the same noises)"
         " at several thresholds, TaylorSeer, whose order is 1, at intervals 2 and 3. diffusers' caches know no U-Net;"
         " FasterCache and PyramidAttentionBroadcast know attentions of diffusers' classes alone, and the default"
         " pattern of TaylorSeer those alone whose name ends in attn. Break-even: what a cheap call may cost for the"
