@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 import diffusers
 import pytest
 import tiny_flow_pipelines as flow
+import tiny_modular
 import tiny_pipelines as tiny
 import torch
 from torch import Tensor, nn
@@ -193,6 +194,20 @@ def test_two_networks_of_a_pipeline_follow_each_in_its_part_of_the_run():
         handle.undo()
     with pytest.raises(ValueError, match="cheap calls"):
         latents(pipe, call)
+
+
+def test_a_modular_pipeline_draws_what_the_other_does():
+    own, call, network = sd3()
+    guider = diffusers.ClassifierFreeGuidance(guidance_scale=SCALE)
+    pipe, other = tiny_modular.sd3(own.scheduler, guider)
+    pipe.update_components(transformer=network)
+    other = {**other, "height": 64, "width": 64, "num_inference_steps": len(CALLS), "output": "latents"}
+    fd.cached(network).follow(own)
+    expected = latents(own, call)
+    pipe.set_progress_bar_config(disable=True)
+    fd.cached(network).follow(pipe)
+    drawn = pipe(**other, generator=torch.Generator().manual_seed(3))
+    assert (drawn - expected).abs().max() <= 1e-5 * drawn.abs().max()
 
 
 def test_calls_of_the_network_from_elsewhere_are_plain_and_copies_do_not_follow():

@@ -58,9 +58,9 @@ class Cached:
     def cost(self, x: Tensor, t: Any, *, repeats: int = 5, **kwargs: Any) -> float:
         """The time of a cheap call over that of a full one, measured here: the shortest of `repeats` of each."""
         with torch.no_grad():
-            state = None
-            for _ in range(1 + self.order):
-                _, state = self.full(x, t, state, **kwargs)
+            state = self.full(x, t, **kwargs)[1]
+            for _ in range(self.order):
+                state = self.full(x, t, state, **kwargs)[1]
             best = [float("inf"), float("inf")]
             for _ in range(repeats):
                 for i, call in enumerate((lambda: self.cheap(x, t, state, **kwargs), lambda: self(x, t, **kwargs))):
