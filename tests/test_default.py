@@ -50,19 +50,42 @@ def test_an_image_to_start_from_leaves_the_last_steps_of_the_default():
     assert fd.plan(None, SCHEDULES["vp"], 20, start=0.5).nfe == 10
 
 
-def mixture_model(schedule):
+def mixture_model(schedule, scale=1.0):
     """E[x0 | x] of three modes, exact."""
+    means, width = scale * MEANS, scale * WIDTH
 
     def model(x, t):
         alpha, sigma = (torch.from_numpy(v).reshape(-1, 1, 1) for v in schedule.at(t.numpy())[1:])
-        total, offset = (alpha * WIDTH) ** 2 + sigma**2, x[:, None] - alpha * MEANS
+        total, offset = (alpha * width) ** 2 + sigma**2, x[:, None] - alpha * means
         share = torch.softmax(-0.5 * (offset**2 / total).sum(-1), dim=1)
-        return (share[..., None] * (MEANS + alpha * WIDTH**2 / total * offset)).sum(1)
+        return (share[..., None] * (means + alpha * width**2 / total * offset)).sum(1)
 
     return model
 
 
-@pytest.mark.parametrize("evaluations", [6, 8, 10, 16])
+@pytest.mark.parametrize("evaluations", [4, 6])
+def test_a_shift_of_the_flow_asks_as_a_larger_spread_of_the_data_does(evaluations):
+    """All sigma / alpha times 3, and so the data: the same run, three times as large."""
+    noise, samples = torch.randn(5, 2, dtype=torch.float64), []
+    for shift in (1.0, 3.0):
+        schedule = fd.Schedule.flow(shift=shift)
+        plan = fd.plan(None, schedule, evaluations, prediction="sample")
+        assert plan.solver == "tabulated"
+        samples.append(fd.sample(mixture_model(schedule, shift), plan, noise))
+    torch.testing.assert_close(3 * samples[0], samples[1], rtol=1e-9, atol=1e-9)
+
+
+def test_a_part_of_a_run_and_a_schedule_that_ends_within_the_tables_levels_are_left_to_adams_moulton():
+    whole = fd.plan(None, SCHEDULES["vp"], 6)
+    assert whole.solver == "tabulated"
+    part = fd.plan(None, SCHEDULES["vp"], 6, start=0.5)
+    assert (part.solver, part.nfe, part.end) == ("adams_moulton", 3, (1.0, 0.0))
+    assert fd.plan(None, SCHEDULES["vp"], 6, final_sigma="sigma_min").solver == "adams_moulton"
+    for short in (fd.Schedule.edm(sigma_min=0.2), fd.Schedule.edm(sigma_max=0.5)):
+        assert fd.plan(None, short, 6, prediction="sample").solver == "adams_moulton"
+
+
+@pytest.mark.parametrize("evaluations", [4, 5, 6, 8, 10, 16])
 @pytest.mark.parametrize("kind", ["flow", "vp", "edm"])
 def test_the_default_is_nearer_to_the_solution_than_euler_midpoint_and_heun_on_uniform_times(kind, evaluations):
     schedule, levels = SCHEDULES[kind], torch.linspace(0.06, 0.94, 8, dtype=torch.float64)
