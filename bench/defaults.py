@@ -138,8 +138,10 @@ def main() -> None:
 
 
 def kind(problem: Problem) -> str:
-    """What the table of defaults goes by."""
-    return "guided" if problem.guidance is not None else problem.schedule.kind
+    """The part of the report that a problem belongs to."""
+    if problem.guidance is not None:
+        return "guided"
+    return problem.schedule.kind if is_exact(problem) else "network"
 
 
 if __name__ == "__main__":

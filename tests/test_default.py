@@ -63,15 +63,15 @@ def mixture_model(schedule, scale=1.0):
     return model
 
 
-@pytest.mark.parametrize("evaluations", [4, 6])
-def test_a_shift_of_the_flow_asks_as_a_larger_spread_of_the_data_does(evaluations):
-    """All sigma / alpha times 3, and so the data: the same run, three times as large."""
+@pytest.mark.parametrize("guided", [False, True])
+def test_half_of_a_flows_shift_asks_as_a_larger_spread_of_the_data_does(guided):
+    """A shift of 9 puts all sigma / alpha at 3 times as much; of data 3 times as large it is the same run."""
     noise, samples = torch.randn(5, 2, dtype=torch.float64), []
-    for shift in (1.0, 3.0):
+    for shift, scale in ((1.0, 1.0), (9.0, 3.0)):
         schedule = fd.Schedule.flow(shift=shift)
-        plan = fd.plan(None, schedule, evaluations, prediction="sample")
+        plan = fd.plan(None, schedule, 5, prediction="sample", guided=guided)
         assert plan.solver == "tabulated"
-        samples.append(fd.sample(mixture_model(schedule, shift), plan, noise))
+        samples.append(fd.sample(mixture_model(schedule, scale), plan, noise))
     torch.testing.assert_close(3 * samples[0], samples[1], rtol=1e-9, atol=1e-9)
 
 

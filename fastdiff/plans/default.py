@@ -1,7 +1,9 @@
 """What `fastdiff.plan(None, schedule, evaluations)` is: the solver and the grid without a fit, by measurement.
 
-`python -m bench.defaults` measures it against every solver of the catalogue on every grid, the simple rules and other
-packages' own samplers, and writes bench/results/defaults.md.
+Of few evaluations a table of numbers (`tabulated`), which `python -m bench.defaults_search` finds on mixtures; of more
+the solver `adams_moulton` on the grid "power". `python -m bench.defaults` measures it on other mixtures and on networks
+against every solver of the catalogue on every grid, the simple rules and other packages' own samplers, and writes
+bench/results/defaults.md.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .default_tables import TABLES
+from .default_tables import GUIDED_TABLES, TABLES
 from .schedule import Schedule, require_schedule
 from .tabulated import Table
 
@@ -57,8 +59,9 @@ def default_plan(schedule: Schedule, evaluations: object, guided: bool) -> Defau
 
 
 def default_table(evaluations: int, guided: bool, start: float, final_sigma: str) -> Table | None:
-    """The numbers of a whole run from pure noise to clean data without guidance, where there are any."""
-    return TABLES.get(evaluations) if (guided, start, final_sigma) == (False, 1.0, "zero") else None
+    """The numbers of a whole run from pure noise to clean data, where there are any."""
+    tables = GUIDED_TABLES if guided else TABLES
+    return tables.get(evaluations) if (start, final_sigma) == (1.0, "zero") else None
 
 
 def check_alone(given: dict[str, object]) -> None:

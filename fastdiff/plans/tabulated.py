@@ -11,13 +11,14 @@ data does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .row import LinearUpdate, Row
-from .schedule import Points, Schedule
+from .schedule import Flow, Points, Schedule
 from .solvers.exponential import first_order
 
 EDM_SPREAD = 0.5  # sigma_data of Karras et al. 2022
@@ -35,11 +36,13 @@ class Table(NamedTuple):
 
 
 def points_of(table: Table, schedule: Schedule) -> Points | None:
-    """The points of a run from t_max to clean data; None where the levels lie outside the schedule's."""
-    levels = np.array(table.levels)
-    if schedule.kind == "ve":
-        levels = EDM_SPREAD * levels / (1 + (EDM_SPREAD - 1) * levels)
-    levels = schedule.stretch_times(schedule.shift_time(levels))
+    """The points of a run from t_max to clean data; None where the levels lie outside the schedule's.
+
+    A flow's shift counts for half, in log sigma / alpha: it stands for data of more pixels, not of a larger spread.
+    """
+    spread = EDM_SPREAD if schedule.kind == "ve" else math.sqrt(schedule.shift) if isinstance(schedule, Flow) else 1.0
+    levels = spread * np.array(table.levels) / (1 + (spread - 1) * np.array(table.levels))
+    levels = schedule.stretch_times(levels)
     ends = schedule.at(np.array([schedule.t_max, schedule.t_min]))
     first, least = schedule.coordinate(ends, "flow")
     if not (first > levels[0] and levels[-1] > least):
