@@ -21,7 +21,7 @@ TABULATED = "tabulated"
 
 
 class Default(NamedTuple):
-    """Of runs with up to so many evaluations: the order of `adams_moulton` and the rho of the grid "power"."""
+    """Of runs without a table, with up to so many evaluations: the order of `adams_moulton` and the rho of the grid "power"."""
 
     evaluations: float
     order: int
