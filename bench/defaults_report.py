@@ -30,13 +30,13 @@ def write(store: Store, out: Path) -> None:
         " default's error over that of the best of Euler, midpoint and Heun on uniform times, on the problem where it"
         " is largest. The last ratio is that of root mean square errors to the best contestant's, which a few samples"
         " in another mode rule. The default's numbers were found on other mixtures (`python -m bench.defaults_search`),"
-        " and on no network.",
+        " and on no network; which mixtures those are was settled after a look at networks.",
     ]
     for schedule, title in TITLES.items():
         rows = store.select(schedule=schedule)
         if rows:
             problems = list(dict.fromkeys(row["problem"] for row in rows))
-            parts += [f"## {title}", f"{len(problems)} problems: {'; '.join(problems)}.", _summary(rows, problems)]
+            parts += [f"## {title}", f"Problems ({len(problems)}): {'; '.join(problems)}.", _summary(rows, problems)]
             parts += [_each(rows, problems)]
     (out / "defaults.md").write_text("\n\n".join(parts) + "\n")
 

@@ -21,7 +21,7 @@ TABULATED = "tabulated"
 
 
 class Default(NamedTuple):
-    """Of runs without a table, with up to so many evaluations: the order of `adams_moulton` and the rho of the grid "power"."""
+    """Of runs without a table, with up to so many evaluations: the order of `adams_moulton`, the rho of "power"."""
 
     evaluations: float
     order: int
@@ -58,10 +58,11 @@ def default_plan(schedule: Schedule, evaluations: object, guided: bool) -> Defau
     return next(line for line in table if evaluations <= line.evaluations)
 
 
-def default_table(evaluations: int, guided: bool, start: float, final_sigma: str) -> Table | None:
+def default_table(evaluations: int | None, guided: bool, start: float, final_sigma: str) -> Table | None:
     """The numbers of a whole run from pure noise to clean data, where there are any."""
-    tables = GUIDED_TABLES if guided else TABLES
-    return tables.get(evaluations) if (start, final_sigma) == (1.0, "zero") else None
+    if evaluations is None or (start, final_sigma) != (1.0, "zero"):
+        return None
+    return (GUIDED_TABLES if guided else TABLES).get(evaluations)
 
 
 def check_alone(given: dict[str, object]) -> None:
