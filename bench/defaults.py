@@ -4,8 +4,9 @@
     python -m bench.defaults --only flow      # those whose name begins so
 
 Contestants: every deterministic solver of the catalogue on four grids (and, on discrete schedules, on the grids made
-for them), Euler, midpoint and Heun on uniform times, and other packages' samplers with their own defaults. What is in
-build/defaults.json is not measured again. Its rows have the keys of quality.json.
+for them), ComfyUI's usual samplers on the grids of its menu, Euler, midpoint and Heun on uniform times, and other
+packages' samplers with their own defaults. What is in build/defaults.json is not measured again. Its rows have the keys
+of quality.json. None of the problems has been seen by bench.defaults_search, which found the default's numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from torch import Tensor
 
 import fastdiff as fd
 
-from . import defaults_report, peers
-from .mixtures import mixtures
+from . import defaults_report, official, peers
+from .mixtures import judged_on
 from .problems import Problem, digits, mixture, network_problems, smoothed_digits
 from .quality import GRIDS, RESULTS, Study, contestants, measured, plan_within
 from .store import Store
@@ -34,12 +35,25 @@ SIMPLE = {
     "midpoint": ("midpoint", {"coordinate": "flow"}),
     "Heun": ("heun", {"coordinate": "flow"}),
 }
-SAMPLES = 64
+# ComfyUI's usual samplers without fresh noise, ddim being its euler, on the grids of its menu that are used most.
+MENU = ("ddim", "lms", "dpmpp_2m", "unipc, order 3", "ipndm", "res_multistep")
+MENU_GRIDS = ("simple", "normal", "sgm_uniform", "beta", "kl_optimal", "linear_quadratic")
+# What runs on networks, where an evaluation takes a hundred times as long.
+SHORT = (
+    *("dpmpp_2m", "unipc", "unipc, order 3", "ipndm, order 2", "lms", "gradient_estimation", "dpm_solver_2m"),
+    *("deis_log_rho", "res_multistep", "adams_moulton", "midpoint", "heun, flow"),
+)
+SAMPLES, NETWORK_SAMPLES = 64, 12
 
 
 def problems() -> Iterator[Problem]:
     """Exact mixtures on every kind of schedule, the problems of bench.quality, and the networks that ship."""
-    return chain(mixtures(), (mixture(), smoothed_digits(), digits(), digits(guidance=3.0)), network_problems())
+    return chain(judged_on(), (mixture(), smoothed_digits(), digits(), digits(guidance=3.0)), network_problems())
+
+
+def is_exact(problem: Problem) -> bool:
+    """Not a network."""
+    return problem.dtype == torch.float64
 
 
 @dataclass(frozen=True)
@@ -69,12 +83,20 @@ def ours(judge: Judge) -> Iterator[dict]:
 def others(judge: Judge) -> Iterator[dict]:
     """Every solver on every grid, and other packages' samplers."""
     problem = judge.problem
-    for nfe, (name, contestant), grid in product(EVALUATIONS, contestants().items(), grids(problem)):
-        if (plan := plan_within(problem, contestant, nfe, grid)) is not None:
+    for nfe, (name, grid) in product(EVALUATIONS, entered(problem)):
+        if (plan := plan_within(problem, contestants()[name], nfe, grid)) is not None:
             yield judge.row("catalogue", name, grid, nfe, plan)
-    for nfe, ((name, grid), sampler) in product(EVALUATIONS, peers.defaults(problem).items()):
+    samplers = peers.defaults(problem) | official.dpm_solver(problem) if is_exact(problem) else {}
+    for nfe, ((name, grid), sampler) in product(EVALUATIONS, samplers.items()):
         if (drawn := peers.draw(problem, sampler, judge.seeds, nfe)) is not None:
             yield judge.row("peers", name, grid, nfe, drawn)
+
+
+def entered(problem: Problem) -> Iterator[tuple[str, str]]:
+    """Contestants and their grids."""
+    if not is_exact(problem):
+        return product(SHORT, GRIDS)
+    return chain(product(contestants(), grids(problem)), product(MENU, MENU_GRIDS))
 
 
 PARTS = {"default": ours, "catalogue": others}  # the kind of the first rows of each
@@ -94,7 +116,7 @@ def grids(problem: Problem) -> tuple[str, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="first letters of problems (default: all)")
-    parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--samples", type=int, help=f"default: {SAMPLES}, of networks {NETWORK_SAMPLES}")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--store", type=Path, default=Path("build/defaults.json"), help="what has been measured")
     arguments = parser.parse_args()
@@ -105,7 +127,8 @@ def main() -> None:
     for problem in problems():
         missing = [part for part in PARTS if not store.has({"problem": problem.name, "kind": part})]
         if problem.name.startswith(tuple(arguments.only)) and missing:
-            study = Study(problem, arguments.samples, 0)
+            samples = SAMPLES if is_exact(problem) else NETWORK_SAMPLES
+            study = Study(problem, arguments.samples or samples, 0)
             seeds = list(range(study.samples))
             judge = Judge(problem, seeds, study.converged(seeds))
             for part in missing:
@@ -115,8 +138,10 @@ def main() -> None:
 
 
 def kind(problem: Problem) -> str:
-    """What the table of defaults goes by."""
-    return "guided" if problem.guidance is not None else problem.schedule.kind
+    """The part of the report that a problem belongs to."""
+    if problem.guidance is not None:
+        return "guided"
+    return problem.schedule.kind if is_exact(problem) else "network"
 
 
 if __name__ == "__main__":

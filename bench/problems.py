@@ -60,22 +60,39 @@ def digits(guidance: float | None = None) -> Problem:
 
 def smoothed_digits(bandwidth: float = 0.15) -> Problem:
     """scikit-learn's 1797 digits, each blurred into a Gaussian, seen through their exact posterior mean (flow)."""
-    data = torch.from_numpy(load_digits().data / 8 - 1)
-    squares, schedule = data.square().sum(1), fd.Schedule.flow()
+    data, mean = torch.from_numpy(load_digits().data / 8 - 1), digits_mean(bandwidth)
 
-    def posterior_mean(x: Tensor, t: Tensor) -> Tensor:
-        """E[x0 | (1 - t) x0 + t eps = x]; x [B, 64], t [B]."""
-        alpha, sigma = (1 - t)[:, None], t[:, None]
-        variance = (alpha * bandwidth) ** 2 + sigma**2
-        # What |x - alpha y|^2 holds beside these terms is the same for all y.
-        weight = torch.softmax((alpha * x @ data.T - 0.5 * alpha**2 * squares) / variance, dim=1)
-        mean = weight @ data
-        return mean + alpha * bandwidth**2 / variance * (x - alpha * mean)
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return mean(x, (1 - t)[:, None], t[:, None])
 
     covariance = np.cov(data.numpy(), rowvar=False, bias=True) + bandwidth**2 * np.eye(data.shape[1])
     moments = (data.mean(0).numpy(), covariance)
-    parts = (schedule, "sample", (data.shape[1],), torch.float64, "quadratic")
-    return Problem("smoothed digits", posterior_mean, *parts, moments=moments)
+    parts = (fd.Schedule.flow(), "sample", (data.shape[1],), torch.float64, "quadratic")
+    return Problem("smoothed digits", model, *parts, moments=moments)
+
+
+def digits_mean(bandwidth: float, guidance: float | None = None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """E[x0 | alpha x0 + sigma eps = x] of x [B, 64] for the blurred digits; alpha and sigma numbers or [B, 1].
+
+    guidance: away from that of all digits, towards that of the sample's own, the last digit of its place in the batch.
+    """
+    digits = load_digits()
+    data, labels = torch.from_numpy(digits.data / 8 - 1), torch.from_numpy(digits.target)
+    squares = data.square().sum(1)
+
+    def mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        variance = (alpha * bandwidth) ** 2 + sigma**2
+        # What |x - alpha y|^2 holds beside these terms is the same for all y.
+        logits = (alpha * x @ data.T - 0.5 * alpha**2 * squares) / variance
+        weight = torch.softmax(logits, dim=1)
+        if guidance is not None:
+            own = labels == torch.arange(len(x))[:, None] % 10
+            chosen = torch.softmax(logits.masked_fill(~own, -torch.inf), dim=1)
+            weight = weight + guidance * (chosen - weight)
+        center = weight @ data
+        return center + alpha * bandwidth**2 / variance * (x - alpha * center)
+
+    return mean
 
 
 def mixture(components: int = 6, size: int = 32) -> Problem:

@@ -50,19 +50,42 @@ def test_an_image_to_start_from_leaves_the_last_steps_of_the_default():
     assert fd.plan(None, SCHEDULES["vp"], 20, start=0.5).nfe == 10
 
 
-def mixture_model(schedule):
+def mixture_model(schedule, scale=1.0):
     """E[x0 | x] of three modes, exact."""
+    means, width = scale * MEANS, scale * WIDTH
 
     def model(x, t):
         alpha, sigma = (torch.from_numpy(v).reshape(-1, 1, 1) for v in schedule.at(t.numpy())[1:])
-        total, offset = (alpha * WIDTH) ** 2 + sigma**2, x[:, None] - alpha * MEANS
+        total, offset = (alpha * width) ** 2 + sigma**2, x[:, None] - alpha * means
         share = torch.softmax(-0.5 * (offset**2 / total).sum(-1), dim=1)
-        return (share[..., None] * (MEANS + alpha * WIDTH**2 / total * offset)).sum(1)
+        return (share[..., None] * (means + alpha * width**2 / total * offset)).sum(1)
 
     return model
 
 
-@pytest.mark.parametrize("evaluations", [6, 8, 10, 16])
+@pytest.mark.parametrize("guided", [False, True])
+def test_half_of_a_flows_shift_asks_as_a_larger_spread_of_the_data_does(guided):
+    """A shift of 9 puts all sigma / alpha at 3 times as much; of data 3 times as large it is the same run."""
+    noise, samples = torch.randn(5, 2, dtype=torch.float64), []
+    for shift, scale in ((1.0, 1.0), (9.0, 3.0)):
+        schedule = fd.Schedule.flow(shift=shift)
+        plan = fd.plan(None, schedule, 5, prediction="sample", guided=guided)
+        assert plan.solver == "tabulated"
+        samples.append(fd.sample(mixture_model(schedule, scale), plan, noise))
+    torch.testing.assert_close(3 * samples[0], samples[1], rtol=1e-9, atol=1e-9)
+
+
+def test_a_part_of_a_run_and_a_schedule_that_ends_within_the_tables_levels_are_left_to_adams_moulton():
+    whole = fd.plan(None, SCHEDULES["vp"], 5)
+    assert whole.solver == "tabulated"
+    part = fd.plan(None, SCHEDULES["vp"], 5, start=0.5)
+    assert (part.solver, part.nfe, part.end) == ("adams_moulton", 2, (1.0, 0.0))
+    assert fd.plan(None, SCHEDULES["vp"], 5, final_sigma="sigma_min").solver == "adams_moulton"
+    for short in (fd.Schedule.edm(sigma_min=0.2), fd.Schedule.edm(sigma_max=0.5)):
+        assert fd.plan(None, short, 5, prediction="sample").solver == "adams_moulton"
+
+
+@pytest.mark.parametrize("evaluations", [4, 5, 6, 8, 10, 16])
 @pytest.mark.parametrize("kind", ["flow", "vp", "edm"])
 def test_the_default_is_nearer_to_the_solution_than_euler_midpoint_and_heun_on_uniform_times(kind, evaluations):
     schedule, levels = SCHEDULES[kind], torch.linspace(0.06, 0.94, 8, dtype=torch.float64)

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--solver",
         help=f"a solver name or alias, or 'fitted' (default: fitted where there is such a plan, for {_listed()} steps"
-        f" without --guidance and --grid; else {DEFAULT_SOLVER}, as fastdiff.plan chooses it)",
+        f" without --guidance and --grid; else what fastdiff.plan chooses, on a grid of yours {DEFAULT_SOLVER})",
     )
     source.add_argument("--plan", type=Path, metavar="PLAN.JSON", help="run the plan in this file instead")
     parser.add_argument("--steps", type=whole(1), help=f"steps of the solver (default: {STEPS})")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from ..keywords import options_of
 from .catalogue import find_solver
-from .default import GRID, SOLVER, check_alone, default_plan
+from .default import GRID, SOLVER, TABULATED, check_alone, default_plan, default_table
 from .grid import make_grid
 from .options import MEANINGS, check_names, check_order, check_values
 from .plan import Plan
@@ -20,6 +20,7 @@ from .solvers.ancestral import ddim
 from .solvers.dpm_solver_v3 import Statistics
 from .solvers.entry import Solver
 from .solvers.karras import finite_at_zero, midpoint
+from .tabulated import points_of, tabulated
 
 
 def plan(
@@ -111,7 +112,7 @@ def plan(
     >>> plan("dpmpp_2m", Schedule.scaled_linear(), 20, grid="karras")
     <Plan dpmpp_2m on karras: 20 evaluations, epsilon, t 999 to 0, sigma 0.9977 to 0>
     >>> plan(None, Schedule.flow(), 8)
-    <Plan adams_moulton on power: 8 evaluations, flow_prediction, t 1 to 0.0441942, sigma 1 to 0>
+    <Plan tabulated on tabulated: 8 evaluations, flow_prediction, t 1 to 0.0751, sigma 1 to 0>
     """
     # First of all, while the arguments are the only local names.
     options: dict[str, Any] = {k: v for k, v in locals().items() if k in MEANINGS and v is not None}
@@ -120,6 +121,10 @@ def plan(
         bounds = {"log_snr_min": None if log_snr_min == -np.inf else log_snr_min, "invert": invert or None}
         check_alone({**unknown, **options, **{k: v for k, v in {**own_grid, **bounds}.items() if v is not None}})
         chosen = default_plan(schedule, steps, guided)
+        if (table := default_table(steps, guided, start, final_sigma)) and (points := points_of(table, schedule)):
+            prediction = schedule.default_prediction if prediction is None else prediction
+            rows = tabulated(points, prediction, table.shares)
+            return Plan(tuple(rows), (1.0, 0.0), prediction, TABULATED, TABULATED, schedule.knots())
         solver, grid, rho = SOLVER, GRID, chosen.rho
         options = {"order": chosen.order, "lower_order_final": chosen.lower_order_final}
     elif guided:

@@ -1,7 +1,9 @@
 """What `fastdiff.plan(None, schedule, evaluations)` is: the solver and the grid without a fit, by measurement.
 
-`python -m bench.defaults` measures it against every solver of the catalogue on every grid, the simple rules and other
-packages' own samplers, and writes bench/results/defaults.md.
+Of few evaluations a table of numbers (`tabulated`), which `python -m bench.defaults_search` finds on mixtures; of more
+the solver `adams_moulton` on the grid "power". `python -m bench.defaults` measures it on other mixtures and on networks
+against every solver of the catalogue on every grid, the simple rules and other packages' own samplers, and writes
+bench/results/defaults.md.
 """
 
 from __future__ import annotations
@@ -10,13 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .default_tables import GUIDED_TABLES, TABLES
 from .schedule import Schedule, require_schedule
+from .tabulated import Table
 
 SOLVER, GRID = "adams_moulton", "power"
+TABULATED = "tabulated"
 
 
 class Default(NamedTuple):
-    """Of runs with up to so many evaluations: the order of `adams_moulton` and the rho of the grid "power"."""
+    """Of runs without a table, with up to so many evaluations: the order of `adams_moulton`, the rho of "power"."""
 
     evaluations: float
     order: int
@@ -51,6 +56,13 @@ def default_plan(schedule: Schedule, evaluations: object, guided: bool) -> Defau
         raise TypeError(f"guided: expected True or False, got {guided!r}")
     table = GUIDED if guided else TABLE[schedule.kind]
     return next(line for line in table if evaluations <= line.evaluations)
+
+
+def default_table(evaluations: int | None, guided: bool, start: float, final_sigma: str) -> Table | None:
+    """The numbers of a whole run from pure noise to clean data, where there are any."""
+    if evaluations is None or (start, final_sigma) != (1.0, "zero"):
+        return None
+    return (GUIDED_TABLES if guided else TABLES).get(evaluations)
 
 
 def check_alone(given: dict[str, object]) -> None:

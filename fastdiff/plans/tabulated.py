@@ -1,0 +1,64 @@
+"""Runs of few evaluations as numbers: their noise levels, and the share of each prediction of x0 in each step.
+
+The step of every linear solver that is exact for constant x0 is DDIM's along a weighted mean of the predictions so far,
+
+    x_t = (sigma_t / sigma_s) x_s + (alpha_t - alpha_s sigma_t / sigma_s) sum_j w_j x0_j,    sum_j w_j = 1.
+
+A solver is a rule for the w. With a handful of steps the w can be chosen themselves: see `default_tables`. They stay
+the same where all of sigma / alpha is multiplied by one factor, as a shift of the flow's time or another spread of the
+data does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .row import LinearUpdate, Row
+from .schedule import Flow, Points, Schedule
+from .solvers.exponential import first_order
+
+EDM_SPREAD = 0.5  # sigma_data of Karras et al. 2022
+
+
+class Table(NamedTuple):
+    """levels: of the second evaluation on, as the time of a flow, sigma / (alpha + sigma), of data of unit spread.
+
+    shares: for each step but the first the shares of the predictions of x0 before the newest one, oldest first; the
+    newest has what is missing to 1.
+    """
+
+    levels: tuple[float, ...]
+    shares: tuple[tuple[float, ...], ...]
+
+
+def points_of(table: Table, schedule: Schedule) -> Points | None:
+    """The points of a run from t_max to clean data; None where the levels lie outside the schedule's.
+
+    A flow's shift counts for half, in log sigma / alpha: it stands for data of more pixels, not of a larger spread.
+    """
+    spread = EDM_SPREAD if schedule.kind == "ve" else math.sqrt(schedule.shift) if isinstance(schedule, Flow) else 1.0
+    levels = spread * np.array(table.levels) / (1 + (spread - 1) * np.array(table.levels))
+    levels = schedule.stretch_times(levels)
+    ends = schedule.at(np.array([schedule.t_max, schedule.t_min]))
+    first, least = schedule.coordinate(ends, "flow")
+    if not (first > levels[0] and levels[-1] > least):
+        return None
+    inner = schedule.at_coordinate(levels, "flow")
+    clean = (schedule.t_clean, 1.0, 0.0)
+    columns = zip(schedule.at(schedule.t_max), inner, clean, strict=True)
+    return Points(*(np.concatenate([[first], between, [end]]) for first, between, end in columns))
+
+
+def tabulated(points: Points, prediction: str, shares: Sequence[Sequence[float]]) -> list[Row]:
+    """One row a step, with `Table.shares`."""
+    rows = []
+    for i, older in enumerate(((), *shares)):
+        s, t = points.at(i), points.at(i + 1)
+        x, data = first_order(s, t, "data")
+        weights = (1 - sum(older), *reversed(older))  # newest first, as the history is
+        rows.append(Row.at(s, "data", prediction, LinearUpdate(x=x, history=tuple(data * w for w in weights))))
+    return rows
