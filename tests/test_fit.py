@@ -212,7 +212,7 @@ def test_budget_that_ends_with_the_trajectories_leaves_what_they_suggest(monkeyp
 
 def test_budget_that_no_converged_sample_fits_in_is_an_error(ticking):
     with pytest.raises(RuntimeError, match=r"budget: 0 s and \d+ evaluations were spent before .*; give it more"):
-        fit(ticking, SCHEDULE, STEPS, noise(COUNT), seconds=0.5)
+        fit(ticking, SCHEDULE, STEPS, noise(COUNT), seconds=0.2)
 
 
 def test_fit_that_a_budget_stopped_goes_on_in_its_folder(tmp_path, counted):
