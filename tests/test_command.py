@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -422,7 +423,9 @@ def test_an_interruption_is_one_line_and_leaves_no_file(
             os.kill(os.getpid(), signal.SIGINT)
             return x
 
+    digits = replace(demo.network("digits"), model=Interrupted())
     monkeypatch.setattr(demo, "load_model", Interrupted)
+    monkeypatch.setattr(demo, "network", lambda name: digits)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: bars)
     assert main([*command]) == 130
     lines = capsys.readouterr().err.splitlines()

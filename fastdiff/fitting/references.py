@@ -143,9 +143,9 @@ def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance:
             change = _gap(coarse, fine)
             if change < tolerance:
                 return _plan(*contestant, schedule, prediction, steps)
-            found.append((change, contestant, fine))
-        change, *leader = min(found, key=lambda f: f[0])
-        running = [(leader[0], leader[1])]
+            found.append((change, (contestant, fine)))
+        change, leader = min(found, key=lambda f: f[0])
+        running = [leader]
     raise ValueError(
         f"tolerance: halving {steps} steps still changes the samples by {change:.2g} of their size, expected less"
         f" than {tolerance:g}; a model in half precision or one that jumps in t may need a larger tolerance"

@@ -112,7 +112,7 @@ def plan(
     >>> plan("dpmpp_2m", Schedule.scaled_linear(), 20, grid="karras")
     <Plan dpmpp_2m on karras: 20 evaluations, epsilon, t 999 to 0, sigma 0.9977 to 0>
     >>> plan(None, Schedule.flow(), 8)
-    <Plan tabulated on tabulated: 8 evaluations, flow_prediction, t 1 to 0.0751, sigma 1 to 0>
+    <Plan adams_moulton on power: 8 evaluations, flow_prediction, t 1 to 0.0441942, sigma 1 to 0>
     """
     # First of all, while the arguments are the only local names.
     options: dict[str, Any] = {k: v for k, v in locals().items() if k in MEANINGS and v is not None}
