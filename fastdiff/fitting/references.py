@@ -135,7 +135,7 @@ def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance:
 
     steps, change = FIRST_STEPS, math.inf
     running = _agreeing([(c, drawn(c, steps)) for c in contestants(schedule, prediction)])
-    while steps < MAX_STEPS:
+    while running and steps < MAX_STEPS:
         steps *= 2
         found = []
         for contestant, coarse in running:
