@@ -112,7 +112,7 @@ def plan(
     >>> plan("dpmpp_2m", Schedule.scaled_linear(), 20, grid="karras")
     <Plan dpmpp_2m on karras: 20 evaluations, epsilon, t 999 to 0, sigma 0.9977 to 0>
     >>> plan(None, Schedule.flow(), 8)
-    <Plan adams_moulton on power: 8 evaluations, flow_prediction, t 1 to 0.0441942, sigma 1 to 0>
+    <Plan adams_moulton on power: 8 evaluations, flow_prediction, t 1 to 0.026278, sigma 1 to 0>
     """
     # First of all, while the arguments are the only local names.
     options: dict[str, Any] = {k: v for k, v in locals().items() if k in MEANINGS and v is not None}
@@ -126,7 +126,7 @@ def plan(
             rows = tabulated(points, prediction, table.shares)
             return Plan(tuple(rows), (1.0, 0.0), prediction, TABULATED, TABULATED, schedule.knots())
         solver, grid, rho = SOLVER, GRID, chosen.rho
-        options = {"order": chosen.order, "lower_order_final": chosen.lower_order_final}
+        options = {"order": chosen.order}
     elif guided:
         raise ValueError(f"guided: belongs to the default, solver=None; {solver!r} is the same with guidance")
     entry, named_grid = find_solver(solver)

@@ -26,19 +26,12 @@ class Default(NamedTuple):
     evaluations: float
     order: int
     rho: float
-    lower_order_final: bool = True
 
 
 ANY = float("inf")
-FLOW = (
-    Default(3, 2, 1.35),
-    Default(7, 2, 1.5),
-    Default(9, 3, 1.5),
-    Default(14, 4, 1.5),
-    Default(ANY, 4, 1.35, lower_order_final=False),
-)
+FLOW = (Default(3, 2, 1.35), Default(5, 2, 1.5), Default(11, 3, 1.75), Default(ANY, 4, 1.75))
 VP = (Default(3, 2, 1.35), Default(5, 2, 1.5), Default(10, 3, 1.4), Default(ANY, 4, 1.4))
-VE = (Default(3, 3, 1.2), Default(4, 2, 1.5), Default(10, 3, 1.75), Default(ANY, 4, 1.75))
+VE = (Default(3, 3, 1.2), Default(4, 2, 1.5), Default(6, 2, 1.75), Default(9, 3, 1.75), Default(ANY, 4, 1.75))
 # Guidance makes the problem stiff: high orders pay later.
 GUIDED = (Default(9, 2, 1.5), Default(ANY, 3, 1.5))
 TABLE = {"flow": FLOW, "vp": VP, "ve": VE}
