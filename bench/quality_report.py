@@ -109,7 +109,7 @@ def _plot(store: Store, problems: list[str], path: Path) -> None:
         axis.set_xticks(counts, labels=counts)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower right", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
 
