@@ -99,6 +99,26 @@ def seed(request: pytest.FixtureRequest) -> int:
     return value
 
 
+@pytest.fixture(scope="module")
+def short_search() -> Iterator[None]:
+    """Forward fits that try little, in a whole module."""
+    from mixtures import shorten_search
+
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_search(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_fits(short_search: None) -> Iterator[None]:
+    """The same with few plans of the catalogue and one that may count as converged."""
+    from mixtures import shorten_catalogue
+
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_catalogue(patch)
+        yield
+
+
 @pytest.fixture(scope="session")
 def k_diffusion() -> types.ModuleType:
     """k_diffusion.sampling; the test is skipped where it is not installed."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import diffusers
 import pytest
@@ -62,29 +62,7 @@ def wan() -> tuple:
 
 def latents(pipe: object, call: dict[str, object], seed: int = 3) -> Tensor:
     """What is left after the last step."""
-    kept = []
-
-    def keep(pipe: object, i: int, t: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        kept.append(given["latents"])
-        return given
-
-    pipe.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(seed)
-    pipe(**{"num_inference_steps": len(CALLS), "callback_on_step_end": keep, **call}, generator=generator)
-    return kept[-1]
-
-
-@contextmanager
-def calls_of(module: nn.Module) -> Iterator[list[dict[str, object]]]:
-    """The arguments of every call of a module, by name."""
-    calls, signature = [], inspect.signature(module.forward)
-
-    def keep(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
-        calls.append(signature.bind(*args, **kwargs).arguments)
-
-    hook = module.register_forward_pre_hook(keep, with_kwargs=True)
-    yield calls
-    hook.remove()
+    return tiny.last_latents(pipe, {"num_inference_steps": len(CALLS), **call}, seed)
 
 
 def inside(network: nn.Module) -> nn.Module:
@@ -113,7 +91,7 @@ def evaluations(calls: list[dict[str, object]], per_row: int) -> tuple[Tensor, d
 def test_a_pipeline_that_is_followed_draws_what_sample_draws(build: Callable, per_row: int, order: int, unit: float):
     pipe, call, network = build()
     handle = fd.cached(network, order=order).follow(pipe)
-    with calls_of(network) as calls, calls_of(inside(network)) as inner:
+    with tiny.calls_of(network) as calls, tiny.calls_of(inside(network)) as inner:
         drawn = latents(pipe, call)
     assert len(calls) == per_row * len(CALLS)
     assert len(inner) == per_row * CALLS.count("full")
@@ -140,7 +118,7 @@ def images_of(pipe: object, call: dict[str, object]) -> tuple:
 def test_a_run_that_begins_at_a_cheap_row_begins_with_a_full_call():
     pipe, call = images_of(*stable_diffusion()[:2])
     fd.cached(pipe.unet, order=1).follow(pipe)
-    with calls_of(inside(pipe.unet)) as inner:
+    with tiny.calls_of(inside(pipe.unet)) as inner:
         drawn = latents(pipe, call)
     assert len(inner) == 2
     pipe.scheduler = fd.PlanScheduler(pipe.scheduler.plan.with_calls(["full", "full", *CALLS[2:]]))
@@ -186,7 +164,7 @@ def test_two_networks_of_a_pipeline_follow_each_in_its_part_of_the_run():
     pipe.register_to_config(boundary_ratio=0.8)
     handles = [fd.cached(one).follow(pipe) for one in (network, low)]
     with ExitStack() as stack:
-        calls = [stack.enter_context(calls_of(part)) for part in (network, inside(network), low, inside(low))]
+        calls = [stack.enter_context(tiny.calls_of(part)) for part in (network, inside(network), low, inside(low))]
         latents(pipe, call)
     counts = [len(one) for one in calls]
     assert counts == [6, 4, 4, 2]
@@ -217,7 +195,7 @@ def test_calls_of_the_network_from_elsewhere_are_plain_and_copies_do_not_follow(
     kind = type(unet)
     fd.cached(unet).follow(pipe)
     drawn = latents(pipe, call)
-    with calls_of(inside(unet)) as inner:
+    with tiny.calls_of(inside(unet)) as inner:
         for _ in range(2):
             assert torch.equal(unet(x, 500, **words).sample, plain)
     assert len(inner) == 2
@@ -225,7 +203,7 @@ def test_calls_of_the_network_from_elsewhere_are_plain_and_copies_do_not_follow(
     assert {type(twin) for twin in twins} == {kind}
     assert all(torch.equal(twin(x, 500, **words).sample, plain) for twin in twins)
     pipe.scheduler = diffusers.DDIMScheduler(**tiny.STABLE_DIFFUSION)
-    with calls_of(inside(unet)) as inner:
+    with tiny.calls_of(inside(unet)) as inner:
         assert not torch.allclose(latents(pipe, call), drawn)
     assert len(inner) == len(CALLS)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from mixtures import SCHEDULE, model, noise, shorten_catalogue, shorten_search
+from mixtures import SCHEDULE, model, noise
 from torch import Tensor
 
 import fastdiff as fd
@@ -18,15 +18,8 @@ from fastdiff.fitting.budget import Budget
 from fastdiff.fitting.target import FitTarget
 from fastdiff.fitting.trajectory import Rows
 
+pytestmark = pytest.mark.usefixtures("short_fits")
 STEPS, COUNT = 3, 8
-
-
-@pytest.fixture(autouse=True, scope="module")
-def short_search() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        shorten_search(patch)
-        shorten_catalogue(patch)
-        yield
 
 
 def fit(subject: Callable = model, **options: object) -> fd.Plan:
@@ -52,7 +45,7 @@ class Counted:
 
 
 @pytest.fixture(scope="module")
-def plain() -> tuple[fd.Plan, Counted]:
+def plain(short_fits: None) -> tuple[fd.Plan, Counted]:
     counted = Counted()
     return fit(counted, report=counted.report), counted
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from mixtures import SCHEDULE, model, noise, shorten_search
+from mixtures import SCHEDULE, model, noise
 
 import fastdiff as fd
 
-
-@pytest.fixture(autouse=True, scope="module")
-def short_search() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        shorten_search(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("short_search")
 
 
 def fit(subject=model, start=None, steps=4, **options):

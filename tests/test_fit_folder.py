@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixtures import SCHEDULE, model, noise, shorten_catalogue, shorten_search
+from mixtures import SCHEDULE, model, noise, shorten_catalogue
 
 import fastdiff as fd
 from fastdiff.fitting import fit_plan, references
 from fastdiff.fitting.descent import Descent
 
+pytestmark = pytest.mark.usefixtures("short_search")
 COUNT = 32
 SHORT = {"prediction": "sample", "method": "full", "iterations": 1, "batch": 16, "tolerance": 0.02}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def short_search() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        shorten_search(patch)
-        yield
 
 
 def fit(subject: object = model, steps: int = 3, **options: object) -> fd.Plan:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 import pytest
 import tiny_guided_pipelines as guided
 import torch
-from mixtures import SCHEDULE, model, noise, shorten_catalogue, shorten_search
+from mixtures import SCHEDULE, model, noise
 from torch import Tensor, nn
 
 import fastdiff as fd
 from fastdiff.fitting.frozen import frozen, modules_of
+
+pytestmark = pytest.mark.usefixtures("short_fits")
 
 
 class Network(nn.Module):
@@ -32,14 +34,6 @@ class Network(nn.Module):
 
     def flags(self) -> list[bool]:
         return [*(m.training for m in self.modules()), *(p.requires_grad for p in self.parameters())]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def short_search() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        shorten_search(patch)
-        shorten_catalogue(patch)
-        yield
 
 
 def fit(subject: Callable, **options: object) -> fd.Plan:

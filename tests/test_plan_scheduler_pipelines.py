@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import diffusers
@@ -14,7 +12,7 @@ import tiny_flow_pipelines as flow
 import tiny_pipelines as tiny
 import torch
 from plan_variants import moved
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastdiff as fd
 
@@ -30,29 +28,7 @@ SD = {
 
 def run(pipe: object, call: dict[str, object], seed: int = 3) -> Tensor:
     """The latents after the last step."""
-    latents = []
-
-    def keep(pipe: object, i: int, t: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        latents.append(given["latents"])
-        return given
-
-    pipe.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": STEPS, "callback_on_step_end": keep, **call}
-    pipe(**call, generator=torch.Generator().manual_seed(seed))
-    return latents[-1]
-
-
-@contextmanager
-def watched(network: nn.Module) -> Iterator[list[dict[str, object]]]:
-    """The arguments of every call of a network, by name."""
-    calls, signature = [], inspect.signature(network.forward)
-
-    def keep(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
-        calls.append(signature.bind(*args, **kwargs).arguments)
-
-    hook = network.register_forward_pre_hook(keep, with_kwargs=True)
-    yield calls
-    hook.remove()
+    return tiny.last_latents(pipe, {"num_inference_steps": STEPS, **call}, seed)
 
 
 def flow_plan(kind: str) -> fd.Plan:
@@ -69,7 +45,7 @@ def test_flow_pipeline_draws_what_sample_draws(build: Callable, kind: str):
     plan = flow_plan(kind)
     pipe, call = build(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
     pipe.scheduler = fd.PlanScheduler.from_config(pipe.scheduler.config, plan=plan)
-    with watched(pipe.transformer) as calls:
+    with tiny.calls_of(pipe.transformer) as calls:
         drawn = run(pipe, {**call, "num_inference_steps": plan.nfe})
     assert len(calls) == plan.nfe
     words = {name: value for name, value in calls[0].items() if name not in ("hidden_states", "timestep")}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import diffusers
 import torch
@@ -240,3 +242,29 @@ def latent_consistency(scheduler: object) -> tuple:
         scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     return pipe, {"prompt_embeds": prompt()["prompt_embeds"], "output_type": "latent"}
+
+
+def last_latents(pipe: object, call: dict[str, object], seed: int) -> Tensor:
+    """What is left after the last step of a call."""
+    kept = []
+
+    def keep(pipe: object, i: int, t: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        kept.append(given["latents"])
+        return given
+
+    pipe.set_progress_bar_config(disable=True)
+    pipe(**{"callback_on_step_end": keep, **call}, generator=torch.Generator().manual_seed(seed))
+    return kept[-1]
+
+
+@contextmanager
+def calls_of(module: nn.Module) -> Iterator[list[dict[str, object]]]:
+    """The arguments of every call of a module, by name."""
+    calls, signature = [], inspect.signature(module.forward)
+
+    def keep(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
+        calls.append(signature.bind(*args, **kwargs).arguments)
+
+    hook = module.register_forward_pre_hook(keep, with_kwargs=True)
+    yield calls
+    hook.remove()
