@@ -6,7 +6,7 @@
 Contestants: every deterministic solver of the catalogue on four grids (and, on discrete schedules, on the grids made
 for them), ComfyUI's usual samplers on the grids of its menu, Euler, midpoint and Heun on uniform times, and other
 packages' samplers with their own defaults. What is in build/defaults.json is not measured again. Its rows have the keys
-of quality.json. None of the problems has been seen by bench.defaults_search, which found the default's numbers.
+of quality.json. The mixtures are others than those of bench.defaults_search.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ from fastdiff.sampling.noise import randn
 
 from . import partial_caches as caches
 from .machine import processor
+from .markdown import table
 from .partial_costs import Cost, cheap_call, costs, hooked_calls, of_dit, of_unet
+from .quality import measured
 
 RESULT = Path(__file__).parent / "results" / "partial.md"
 CONVERGED, SAMPLES = 150, 16
@@ -98,7 +100,7 @@ class Problem:
 
     def error(self, model: Callable, plan: fd.Plan) -> float:
         """The median over samples of the root mean square distance from the converged ones."""
-        return float((self.draw(model, plan) - self.converged).square().flatten(1).mean(1).sqrt().median())
+        return measured(self.draw(model, plan), self.converged)["median"]
 
     def call(self) -> tuple[Tensor, Tensor]:
         """x and t of one call, to be timed."""
@@ -154,11 +156,6 @@ def call_costs(problem: Problem, repeats: int) -> dict[str, Cost]:
     if hasattr(problem.net.model, "blocks"):
         cheap |= hooked_calls(problem.net.model, caches.DEMO, x, t, **problem.conditions)
     return costs(lambda: problem.net.model(x, t, **problem.conditions), cheap, repeats)
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def shares(found: dict[str, Cost]) -> str:
@@ -217,8 +214,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts = ["# Cheap calls", told()]
-    for title, measured in (("SD's U-Net at a quarter of its width", of_unet), ("PixArt of 12 blocks", of_dit)):
-        found = measured(max(3, options.repeats // 5))
+    for title, costs_of in (("SD's U-Net at a quarter of its width", of_unet), ("PixArt of 12 blocks", of_dit)):
+        found = costs_of(max(3, options.repeats // 5))
         seconds = next(iter(found.values())).full_seconds
         parts += [f"## What they cost: {title}, a full call {seconds:.2f} s", shares(found)]
     for name in SPLITS:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -24,10 +23,12 @@ from torch import Tensor
 
 import fastdiff as fd
 from fastdiff.commands.fit import FIRST_SEED
+from fastdiff.fitting import Trial
 from fastdiff.plans.catalogue import find_solver
 
 from . import digits_metrics, peers, quality_report
 from .problems import Problem, digits, mixture, network_problems, smoothed_digits
+from .quality_summary import FITS, SIZES
 from .store import Store
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,15 +36,9 @@ EVALUATIONS = (3, 4, 5, 6, 7, 8, 10, 12, 15, 20)
 GRIDS = ("time", "quadratic", "logsnr", "karras")
 SCREENED = 16  # samples on which each solver's best grids are found
 BEHIND = 2.0  # times the error of the best solver there, from which on a solver is not judged on all samples
-SIZES = ("median", "rmse")
 PARTS = ("catalogue", "peers", "fits", "frechet")
 NETWORK_EVALUATIONS = (4, 5, 6, 8, 10, 15, 20)
 FITTED = (6, 8, 5, 10, 4, 15)  # evaluations of fits, those that tell most first
-FITS: dict[str, dict[str, object]] = {
-    "forward, 8": {"samples": 8},
-    "forward, 32": {"samples": 32},
-    "full": {"samples": 512, "method": "full"},
-}
 
 LEFT_OUT = {"euler", "unipc_bh1", "heun", "dpm_2"}  # the rows of ddim, a variant of unipc, and those told apart below
 VARIANTS = {
@@ -155,27 +150,17 @@ def fits(study: Study, store: Store, exact: Tensor, work: Path, names: list[str]
         key = {"problem": problem.name, "kind": "fits", "solver": name, "nfe": nfe}
         if store.has(key):
             continue
-        model = Counted(problem.model)
         options = FITS[name] | (study.options if name == "full" else {})
+        trials: list[Trial] = []
         began = time.perf_counter()
-        plan = _fit(replace(problem, model=model), nfe, **options)
-        row = {"grid": plan.solver, "spent": plan.nfe, "seconds": time.perf_counter() - began, "calls": model.count}
+        plan = _fit(problem, nfe, report=trials.append, **options)
+        seconds, calls = time.perf_counter() - began, max(trial.evaluations for trial in trials)
+        row = {"grid": plan.solver, "spent": plan.nfe, "seconds": seconds, "calls": calls}
         path = _file(work, problem, name, nfe)
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.save(path)
         store.add(key, [{**row, **measured(problem.draw(plan, seeds), exact)}])
         print(key, store.rows[-1], flush=True)
-
-
-class Counted:
-    """A model that counts the samples it is asked for."""
-
-    def __init__(self, model: Callable[..., Tensor]) -> None:
-        self.model, self.count = model, 0
-
-    def __call__(self, x: Tensor, t: Tensor, **conditions: object) -> Tensor:
-        self.count += len(x)
-        return self.model(x, t, **conditions)
 
 
 def _fit(problem: Problem, nfe: int, samples: int, **options: object) -> fd.Plan:

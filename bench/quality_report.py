@@ -9,7 +9,8 @@ import torch
 
 from . import quality_summary
 from .machine import processor
-from .quality_summary import FITS, SIZES, UNFITTED, earlier, number, spread
+from .markdown import number, table
+from .quality_summary import FITS, SIZES, UNFITTED, earlier, spread
 from .store import Store
 
 TITLES = {
@@ -57,22 +58,22 @@ def write(store: Store, out: Path) -> None:
 def _errors(store: Store, problem: str, size: str) -> str:
     rows = [row for kind in UNFITTED for row in store.select(problem=problem, kind=kind)]
     counts = sorted({row["nfe"] for row in rows})
-    lines = [f"| {SIZES[size]}, NFE | " + " | ".join(map(str, counts)) + " |", "|---" * (len(counts) + 1) + "|"]
+    lines = []
     for name in FITS:
         fits = [store.select(problem=problem, kind="fits", solver=name, nfe=nfe) for nfe in counts]
         if any(fits):
-            lines.append(f"| {name} | " + " | ".join(number(f[0][size]) if f else "-" for f in fits) + " |")
+            lines.append([name, *(number(f[0][size]) if f else "-" for f in fits)])
     fits = [earlier(store, problem, nfe, size) for nfe in counts]
     if any(map(len, fits)):
-        lines.append("| earlier full | " + " | ".join(map(spread, fits)) + " |")
+        lines.append(["earlier full", *map(spread, fits)])
     for solver in dict.fromkeys(row["solver"] for row in rows):
         cells = []
         for nfe in counts:
             found = [row for row in rows if row["solver"] == solver and row["nfe"] == nfe]
             row = min(found, key=lambda row: row[size], default=None)
             cells.append("-" if row is None else f"{number(row[size])} {row['grid'][:2]}")
-        lines.append(f"| {solver} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([solver, *cells])
+    return table([f"{SIZES[size]}, NFE", *counts], lines)
 
 
 def _frechet(store: Store, problem: str) -> str | None:
@@ -80,11 +81,8 @@ def _frechet(store: Store, problem: str) -> str | None:
     if not rows:
         return None
     keys = [key for key in rows[0] if key not in ("problem", "kind", "solver", "nfe")]
-    lines = [f"**{problem}**\n", "| plan | NFE | " + " | ".join(keys) + " |", "|---" * (len(keys) + 2) + "|"]
-    for row in rows:
-        values = " | ".join(f"{row[key]:.3f}" for key in keys)
-        lines.append(f"| {row['solver']} | {row['nfe'] or ''} | {values} |")
-    return "\n".join(lines)
+    lines = [[row["solver"], row["nfe"] or "", *(f"{row[key]:.3f}" for key in keys)] for row in rows]
+    return f"**{problem}**\n\n" + table(["plan", "NFE", *keys], lines)
 
 
 def _plot(store: Store, problems: list[str], path: Path) -> None:

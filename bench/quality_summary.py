@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from .markdown import number, table
 from .store import Store
 
 UNFITTED = ("catalogue", "peers")
@@ -16,7 +17,11 @@ OFFERED = {
     **dict.fromkeys(("deis", "deis_rhoab", "ipndm", "pndm"), "tqlk"),
     **dict.fromkeys(("gradient_estimation", "res_multistep"), "tlk"),
 }
-FITS = ("forward, 8", "forward, 32", "full")
+FITS: dict[str, dict[str, object]] = {  # options of `bench.quality.fits`
+    "forward, 8": {"samples": 8},
+    "forward, 32": {"samples": 32},
+    "full": {"samples": 512, "method": "full"},
+}
 COUNTS = (4, 5, 6, 8, 10, 15)
 CROSSED = ((6, 10), (10, 20))
 SIZES = {"median": "median", "rmse": "RMSE"}
@@ -46,11 +51,6 @@ def earlier(store: Store, problem: str, nfe: int, size: str) -> np.ndarray:
     return np.array([row[size] for row in store.select(problem=problem, kind="earlier", nfe=nfe)])
 
 
-def number(value: float) -> str:
-    """An error, for the reader."""
-    return f"{value:.4f}" if value >= 1e-3 else f"{value:.1e}"
-
-
 def spread(values: np.ndarray) -> str:
     """The mean over fits, and their standard deviation where there are several; a dash where there is none."""
     if not len(values):
@@ -68,12 +68,12 @@ def _ratio(store: Store, problem: str, name: str, few: int, many: int, size: str
 
 
 def _ratios(store: Store, problems: list[str], size: str) -> str:
-    lines = [_row("problem", "plan", *COUNTS), "|---" * (len(COUNTS) + 2) + "|"]
+    lines = []
     for problem in problems:
         for title, offered in (("best of peers", True), ("best of all", False)):
             rows = (best_unfitted(store, problem, nfe, size, offered) for nfe in COUNTS)
             cells = ["-" if r is None else f"{number(r[size])} {r['solver']}, {r['grid']}" for r in rows]
-            lines.append(_row(problem if offered else "", title, *cells))
+            lines.append([problem if offered else "", title, *cells])
         for name in FITS:
             fits = [_fitted(store, problem, name, nfe) for nfe in COUNTS]
             ratios = [_ratio(store, problem, name, nfe, nfe, size) for nfe in COUNTS]
@@ -81,14 +81,14 @@ def _ratios(store: Store, problems: list[str], size: str) -> str:
                 cells = [
                     "-" if f is None else f"{number(f[size])} {_bold(r)}" for f, r in zip(fits, ratios, strict=True)
                 ]
-                lines.append(_row("", name, *cells))
+                lines.append(["", name, *cells])
         if any(len(earlier(store, problem, nfe, size)) for nfe in COUNTS):
-            lines.append(_row("", "earlier full", *(spread(earlier(store, problem, nfe, size)) for nfe in COUNTS)))
+            lines.append(["", "earlier full", *(spread(earlier(store, problem, nfe, size)) for nfe in COUNTS)])
     for title, group in _groups(problems).items():
         for name in FITS:
             means = [_mean(_ratio(store, p, name, nfe, nfe, size) for p in group) for nfe in COUNTS]
-            lines.append(_row(f"geometric mean over {title}", name, *means))
-    return "\n".join(lines)
+            lines.append([f"geometric mean over {title}", name, *means])
+    return table(["problem", "plan", *COUNTS], lines)
 
 
 def _groups(problems: list[str]) -> dict[str, list[str]]:
@@ -106,23 +106,23 @@ def _mean(ratios: Iterable[float | None]) -> str:
 
 def _crossed(store: Store, problems: list[str]) -> str:
     titles = [f"{name}: {few} against {many}" for few, many in CROSSED for name in FITS]
-    lines = [_row("problem", *titles), "|---" * (len(titles) + 1) + "|"]
+    lines = []
     for problem in problems:
         cells = []
         for few, many in CROSSED:
             for name in FITS:
                 pair = [_ratio(store, problem, name, few, many, size) for size in SIZES]
                 cells.append("-" if None in pair else " / ".join(map(_bold, pair)))
-        lines.append(_row(problem, *cells))
-    return "\n".join(lines)
+        lines.append([problem, *cells])
+    return table(["problem", *titles], lines)
 
 
 def _costs(store: Store, problems: list[str]) -> str:
-    lines = [_row("problem", *FITS), "|---" * (len(FITS) + 1) + "|"]
+    lines = []
     for problem in problems:
         rows = [store.select(problem=problem, kind="fits", solver=name) for name in FITS]
-        lines.append(_row(problem, *(_cost(found) for found in rows)))
-    return "\n".join(lines)
+        lines.append([problem, *map(_cost, rows)])
+    return table(["problem", *FITS], lines)
 
 
 def _cost(rows: list[dict]) -> str:
@@ -134,7 +134,3 @@ def _cost(rows: list[dict]) -> str:
 
 def _bold(ratio: float | None) -> str:
     return "-" if ratio is None else f"**{ratio:.2f}**"
-
-
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"

@@ -38,7 +38,7 @@ TRIED = 24  # settings that the model is asked about, after the linear model has
 FIRST_TRIED = 6  # of those, so that a small budget has a plan soon
 MOVED = 3  # of those, whose grids and times are moved; each time the better half goes on
 MAX_ITERATIONS = 12
-LEAST_GAIN = 0.01  # of the mean distance in an iteration, below which the grid stays: less is not real
+LEAST_GAIN = 0.01  # of the mean distance in an iteration, below which the grid stays
 KINDS = ("grid", "time")
 
 
@@ -75,7 +75,6 @@ class _Search:
         folds = folds_of(count)
         self.model = Forward(ModelSource(fit.target, torch.arange(count)), fit.trajectory, fit.starts, folds)
         self.linear = Forward(LinearSource(fit.trajectory), fit.trajectory, fit.starts, folds)
-        self.each = np.full(count, np.inf)
 
     @cached_property
     def noise(self) -> float:
@@ -120,9 +119,6 @@ class _Search:
     def offer(self, found: Found, fitted: Fitted) -> None:
         """Keep the setting's plan where it is the best so far; its weights are fitted to all samples on their way."""
         journal = self.fit.journal
-        if fitted.mean >= float(self.each.mean()):
-            return
-        self.each = fitted.each
         trial = self.fit.trial("forward", found.name, fitted.each)
         if journal.best is None or trial.mean < journal.best[0].mean:
             journal.keep(trial, replace(found, p=fitted.p).plan)

@@ -20,7 +20,7 @@ from .journal import STAGE_FILES
 from .target import FitTarget
 
 Contestant = tuple[str, dict[str, Any], str]  # solver, its options, grid
-# One of each family of solvers and grids, of which at least two are good on every schedule.
+# On each of eleven problems the best of them at 20 steps was one of the two that agreed best.
 CONTESTANTS: tuple[Contestant, ...] = (
     ("unipc", {"order": 3}, "quadratic"),
     ("adams_moulton", {"order": 4}, "power"),

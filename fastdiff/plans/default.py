@@ -1,9 +1,9 @@
 """What `fastdiff.plan(None, schedule, evaluations)` is: the solver and the grid without a fit, by measurement.
 
-Of few evaluations a table of numbers (`tabulated`), which `python -m bench.defaults_search` finds on mixtures; of more
-the solver `adams_moulton` on the grid "power". `python -m bench.defaults` measures it on other mixtures and on networks
-against every solver of the catalogue on every grid, the simple rules and other packages' own samplers, and writes
-bench/results/defaults.md.
+Of 4 and 5 evaluations a table of numbers (`tabulated`), found as `python -m bench.defaults_search` finds such on
+mixtures; of others the solver `adams_moulton` on the grid "power". `python -m bench.defaults` measures it on other
+mixtures and on networks against every solver of the catalogue on every grid, the simple rules and other packages' own
+samplers, and writes bench/results/defaults.md. The lines below were chosen by what is measured there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The numbers of `fastdiff.plan(None, ...)` for few evaluations, as `python -m bench.defaults_search` found them."""
+"""The numbers of `fastdiff.plan(None, ...)` for few evaluations, found in rounds of `bench.defaults_search`."""
 
 from .tabulated import Table
 
