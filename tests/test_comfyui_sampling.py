@@ -25,7 +25,7 @@ from fastdiff.comfyui.fit import check_guidance
 from fastdiff.comfyui.host_plan import sampler_of, sigmas_of
 from fastdiff.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from fastdiff.comfyui.samplers import NAMES, options_of, read_options
-from fastdiff.fitting import references, stages
+from fastdiff.fitting import fit_plan, references
 from fastdiff.guidance import APG, CFG, CFGpp, History, ZeroStar
 
 BOTH_KINDS = pytest.mark.parametrize("flow", [False, True], ids=["noise", "flow"])
@@ -187,8 +187,8 @@ def small_fits(monkeypatch):
     """Fits that compare a few plans, with references that have hardly converged."""
     monkeypatch.setattr(comfyui_fit, "TOLERANCE", 0.2)
     monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
-    few = lambda *args, found=stages.candidates: found(*args)[:10]  # noqa: E731
-    monkeypatch.setattr(stages, "candidates", few)
+    few = lambda *args, found=fit_plan.candidates: found(*args)[:10]  # noqa: E731
+    monkeypatch.setattr(fit_plan, "candidates", few)
 
 
 def fit(patcher, latent, **values):

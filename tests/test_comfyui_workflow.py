@@ -139,11 +139,11 @@ def fitting(**values):
 @pytest.fixture
 def small_fits(monkeypatch):
     from fastdiff.comfyui import fit
-    from fastdiff.fitting import references, stages
+    from fastdiff.fitting import fit_plan, references
 
     monkeypatch.setattr(fit, "TOLERANCE", 0.3)
     monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
-    monkeypatch.setattr(stages, "candidates", lambda *args, found=stages.candidates: found(*args)[:10])
+    monkeypatch.setattr(fit_plan, "candidates", lambda *args, found=fit_plan.candidates: found(*args)[:10])
 
 
 def test_a_fit_is_made_once_and_its_file_gives_the_same_image(app, small_fits):

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from gaussian import Gaussian, run_rows
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_sde_moments import noise_count
 
@@ -113,6 +113,7 @@ def test_uniform_times_down_to_the_least_noise_gain_from_more_steps_and_from_a_s
 @settings(max_examples=40)
 def test_step_far_longer_than_the_one_before_is_of_first_order(lengths, schedule, solver):
     """On every grid: it reads the newest output alone, and of no other step is anything changed."""
+    assume(all(abs(there / here - 2.5) > 1e-6 for here, there in pairwise(lengths)))  # rounding decides between them
     kind = SCHEDULES[schedule]
     first, last = max(float(kind.log_snr(kind.t_max)), -4.0), float(kind.log_snr(kind.t_min))
     log_snr = first + np.append(0.0, np.cumsum(lengths)) * min(1.0, 0.999 * (last - first) / sum(lengths))

@@ -181,7 +181,7 @@ def test_a_fit_with_other_steps_in_the_same_folder_starts_at_once(complete, tmp_
         shutil.copytree(complete[0], tmp_path / f"{memory}")
         calls.clear()
         fit(counting, 4, folder=tmp_path / f"{memory}", memory=memory)
-        assert sum(calls) == 2 * 3 * 4  # what tells one model from another: twice three steps of four samples
+        assert sum(calls) == 2 * 3 * 4 + 3 * 2  # twice three steps of four samples, and two samples at two times
 
 
 def test_file_that_was_deleted_as_told_is_made_anew(complete, tmp_path):

@@ -178,3 +178,12 @@ def test_a_model_in_half_precision_can_be_fitted():
         for p in (plan, first)
     )
     assert fitted_error < 0.5 * other
+
+
+@pytest.mark.usefixtures("short_search")
+def test_a_model_that_reads_one_time_a_call_gets_the_plan_of_one_that_reads_each_samples():
+    def reading_one(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return model(x, t[:1].expand(len(x)))
+
+    each, one = (fd.fit(m, SCHEDULE, 4, noise(SAMPLES), prediction="sample").table for m in (model, reading_one))
+    np.testing.assert_allclose(one.view(float), each.view(float), rtol=1e-9, atol=1e-9)

@@ -103,6 +103,7 @@ def _denoiser(model: Any, schedule: Schedule, extra_args: dict[str, Any], second
         given = x / float(point.alpha) if schedule.kind == "vp" else x
         return model(given, x.new_full((len(x),), float(level_of(point))), **extra_args)
 
+    denoised.one_time = True  # type: ignore[attr-defined]  # guidance and patches in ComfyUI read the first sigma
     return denoised
 
 

@@ -39,6 +39,8 @@ def distances(x: Tensor, exact: Tensor) -> Tensor:
 def check_model(target: FitTarget, schedule: Schedule, prediction: str) -> list[float]:
     """The root mean square of a few samples by a cheap plan, which tells one model from another.
 
+    Finds out, too, whether the model reads one time for all samples of a call.
+
     Raises ValueError where they hold NaN or are not the same a second time.
     """
     table = _plan(*CONTESTANTS[0], schedule, prediction, 3)
@@ -55,7 +57,20 @@ def check_model(target: FitTarget, schedule: Schedule, prediction: str) -> list[
             f"model: the same noise gave samples that differ by {gap:.3g}; a plan can only be fitted to a deterministic"
             " model (call model.eval(), fix its noise)"
         )
+    target.one_time = target.one_time or _reads_one_time(target, table)
     return distances(first, torch.zeros_like(first)).tolist()
+
+
+def _reads_one_time(target: FitTarget, table: Plan) -> bool:
+    """Whether two samples at two times get other outputs than each has at its own: many models look at t[0] alone."""
+    if target.batch == 1:
+        return False
+    places = torch.arange(2)
+    times = torch.tensor([table.rows[0].t, table.rows[-1].t], dtype=torch.float64)
+    x = target.started(table, places, None)
+    one, other, both = (target.output_alone(x, times[each], places) for each in ([0, 0], [1, 1], [0, 1]))
+    apart = torch.stack([one[0], other[1]])
+    return float(distances(both, apart).max()) > 1e-3 * float(apart.double().square().mean().sqrt())
 
 
 class ReferenceSampler:

@@ -46,6 +46,7 @@ class FitTarget:
         self.guidance, self.uncond, self.mode = guidance, uncond, guidance_mode
         self.model_dtype = model_dtype or noise.dtype
         self.conditions, self.each = conditions or {}, each or {}
+        self.one_time = bool(getattr(model, "one_time", False))  # it reads one time for all samples of a call
 
     @property
     def together(self) -> int:
@@ -137,15 +138,20 @@ class FitTarget:
     def output(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
         """The model's output, guided where it is, for x [n, ...] and t [n] of the samples at `part` [n].
 
-        A model with a true `one_time`, such as a pipeline's, is called once for each time.
+        With a true `one_time`, which a model may have as its attribute, it is called once for each time.
         """
         share = self.ranks.share
         m = self._own_output(share(x), share(t), share(part))
         self.spend(part, 1)
         return self.ranks.whole(m, len(part))
 
+    def output_alone(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
+        """The same in one call whatever t [n] is, in every process: for a few samples."""
+        self.spend(part, 1)
+        return self.evaluator(part)(x.to(self.noise.dtype), t.to(self.noise))
+
     def _own_output(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
-        if getattr(self.model, "one_time", False) and not bool((t == t[0]).all()):
+        if self.one_time and not bool((t == t[0]).all()):
             out = torch.empty_like(x)
             for time in t.unique():
                 here = t == time
