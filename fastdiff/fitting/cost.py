@@ -19,18 +19,30 @@ def of_search(target: FitTarget, schedule: Schedule, prediction: str, pace: floa
     return f"at least {least:,} evaluations, {_duration(pace * least)} to find a converged plan"
 
 
-def of_forward(target: FitTarget, converged: Plan, drawn: int, count: int, steps: int, plans: int, pace: float) -> str:
+def of_forward(
+    target: FitTarget,
+    converged: Plan,
+    drawn: int,
+    count: int,
+    steps: int,
+    starts: int,
+    plans: int,
+    pace: float,
+    parallel: int = 1,
+) -> str:
     """Of the trajectories of `count` samples, `drawn` of them known, the forward fit on them, and the catalogue's race.
 
-    plans: how many plans of the catalogue there are.
+    starts: how many plans the forward fit begins with. plans: how many the catalogue has. parallel: evaluations in each
+    call of a fitted plan.
     """
-    moves = 2 * steps + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
+    rows = steps * parallel
+    moves = steps + rows + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
     iterations = forward_stage.MOVED * forward_stage.MAX_ITERATIONS  # at most, for the better half alone goes on
-    few, all_of = min(plans, forward_stage.TRIED) + 1, count * steps
+    few, moved = min(starts, forward_stage.TRIED) + 1, min(starts, forward_stage.MOVED)
     rounding = 4 * min(count, gauss_newton.NOISE_SAMPLES)
-    moved, finalists = min(plans, forward_stage.MOVED), min(plans, search.MIN_FINALISTS)
-    least = (1 + 2 * moved + finalists) * all_of + rounding
-    most = (few + moved + iterations * moves + plans) * all_of + rounding
+    finalists = min(plans, search.MIN_FINALISTS)
+    least = count * ((1 + 2 * moved) * rows + finalists * steps) + rounding
+    most = count * ((few + moved + iterations * moves) * rows + plans * steps) + rounding
     traced = (count - drawn) * converged.nfe
     least, most = ((traced + part) * target.evaluations for part in (least, most))
     return f"{least:,} to {most:,} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"

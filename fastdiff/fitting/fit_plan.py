@@ -25,6 +25,7 @@ from .found import Fit
 from .frozen import frozen
 from .gaussian import GaussianStart
 from .journal import Journal, Trial
+from .parallel import MAX_PARALLEL, parallel_candidates
 from .ranks import Ranks
 from .references import ReferenceSampler, check_model
 from .search import candidates, first_plan
@@ -50,6 +51,7 @@ def fit(
     model_dtype: torch.dtype | None = None,
     conditions: Iterable[Mapping[str, Tensor]] | None = None,
     head: GaussianStart | int | None = None,
+    parallel: int = 1,
     method: str = "forward",
     held_out: float = 0.25,
     iterations: int = 100,
@@ -91,6 +93,9 @@ def fit(
     head: a `GaussianStart`, or its rank: one of that rank is then estimated from the references and kept as
         STEPS/head.safetensors in the folder. Where the plan begins is fitted too; it runs as
         `sample(model, plan, head(noise, plan))`.
+    parallel: evaluations that each model call makes, at most 4. `steps` are then calls: the plan has `parallel` rows
+        for each, whose states are known together, and `sample(..., parallel=True)` makes them in one call. The
+        catalogue's plans are tried with as many calls of one evaluation. Not with head.
     iterations: of the descent by gradients. With guidance more can pay.
     batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
     tolerance: relative change at which the references count as converged.
@@ -118,6 +123,10 @@ def fit(
     spent before the references have converged.
     """
     _check(noise, held_out, method, steps=steps, iterations=iterations, batch=batch)
+    if not isinstance(parallel, int) or not 1 <= parallel <= MAX_PARALLEL:
+        raise ValueError(f"parallel: expected a whole number from 1 to {MAX_PARALLEL}, got {parallel!r}")
+    if parallel > 1 and head is not None:
+        raise ValueError("head: not with parallel evaluations")
     _require_positive(tolerance=tolerance, seconds=seconds, evaluations=evaluations, memory=memory)
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
@@ -133,11 +142,12 @@ def fit(
     ranks.require_same(
         noise=_digest(noise), steps=steps, prediction=prediction, method=method, held_out=held_out_count, batch=batch,
         iterations=iterations, tolerance=tolerance, seconds=seconds, evaluations=evaluations, seed=seed,
+        parallel=parallel,
     )  # fmt: skip
     budget = Budget(seconds, evaluations, ranks)
     target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each, ranks)
     kept = Folder(None if folder is None else Path(folder), ranks)
-    journal = Journal(kept.within(f"{steps}"), report)
+    journal = Journal(kept.within(f"{steps}" if parallel == 1 else f"{steps}x{parallel}"), report)
     converges = False
     try:
         with frozen(model):
@@ -157,9 +167,11 @@ def fit(
             converged = sampler.find_plan(schedule, prediction, tolerance)
             converges, pace = True, budget.lap()
             plans = candidates(schedule, prediction, steps)
+            starts = plans if parallel == 1 else parallel_candidates(schedule, prediction, steps, parallel)
             with Tracer(target, converged, traced, kept, memory) as tracer:
                 if not journal.folder.has("catalogue.json"):
-                    ahead = cost.of_forward(target, converged, tracer.known, traced, steps, len(plans), pace)
+                    sizes = (tracer.known, traced, steps, len(starts), len(plans))
+                    ahead = cost.of_forward(target, converged, *sizes, pace, parallel)
                     journal.note("cost", f"{ahead}; {tracer.told}")
                 trajectory = tracer.draw()
                 if isinstance(head, int):
@@ -169,10 +181,10 @@ def fit(
                     target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head,
                     save_memory=save_memory, progress=progress and ranks.is_first,
                 )  # fmt: skip
-                found = run_forward(task, plans)
+                found = run_forward(task, plans, None if parallel == 1 else starts)
                 if full:
                     if not journal.folder.has("differences.json"):
-                        counts = (traced, len(noise) - held_out_count, steps, iterations)
+                        counts = (traced, len(noise) - held_out_count, steps * parallel, iterations)
                         journal.note("cost", cost.of_full(target, converged, *counts, budget.lap()))
                     task.references = sampler.draw_references(converged, trajectory.end, task.progress)
                     task.held_out = held_out_count

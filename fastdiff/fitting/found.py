@@ -13,8 +13,9 @@ from ..plans.plan import Plan
 from ..plans.schedule import Points, Schedule
 from .gaussian import GaussianStart
 from .journal import Journal, Trial
+from .parallel import spec_of
 from .references import distances
-from .search import Candidate, SolverSpec
+from .search import Candidate
 from .space import PlanSpace
 from .target import FitTarget
 from .trajectory import Trajectory
@@ -111,7 +112,7 @@ class Found:
     @classmethod
     def restored(cls, record: dict[str, Any], schedule: Schedule, prediction: str) -> Found:
         """What `record` described."""
-        spec = SolverSpec(record["solver"], schedule, prediction, record["options"])
+        spec = spec_of(record["solver"], schedule, prediction, record["options"])
         points = Points(*(np.array(v) for v in record["points"]))
         candidate = Candidate(spec, record["grid"], points, spec.build(points))
         space = PlanSpace(spec.build, schedule, points)
