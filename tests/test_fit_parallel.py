@@ -63,6 +63,11 @@ def test_a_number_of_evaluations_that_cannot_be_is_refused(parallel):
         fit(parallel)
 
 
+def test_a_model_of_one_time_is_refused():
+    with pytest.raises(ValueError, match="parallel: the model reads one time"):
+        fit(2, lambda x, t: model(x, t[:1].expand(len(x))))
+
+
 def test_a_head_start_is_refused(tmp_path):
     with pytest.raises(ValueError, match="head: not with parallel"):
         fit(2, head=2, folder=tmp_path)

@@ -119,8 +119,9 @@ def fit(
     are as before. The forward fit keeps no graph.
 
     Raises ValueError or TypeError naming the argument: too few samples, a model that returns NaN or is not
-    deterministic, references that do not converge, a folder of another fit. Raises RuntimeError where the budget is
-    spent before the references have converged.
+    deterministic, references that do not converge, a folder of another fit, parallel evaluations by a model that reads
+    one time for all samples of a call. Raises RuntimeError where the budget is spent before the references have
+    converged.
     """
     _check(noise, held_out, method, steps=steps, iterations=iterations, batch=batch)
     if not isinstance(parallel, int) or not 1 <= parallel <= MAX_PARALLEL:
@@ -153,6 +154,8 @@ def fit(
         with frozen(model):
             fingerprint = check_model(target, schedule, prediction)
             ranks.require_same(model=fingerprint)
+            if parallel > 1 and target.one_time:
+                raise ValueError("parallel: the model reads one time for all samples of a call, those are told several")
             pace = budget.lap()
             first_plan(schedule, prediction, steps)  # an error before more is spent, where there is no plan to fit
             kept.claim(schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint)

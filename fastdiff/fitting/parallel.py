@@ -40,9 +40,8 @@ class ParallelSpec(SolverSpec):
                 last = j == count - 1
                 unknown = 0 if last else j + 1
                 history = (*[0.0] * unknown, from_output) if i or last else ()
-                line = LinearUpdate(
-                    from_state if j else 0.0, 0.0 if j else from_state, history
-                )  # later x_i is the base
+                of_base, of_x = (from_state, 0.0) if j else (0.0, from_state)
+                line = LinearUpdate(of_base, of_x, history)
                 base = None if last else BASE_UNCHANGED if j else BASE_FROM_X
                 rows.append(Row.at(point, form, self.prediction, line, base))
         end = float(points.alpha[-1]), float(points.sigma[-1])

@@ -22,13 +22,8 @@ def require_turns(model: Model, plan: Plan, **options: object) -> None:
     for name, value in options.items():
         if value is not None and value is not False:
             raise ValueError(f"{name}: not with parallel=True")
-    if len(plan.turns) == plan.nfe:
-        raise ValueError(
-            f"parallel: every row of the plan {plan.solver} reads the output before it, so none can share a call; fit"
-            " one with fastdiff.fit(..., parallel=2)"
-        )
     plan.refuse_cheap_calls("which no parallel run makes")
-    if getattr(model, "one_time", False):
+    if getattr(model, "one_time", False) and len(plan.turns) < plan.nfe:
         raise ValueError("parallel: the model reads one time for all samples of a call, those of a turn have several")
 
 

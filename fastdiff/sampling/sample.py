@@ -127,9 +127,9 @@ def sample(
         model cannot be captured or the noise is not on a CUDA device. Not with callback, progress, return_trajectory or
         mask.
     parallel: make the evaluations of a turn (`Plan.turns`) in one call of the model, on as many times B samples: less
-        latency where a small batch leaves a device idle. For plans of `fastdiff.fit(..., parallel=2)`; the samples are
-        those of the same plan without it. Tensors among the keyword arguments whose first dimension is B are repeated.
-        The model has to read each sample's own t. Not with graph, callback, progress, return_trajectory, mask, clamp,
+        latency where a small batch leaves a device idle. For plans of `fastdiff.fit(..., parallel=2)`; a turn of other
+        plans is a row. The samples are those of the same plan without it. Tensors among the keyword arguments whose
+        first dimension is B are repeated. The model has to read each sample's own t. Not with graph, callback, progress, return_trajectory, mask, clamp,
         threshold or one of `fastdiff.guidance`.
     No gradients are recorded. Raises TypeError or ValueError naming the argument.
 
