@@ -129,8 +129,8 @@ def sample(
     parallel: make the evaluations of a turn (`Plan.turns`) in one call of the model, on as many times B samples: less
         latency where a small batch leaves a device idle. For plans of `fastdiff.fit(..., parallel=2)`; a turn of other
         plans is a row. The samples are those of the same plan without it. Tensors among the keyword arguments whose
-        first dimension is B are repeated. The model has to read each sample's own t. Not with graph, callback, progress, return_trajectory, mask, clamp,
-        threshold or one of `fastdiff.guidance`.
+        first dimension is B are repeated. The model has to read each sample's own t. Not with graph, callback,
+        progress, return_trajectory, mask, clamp, threshold or one of `fastdiff.guidance`.
     No gradients are recorded. Raises TypeError or ValueError naming the argument.
 
     >>> plan = fd.plan("unipc", fd.Schedule.flow(), steps=8)
