@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
-from . import forward_stage, gauss_newton, references, search, stages
+from . import convergence, forward_stage, gauss_newton, stages
 from .target import FitTarget
 
 
-def of_search(target: FitTarget, schedule: Schedule, prediction: str, pace: float) -> str:
+def of_search(target: FitTarget, schedule: Schedule, prediction: str, evaluations: int | None, pace: float) -> str:
     """Of finding the plan whose samples have converged, where the first number of steps that counts is enough.
 
-    pace: seconds of an evaluation.
+    evaluations: of the plan that is to be fitted, where its error counts. pace: seconds of an evaluation.
     """
-    able = len(references.contestants(schedule, prediction))
-    steps = references.FIRST_STEPS * (able + 2)  # all, and one of them with twice as many
-    least = min(references.PROBE_SAMPLES, len(target.noise)) * steps * target.evaluations
+    first = convergence.FIRST_STEPS
+    numbers = (first,) if evaluations is None else (first, evaluations)
+    plans = [plan for n in numbers for _, plan in convergence.contestants(schedule, prediction, n)]
+    runs = sum(plan.nfe for plan in plans) - (len(plans) - 1) + 2 * first  # those that begin alike ask once there
+    least = min(convergence.PROBE_SAMPLES, len(target.noise)) * runs * target.evaluations
     return f"at least {least:,} evaluations, {_duration(pace * least)} to find a converged plan"
 
 
@@ -37,14 +39,13 @@ def of_forward(
     """
     rows = steps * parallel
     moves = steps + rows + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
-    iterations = forward_stage.MOVED * forward_stage.MAX_ITERATIONS  # at most, for the better half alone goes on
-    few, moved = min(starts, forward_stage.TRIED) + 1, min(starts, forward_stage.MOVED)
+    moved, tried = min(starts, forward_stage.MOVED), min(starts, forward_stage.TRIED)
+    iterations = moved + (forward_stage.MAX_ITERATIONS - 1) * max(1, moved // 2)
     rounding = 4 * min(count, gauss_newton.NOISE_SAMPLES)
-    finalists = min(plans, search.MIN_FINALISTS)
-    least = count * ((1 + 2 * moved) * rows + finalists * steps) + rounding
-    most = count * ((few + moved + iterations * moves) * rows + plans * steps) + rounding
     traced = (count - drawn) * converged.nfe
-    least, most = ((traced + part) * target.evaluations for part in (least, most))
+    least = count * (rows + steps) + traced
+    most = count * ((tried + moved + iterations * moves + 1) * rows + plans * steps) + rounding + traced
+    least, most = (part * target.evaluations for part in (least, most))
     return f"{least:,} to {most:,} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"
 
 
