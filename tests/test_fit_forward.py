@@ -10,8 +10,9 @@ from mixtures import SCHEDULE, exact, mean_distance, model, noise, posterior_mea
 import fastdiff as fd
 from fastdiff.fitting import Trial
 from fastdiff.fitting.forward import Forward, Setting
+from fastdiff.fitting.parallel import spec_of
 from fastdiff.fitting.regression import Moments, choose, fitted
-from fastdiff.fitting.search import SolverSpec, candidates
+from fastdiff.fitting.search import candidates
 from fastdiff.fitting.sources import LinearSource
 from fastdiff.fitting.space import PlanSpace
 from fastdiff.fitting.trajectory import Trajectory
@@ -100,7 +101,7 @@ def test_a_sample_is_carried_by_weights_that_were_fitted_without_it():
     np.testing.assert_array_equal(fitted(moments, folds, choices)[0].b, after.b)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "unipc", "midpoint", "lms", "heun"])
+@pytest.mark.parametrize("solver", ["ddim", "unipc", "midpoint", "lms", "heun", "parallel"])
 def test_weights_on_gaussian_data_become_exact(solver):
     """A linear model's whole run is linear, so rows of two numbers can follow it wherever they are laid."""
     schedule, variance = Schedule.flow(), 0.3
@@ -114,14 +115,18 @@ def test_weights_on_gaussian_data_become_exact(solver):
     trajectory = Trajectory(
         fd.plans.schedule.Points(np.append(points.t, 0), alpha, sigma), states, gain[:, None, None] * states[:-1]
     )
-    spec = SolverSpec(solver, schedule, "flow_prediction")
+    spec = spec_of(
+        solver, schedule, "flow_prediction", {"evaluations": 3, "form": "flow"} if solver == "parallel" else {}
+    )
     space = PlanSpace(spec.build, schedule, make_grid(schedule, 4, "quadratic"))
     source = LinearSource(trajectory)
     source._variance = variance
     fit = Forward(source, trajectory, lambda plan: start, np.arange(SAMPLES) % 4)
     setting = Setting(space, np.zeros(space.size))
     theory = mean_distance(fd.sample(lambda x, t: torch.zeros_like(x), space.plan, start), trajectory.end)
-    assert fit.run([setting])[0].mean < 1e-4 * theory
+    found = fit.run([setting])[0]
+    assert found.mean < 1e-4 * theory
+    assert space.plan_of(found.p).turns == space.plan.turns
     assert fit.run([setting], crossed=False)[0].mean < 1e-4 * theory
 
 

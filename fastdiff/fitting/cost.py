@@ -21,19 +21,30 @@ def of_search(target: FitTarget, schedule: Schedule, prediction: str, evaluation
     return f"at least {least:,} evaluations, {_duration(pace * least)} to find a converged plan"
 
 
-def of_forward(target: FitTarget, converged: Plan, drawn: int, count: int, steps: int, plans: int, pace: float) -> str:
+def of_forward(
+    target: FitTarget,
+    converged: Plan,
+    drawn: int,
+    count: int,
+    steps: int,
+    starts: int,
+    plans: int,
+    pace: float,
+    parallel: int = 1,
+) -> str:
     """Of the trajectories of `count` samples, `drawn` of them known, the forward fit on them, and the catalogue's race.
 
-    plans: how many plans of the catalogue there are.
+    starts: how many plans the forward fit begins with. plans: how many the catalogue has. parallel: evaluations in each
+    call of a fitted plan.
     """
-    moves = 2 * steps + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
-    moved = min(plans, forward_stage.MOVED)
+    rows = steps * parallel
+    moves = steps + rows + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
+    moved, tried = min(starts, forward_stage.MOVED), min(starts, forward_stage.TRIED)
     iterations = moved + (forward_stage.MAX_ITERATIONS - 1) * max(1, moved // 2)
-    tried, all_of = min(plans, forward_stage.TRIED), count * steps
     rounding = 4 * min(count, gauss_newton.NOISE_SAMPLES)
     traced = (count - drawn) * converged.nfe
-    least = 2 * all_of + traced
-    most = (tried + moved + iterations * moves + 1 + plans) * all_of + rounding + traced
+    least = count * (rows + steps) + traced
+    most = count * ((tried + moved + iterations * moves + 1) * rows + plans * steps) + rounding + traced
     least, most = (part * target.evaluations for part in (least, most))
     return f"{least:,} to {most:,} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"
 

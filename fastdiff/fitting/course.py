@@ -16,6 +16,7 @@ from .folder import Folder
 from .found import Fit, Found
 from .gaussian import GaussianStart
 from .journal import Journal
+from .parallel import parallel_candidates
 from .references import ReferenceSampler, check_model
 from .search import Candidate, candidates, first_plan
 from .stages import run_forward, run_full
@@ -27,7 +28,7 @@ LEAST_RUNS = 12  # of the plan to be fitted, that a budget should leave for each
 
 @dataclass
 class Course:
-    """A fit of a plan of `steps` evaluations, as `fastdiff.fit` was asked for it.
+    """A fit of a plan of `steps` calls, of `parallel` evaluations each, as `fastdiff.fit` was asked for it.
 
     kept: the folder. traced: how many samples have their trajectories drawn. held_out: how many of the last samples
     only judge a full fit. memory: bytes.
@@ -39,6 +40,7 @@ class Course:
     steps: int
     kept: Folder
     journal: Journal
+    parallel: int
     full: bool
     traced: int
     held_out: int
@@ -49,6 +51,11 @@ class Course:
     seed: int
     save_memory: bool
     progress: bool
+
+    @property
+    def rows(self) -> int:
+        """Of the plan: its evaluations."""
+        return self.steps * self.parallel
 
     def run(self) -> Plan:
         """The best plan that was found until the end or until the budget was spent."""
@@ -74,6 +81,8 @@ class Course:
         target, kept, ranks = self.target, self.kept, self.target.ranks
         fingerprint = check_model(target, self.schedule, self.prediction)
         ranks.require_same(model=fingerprint)
+        if self.parallel > 1 and target.one_time:
+            raise ValueError("parallel: the model reads one time for all samples of a call, those are told several")
         self._pace = target.budget.lap()
         first_plan(self.schedule, self.prediction, self.steps)  # an error before more is spent, where there is none
         noise, head = digest(target.noise), self.head
@@ -88,10 +97,10 @@ class Course:
 
     def _converged(self, references: ReferenceSampler) -> Converged:
         if not references.is_known:
-            few = self.steps if self.tolerance is None else None
+            few = self.rows if self.tolerance is None else None
             ahead = cost.of_search(self.target, self.schedule, self.prediction, few, self._pace)
             self.journal.note("cost", ahead)
-        given = self.schedule, self.prediction, self.steps, self.tolerance, self.memory
+        given = self.schedule, self.prediction, self.rows, self.tolerance, self.memory
         found = references.find_plan(*given)
         self.journal.note(
             "converged", f"{found.plan.nfe} steps, which change samples by {found.change:.2g} of their size"
@@ -100,31 +109,34 @@ class Course:
 
     def _fit(self, converged: Converged, references: ReferenceSampler) -> None:
         plans, pace = candidates(self.schedule, self.prediction, self.steps), self.target.budget.lap()
+        starts = None
+        if self.parallel > 1:
+            starts = parallel_candidates(self.schedule, self.prediction, self.steps, self.parallel)
         tracer = Tracer(self.target, converged, self.traced, self.kept, self.memory)
         self._limit(tracer)
         with tracer:
             if not self.journal.folder.has("catalogue.json"):
-                counts = tracer.known, tracer.count, self.steps, len(plans)
-                ahead = cost.of_forward(self.target, converged.plan, *counts, pace)
+                sizes = tracer.known, tracer.count, self.steps, len(starts or plans), len(plans)
+                ahead = cost.of_forward(self.target, converged.plan, *sizes, pace, self.parallel)
                 self.journal.note("cost", f"{ahead}; {tracer.told}")
-            task, found = self._forward(tracer, plans)
+            task, found = self._forward(tracer, plans, starts)
             if not self.full:
                 return
             if not self.journal.folder.has("differences.json"):
-                counts = (tracer.count, task.fitted, self.steps, self.iterations)
+                counts = (tracer.count, task.fitted, self.rows, self.iterations)
                 self.journal.note("cost", cost.of_full(self.target, converged.plan, *counts, self.target.budget.lap()))
             task.references = references.draw_references(converged.plan, task.trajectory.end, task.progress)
             run_full(task, found, self.iterations)
 
     def _limit(self, tracer: Tracer) -> None:
         """Have as many trajectories drawn as the budget has room for, beside what is done with them."""
-        each = (tracer.plan.nfe + LEAST_RUNS * self.steps) * self.target.evaluations
+        each = (tracer.plan.nfe + LEAST_RUNS * self.rows) * self.target.evaluations
         room = max(1, tracer.known, int(min(self.target.budget.left / each, self.traced)))
         if room < self.traced:
             self.journal.note("budget", f"has room for {room} of {self.traced} trajectories")
             tracer.count = room
 
-    def _forward(self, tracer: Tracer, plans: list[Candidate]) -> tuple[Fit, Found]:
+    def _forward(self, tracer: Tracer, plans: list[Candidate], starts: list[Candidate] | None) -> tuple[Fit, Found]:
         trajectory, head = tracer.draw(), self.head
         if isinstance(head, int):
             head = GaussianStart.estimate(trajectory.end, self.schedule, head)
@@ -133,7 +145,7 @@ class Course:
             self.target, self.schedule, self.prediction, self.steps, trajectory, self.journal, held_out=self.held_out,
             seed=self.seed, head=head, save_memory=self.save_memory, progress=self.progress,
         )  # fmt: skip
-        return task, run_forward(task, plans)
+        return task, run_forward(task, plans, starts)
 
 
 def digest(x: Tensor) -> str:

@@ -24,6 +24,7 @@ from .frozen import frozen
 from .gaussian import GaussianStart
 from .journal import Journal, Trial
 from .memory import allowed
+from .parallel import MAX_PARALLEL
 from .ranks import Ranks
 from .target import FitTarget
 
@@ -45,6 +46,7 @@ def fit(
     model_dtype: torch.dtype | None = None,
     conditions: Iterable[Mapping[str, Tensor]] | None = None,
     head: GaussianStart | int | None = None,
+    parallel: int = 1,
     method: str = "forward",
     held_out: float = 0.25,
     iterations: int = 100,
@@ -87,6 +89,9 @@ def fit(
     head: a `GaussianStart`, or its rank: one of that rank is then estimated from the references and kept as
         STEPS/head.safetensors in the folder. Where the plan begins is fitted too; it runs as
         `sample(model, plan, head(noise, plan))`.
+    parallel: evaluations that each model call makes, at most 4. `steps` are then calls: the plan has `parallel` rows
+        for each, whose states are known together, and `sample(..., parallel=True)` makes them in one call. The
+        catalogue's plans are tried with as many calls of one evaluation. Not with head.
     iterations: of the descent by gradients. With guidance more can pay.
     batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
     tolerance: the references count as converged where they change by less than this share of their size when the steps
@@ -114,10 +119,15 @@ def fit(
     are as before. The forward fit keeps no graph.
 
     Raises ValueError or TypeError naming the argument: too few samples, a model that returns NaN or is not
-    deterministic, references that do not converge, a folder of another fit. Raises RuntimeError where the budget is
-    spent before the references have converged.
+    deterministic, references that do not converge, a folder of another fit, parallel evaluations by a model that reads
+    one time for all samples of a call. Raises RuntimeError where the budget is spent before the references have
+    converged.
     """
     _check(noise, held_out, method, steps=steps, iterations=iterations, batch=batch)
+    if not isinstance(parallel, int) or not 1 <= parallel <= MAX_PARALLEL:
+        raise ValueError(f"parallel: expected a whole number from 1 to {MAX_PARALLEL}, got {parallel!r}")
+    if parallel > 1 and head is not None:
+        raise ValueError("head: not with parallel evaluations")
     _require_positive(tolerance=tolerance, seconds=seconds, evaluations=evaluations, memory=memory)
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
@@ -133,13 +143,16 @@ def fit(
     ranks.require_same(
         noise=digest(noise), steps=steps, prediction=prediction, method=method, held_out=held_out_count, batch=batch,
         iterations=iterations, tolerance=tolerance, seconds=seconds, evaluations=evaluations, seed=seed,
+        parallel=parallel,
     )  # fmt: skip
     budget = Budget(seconds, evaluations, ranks)
     target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each, ranks)
     kept = Folder(None if folder is None else Path(folder), ranks)
+    name = f"{steps}" if parallel == 1 else f"{steps}x{parallel}"
     course = Course(
-        target, schedule, prediction, steps, kept, Journal(kept.within(f"{steps}"), report),
-        full=method == "full", traced=traced, held_out=held_out_count, iterations=iterations, tolerance=tolerance,
+        target, schedule, prediction, steps, kept, Journal(kept.within(name), report),
+        parallel=parallel, full=method == "full", traced=traced, held_out=held_out_count, iterations=iterations,
+        tolerance=tolerance,
         memory=allowed(noise.device, ranks.count) if memory is None else memory, head=head, seed=seed,
         save_memory=save_memory, progress=progress and ranks.is_first,
     )  # fmt: skip

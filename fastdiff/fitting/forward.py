@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..plans.plan import Plan
 from ..plans.table import MAX_HISTORY, OFFSET
+from ..plans.turns import unknown_outputs
 from ..sampling.registers import Registers, advance, moves_of
 from .regression import Choice, Moments, Solution, choose, fitted
 from .sources import Ask, Source
@@ -124,6 +125,7 @@ class _Runner:
         self.table = setting.space.table(setting.p)
         # The weights may come to read outputs that the theory's rows do not.
         self.moves = [m._replace(reads=MAX_HISTORY) for m in moves_of(self.plan.rows, keeps=MAX_HISTORY)]
+        self.unknown = unknown_outputs(self.plan.rows)
         x = owner.starts(self.plan).double()
         self.registers = Registers(x, x)
 
@@ -158,10 +160,11 @@ class _Runner:
             for which, v in (("base", base), ("x", x))
             if self._number(i, f"{name}_{which}")
         }
-        places = [*states, *range(OFFSET[name.upper()], OFFSET[name.upper()] + len(outputs))]
-        operands = [*states.values(), *outputs]
+        first, known = OFFSET[name.upper()], range(self.unknown[i], len(outputs))
+        places = [*states, *(first + k for k in known)]
+        operands = [*states.values(), *(outputs[k] for k in known)]
         theory = _combined([self.table[i, place] for place in places], operands)
-        basis = _newton(len(states), len(outputs))
+        basis = _newton(len(states), len(known))
         features = [_combined(row, operands) for row in basis]
         moments = Moments.of(features, self.owner.trajectory.at(*point) - theory)
         b, apart, choice = yield Asked(moments, None if self.given is None else next(self.given))
@@ -176,9 +179,10 @@ class _Runner:
 
 
 def _newton(states: int, outputs: int) -> np.ndarray:
-    """[F, F] the features in terms of the operands: H_0, then the states, then the backward differences of H."""
+    """[F, F] the features in terms of the operands: the newest output, the states, backward differences of outputs."""
     basis = np.zeros((states + outputs, states + outputs))
-    order = [states, *range(states), *range(states + 1, states + outputs)]
+    newest = range(states, states + min(outputs, 1))
+    order = [*newest, *range(states), *range(states + 1, states + outputs)]
     for f, operand in enumerate(order):
         if operand < states:
             basis[f, operand] = 1.0

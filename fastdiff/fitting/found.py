@@ -15,7 +15,8 @@ from ..plans.schedule import Points, Schedule
 from .gaussian import GaussianStart
 from .journal import Journal, Trial
 from .lockstep import drawn_together
-from .search import Candidate, SolverSpec
+from .parallel import spec_of
+from .search import Candidate
 from .sources import ModelSource
 from .space import PlanSpace
 from .target import FitTarget
@@ -123,7 +124,7 @@ class Found:
     @classmethod
     def restored(cls, record: dict[str, Any], schedule: Schedule, prediction: str) -> Found:
         """What `record` described."""
-        spec = SolverSpec(record["solver"], schedule, prediction, record["options"])
+        spec = spec_of(record["solver"], schedule, prediction, record["options"])
         points = Points(*(np.array(v) for v in record["points"]))
         candidate = Candidate(spec, record["grid"], points, spec.build(points))
         space = PlanSpace(spec.build, schedule, points)

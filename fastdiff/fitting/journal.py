@@ -60,8 +60,8 @@ class Journal:
         self._shown = -SHOWN_INTERVAL
 
     def keep(self, trial: Trial, plan: Plan) -> None:
-        """Keep a plan where it is the best so far."""
-        if self.best is None or trial.mean < self.best[0].mean:
+        """Keep a plan where it is the best so far; of two alike, the later one has had more done to it."""
+        if self.best is None or trial.mean <= self.best[0].mean:
             self.best = trial, plan
 
     def show(self, trial: Trial) -> None:

@@ -6,7 +6,7 @@ differences between two of them show early which is better, and a plan is given 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,8 +77,13 @@ class Candidate:
 
 def candidates(schedule: Schedule, prediction: str, evaluations: int, log_snr_min: float = -np.inf) -> list[Candidate]:
     """Every plan of an ODE solver with that many evaluations. log_snr_min: where runs after a head start begin."""
+    return distinct(_all(schedule, prediction, evaluations, log_snr_min))
+
+
+def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The first of each that have the same rows."""
     found, seen = [], set()
-    for candidate in _all(schedule, prediction, evaluations, log_snr_min):
+    for candidate in candidates:
         # Solvers that are the same on so few steps, and grids that are on this schedule, differ by rounding alone.
         table = np.append(candidate.plan.table.view(np.float64), [row.t for row in candidate.plan.rows])
         key = tuple(float(f"{v:.9g}") for v in table)
@@ -102,14 +107,14 @@ def _all(schedule: Schedule, prediction: str, evaluations: int, log_snr_min: flo
     kinds.sort(key=lambda kind: kind != (FIRST_SOLVER, {}))
     for solver, options in kinds:
         spec = SolverSpec(solver, schedule, prediction, options)
-        for grid in _grids(schedule) if log_snr_min == -np.inf else FROM_A_LEVEL:
+        for grid in grids_of(schedule) if log_snr_min == -np.inf else FROM_A_LEVEL:
             candidate = _fitting(spec, grid, evaluations, log_snr_min)
             if candidate is not None:
                 yield candidate
 
 
-def _grids(schedule: Schedule) -> tuple[str, ...]:
-    """All names, and the tables made for schedules of this kind."""
+def grids_of(schedule: Schedule) -> tuple[str, ...]:
+    """All names of grids, and the tables made for schedules of this kind."""
     tables = SIGMAS if schedule.kind == "ve" else TIMES
     return (*GRIDS, *(f"ays:{name}" for name in tables))
 
@@ -119,7 +124,7 @@ def _fitting(spec: SolverSpec, grid: str, evaluations: int, log_snr_min: float) 
     for steps in range(evaluations, 0, -1):
         try:
             points = make_grid(spec.schedule, steps, grid, log_snr_min=log_snr_min)
-            if not _inside(spec.schedule, points):
+            if not is_inside(spec.schedule, points):
                 return None
             plan = spec.build(points)
         except ValueError:  # this prediction, schedule or number of steps is not for this solver
@@ -129,7 +134,7 @@ def _fitting(spec: SolverSpec, grid: str, evaluations: int, log_snr_min: float) 
     return None
 
 
-def _inside(schedule: Schedule, points: Points) -> bool:
+def is_inside(schedule: Schedule, points: Points) -> bool:
     """Whether the model knows all the times it is asked at; the tables of other schedules may go further."""
     least, most = schedule.log_snr(schedule.t_max), schedule.log_snr(schedule.t_min)
     return bool(points.log_snr[0] >= least - 1e-6 and points.log_snr[-2] <= most + 1e-6)

@@ -16,6 +16,7 @@ from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points, Schedule
 from ..plans.table import MAX_HISTORY, OFFSET, WIDTH
+from ..plans.turns import unknown_outputs
 
 MIN_INTERVAL = 0.1  # an interval's length where two rows stand at one point
 DIFFERENCE_STEP = 1e-6  # the tables are smooth in the grid and exact to 1e-16
@@ -126,10 +127,10 @@ def _moves(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _weights(plan: Plan) -> list[tuple[int, int, float]]:
-    """(row, place in the flat row, scale) of every weight that may move: all outputs there are, and x and base."""
+    """(row, place in the flat row, scale) of every weight that may move: all outputs known by then, and x and base."""
     found = []
     kept = 0
-    for i, row in enumerate(plan.rows):
+    for i, (row, unknown) in enumerate(zip(plan.rows, unknown_outputs(plan.rows), strict=True)):
         kept += 1
         if i:  # hosts may hold c_in x in the place of x, but what they begin with is not ours to scale
             found.append((i, OFFSET["c_in"], row.c_in))
@@ -140,7 +141,7 @@ def _weights(plan: Plan) -> list[tuple[int, int, float]]:
             for name, weight in zip(names[:2], (line.base, line.x), strict=True):
                 if weight != 0:
                     found.append((i, OFFSET[name], abs(weight)))
-            found += [(i, OFFSET[names[2]] + k, scale) for k in range(min(kept, MAX_HISTORY))]
+            found += [(i, OFFSET[names[2]] + k, scale) for k in range(unknown, min(kept, MAX_HISTORY))]
         kept -= len(row.drop_history)
     return found
 

@@ -40,10 +40,10 @@ def contestants(fit: Fit, plans: list[Candidate]) -> list[Candidate]:
 
 
 @torch.no_grad()
-def run_forward(fit: Fit, plans: list[Candidate]) -> Found:
-    """The forward fit, and the catalogue beside it. plans: those of the catalogue."""
+def run_forward(fit: Fit, plans: list[Candidate], starts: list[Candidate] | None = None) -> Found:
+    """The forward fit, and the catalogue beside it. plans: those of the catalogue. starts: of the fit, if others."""
     all_plans = contestants(fit, plans)
-    found = forward(fit, all_plans)
+    found = forward(fit, starts or all_plans)
     from_catalogue(fit, all_plans, torch.from_numpy(found.each))
     return found
 

@@ -24,6 +24,7 @@ from .plan_check import check_labels, check_rows
 from .plan_file import read_plan
 from .row import LinearUpdate, Row, history_depth, table_of
 from .schedule import Schedule
+from .turns import turns_of
 
 VERSION = 3  # 2 had drop_history under another name
 
@@ -84,6 +85,14 @@ class Plan:
     def nfe(self) -> int:
         """Model evaluations in a run."""
         return len(self.rows)
+
+    @cached_property
+    def turns(self) -> tuple[range, ...]:
+        """The rows in turns: those of one can share a model call, `fastdiff.sample(..., parallel=True)`.
+
+        A turn is a range of places of rows whose states are known before any of them is evaluated.
+        """
+        return turns_of(self.rows)
 
     @cached_property
     def partial(self) -> bool:
@@ -147,7 +156,8 @@ class Plan:
 
     def explain(self) -> str:
         """The table as text: one model evaluation a line, then x' and, where it is its own, base'."""
-        count = f"{self.nfe} model evaluations{self._cheap_ones}"
+        turns = f" in {len(self.turns)} turns" if len(self.turns) < self.nfe else ""
+        count = f"{self.nfe} model evaluations{turns}{self._cheap_ones}"
         lines = [f"{self.solver} on {self.grid}: {count}, {self.prediction}, H depth {self.depth}"]
         for i, row in enumerate(self.rows):
             symbol = {"data": "x0", "noise": "eps", "flow": "eps-x0", "mixed": "f"}[row.form]

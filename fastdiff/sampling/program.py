@@ -39,7 +39,7 @@ class Assignment(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """apart: buffers such that a row writes to none that it reads, and can be run again.
+    """apart: buffers such that the rows of a turn write to none that they read, and can be run again.
 
     table: the plan's rows; c_in is the next row's, since a row writes what the model reads next. times: [rows] float64.
     kept_times: tensors of them, for runs on the CPU.
@@ -63,7 +63,7 @@ class Program:
 
         It never takes the place of x, which the model may still hold.
         """
-        return _assign(self.moves, in_place=True)
+        return _assign(self.moves)
 
 
 _programs: dict[int, tuple[weakref.ref[Plan], Program]] = {}
@@ -100,7 +100,7 @@ def _compile(plan: Plan) -> Program:
     times = np.array([row.t for row in plan.rows])
     return Program(
         moves,
-        _assign(moves, in_place=False),
+        _assign(moves, plan.turns),
         table,
         times,
         KeptTimes(times),
@@ -111,17 +111,24 @@ def _compile(plan: Plan) -> Program:
     )
 
 
-def _assign(moves: tuple[Moves, ...], in_place: bool) -> Assignment:
-    """Advance registers that hold buffer numbers. The start is buffer 0; a row writes to the lowest free numbers."""
+def _assign(moves: tuple[Moves, ...], turns: tuple[range, ...] | None = None) -> Assignment:
+    """Advance registers that hold buffer numbers. The start is buffer 0; a row writes to the lowest free numbers.
+
+    turns: what their rows read stays until their end; where there are none, rows are in place.
+    """
+    begins = {i: turn[0] for turn in turns or () for i in turn}
+    longest = max(map(len, turns or ()), default=1)
     states: list[Registers[int]] = [Registers(0, 0)]
     calls: list[Slots] = []
-    numbers = range(MAX_HISTORY + 5)  # more than are ever live: x, base, the history and three outputs
+    # More than are ever live: x, base, the history and three outputs of each row.
+    numbers = range(MAX_HISTORY + 2 + 3 * longest)
 
     def step(x: int, base: int, history: tuple[int, ...]) -> tuple[int, int | None, int]:
         outputs = states[-1].history
-        live = {x, base, *outputs}
+        since = begins.get(len(calls), len(calls))
+        live = {number for state in states[since:] for number in (state.x, state.base, *state.history)}
         free = (number for number in numbers if number not in live)
-        last_read = set(outputs) - set(next_history(move, outputs, -1)) if in_place and not writes else ()
+        last_read = set(outputs) - set(next_history(move, outputs, -1)) if turns is None and not writes else ()
         written = max(last_read, default=None)
         x_out = next(free) if written is None else written
         base_out = next(free) if writes else None
