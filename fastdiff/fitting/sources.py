@@ -11,24 +11,38 @@ from torch import Tensor
 from ..plans.prediction import convert
 from ..plans.row import Row
 from ..plans.schedule import Schedule
+from ..sampling.partial import Here
+from .partial_run import PartialRun
 from .target import FitTarget
 from .trajectory import Trajectory
 
 
 class Ask(NamedTuple):
-    """One evaluation: what the model reads [S, ...], the time it is told, and where x [S, ...] stands."""
+    """One evaluation: what the model reads [S, ...], the time it is told, where x [S, ...] stands, the row's number."""
 
     given: Tensor
     t: float
     x: Tensor
     row: Row
+    i: int
+
+
+Kept = dict[int, PartialRun]  # of plans with cheap rows that run together, by the first place of each part
 
 
 class Source(Protocol):
-    """Answers evaluations of the same samples by several plans."""
+    """Answers evaluations of the same samples by several plans.
 
-    def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
-        """[S, ...] for each."""
+    cheap_together: how many plans with cheap rows may run together.
+    """
+
+    cheap_together: int
+
+    def outputs(self, asked: Sequence[Ask], kept: Kept | None = None) -> list[Tensor]:
+        """[S, ...] for each. kept: of plans with cheap rows, what is known of their run so far; {} at the first row.
+
+        Plans with cheap rows have the same calls, and ask at every row in the same order.
+        """
 
 
 class ModelSource:
@@ -36,16 +50,24 @@ class ModelSource:
 
     def __init__(self, target: FitTarget, places: Tensor) -> None:
         self.target, self.places = target, places
+        # What full calls leave is no more than one call of the model makes.
+        self.cheap_together = 1 if target.one_time else max(1, target.together // len(places))
 
-    def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
+    def outputs(self, asked: Sequence[Ask], kept: Kept | None = None) -> list[Tensor]:
         count = len(self.places)
         x = torch.cat([ask.given for ask in asked])
         t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
+        log_snr = torch.tensor([ask.row.log_snr for ask in asked], dtype=torch.float64).repeat_interleave(count)
         places = self.places.repeat(len(asked))
         found = []
         for part in torch.arange(len(x)).split(self.target.together):
             self.target.budget.check()
-            found.append(self.target.output(x[part], t[part], places[part]).double())
+            if kept is None:
+                m = self.target.output(x[part], t[part], places[part])
+            else:
+                run = kept.setdefault(int(part[0]), PartialRun(self.target, places[part]))
+                m = run.output(x[part], t[part], Here(asked[0].i, asked[0].row.call, log_snr[part]))
+            found.append(m.double())
         return list(torch.cat(found).split(count))
 
 
@@ -56,15 +78,17 @@ class LinearSource:
     """The model near its trajectories, without a call: D = D* + gain (x - x*).
 
     D* and x* are the trajectory's; gain = alpha v / (alpha^2 v + sigma^2) is how the best denoiser of Gaussian data of
-    variance v answers a displacement, v that of the converged samples.
+    variance v answers a displacement, v that of the converged samples. A cheap call is a full one to it.
     """
+
+    cheap_together = 1
 
     def __init__(self, trajectory: Trajectory) -> None:
         self.trajectory, self._variance = trajectory, float(trajectory.end.double().var())
         self._levels = min(MAX_LEVELS, max(1, MAX_KNOWN // trajectory.end.numel()))
         self._known: dict[tuple[float, float], tuple[Tensor, Tensor]] = {}
 
-    def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
+    def outputs(self, asked: Sequence[Ask], kept: Kept | None = None) -> list[Tensor]:
         return [self._output(ask) for ask in asked]
 
     def _output(self, ask: Ask) -> Tensor:

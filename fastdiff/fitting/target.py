@@ -22,7 +22,8 @@ class FitTarget:
 
     Conditions and guidance whose first dimension is N are split with it. batch: samples that the model sees at once.
     each: conditions [n, ...] of the first n noises, wherever they lie; no other noise is asked for.
-    ranks: the processes that share the model's calls, each with the same noise.
+    ranks: the processes that share the model's calls, each with the same noise. cheap: what a cheap call costs, in full
+    ones, once that is known.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class FitTarget:
         self.guidance, self.uncond, self.mode = guidance, uncond, guidance_mode
         self.model_dtype = model_dtype or noise.dtype
         self.conditions, self.each = conditions or {}, each or {}
+        self.cheap = 1.0
         self.one_time = bool(getattr(model, "one_time", False))  # it reads one time for all samples of a call
 
     @property
@@ -65,7 +67,7 @@ class FitTarget:
             own = self.ranks.share(part)
             x = self._run(plan, self._noise(own, plan, start), own)
             drawn.append(self.ranks.whole(x, len(part)))
-            self.spend(part, plan.nfe)
+            self.spend(part, plan.cost(self.cheap))
         return torch.cat(drawn)
 
     def draw_alone(self, plan: Plan, places: Tensor) -> Tensor:
@@ -110,19 +112,22 @@ class FitTarget:
         """Of the network, for an output of one sample."""
         return 2 if is_guided(self.guidance) else 1
 
-    def spend(self, part: Tensor, calls: int) -> None:
-        """Count so many outputs of each sample in the part."""
+    def spend(self, part: Tensor, calls: float) -> None:
+        """Count so many outputs of each sample in the part, a cheap one as its share of a full one."""
         self.budget.evaluations += len(part) * calls * self.evaluations
 
     def started(self, plan: Plan, part: Tensor, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
         """The first x of a run."""
         return start_state(plan, self._noise(part, plan, start), None)
 
-    def evaluator(self, part: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The function (x [n, ...], t [n]) -> the model's output, guided where it is, for these samples [n]."""
+    def evaluator(self, part: Tensor, model: Model | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+        """The function (x [n, ...], t [n]) -> the model's output, guided where it is, for these samples [n].
+
+        model: what is called, if not the model itself.
+        """
         options = self._options(part)
         guidance, uncond, mode = (options.pop(name) for name in ("guidance", "uncond", "guidance_mode"))
-        calls = ModelCalls(self.model, self.noise[part].shape, guidance, uncond, mode, options)
+        calls = ModelCalls(model or self.model, self.noise[part].shape, guidance, uncond, mode, options)
         run = calls.evaluator()
 
         def evaluate(x: Tensor, t: Tensor) -> Tensor:
