@@ -17,8 +17,7 @@ from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import Model
-from ..sampling.partial import has_cheap_calls
-from . import cost
+from . import cheap_calls, cost
 from .budget import Budget, Exhausted
 from .conditions import read_conditions
 from .folder import Folder
@@ -26,7 +25,6 @@ from .found import Fit
 from .frozen import frozen
 from .gaussian import GaussianStart
 from .journal import Journal, Trial
-from .partial_run import cheap_share
 from .ranks import Ranks
 from .references import ReferenceSampler, check_model
 from .search import candidates, first_plan
@@ -84,9 +82,8 @@ def fit(
     there than the best ODE solver of the catalogue on its best grid, for all of them are tried too.
 
     model, guidance, uncond, guidance_mode, model_dtype: as for `fastdiff.sample`. prediction: as for `fastdiff.plan`.
-        With `fastdiff.cached(model)` the fit chooses full and cheap rows, too: plans with more rows, some of them cheap,
-        that cost no more than `steps` full evaluations are fitted in the same way, and the best one is returned where
-        it is better than those of `steps` full rows.
+        With `fastdiff.cached(model)` plans with more rows are fitted too, some of them cheap, that cost no more than
+        `steps` full evaluations. The best one is returned where it is better than those of `steps` full rows.
     noise: [N, ...] unit Gaussian noise, N at least 4; 8 to 32 for the forward fit, 500 for the full one. Tensors in
         `kwargs`, `uncond` and `guidance` whose first dimension is N are split with it.
     conditions: more keyword arguments of the model, as an iterable of dicts of tensors, each of a batch of any size,
@@ -103,7 +100,8 @@ def fit(
     batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
     tolerance: relative change at which the references count as converged.
     seconds, evaluations: the budget. One evaluation is one model call on one sample, forwards or backwards, and a cheap
-        one the share of it that it costs. When it is spent, the best plan so far is returned, as soon as one batch of trajectories is there.
+        one the share of it that it costs. When it is spent, the best plan so far is returned, as soon as one batch of
+        trajectories is there.
     memory: bytes that the trajectories may take, on the noise's device; None is a quarter of what is free there. Larger
         ones are left in files, in the folder or temporary ones, and read a little at a time; the plan is the same.
     folder: keeps the trajectories and the references, for fits with any number of steps, and every stage in a folder
@@ -128,7 +126,7 @@ def fit(
     """
     _check(noise, held_out, method, steps=steps, iterations=iterations, batch=batch)
     _require_positive(tolerance=tolerance, seconds=seconds, evaluations=evaluations, memory=memory)
-    _check_cheap(model, cheap, method)
+    able = cheap_calls.check(model, cheap, method)
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
     require_schedule(schedule)
@@ -142,7 +140,7 @@ def fit(
     ranks = Ranks(group)
     ranks.require_same(
         noise=_digest(noise), steps=steps, prediction=prediction, method=method, held_out=held_out_count, batch=batch,
-        iterations=iterations, tolerance=tolerance, seconds=seconds, evaluations=evaluations, seed=seed, cheap=cheap,
+        iterations=iterations, tolerance=tolerance, seconds=seconds, evaluations=evaluations, seed=seed,
     )  # fmt: skip
     budget = Budget(seconds, evaluations, ranks)
     target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each, ranks)
@@ -152,14 +150,14 @@ def fit(
     try:
         with frozen(model):
             fingerprint = check_model(target, schedule, prediction)
-            ranks.require_same(model=fingerprint)
+            partial = cheap_calls.told(target, schedule, prediction, cheap) if able else {}
+            ranks.require_same(model=fingerprint, **partial)
             pace = budget.lap()
             first_plan(schedule, prediction, steps)  # an error before more is spent, where there is no plan to fit
             kept.claim(schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint)
             journal.folder.claim(
                 shared=kept.fit, steps=steps, method=method, held_out=held_out_count, batch=batch, seed=seed,
-                head=_digest(head.mean) if isinstance(head, GaussianStart) else head,
-                **({"cheap": cheap} if has_cheap_calls(model) else {}),
+                head=_digest(head.mean) if isinstance(head, GaussianStart) else head, **partial,
             )  # fmt: skip
             sampler = ReferenceSampler(target, kept)
             sampler.require_sound(journal.folder)
@@ -167,10 +165,8 @@ def fit(
                 journal.note("cost", cost.of_search(target, schedule, prediction, pace))
             converged = sampler.find_plan(schedule, prediction, tolerance)
             converges = True
-            if has_cheap_calls(model):
-                target.cheap = (
-                    _cheap_share(target, first_plan(schedule, prediction, 3), journal) if cheap is None else cheap
-                )
+            if able:
+                target.cheap = cheap or cheap_calls.kept_share(target, schedule, prediction, journal)
             pace = budget.lap()
             plans = candidates(schedule, prediction, steps)
             with Tracer(target, converged, traced, kept, memory) as tracer:
@@ -198,33 +194,11 @@ def fit(
         journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations:.0f} evaluations")
     if journal.best is None and not converges:
         raise RuntimeError(
-            f"budget: {budget.seconds:.0f} s and {budget.evaluations:.0f} evaluations were spent before the model's samples"
-            " converged; give it more"
+            f"budget: {budget.seconds:.0f} s and {budget.evaluations:.0f} evaluations were spent before the model's"
+            " samples converged; give it more"
         )
     best = first_plan(schedule, prediction, steps) if journal.best is None else journal.best[1]
     return replace(best, schedule=schedule.knots())
-
-
-def _cheap_share(target: FitTarget, plan: Plan, journal: Journal) -> float:
-    """What a cheap call costs, as it was measured first: a clock says something else every time."""
-    kept = journal.folder.load_json("cheap.json")
-    if kept is None:
-        kept = {"cost": cheap_share(target, plan)}
-        journal.folder.save_json("cheap.json", kept)
-    journal.note("cost", f"a cheap call costs {kept['cost']:.2f} of a full one")
-    return float(kept["cost"])
-
-
-def _check_cheap(model: Model, cheap: float | None, method: str) -> None:
-    if cheap is not None and not has_cheap_calls(model):
-        raise TypeError("cheap: the model has no cheap calls; pass fastdiff.cached(model)")
-    if cheap is not None and not 0 < cheap < 1:
-        raise ValueError(f"cheap: expected what a cheap call costs, in (0, 1) of a full one, got {cheap}")
-    if method == "full" and has_cheap_calls(model):
-        raise ValueError(
-            "method: 'full' fits plans of full rows alone, and this model has cheap calls; pass the model without them,"
-            " or method='forward'"
-        )
 
 
 def _require_positive(**values: float | None) -> None:

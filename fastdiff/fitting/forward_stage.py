@@ -103,11 +103,10 @@ class Search:
         return _in_turn([starts[i] for i in order])
 
     def judged(self, found: Sequence[Found]) -> list[Found]:
-        """The settings with their distances after their regression, the best one first; it is offered."""
+        """The settings in order of their distances after their regression, no two of one grid and shape."""
         fitted = self.model.run([Setting(f.space, f.p) for f in found])
         self._keep(found, fitted)
-        done = [replace(f, each=result.each) for f, result in zip(found, fitted, strict=True)]
-        return sorted(done, key=lambda f: f.mean)
+        return self._sorted(found, fitted)
 
     def moved(self, found: Sequence[Found]) -> Found:
         """The best after steps of their grids and times, of which the better half makes another each time."""

@@ -74,7 +74,7 @@ class Candidate:
     def name(self) -> str:
         """The solver, its options, the grid and how many rows are cheap, for the reader."""
         cheap = self.spec.calls.count("cheap")
-        return f"{self.spec.name}, {self.grid}{f', {cheap} cheap' if cheap else ''}"
+        return f"{self.spec.name}, {self.grid}{f', {cheap} of {self.plan.nfe} cheap' if cheap else ''}"
 
     def with_calls(self, calls: tuple[str, ...]) -> Candidate:
         """The same with other rows cheap."""

@@ -38,8 +38,8 @@ class Cached:
     ) -> tuple[Tensor, Kept]:
         """(the model's output [B, ...], the state for cheap calls).
 
-        state: that of the full call before this one. log_snr: log(alpha / sigma) at t, a number or [B], where cheap calls
-        extrapolate; in t itself where it is not given. Raises ValueError with a state of other shapes.
+        state: that of the full call before this one. log_snr: log(alpha / sigma) at t, a number or [B], where cheap
+        calls extrapolate; in t itself where it is not given. Raises ValueError with a state of other shapes.
         """
         if self.order and state is not None:
             state.check(x)
