@@ -20,7 +20,7 @@ STAGE = "cheap rows"
 MOST_CHEAP = 2  # rows for each full one
 SPREADS = (0.5, 1.0, 2.0)  # full rows dense at the end, even, dense at the beginning
 LAID = 4  # solvers and grids that each pattern is tried with
-HOPELESS = 1.5  # times the best plan's distance, from which on a plan is not moved: 1.3 was the most that it gained
+HOPELESS = 1.2  # times the distance of a plan of full rows, both before they are moved, from which on it is not
 
 
 def counts(cost: float, cheap: float) -> list[tuple[int, int]]:
@@ -59,8 +59,11 @@ def neighbours(calls: Calls) -> list[Calls]:
     return [(*calls[:i], calls[i + 1], calls[i], *calls[i + 2 :]) for i in pairs]
 
 
-def cheap_rows(fit: Fit) -> None:
-    """The best plan with cheap rows that costs no more than `fit.steps` full evaluations, into the journal."""
+def cheap_rows(fit: Fit, full_rows: Found) -> None:
+    """The best plan with cheap rows that costs no more than `fit.steps` full evaluations, into the journal.
+
+    full_rows: the best setting without any.
+    """
     journal = fit.journal
     if journal.finished(STAGE):
         return
@@ -73,8 +76,8 @@ def cheap_rows(fit: Fit) -> None:
     if not found:
         journal.note(STAGE, f"not tried: at {fit.target.cheap:.2f} of a full one each they make no more rows")
         return
-    best = found[0]
-    if journal.best is None or best.mean < HOPELESS * journal.best[0].mean:
+    best, (beside,) = found[0], search.judged([Found.at(full_rows.candidate)])
+    if best.mean < HOPELESS * beside.mean:
         best = search.moved([_swapped(search, f) for f in found[: forward_stage.MOVED]])
     best = search.complete(best)
     journal.finish(STAGE, [(fit.trial(STAGE, best.name, best.each), best.plan)], {})
@@ -89,7 +92,10 @@ def _laid(search: Search, full: int, cheap: int) -> list[Found]:
 
 def _swapped(search: Search, found: Found) -> Found:
     """The setting after swaps of a full row with a cheap one beside it, the best one each time, while they gain."""
-    while others := neighbours(found.candidate.spec.calls):
+    for _ in range(forward_stage.MAX_ITERATIONS):
+        others = neighbours(found.candidate.spec.calls)
+        if not others:
+            break
         best = search.judged([_with_calls(found, calls) for calls in others])[0]
         if not best.mean < (1 - LEAST_GAIN) * found.mean:
             break

@@ -17,7 +17,7 @@ from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import Model
-from . import cheap_calls, cost
+from . import cheap_calls, cheap_rows, cost
 from .budget import Budget, Exhausted
 from .conditions import read_conditions
 from .folder import Folder
@@ -144,6 +144,7 @@ def fit(
     )  # fmt: skip
     budget = Budget(seconds, evaluations, ranks)
     target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each, ranks)
+    target.cheap = cheap or 1.0
     kept = Folder(None if folder is None else Path(folder), ranks)
     journal = Journal(kept.within(f"{steps}"), report)
     converges = False
@@ -165,14 +166,16 @@ def fit(
                 journal.note("cost", cost.of_search(target, schedule, prediction, pace))
             converged = sampler.find_plan(schedule, prediction, tolerance)
             converges = True
-            if able:
-                target.cheap = cheap or cheap_calls.kept_share(target, schedule, prediction, journal)
+            if able and cheap is None:
+                target.cheap = cheap_calls.kept_share(target, schedule, prediction, journal)
             pace = budget.lap()
             plans = candidates(schedule, prediction, steps)
             with Tracer(target, converged, traced, kept, memory) as tracer:
                 if not journal.folder.has("catalogue.json"):
                     ahead = cost.of_forward(target, converged, tracer.known, traced, steps, len(plans), pace)
                     journal.note("cost", f"{ahead}; {tracer.told}")
+                if cheap_rows.counts(steps, target.cheap) and not journal.folder.has("cheap rows.json"):
+                    journal.note("cost", cost.of_cheap_rows(target, traced, steps, pace))
                 trajectory = tracer.draw()
                 if isinstance(head, int):
                     head = GaussianStart.estimate(trajectory.end, schedule, head)

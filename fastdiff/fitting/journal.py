@@ -63,8 +63,8 @@ class Journal:
         self._shown = -SHOWN_INTERVAL
 
     def keep(self, trial: Trial, plan: Plan) -> None:
-        """Keep a plan where it is the best so far."""
-        if self.best is None or trial.mean < self.best[0].mean:
+        """Keep a plan where none is better: the later one of two, whose weights are the more complete."""
+        if self.best is None or trial.mean <= self.best[0].mean:
             self.best = trial, plan
 
     def finish_early(self, trial: Trial, plan: Plan) -> None:

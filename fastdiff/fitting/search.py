@@ -72,9 +72,9 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The solver, its options, the grid and how many rows are cheap, for the reader."""
+        """The solver, its options, the grid and how many of the rows are cheap, for the reader."""
         cheap = self.spec.calls.count("cheap")
-        return f"{self.spec.name}, {self.grid}{f', {cheap} of {self.plan.nfe} cheap' if cheap else ''}"
+        return f"{self.spec.name}, {self.grid}{f', {cheap}/{self.plan.nfe} cheap' if cheap else ''}"
 
     def with_calls(self, calls: tuple[str, ...]) -> Candidate:
         """The same with other rows cheap."""

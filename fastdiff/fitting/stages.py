@@ -41,7 +41,7 @@ def run_forward(fit: Fit, plans: list[Candidate]) -> Found:
     found = forward(fit, all_plans)
     from_catalogue(fit, all_plans, torch.from_numpy(found.each))
     if fit.target.cheap < 1:
-        cheap_rows(fit)
+        cheap_rows(fit, found)
     return found
 
 

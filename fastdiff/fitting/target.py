@@ -72,7 +72,7 @@ class FitTarget:
 
     def draw_alone(self, plan: Plan, places: Tensor) -> Tensor:
         """The same for a few places, all of them in every process."""
-        self.spend(places, plan.nfe)
+        self.spend(places, plan.cost(self.cheap))
         return torch.cat([self._run(plan, self.noise[part], part) for part in places.split(self.batch)])
 
     def _run(self, plan: Plan, noise: Tensor, part: Tensor) -> Tensor:
