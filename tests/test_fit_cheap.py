@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fastdiff as fd
 from fastdiff.fitting import Trial
 from fastdiff.fitting.budget import Budget
-from fastdiff.fitting.cheap_calls import kept_share, share
+from fastdiff.fitting.cheap_calls import kept_share, share, told
 from fastdiff.fitting.cheap_rows import counts, neighbours, patterns
 from fastdiff.fitting.folder import Folder
 from fastdiff.fitting.forward import Forward, Setting
@@ -103,6 +103,18 @@ def in_parts(one_time: bool = False) -> fd.Cached:
     return fd.cached(Mixture(one_time), split=fd.Split(("rest",)))
 
 
+def guiding_itself() -> fd.Cached:
+    """A model that calls its network on twice as many samples."""
+    network = Mixture()
+
+    def guided(x: Tensor, t: Tensor) -> Tensor:
+        labels = torch.cat([torch.full((len(x),), -1), torch.zeros(len(x), dtype=torch.long)])
+        uncond, cond = network(torch.cat([x, x]), torch.cat([t, t]), labels).chunk(2)
+        return uncond + 2 * (cond - uncond)
+
+    return fd.cached(guided, network=network, split=fd.Split(("rest",)))
+
+
 def free_lunch() -> fd.Cached:
     return fd.cached(Exact(), split=fd.Split(("inner",)))
 
@@ -152,20 +164,27 @@ GUIDED: Options = {"guidance": 2.0, "uncond": {"y": torch.full((COUNT,), -1)}, "
 
 
 @pytest.mark.parametrize(
-    ("batch", "one_time", "options"),
-    [(24, False, {}), (5, False, GUIDED), (24, False, GUIDED | {"guidance_mode": "calls"}), (24, True, {})],
-    ids=["three together", "parts, guided", "guided in calls", "one time"],
+    ("kind", "batch", "options", "together"),
+    [
+        ("plain", 24, {}, 3),
+        ("plain", 5, GUIDED, 1),
+        ("plain", 24, GUIDED | {"guidance_mode": "calls"}, 3),
+        ("one time", 24, {}, 1),
+        ("guides itself", 24, {}, 1),
+    ],
 )
-def test_the_run_that_a_fit_judges_is_the_plans_own(batch, one_time, options):
+def test_the_run_that_a_fit_judges_is_the_plans_own(kind, batch, options, together):
     """Many settings at once, each sample with what its own full calls left."""
-    target = FitTarget(in_parts(one_time), noise(COUNT), Budget(None, None), batch, **options)
-    target.one_time = one_time
+    subject = guiding_itself() if kind == "guides itself" else in_parts(kind == "one time")
+    target = FitTarget(subject, noise(COUNT), Budget(None, None), batch, **options)
+    target.one_time = kind == "one time"
+    told(target, SCHEDULE, "sample", 0.5)
     converged = fd.plan("unipc", SCHEDULE, 40, grid="quadratic", prediction="sample")
     places = torch.arange(COUNT)
     trajectory = Trajectory(points_of(converged), *target.trace(converged, places, torch.device("cpu")))
-    forward = Forward(
-        ModelSource(target, places), trajectory, lambda plan: target.started(plan, places, None), np.arange(COUNT) % 4
-    )
+    source = ModelSource(target, places)
+    assert source.cheap_together == together
+    forward = Forward(source, trajectory, lambda plan: target.started(plan, places, None), np.arange(COUNT) % 4)
     tried = settings(6)
     for setting, found in zip(tried, forward.run(tried, crossed=False), strict=True):
         plan = setting.space.plan_of(found.p)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import torch
+from torch import Tensor
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
@@ -39,11 +40,41 @@ def told(target: FitTarget, schedule: Schedule, prediction: str, cheap: float | 
     """What a folder has to be claimed with: the cost as it was given, and what tells other cheap calls.
 
     That is the root mean square of a few samples by a plan with a cheap row. Raises ValueError where they hold NaN.
+    Finds out, too, whether samples at different places may share cheap calls.
     """
     places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
     x = target.draw_alone(first_plan(schedule, prediction, ROWS).with_calls(["full", "full", "cheap"]), places)
     require_finite(x)
+    target.cheap_apart = target.one_time or not _mixes(target, first_plan(schedule, prediction, 1 + ROWS))
     return {"cheap": cheap, "cheap_calls": distances(x, torch.zeros_like(x)).tolist()}
+
+
+@torch.no_grad()
+def _mixes(target: FitTarget, plan: Plan) -> bool:
+    """Whether two samples in one run, each a row behind the other, get the outputs that each has in a run of its own.
+
+    They do not where a model makes other batches of its samples, as one that guides itself.
+    """
+    if target.batch == 1:
+        return False
+    x = target.noise[:2]
+
+    def outputs(samples: list[int]) -> list[Tensor]:
+        run, found = PartialRun(target, torch.tensor(samples), alone=True), []
+        for i, call in enumerate(("full", "full", "cheap")):
+            rows = [plan.rows[i + sample] for sample in samples]
+            t, log_snr = (torch.tensor([getattr(r, n) for r in rows], dtype=torch.float64) for n in ("t", "log_snr"))
+            found.append(run.output(x[samples], t, Here(i, call, log_snr)).double())
+        return found
+
+    apart = [torch.cat(pair) for pair in zip(outputs([0]), outputs([1]), strict=True)]
+    try:
+        both = outputs([0, 1])
+    except RuntimeError:  # of tensors that do not go together
+        return False
+    return all(
+        float(distances(a, b).max()) <= 1e-3 * float(b.square().mean().sqrt()) for a, b in zip(both, apart, strict=True)
+    )
 
 
 def kept_share(target: FitTarget, schedule: Schedule, prediction: str, journal: Journal) -> float:

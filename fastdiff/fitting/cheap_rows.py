@@ -23,15 +23,15 @@ LAID = 4  # solvers and grids that each pattern is tried with
 HOPELESS = 1.2  # times the distance of a plan of full rows, both before they are moved, from which on it is not
 
 
-def counts(cost: float, cheap: float) -> list[tuple[int, int]]:
+def counts(cost: int, cheap: float) -> list[tuple[int, int]]:
     """(full rows, cheap rows) of plans that cost no more, in full evaluations, than `cost`, but have more rows.
 
     cheap: what a cheap row costs. For each number of full rows as many cheap ones as that allows, and no more than
     MOST_CHEAP for each; fewer full rows would then leave some of the cost unspent.
     """
     found = []
-    for full in range(math.ceil(cost) - 1, 0, -1):
-        count = math.floor((cost - full) / cheap + 1e-9) if cheap else MOST_CHEAP * full
+    for full in range(cost - 1, 0, -1):
+        count = math.floor((cost - full) / cheap + 1e-9)
         if full + min(count, MOST_CHEAP * full) > cost:
             found.append((full, min(count, MOST_CHEAP * full)))
         if count >= MOST_CHEAP * full:
@@ -69,12 +69,13 @@ def cheap_rows(fit: Fit, full_rows: Found) -> None:
         return
     search, found = Search(fit, STAGE), list[Found]()
     for full, cheap in counts(fit.steps, fit.target.cheap):
-        laid = search.judged(_laid(search, full, cheap))
-        if found and laid[0].mean >= found[0].mean:
+        starts = _laid(search, full, cheap)
+        laid = search.judged(starts) if starts else []  # the catalogue may have no plan of so many rows here
+        if not laid or (found and laid[0].mean >= found[0].mean):
             break
         found = sorted([*laid, *found], key=lambda f: f.mean)
     if not found:
-        journal.note(STAGE, f"not tried: at {fit.target.cheap:.2f} of a full one each they make no more rows")
+        journal.note(STAGE, f"not tried: at {fit.target.cheap:.2f} of a full one each, no plan has more rows")
         return
     best, (beside,) = found[0], search.judged([Found.at(full_rows.candidate)])
     if best.mean < HOPELESS * beside.mean:

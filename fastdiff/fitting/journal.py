@@ -28,7 +28,7 @@ class Trial:
     """One plan and its distances from the held-out converged samples, or a note, whose distances are NaN.
 
     Notes say what is ahead ("cost"), what it came to ("total"), and why a stage did not run or did not end.
-    seconds, evaluations: since the fit began.
+    nfe: what a run costs, in full evaluations. seconds, evaluations: since the fit began.
     """
 
     stage: str

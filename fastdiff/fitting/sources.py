@@ -51,7 +51,7 @@ class ModelSource:
     def __init__(self, target: FitTarget, places: Tensor) -> None:
         self.target, self.places = target, places
         # What full calls leave is no more than one call of the model makes.
-        self.cheap_together = 1 if target.one_time else max(1, target.together // len(places))
+        self.cheap_together = 1 if target.cheap_apart else max(1, target.together // len(places))
 
     def outputs(self, asked: Sequence[Ask], kept: Kept | None = None) -> list[Tensor]:
         count = len(self.places)

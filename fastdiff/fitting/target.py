@@ -23,7 +23,7 @@ class FitTarget:
     Conditions and guidance whose first dimension is N are split with it. batch: samples that the model sees at once.
     each: conditions [n, ...] of the first n noises, wherever they lie; no other noise is asked for.
     ranks: the processes that share the model's calls, each with the same noise. cheap: what a cheap call costs, in full
-    ones, once that is known.
+    ones, once that is known. cheap_apart: samples at different places may not share cheap calls.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class FitTarget:
         self.guidance, self.uncond, self.mode = guidance, uncond, guidance_mode
         self.model_dtype = model_dtype or noise.dtype
         self.conditions, self.each = conditions or {}, each or {}
-        self.cheap = 1.0
+        self.cheap, self.cheap_apart = 1.0, False
         self.one_time = bool(getattr(model, "one_time", False))  # it reads one time for all samples of a call
 
     @property

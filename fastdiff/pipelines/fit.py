@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +11,9 @@ from ..fitting import MIN_SAMPLES, fit
 from ..keywords import options_of
 from ..plans.plan import Plan
 from .denoiser import denoiser
+
+if TYPE_CHECKING:
+    from ..patch.partial import Cached
 
 # What a pipeline says itself.
 OWN = ("prediction", "guidance", "uncond", "guidance_mode", "model_dtype", "conditions")
@@ -25,6 +28,7 @@ def fit_pipeline(
     batch: int = 4,
     save_memory: bool = True,
     seed: int = 0,
+    cached: Cached | None = None,
     **options: Any,
 ) -> Plan:
     """The plan of `steps` evaluations whose samples are closest to the pipeline's converged ones: `fastdiff.fit`.
@@ -34,6 +38,8 @@ def fit_pipeline(
         noises has one. The full fit wants hundreds, of noises more than of prompts.
     batch: samples that the networks see at once. save_memory: recompute activations instead of keeping those of all
         steps. seed: of the noise, and of the fit's batches.
+    cached: `fastdiff.cached(pipe.unet)`, or of another of its networks, for a plan with cheap rows where they pay.
+        `cached.follow(pipe)` has the pipeline run it.
     options: those of `fastdiff.fit`, such as method=, folder=, seconds=, head=; all others are the pipeline's
         call's, such as guidance_scale= and height=. Fit with those that you will sample with.
     Raises what `fastdiff.fit` and `fastdiff.pipelines.denoiser` raise, and ValueError for what the pipeline says
@@ -50,7 +56,8 @@ def fit_pipeline(
     given = {} if prompts is None else {"prompt": list(prompts)}
     made = denoiser(pipe, **given, **{"num_inference_steps": steps, **options})
     noise = torch.randn(samples, *made.noise.shape[1:], generator=torch.Generator().manual_seed(seed))
+    model = made.model if cached is None else cached.around(made.model)
     return fit(
-        made.model, made.schedule, steps, noise.to(made.noise.device), which=torch.arange(samples) % len(made.noise),
+        model, made.schedule, steps, noise.to(made.noise.device), which=torch.arange(samples) % len(made.noise),
         model_dtype=made.noise.dtype, batch=batch, save_memory=save_memory, seed=seed, **fits,
     )  # fmt: skip

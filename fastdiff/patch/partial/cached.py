@@ -27,6 +27,7 @@ class Cached:
 
     def __init__(self, model: Callable[..., Any], network: nn.Module, splits: tuple[Split, ...], order: int) -> None:
         self.network, self.splits, self.order = network, splits, order
+        self.one_time = bool(getattr(model, "one_time", False))  # as pipelines: a call's samples stand at one time
         self._model, self._keeper = as_model(model), Keeper(network, splits, order)
 
     def __call__(self, x: Tensor, t: Any, **kwargs: Any) -> Tensor:
@@ -70,8 +71,13 @@ class Cached:
         return best[0] / best[1]
 
     def modules(self) -> Iterator[nn.Module]:
-        """Those of the network."""
-        return self.network.modules()
+        """Those of the network, and others that the model says it has."""
+        yield from self.network.modules()
+        yield from getattr(self._model, "modules", tuple)()
+
+    def around(self, model: Callable[..., Any]) -> Cached:
+        """The same cheap calls of the network, where it is another callable that runs it."""
+        return Cached(model, self.network, self.splits, self.order)
 
     def follow(self, pipe: Any) -> Handle:
         """Have a diffusers pipeline run plans with cheap rows: its network makes the call that each row asks for.
