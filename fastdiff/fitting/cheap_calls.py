@@ -11,11 +11,13 @@ from ..plans.plan import Plan
 from ..plans.schedule import Schedule
 from ..sampling.model import Model
 from ..sampling.partial import Here, has_cheap_calls
+from . import convergence
 from .journal import Journal
 from .partial_run import PartialRun
-from .references import PROBE_SAMPLES, distances, require_finite
+from .references import require_finite
 from .search import first_plan
 from .target import FitTarget
+from .trajectory import distances
 
 ROWS = 3  # of the plans that are asked: two full ones make a line, along which the third goes on
 REPEATS = 5  # of each call that is timed
@@ -42,7 +44,7 @@ def told(target: FitTarget, schedule: Schedule, prediction: str, cheap: float | 
     That is the root mean square of a few samples by a plan with a cheap row. Raises ValueError where they hold NaN.
     Finds out, too, whether samples at different places may share cheap calls.
     """
-    places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
+    places = torch.arange(min(convergence.PROBE_SAMPLES, len(target.noise)))
     x = target.draw_alone(first_plan(schedule, prediction, ROWS).with_calls(["full", "full", "cheap"]), places)
     require_finite(x)
     target.cheap_apart = target.one_time or not _mixes(target, first_plan(schedule, prediction, 1 + ROWS))

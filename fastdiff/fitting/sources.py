@@ -45,33 +45,83 @@ class Source(Protocol):
         """
 
 
+MAX_ANSWERED = 2**24  # elements of the latest questions, whose answers are kept
+MAX_KNOWN, MAX_LEVELS = 2**24, 256  # elements of states, and levels, that are kept from one setting for the next
+
+
+class _Answer:
+    """What the model says to an evaluation, once it has been asked."""
+
+    def __init__(self, given: Tensor, t: float) -> None:
+        self.given, self.t = given, t
+        self.output: Tensor
+
+    def is_to(self, ask: Ask) -> bool:
+        """Whether the evaluation is this one, to the bit."""
+        return ask.t == self.t and torch.equal(ask.given, self.given)
+
+
 class ModelSource:
-    """The model, called with all plans' samples together, `target.together` at once."""
+    """The model, called with all plans' samples together, `target.together` at once.
+
+    Plans that differ from a row on are one plan before it: what the model has been asked lately is not asked again.
+    """
 
     def __init__(self, target: FitTarget, places: Tensor) -> None:
         self.target, self.places = target, places
         # What full calls leave is no more than one call of the model makes.
         self.cheap_together = 1 if target.cheap_apart else max(1, target.together // len(places))
+        self._answers: list[_Answer] = []
+        self._most = MAX_ANSWERED // (len(places) * target.noise[0].numel())
 
     def outputs(self, asked: Sequence[Ask], kept: Kept | None = None) -> list[Tensor]:
+        if kept is not None:  # what a cheap call says depends on the run
+            return self._in_runs(asked, kept)
+        new: list[_Answer] = []
+        answers = [self._answer(ask, new) for ask in asked]
+        if new:
+            for answer, output in zip(new, self._evaluated(new), strict=True):
+                answer.output = output
+            latest = [*self._answers, *new]
+            self._answers = latest[max(0, len(latest) - self._most) :]
+        return [answer.output for answer in answers]
+
+    def _answer(self, ask: Ask, new: list[_Answer]) -> _Answer:
+        """A known one, or one that is now among the new ones, whose output is to come."""
+        for answer in (*new, *self._answers):
+            if answer.is_to(ask):
+                return answer
+        new.append(_Answer(ask.given, ask.t))
+        return new[-1]
+
+    def _evaluated(self, asked: Sequence[_Answer]) -> list[Tensor]:
         count = len(self.places)
-        x = torch.cat([ask.given for ask in asked])
-        t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
+        x, t = _joined(asked, count)
+        places = self.places.repeat(len(asked))
+        found = []
+        for part in torch.arange(len(x)).split(self.target.together):
+            self.target.budget.check()
+            found.append(self.target.output(x[part], t[part], places[part]).double())
+        return list(torch.cat(found).split(count))
+
+    def _in_runs(self, asked: Sequence[Ask], kept: Kept) -> list[Tensor]:
+        """The same in runs that remember: each part of the samples keeps what its own full calls left."""
+        count, row = len(self.places), asked[0].row
+        x, t = _joined(asked, count)
         log_snr = torch.tensor([ask.row.log_snr for ask in asked], dtype=torch.float64).repeat_interleave(count)
         places = self.places.repeat(len(asked))
         found = []
         for part in torch.arange(len(x)).split(self.target.together):
             self.target.budget.check()
-            if kept is None:
-                m = self.target.output(x[part], t[part], places[part])
-            else:
-                run = kept.setdefault(int(part[0]), PartialRun(self.target, places[part]))
-                m = run.output(x[part], t[part], Here(asked[0].i, asked[0].row.call, log_snr[part]))
-            found.append(m.double())
+            run = kept.setdefault(int(part[0]), PartialRun(self.target, places[part]))
+            found.append(run.output(x[part], t[part], Here(asked[0].i, row.call, log_snr[part])).double())
         return list(torch.cat(found).split(count))
 
 
-MAX_KNOWN, MAX_LEVELS = 2**24, 256  # elements of states, and levels, that are kept from one setting for the next
+def _joined(asked: Sequence[Ask | _Answer], count: int) -> tuple[Tensor, Tensor]:
+    """x and t of all samples of all evaluations."""
+    t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
+    return torch.cat([ask.given for ask in asked]), t
 
 
 class LinearSource:

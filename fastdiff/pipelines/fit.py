@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -11,9 +11,6 @@ from ..fitting import MIN_SAMPLES, fit
 from ..keywords import options_of
 from ..plans.plan import Plan
 from .denoiser import denoiser
-
-if TYPE_CHECKING:
-    from ..patch.partial import Cached
 
 # What a pipeline says itself.
 OWN = ("prediction", "guidance", "uncond", "guidance_mode", "model_dtype", "conditions")
@@ -28,7 +25,7 @@ def fit_pipeline(
     batch: int = 4,
     save_memory: bool = True,
     seed: int = 0,
-    cached: Cached | None = None,
+    cached: Any = None,
     **options: Any,
 ) -> Plan:
     """The plan of `steps` evaluations whose samples are closest to the pipeline's converged ones: `fastdiff.fit`.
