@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -76,10 +76,10 @@ class Run(NamedTuple):
 class Problem:
     """A shipped network, its noises and their converged samples."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, samples: int = SAMPLES) -> None:
         self.net = demo.network(name)
-        self.noise = randn((SAMPLES, *self.net.shape), list(range(SAMPLES)))
-        self.conditions = self.net.conditions(range(SAMPLES))
+        self.noise = randn((samples, *self.net.shape), list(range(samples)))
+        self.conditions = self.net.conditions(range(samples))
         self.converged = self.draw(self.net.model, self._planned("unipc", "logsnr", CONVERGED, order=3))
         self.solver, self.grid = min(product(SOLVERS, GRIDS), key=self._error_with)
 
@@ -104,7 +104,7 @@ class Problem:
 
     def call(self) -> tuple[Tensor, Tensor]:
         """x and t of one call, to be timed."""
-        return self.noise, torch.full((SAMPLES,), self.plan(3).rows[1].t)
+        return self.noise, torch.full((len(self.noise),), self.plan(3).rows[1].t)
 
 
 def cached(problem: Problem, split: str, order: int) -> fd.Cached:
@@ -163,19 +163,19 @@ def shares(found: dict[str, Cost]) -> str:
     return table(["cheap call", "multiply-adds", "seconds"], rows)
 
 
-def at_equal_cost(runs: list[Run], share: Callable[[Run], float], what: str) -> str:
+def at_equal_cost(runs: list[Run], share: Callable[[Run], float], what: str, budgets: Sequence[int] = BUDGETS) -> str:
     """The least error of each contestant within every budget, over its settings."""
     rows = []
     for contestant in dict.fromkeys(run.contestant for run in runs):
         cells = []
-        for budget in BUDGETS:
+        for budget in budgets:
             within = [r.error for r in runs if r.contestant == contestant and r.full + r.cheap * share(r) <= budget]
             cells.append(f"{min(within):.3g}" if within else "")
         rows.append([contestant, *cells])
-    for column in range(1, 1 + len(BUDGETS)):
+    for column in range(1, 1 + len(budgets)):
         best = min(rows, key=lambda row: float(row[column] or math.inf))
         best[column] = f"**{best[column]}**"
-    return table([f"error within, {what}", *(str(budget) for budget in BUDGETS)], rows)
+    return table([f"error within, {what}", *(str(budget) for budget in budgets)], rows)
 
 
 def break_even(runs: list[Run]) -> str:

@@ -42,6 +42,13 @@ def unet() -> object:
     return lambda x, t: net(x, t).sample
 
 
+def test_a_forward_fit_that_is_read_from_its_folder_is_the_one_that_was_returned(tmp_path, monkeypatch):
+    shorten_catalogue(monkeypatch)
+    options = SHORT | {"method": "forward", "folder": tmp_path}
+    first, again = (fd.fit(model, SCHEDULE, 3, noise(8), **options) for _ in range(2))
+    assert first == again
+
+
 @pytest.mark.parametrize("kind", ["refusing", "unet"])
 def test_no_run_calls_the_model_with_an_empty_batch(kind, tmp_path, monkeypatch):
     """Fresh, interrupted, continued, finished, and for a second number of steps."""

@@ -71,6 +71,20 @@ def test_prompts_come_again_until_every_noise_has_one(told: dict):
         torch.testing.assert_close(told["model"](x, t, torch.tensor([1])), alone.model(x, t), rtol=1e-4, atol=1e-4)
 
 
+def test_a_networks_cheap_calls_are_fitted_in_its_pipeline(told: dict):
+    pipe, _ = guided.stable_diffusion()
+    fd.fit_pipeline(pipe, ["a cat"], 5, guidance_scale=3.0, cached=fd.cached(pipe.unet), cheap=0.4)
+    cached, which = told["model"], torch.zeros(2, dtype=torch.long)
+    assert (told["cheap"], cached.network, cached.one_time) == (0.4, pipe.unet, True)
+    alone = fd.pipelines.denoiser(pipe, prompt="a cat", guidance_scale=3.0)
+    x, t = torch.randn(2, 4, 8, 8), torch.full((2,), 500.0)
+    with torch.no_grad():
+        m, state = cached.full(x, t, log_snr=0.0, which=which)
+        torch.testing.assert_close(m, alone.model(x, t, which), rtol=1e-4, atol=1e-4)
+        again = cached.cheap(x, t, state, log_snr=0.0, which=which)  # where the full one was, it says the same
+    torch.testing.assert_close(again, m, rtol=1e-4, atol=1e-4)
+
+
 def test_a_pipeline_in_half_precision_is_fitted_on_a_state_in_single(told: dict):
     pipe, _ = tiny.text_to_image(guided.vp_euler())
     pipe.register_modules(unet=tiny.copied(pipe.unet, torch.bfloat16))

@@ -18,12 +18,15 @@ class Exhausted(Exception):
 
 
 class Budget:
-    """Counts seconds and evaluations: one model call on one sample is one, two under guidance. None sets no limit."""
+    """Counts seconds and evaluations: one model call on one sample is one, two under guidance. None sets no limit.
+
+    A cheap call is as much of one as it costs.
+    """
 
     def __init__(self, seconds: float | None, evaluations: int | None, ranks: Ranks | None = None) -> None:
-        self.limits, self.began, self.evaluations = (seconds, evaluations), clock(), 0
+        self.limits, self.began, self.evaluations = (seconds, evaluations), clock(), 0.0
         self.ranks = ranks or Ranks()
-        self._lap, self._pace = (0.0, 0), 0.0
+        self._lap, self._pace = (0.0, 0.0), 0.0
 
     @property
     def seconds(self) -> float:

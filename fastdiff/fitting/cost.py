@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
-from . import convergence, forward_stage, gauss_newton, stages
+from . import cheap_rows, convergence, forward_stage, gauss_newton, stages
 from .target import FitTarget
 
 
@@ -47,6 +47,22 @@ def of_forward(
     most = count * ((tried + moved + iterations * moves + 1) * rows + plans * steps) + rounding + traced
     least, most = (part * target.evaluations for part in (least, most))
     return f"{least:,} to {most:,} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"
+
+
+def of_cheap_rows(target: FitTarget, count: int, steps: int, pace: float) -> str:
+    """Of the plans with cheap rows, of which there are some, fitted on `count` samples."""
+    costs, laid, moves = [], [], []
+    for full, cheap in cheap_rows.counts(steps, target.cheap):
+        costs.append(full + cheap * target.cheap)
+        laid.append(cheap_rows.LAID * len(cheap_rows.patterns(full, cheap)) * costs[-1])
+        swaps, shifts = 2 * full, 2 * (full + cheap) + len(gauss_newton.RIDGES)  # runs in an iteration
+        moves.append((1 + forward_stage.MAX_ITERATIONS * (swaps + shifts)) * costs[-1])
+    least = sum(laid[:2]) + steps + min(costs)
+    most = sum(laid) + steps + forward_stage.MOVED * max(moves) + max(costs)
+    rounding = 4 * min(count, gauss_newton.NOISE_SAMPLES)
+    least, most = (target.evaluations * part for part in (count * least, count * most + rounding))
+    ahead = f"{least:,.0f} to {most:,.0f} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"
+    return f"{ahead} for plans with cheap rows"
 
 
 def of_full(

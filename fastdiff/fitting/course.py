@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
-from . import cost
+from . import cheap_calls, cheap_rows, cost
 from .budget import Exhausted
 from .convergence import Converged
 from .folder import Folder
@@ -31,7 +31,7 @@ class Course:
     """A fit of a plan of `steps` calls, of `parallel` evaluations each, as `fastdiff.fit` was asked for it.
 
     kept: the folder. traced: how many samples have their trajectories drawn. held_out: how many of the last samples
-    only judge a full fit. memory: bytes.
+    only judge a full fit. memory: bytes. cheap_calls: whether the model has such. cheap: what one costs, if given.
     """
 
     target: FitTarget
@@ -51,6 +51,8 @@ class Course:
     seed: int
     save_memory: bool
     progress: bool
+    cheap_calls: bool
+    cheap: float | None
 
     @property
     def rows(self) -> int:
@@ -64,9 +66,9 @@ class Course:
             references = self._begin()
             converged = self._converged(references)
             self._fit(converged, references)
-            self.journal.note("total", f"{budget.evaluations:,} evaluations, {budget.seconds:.0f} s")
+            self.journal.note("total", f"{budget.evaluations:,.0f} evaluations, {budget.seconds:.0f} s")
         except Exhausted:
-            spent = f"{budget.seconds:.0f} s and {budget.evaluations} evaluations"
+            spent = f"{budget.seconds:.0f} s and {budget.evaluations:.0f} evaluations"
             self.journal.note("budget", f"spent after {spent}")
             if self.journal.best is None and converged is None:
                 raise RuntimeError(
@@ -80,9 +82,13 @@ class Course:
         """The references, once the model and the folder are found sound."""
         target, kept, ranks = self.target, self.kept, self.target.ranks
         fingerprint = check_model(target, self.schedule, self.prediction)
-        ranks.require_same(model=fingerprint)
         if self.parallel > 1 and target.one_time:
             raise ValueError("parallel: the model reads one time for all samples of a call, those are told several")
+        partial: dict[str, object] = {}
+        if self.cheap_calls:
+            target.cheap = self.cheap or target.cheap
+            partial = cheap_calls.told(target, self.schedule, self.prediction, self.cheap)
+        ranks.require_same(model=fingerprint, **partial)
         self._pace = target.budget.lap()
         first_plan(self.schedule, self.prediction, self.steps)  # an error before more is spent, where there is none
         noise, head = digest(target.noise), self.head
@@ -90,6 +96,7 @@ class Course:
         self.journal.folder.claim(
             shared=kept.fit, steps=self.steps, method="full" if self.full else "forward", held_out=self.held_out,
             batch=target.batch, seed=self.seed, head=digest(head.mean) if isinstance(head, GaussianStart) else head,
+            **partial,
         )  # fmt: skip
         references = ReferenceSampler(target, kept)
         references.require_sound(self.journal.folder)
@@ -100,6 +107,8 @@ class Course:
             few = self.rows if self.tolerance is None else None
             ahead = cost.of_search(self.target, self.schedule, self.prediction, few, self._pace)
             self.journal.note("cost", ahead)
+        if self.cheap_calls and self.cheap is None:
+            self.target.cheap = cheap_calls.kept_share(self.target, self.schedule, self.prediction, self.journal)
         given = self.schedule, self.prediction, self.rows, self.tolerance, self.memory
         found = references.find_plan(*given)
         self.journal.note(
@@ -119,6 +128,8 @@ class Course:
                 sizes = tracer.known, tracer.count, self.steps, len(starts or plans), len(plans)
                 ahead = cost.of_forward(self.target, converged.plan, *sizes, pace, self.parallel)
                 self.journal.note("cost", f"{ahead}; {tracer.told}")
+            if cheap_rows.counts(self.steps, self.target.cheap) and not self.journal.folder.has("cheap rows.json"):
+                self.journal.note("cost", cost.of_cheap_rows(self.target, tracer.count, self.steps, pace))
             task, found = self._forward(tracer, plans, starts)
             if not self.full:
                 return

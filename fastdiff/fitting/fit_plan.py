@@ -16,6 +16,7 @@ from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import Model
+from . import cheap_calls
 from .budget import Budget
 from .conditions import read_conditions
 from .course import Course, digest
@@ -48,6 +49,7 @@ def fit(
     head: GaussianStart | int | None = None,
     parallel: int = 1,
     method: str = "forward",
+    cheap: float | None = None,
     held_out: float = 0.25,
     iterations: int = 100,
     batch: int = 64,
@@ -79,11 +81,15 @@ def fit(
     does not put at more than four times the fitted plan's distance.
 
     model, guidance, uncond, guidance_mode, model_dtype: as for `fastdiff.sample`. prediction: as for `fastdiff.plan`.
+        With `fastdiff.cached(model)` plans with more rows are fitted too, some of them cheap, that cost no more than
+        `steps` full evaluations. The best one is returned where it is better than those of `steps` full rows.
     noise: [N, ...] unit Gaussian noise, N at least 4; 8 to 32 for the forward fit, 500 for the full one. Tensors in
         `kwargs`, `uncond` and `guidance` whose first dimension is N are split with it.
     conditions: more keyword arguments of the model, as an iterable of dicts of tensors, each of a batch of any size,
         such as a generator that encodes prompts. It is read once, in order, as far as samples need it: the first 32 of
         the noises in a forward fit, all in a full one.
+    cheap: what a cheap call costs, in full evaluations, in (0, 1); measured on `batch` samples where not given, once
+        for a folder.
     held_out: the share of the samples that the full fit compares plans by; it is fitted to the others. The forward fit
         leaves each quarter of its samples out in turn.
     head: a `GaussianStart`, or its rank: one of that rank is then estimated from the references and kept as
@@ -97,9 +103,9 @@ def fit(
     tolerance: the references count as converged where they change by less than this share of their size when the steps
         are doubled. None is 0.002, or a tenth of what the best of three solvers with `steps` evaluations errs, if that
         is more; where a doubling helps little or the budget is short, half of that error has to do.
-    seconds, evaluations: the budget. One evaluation is one model call on one sample, forwards or backwards. Fewer
-        trajectories are drawn where it has no room for all. When it is spent, the best plan so far is returned, as soon
-        as there are trajectories.
+    seconds, evaluations: the budget. One evaluation is one model call on one sample, forwards or backwards, and a cheap
+        one the share of it that it costs. Fewer trajectories are drawn where there is no room for all. When it is
+        spent, the best plan so far is returned, as soon as there are trajectories.
     memory: bytes that the trajectories may take, on the noise's device; None is a quarter of what is free there. Larger
         ones are left in files, in the folder or temporary ones, and read a little at a time; the plan is the same but
         for the model's rounding in other batches.
@@ -120,8 +126,8 @@ def fit(
 
     Raises ValueError or TypeError naming the argument: too few samples, a model that returns NaN or is not
     deterministic, references that do not converge, a folder of another fit, parallel evaluations by a model that reads
-    one time for all samples of a call. Raises RuntimeError where the budget is spent before the references have
-    converged.
+    one time for all samples of a call, cheap= for a model without cheap calls, and method="full" or parallel
+    evaluations for one with them. Raises RuntimeError where the budget is spent before the references have converged.
     """
     _check(noise, held_out, method, steps=steps, iterations=iterations, batch=batch)
     if not isinstance(parallel, int) or not 1 <= parallel <= MAX_PARALLEL:
@@ -129,6 +135,9 @@ def fit(
     if parallel > 1 and head is not None:
         raise ValueError("head: not with parallel evaluations")
     _require_positive(tolerance=tolerance, seconds=seconds, evaluations=evaluations, memory=memory)
+    able = cheap_calls.check(model, cheap, method)
+    if parallel > 1 and able:
+        raise ValueError("parallel: not with a model that has cheap calls; pass the model without them")
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
     require_schedule(schedule)
@@ -154,7 +163,7 @@ def fit(
         parallel=parallel, full=method == "full", traced=traced, held_out=held_out_count, iterations=iterations,
         tolerance=tolerance,
         memory=allowed(noise.device, ranks.count) if memory is None else memory, head=head, seed=seed,
-        save_memory=save_memory, progress=progress and ranks.is_first,
+        save_memory=save_memory, progress=progress and ranks.is_first, cheap_calls=able, cheap=cheap,
     )  # fmt: skip
     with frozen(model):
         best = course.run()

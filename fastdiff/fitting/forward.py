@@ -8,7 +8,7 @@ samples do. Newton's form of the outputs makes each further unknown a smaller co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import comb
@@ -23,7 +23,7 @@ from ..plans.table import MAX_HISTORY, OFFSET
 from ..plans.turns import unknown_outputs
 from ..sampling.registers import Registers, advance, moves_of
 from .regression import Choice, Moments, Solution, choose, fitted
-from .sources import Ask, Source
+from .sources import Ask, Kept, Source
 from .space import PlanSpace
 from .trajectory import Trajectory, distances
 
@@ -86,14 +86,27 @@ class Forward:
 
         choices: those of another run, taken again, so that the result is smooth in the settings.
         """
-        together = max(1, MAX_ELEMENTS // self.trajectory.end.numel())
-        if len(settings) > together:
-            parts = [settings[i : i + together] for i in range(0, len(settings), together)]
-            return [result for part in parts for result in self.run(part, crossed, choices)]
-        runners = [_Runner(self, setting, crossed, choices) for setting in settings]
+        found: dict[int, Fitted] = {}
+        for part in self._together([setting.space.plan for setting in settings]):
+            runners = [_Runner(self, settings[place], crossed, choices) for place in part]
+            found |= zip(part, self._run(runners), strict=True)
+        return [found[place] for place in range(len(settings))]
+
+    def _together(self, plans: Sequence[Plan]) -> Iterator[list[int]]:
+        """The places of plans that run together: as many as there is memory for; with cheap rows, those of the same."""
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for place, plan in enumerate(plans):
+            alike.setdefault(tuple(row.call for row in plan.rows) if plan.partial else (), []).append(place)
+        for calls, places in alike.items():
+            most = max(1, MAX_ELEMENTS // self.trajectory.end.numel())
+            most = min(most, self.source.cheap_together) if calls else most
+            yield from (places[i : i + most] for i in range(0, len(places), most))
+
+    def _run(self, runners: list[_Runner]) -> list[Fitted]:
+        kept: Kept | None = {} if runners[0].plan.partial else None
         for i in range(max(len(runner.moves) for runner in runners)):
             running = [runner for runner in runners if i < len(runner.moves)]
-            outputs = self.source.outputs([runner.ask(i) for runner in running])
+            outputs = self.source.outputs([runner.ask(i) for runner in running], kept)
             self._solve([runner.step(i, m) for runner, m in zip(running, outputs, strict=True)])
         return [runner.result() for runner in runners]
 
@@ -131,7 +144,7 @@ class _Runner:
 
     def ask(self, i: int) -> Ask:
         x = self.registers.x
-        return Ask(x * self._number(i, "c_in"), float(self.table[i, -1]), x, self.plan.rows[i])
+        return Ask(x * self._number(i, "c_in"), float(self.table[i, -1]), x, self.plan.rows[i], i)
 
     def step(self, i: int, m: Tensor) -> Steps:
         """The row, which asks for each regression that it needs."""

@@ -51,8 +51,8 @@ def forward(fit: Fit, found: list[Candidate]) -> Found:
     """The best plan that regression finds; the best so far is in the journal at any time."""
     if record := fit.journal.finished("forward"):
         return Found.restored(record["place"], fit.schedule, fit.prediction)
-    search = _Search(fit)
-    starts = [Found.at(c) for c in found if c.spec.solver in SHAPES] or [Found.at(c) for c in found]
+    search = Search(fit)
+    starts = starts_of(found)
     try:
         best = search.complete(search.moved(search.ranked(starts)[:MOVED]))
     except Exhausted:
@@ -63,14 +63,20 @@ def forward(fit: Fit, found: list[Candidate]) -> Found:
     return best
 
 
-class _Search:
+def starts_of(found: list[Candidate]) -> list[Found]:
+    """Those of the candidates that a forward fit begins with."""
+    return [Found.at(c) for c in found if c.spec.solver in SHAPES] or [Found.at(c) for c in found]
+
+
+class Search:
     """The regressions of one fit.
 
     Distances are those of samples that the rows were fitted without; the plans are then fitted to all samples.
+    stage: what it is called in reports.
     """
 
-    def __init__(self, fit: Fit) -> None:
-        self.fit = fit
+    def __init__(self, fit: Fit, stage: str = "forward") -> None:
+        self.fit, self.stage = fit, stage
         count = len(fit.trajectory)
         folds = folds_of(count)
         self.model = Forward(ModelSource(fit.target, torch.arange(count)), fit.trajectory, fit.starts, folds)
@@ -83,15 +89,25 @@ class _Search:
 
     def ranked(self, starts: Sequence[Found]) -> list[Found]:
         """Those of the settings that are best after their regression, in order, no two of one grid and shape."""
-        guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
-        order = sorted(range(len(starts)), key=lambda i: guesses[i].mean)
-        few = _in_turn([starts[i] for i in order])[:TRIED]
+        few = self.guessed(starts)[:TRIED]
         fitted: list[Fitted] = []
         for first, last in pairwise((0, *FIRST_TRIED, TRIED)):
             if part := few[first:last]:
                 fitted += self.model.run([Setting(f.space, f.p) for f in part])
                 self._keep(few[: len(fitted)], fitted)
         return _in_turn(self._sorted(few, fitted))
+
+    def guessed(self, starts: Sequence[Found]) -> list[Found]:
+        """The settings in order of what the linear model says of them, each level in turn where they begin."""
+        guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
+        order = sorted(range(len(starts)), key=lambda i: guesses[i].mean)
+        return _in_turn([starts[i] for i in order])
+
+    def judged(self, found: Sequence[Found]) -> list[Found]:
+        """The settings in order of their distances after their regression, no two of one grid and shape."""
+        fitted = self.model.run([Setting(f.space, f.p) for f in found])
+        self._keep(found, fitted)
+        return self._sorted(found, fitted)
 
     def moved(self, found: Sequence[Found]) -> Found:
         """The best after steps of their grids and times, of which the better half makes another each time."""
@@ -120,7 +136,7 @@ class _Search:
     def offer(self, found: Found, fitted: Fitted) -> None:
         """Keep the setting's plan where it is the best so far; its weights are fitted to all samples on their way."""
         journal = self.fit.journal
-        trial = self.fit.trial("forward", found.name, fitted.each)
+        trial = self.fit.trial(self.stage, found.name, fitted.each)
         if journal.best is None or trial.mean < journal.best[0].mean:
             journal.keep(trial, replace(found, p=fitted.p).plan)
             journal.show(trial)
@@ -148,7 +164,7 @@ def _in_turn(found: Sequence[Found]) -> list[Found]:
 class _Moving:
     """A setting whose grid and times are moved."""
 
-    def __init__(self, search: _Search, found: Found) -> None:
+    def __init__(self, search: Search, found: Found) -> None:
         self.search, self.found, space = search, found, found.space
         free = np.flatnonzero(np.isin(space.kinds, KINDS))
         goal = search.fit.trajectory.end

@@ -16,11 +16,13 @@ from .gaussian import GaussianStart
 from .journal import Journal, Trial
 from .lockstep import drawn_together
 from .parallel import spec_of
-from .search import Candidate
+from .search import Candidate, candidates
 from .sources import ModelSource
 from .space import PlanSpace
 from .target import FitTarget
 from .trajectory import Trajectory, distances
+
+HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own spread, where a head start may end
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Fit:
         each = torch.as_tensor(each).double()
         sizes = float(each.mean()), float(each.median()), float(each.square().mean().sqrt())
         budget = self.target.budget
-        return Trial(stage, name, self.steps, *sizes, budget.seconds, evaluations=budget.evaluations)
+        return Trial(stage, name, self.steps, *sizes, budget.seconds, evaluations=round(budget.evaluations))
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,23 @@ class Found:
         spec = self.candidate.spec
         return {
             "solver": spec.solver, "options": spec.options, "grid": self.candidate.grid, "points": points,
-            "p": self.p.tolist(), "each": self.each.tolist(),
+            "p": self.p.tolist(), "each": self.each.tolist(), "calls": spec.calls,
         }  # fmt: skip
 
     @classmethod
     def restored(cls, record: dict[str, Any], schedule: Schedule, prediction: str) -> Found:
         """What `record` described."""
-        spec = spec_of(record["solver"], schedule, prediction, record["options"])
+        spec = spec_of(record["solver"], schedule, prediction, record["options"], tuple(record.get("calls", ())))
         points = Points(*(np.array(v) for v in record["points"]))
         candidate = Candidate(spec, record["grid"], points, spec.build(points))
         space = PlanSpace(spec.build, schedule, points)
         return cls(candidate, space, np.array(record["p"]), np.array(record["each"]))
+
+
+def after_head(fit: Fit, rows: int) -> list[Candidate]:
+    """Plans of so many rows that begin after the head start, where there is one."""
+    if fit.head is None:
+        return []
+    spread = float(fit.trajectory.end.double().std())
+    levels = [-np.log(level * spread) for level in HEAD_LEVELS]
+    return [c for level in levels for c in candidates(fit.schedule, fit.prediction, rows, level)]

@@ -14,7 +14,10 @@ from .descent import State
 from .folder import Folder
 
 SHOWN_INTERVAL = 1.0  # seconds from one report of a stage that goes on to the next
-STAGE_FILES = ("forward.json", "catalogue.json", "differences.json", "start *.safetensors", "descent.safetensors")
+STAGE_FILES = (
+    "cheap.json", "forward.json", "catalogue.json", "cheap rows.json", "differences.json", "start *.safetensors",
+    "descent.safetensors",
+)  # fmt: skip
 HEADER = (
     f"{'stage':10s} {'plan':44s} {'NFE':>4s} {'mean':>9s} {'median':>9s} {'RMSE':>9s} {'seconds':>8s} {'calls':>9s}"
 )
@@ -25,7 +28,7 @@ class Trial:
     """One plan and its distances from the held-out converged samples, or a note, whose distances are NaN.
 
     Notes say what is ahead ("cost"), what it came to ("total"), and why a stage did not run or did not end.
-    seconds, evaluations: since the fit began.
+    nfe: what a run costs, in full evaluations. seconds, evaluations: since the fit began.
     """
 
     stage: str
@@ -60,7 +63,7 @@ class Journal:
         self._shown = -SHOWN_INTERVAL
 
     def keep(self, trial: Trial, plan: Plan) -> None:
-        """Keep a plan where it is the best so far; of two alike, the later one has had more done to it."""
+        """Keep a plan where none is better: the later one of two, whose weights are the more complete."""
         if self.best is None or trial.mean <= self.best[0].mean:
             self.best = trial, plan
 

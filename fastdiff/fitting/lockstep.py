@@ -18,7 +18,10 @@ Run = Generator[Ask, Tensor, Tensor]
 
 @torch.no_grad()
 def drawn_together(source: Source, plans: Sequence[Plan], starts: Sequence[Tensor]) -> list[Tensor]:
-    """The samples [S, ...] of each plan, float64. starts: its first states [S, ...], of the source's samples."""
+    """The samples [S, ...] of each plan, float64; all rows are full.
+
+    starts: its first states [S, ...], of the source's samples.
+    """
     samples: list[Tensor] = [*starts]
     runs = [_run(plan, x) for plan, x in zip(plans, starts, strict=True)]
     asked = [(i, run, next(run)) for i, run in enumerate(runs)]
@@ -37,8 +40,8 @@ def drawn_together(source: Source, plans: Sequence[Plan], starts: Sequence[Tenso
 def _run(plan: Plan, x: Tensor) -> Run:
     """The plan from x; asks for the model's output at each row."""
     registers = Registers(x.double(), x.double())
-    for row, moves in zip(plan.rows, moves_of(plan.rows), strict=True):
-        m = yield Ask(registers.x * row.c_in, row.t, registers.x, row)
+    for i, (row, moves) in enumerate(zip(plan.rows, moves_of(plan.rows), strict=True)):
+        m = yield Ask(registers.x * row.c_in, row.t, registers.x, row, i)
         registers = advance(registers, moves, partial(_step, row, m))
     return registers.x
 

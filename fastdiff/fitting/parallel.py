@@ -87,7 +87,9 @@ def _all(schedule: Schedule, prediction: str, calls: int, evaluations: int) -> I
                 yield Candidate(spec, grid, points, plan)
 
 
-def spec_of(solver: str, schedule: Schedule, prediction: str, options: dict[str, Any]) -> SolverSpec:
+def spec_of(
+    solver: str, schedule: Schedule, prediction: str, options: dict[str, Any], calls: tuple[str, ...] = ()
+) -> SolverSpec:
     """The spec of that name: of a solver of the catalogue, or of parallel evaluations."""
     kind = ParallelSpec if solver == NAME else SolverSpec
-    return kind(solver, schedule, prediction, options)
+    return kind(solver, schedule, prediction, options, calls)

@@ -7,7 +7,7 @@ differences between two of them show early which is better, and a plan is given 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,18 +41,20 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass(frozen=True)
 class SolverSpec:
-    """A solver of the catalogue, free of its grid."""
+    """A solver of the catalogue, free of its grid. calls: of each row, where some are cheap."""
 
     solver: str
     schedule: Schedule
     prediction: str
     options: dict[str, Any] = field(default_factory=dict)
+    calls: tuple[str, ...] = ()
 
     def build(self, points: Points) -> Plan:
         """The solver's plan on these points."""
         rows = find_solver(self.solver)[0].rows(self.schedule, points, self.prediction, **self.options)
         end = float(points.alpha[-1]), float(points.sigma[-1])
-        return Plan(tuple(rows), end, self.prediction, self.solver, "fitted")
+        plan = Plan(tuple(rows), end, self.prediction, self.solver, "fitted")
+        return plan.with_calls(self.calls) if self.calls else plan
 
     @property
     def name(self) -> str:
@@ -71,8 +73,14 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The solver, its options and the grid, for the reader."""
-        return f"{self.spec.name}, {self.grid}"
+        """The solver, its options, the grid and how many of the rows are cheap, for the reader."""
+        cheap = self.spec.calls.count("cheap")
+        return f"{self.spec.name}, {self.grid}{f', {cheap}/{self.plan.nfe} cheap' if cheap else ''}"
+
+    def with_calls(self, calls: tuple[str, ...]) -> Candidate:
+        """The same with other rows cheap."""
+        spec = replace(self.spec, calls=calls)
+        return replace(self, spec=spec, plan=spec.build(self.points))
 
 
 def candidates(schedule: Schedule, prediction: str, evaluations: int, log_snr_min: float = -np.inf) -> list[Candidate]:

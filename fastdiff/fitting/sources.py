@@ -11,24 +11,38 @@ from torch import Tensor
 from ..plans.prediction import convert
 from ..plans.row import Row
 from ..plans.schedule import Schedule
+from ..sampling.partial import Here
+from .partial_run import PartialRun
 from .target import FitTarget
 from .trajectory import Trajectory
 
 
 class Ask(NamedTuple):
-    """One evaluation: what the model reads [S, ...], the time it is told, and where x [S, ...] stands."""
+    """One evaluation: what the model reads [S, ...], the time it is told, where x [S, ...] stands, the row's number."""
 
     given: Tensor
     t: float
     x: Tensor
     row: Row
+    i: int
+
+
+Kept = dict[int, PartialRun]  # of plans with cheap rows that run together, by the first place of each part
 
 
 class Source(Protocol):
-    """Answers evaluations of the same samples by several plans."""
+    """Answers evaluations of the same samples by several plans.
 
-    def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
-        """[S, ...] for each."""
+    cheap_together: how many plans with cheap rows may run together.
+    """
+
+    cheap_together: int
+
+    def outputs(self, asked: Sequence[Ask], kept: Kept | None = None) -> list[Tensor]:
+        """[S, ...] for each. kept: of plans with cheap rows, what is known of their run so far; {} at the first row.
+
+        Plans with cheap rows have the same calls, and ask at every row in the same order.
+        """
 
 
 MAX_ANSWERED = 2**24  # elements of the latest questions, whose answers are kept
@@ -55,17 +69,21 @@ class ModelSource:
 
     def __init__(self, target: FitTarget, places: Tensor) -> None:
         self.target, self.places = target, places
+        # What full calls leave is no more than one call of the model makes.
+        self.cheap_together = 1 if target.cheap_apart else max(1, target.together // len(places))
         self._answers: list[_Answer] = []
         self._most = MAX_ANSWERED // (len(places) * target.noise[0].numel())
 
-    def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
+    def outputs(self, asked: Sequence[Ask], kept: Kept | None = None) -> list[Tensor]:
+        if kept is not None:  # what a cheap call says depends on the run
+            return self._in_runs(asked, kept)
         new: list[_Answer] = []
         answers = [self._answer(ask, new) for ask in asked]
         if new:
             for answer, output in zip(new, self._evaluated(new), strict=True):
                 answer.output = output
-            kept = [*self._answers, *new]
-            self._answers = kept[max(0, len(kept) - self._most) :]
+            latest = [*self._answers, *new]
+            self._answers = latest[max(0, len(latest) - self._most) :]
         return [answer.output for answer in answers]
 
     def _answer(self, ask: Ask, new: list[_Answer]) -> _Answer:
@@ -78,8 +96,7 @@ class ModelSource:
 
     def _evaluated(self, asked: Sequence[_Answer]) -> list[Tensor]:
         count = len(self.places)
-        x = torch.cat([ask.given for ask in asked])
-        t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
+        x, t = _joined(asked, count)
         places = self.places.repeat(len(asked))
         found = []
         for part in torch.arange(len(x)).split(self.target.together):
@@ -87,20 +104,41 @@ class ModelSource:
             found.append(self.target.output(x[part], t[part], places[part]).double())
         return list(torch.cat(found).split(count))
 
+    def _in_runs(self, asked: Sequence[Ask], kept: Kept) -> list[Tensor]:
+        """The same in runs that remember: each part of the samples keeps what its own full calls left."""
+        count, row = len(self.places), asked[0].row
+        x, t = _joined(asked, count)
+        log_snr = torch.tensor([ask.row.log_snr for ask in asked], dtype=torch.float64).repeat_interleave(count)
+        places = self.places.repeat(len(asked))
+        found = []
+        for part in torch.arange(len(x)).split(self.target.together):
+            self.target.budget.check()
+            run = kept.setdefault(int(part[0]), PartialRun(self.target, places[part]))
+            found.append(run.output(x[part], t[part], Here(asked[0].i, row.call, log_snr[part])).double())
+        return list(torch.cat(found).split(count))
+
+
+def _joined(asked: Sequence[Ask | _Answer], count: int) -> tuple[Tensor, Tensor]:
+    """x and t of all samples of all evaluations."""
+    t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
+    return torch.cat([ask.given for ask in asked]), t
+
 
 class LinearSource:
     """The model near its trajectories, without a call: D = D* + gain (x - x*).
 
     D* and x* are the trajectory's; gain = alpha v / (alpha^2 v + sigma^2) is how the best denoiser of Gaussian data of
-    variance v answers a displacement, v that of the converged samples.
+    variance v answers a displacement, v that of the converged samples. A cheap call is a full one to it.
     """
+
+    cheap_together = 1
 
     def __init__(self, trajectory: Trajectory) -> None:
         self.trajectory, self._variance = trajectory, float(trajectory.end.double().var())
         self._levels = min(MAX_LEVELS, max(1, MAX_KNOWN // trajectory.end.numel()))
         self._known: dict[tuple[float, float], tuple[Tensor, Tensor]] = {}
 
-    def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
+    def outputs(self, asked: Sequence[Ask], kept: Kept | None = None) -> list[Tensor]:
         return [self._output(ask) for ask in asked]
 
     def _output(self, ask: Ask) -> Tensor:

@@ -8,6 +8,7 @@ solver of the catalogue, rebuilt on the grid of the moment, plus corrections tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -162,9 +163,8 @@ def _row(row: Row, numbers: np.ndarray) -> Row:
     """The row with other numbers."""
     p_x, p_m, c_in = (float(numbers[OFFSET[name]]) for name in ("p_x", "p_m", "c_in"))
     base = _line(numbers, "b") if row.base_move == "write" else row.base
-    return Row(
-        float(numbers[-1]), row.alpha, row.sigma, row.form, p_x, p_m, _line(numbers, "a"), base, c_in, row.drop_history
-    )
+    x = _line(numbers, "a")
+    return replace(row, t=float(numbers[-1]), p_x=p_x, p_m=p_m, x=x, base=base, c_in=c_in)
 
 
 def _line(numbers: np.ndarray, name: str) -> LinearUpdate:

@@ -10,17 +10,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..sampling.sample import sample
+from .cheap_rows import cheap_rows
 from .descent import Descent
 from .forward_stage import forward
-from .found import Fit, Found
+from .found import Fit, Found, after_head
 from .gauss_newton import GaussNewton, noise_floor
 from .journal import Trial
-from .search import MIN_FINALISTS, Candidate, candidates, race
+from .search import MIN_FINALISTS, Candidate, race
 from .sources import LinearModel, LinearSource
 from .table_runs import TableRuns
 from .trajectory import distances
 
-HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own spread, where a head start may end
 EVALUATION_INTERVAL = 10  # iterations of the descent from one evaluation on the held-out samples to the next
 NEWTON_SAMPLES = 24  # that Gauss-Newton steps are computed from
 LEAST_GAIN = 0.005  # on the held-out samples, that counts
@@ -29,22 +29,17 @@ MISTAKEN = 4.0  # times its distance, that a linear model gives a plan at most; 
 PATIENCE = 2  # iterations without a gain on the held-out samples, after which they end
 
 
-def contestants(fit: Fit, plans: list[Candidate]) -> list[Candidate]:
-    """Every plan of the catalogue, and those that begin after the head start where there is one."""
-    found = list(plans)
-    if fit.head is not None:
-        spread = float(fit.trajectory.end.double().std())
-        for level in HEAD_LEVELS:
-            found += candidates(fit.schedule, fit.prediction, fit.steps, -np.log(level * spread))
-    return found
-
-
 @torch.no_grad()
 def run_forward(fit: Fit, plans: list[Candidate], starts: list[Candidate] | None = None) -> Found:
-    """The forward fit, and the catalogue beside it. plans: those of the catalogue. starts: of the fit, if others."""
-    all_plans = contestants(fit, plans)
+    """The forward fit, and the catalogue beside it; then plans with cheap rows, where the model has such calls.
+
+    plans: those of the catalogue. starts: of the fit, if others.
+    """
+    all_plans = [*plans, *after_head(fit, fit.steps)]
     found = forward(fit, starts or all_plans)
     from_catalogue(fit, all_plans, torch.from_numpy(found.each))
+    if fit.target.cheap < 1:
+        cheap_rows(fit, found)
     return found
 
 

@@ -23,7 +23,8 @@ class FitTarget:
 
     Conditions and guidance whose first dimension is N are split with it. batch: samples that the model sees at once.
     each: conditions [n, ...] of the first n noises, wherever they lie; no other noise is asked for.
-    ranks: the processes that share the model's calls, each with the same noise.
+    ranks: the processes that share the model's calls, each with the same noise. cheap: what a cheap call costs, in full
+    ones, once that is known. cheap_apart: samples at different places may not share cheap calls.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class FitTarget:
         self.guidance, self.uncond, self.mode = guidance, uncond, guidance_mode
         self.model_dtype = model_dtype or noise.dtype
         self.conditions, self.each = conditions or {}, each or {}
+        self.cheap, self.cheap_apart = 1.0, False
         self.one_time = bool(getattr(model, "one_time", False))  # it reads one time for all samples of a call
 
     @property
@@ -66,12 +68,12 @@ class FitTarget:
             own = self.ranks.share(part)
             x = self._run(plan, self._noise(own, plan, start), own)
             drawn.append(self.ranks.whole(x, len(part)))
-            self.spend(part, plan.nfe)
+            self.spend(part, plan.cost(self.cheap))
         return torch.cat(drawn)
 
     def draw_alone(self, plan: Plan, places: Tensor) -> Tensor:
         """The same for a few places, all of them in every process."""
-        self.spend(places, plan.nfe)
+        self.spend(places, plan.cost(self.cheap))
         return torch.cat([self._run(plan, self.noise[part], part) for part in places.split(self.batch)])
 
     def _run(self, plan: Plan, noise: Tensor, part: Tensor) -> Tensor:
@@ -117,19 +119,22 @@ class FitTarget:
         """Of the network, for an output of one sample."""
         return 2 if is_guided(self.guidance) else 1
 
-    def spend(self, part: Tensor, calls: int) -> None:
-        """Count so many outputs of each sample in the part."""
+    def spend(self, part: Tensor, calls: float) -> None:
+        """Count so many outputs of each sample in the part, a cheap one as its share of a full one."""
         self.budget.evaluations += len(part) * calls * self.evaluations
 
     def started(self, plan: Plan, part: Tensor, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
         """The first x of a run."""
         return start_state(plan, self._noise(part, plan, start), None)
 
-    def evaluator(self, part: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The function (x [n, ...], t [n]) -> the model's output, guided where it is, for these samples [n]."""
+    def evaluator(self, part: Tensor, model: Model | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+        """The function (x [n, ...], t [n]) -> the model's output, guided where it is, for these samples [n].
+
+        model: what is called, if not the model itself.
+        """
         options = self._options(part)
         guidance, uncond, mode = (options.pop(name) for name in ("guidance", "uncond", "guidance_mode"))
-        calls = ModelCalls(self.model, self.noise[part].shape, guidance, uncond, mode, options)
+        calls = ModelCalls(model or self.model, self.noise[part].shape, guidance, uncond, mode, options)
         run = calls.evaluator()
 
         def evaluate(x: Tensor, t: Tensor) -> Tensor:

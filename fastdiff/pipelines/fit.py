@@ -25,6 +25,7 @@ def fit_pipeline(
     batch: int = 4,
     save_memory: bool = True,
     seed: int = 0,
+    cached: Any = None,
     **options: Any,
 ) -> Plan:
     """The plan of `steps` evaluations whose samples are closest to the pipeline's converged ones: `fastdiff.fit`.
@@ -34,6 +35,8 @@ def fit_pipeline(
         noises has one. The full fit wants hundreds, of noises more than of prompts.
     batch: samples that the networks see at once. save_memory: recompute activations instead of keeping those of all
         steps. seed: of the noise, and of the fit's batches.
+    cached: `fastdiff.cached(pipe.unet)`, or of another of its networks, for a plan with cheap rows where they pay.
+        `cached.follow(pipe)` has the pipeline run it.
     options: those of `fastdiff.fit`, such as method=, folder=, seconds=, head=; all others are the pipeline's
         call's, such as guidance_scale= and height=. Fit with those that you will sample with.
     Raises what `fastdiff.fit` and `fastdiff.pipelines.denoiser` raise, and ValueError for what the pipeline says
@@ -50,7 +53,8 @@ def fit_pipeline(
     given = {} if prompts is None else {"prompt": list(prompts)}
     made = denoiser(pipe, **given, **{"num_inference_steps": steps, **options})
     noise = torch.randn(samples, *made.noise.shape[1:], generator=torch.Generator().manual_seed(seed))
+    model = made.model if cached is None else cached.around(made.model)
     return fit(
-        made.model, made.schedule, steps, noise.to(made.noise.device), which=torch.arange(samples) % len(made.noise),
+        model, made.schedule, steps, noise.to(made.noise.device), which=torch.arange(samples) % len(made.noise),
         model_dtype=made.noise.dtype, batch=batch, save_memory=save_memory, seed=seed, **fits,
     )  # fmt: skip

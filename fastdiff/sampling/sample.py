@@ -14,7 +14,7 @@ from ..plans.plan import Plan
 from .guided import GuidedCalls, calls_of
 from .model import Model, ModelCalls
 from .parallel import TurnCalls, drive_in_turns, require_turns
-from .partial import RowCalls
+from .partial import Here, RowCalls
 from .program import program_of
 from .rule import Guidance
 from .run import Run
@@ -214,7 +214,7 @@ def _begin(
         cheap_calls=rows is not None,
     )
     if rows is not None:
-        rows.run = run
+        rows.here = lambda: Here(run.i, plan.rows[run.i].call, plan.rows[run.i].log_snr)
     return run, calls
 
 

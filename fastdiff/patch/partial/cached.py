@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class Cached:
 
     def __init__(self, model: Callable[..., Any], network: nn.Module, splits: tuple[Split, ...], order: int) -> None:
         self.network, self.splits, self.order = network, splits, order
+        self.one_time = bool(getattr(model, "one_time", False))  # as pipelines: a call's samples stand at one time
         self._model, self._keeper = as_model(model), Keeper(network, splits, order)
 
     def __call__(self, x: Tensor, t: Any, **kwargs: Any) -> Tensor:
@@ -34,18 +35,18 @@ class Cached:
         return checked_output(self._model(x, t, **kwargs), tuple(x.shape))
 
     def full(
-        self, x: Tensor, t: Any, state: Kept | None = None, *, log_snr: float | None = None, **kwargs: Any
+        self, x: Tensor, t: Any, state: Kept | None = None, *, log_snr: float | Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, Kept]:
         """(the model's output [B, ...], the state for cheap calls).
 
-        state: that of the full call before this one. log_snr: log(alpha / sigma) at t, where cheap calls extrapolate;
-        in t itself where it is not given. Raises ValueError with a state of other shapes.
+        state: that of the full call before this one. log_snr: log(alpha / sigma) at t, a number or [B], where cheap
+        calls extrapolate; in t itself where it is not given. Raises ValueError with a state of other shapes.
         """
         if self.order and state is not None:
             state.check(x)
         return self._keeper.full(lambda: self(x, t, **kwargs), x, _place(t, log_snr), state)
 
-    def cheap(self, x: Tensor, t: Any, state: Kept, *, log_snr: float | None = None, **kwargs: Any) -> Tensor:
+    def cheap(self, x: Tensor, t: Any, state: Kept, *, log_snr: float | Tensor | None = None, **kwargs: Any) -> Tensor:
         """The output [B, ...] with what `full` kept in the place of the skipped modules. log_snr: as for `full`.
 
         Raises ValueError without a state, or with one of other shapes.
@@ -68,6 +69,15 @@ class Cached:
                     call().flatten()[:1].cpu()  # waits for the device
                     best[i] = min(best[i], time.perf_counter() - began)
         return best[0] / best[1]
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Those of the network, and others that the model says it has."""
+        yield from self.network.modules()
+        yield from getattr(self._model, "modules", tuple)()
+
+    def around(self, model: Callable[..., Any]) -> Cached:
+        """The same cheap calls of the network, where it is another callable that runs it."""
+        return Cached(model, self.network, self.splits, self.order)
 
     def follow(self, pipe: Any) -> Handle:
         """Have a diffusers pipeline run plans with cheap rows: its network makes the call that each row asks for.
@@ -119,7 +129,7 @@ def cached(
     return Cached(model, found, splits_of(found, split, levels, blocks), order)
 
 
-def _place(t: Any, log_snr: float | None) -> Any:
+def _place(t: Any, log_snr: float | Tensor | None) -> Any:
     if log_snr is not None:
         return log_snr
     return t.detach().clone() if isinstance(t, Tensor) else t
