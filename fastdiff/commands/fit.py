@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=positive,
-        help="change at which references count as converged (default: what the plan needs)",
+        help="change at which references count as converged (default: as the plan needs)",
     )
     parser.add_argument("--seconds", type=positive, help="time after which the best plan so far is written")
     parser.add_argument("--evaluations", type=whole(1), help="the same in model evaluations of one sample")
