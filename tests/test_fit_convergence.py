@@ -61,11 +61,11 @@ def test_what_the_model_has_been_asked_is_not_asked_again():
     subject = Counted()
     source = ModelSource(target_of(subject), torch.arange(COUNT))
     row = fd.plan("ddim", SCHEDULE, 1, prediction="sample").rows[0]
-    asks = [Ask(x, t, x, row) for x, t in ((noise(COUNT), 2.0), (noise(COUNT), 1.0), (noise(COUNT), 2.0))]
+    asks = [Ask(x, t, x, row, 0) for x, t in ((noise(COUNT), 2.0), (noise(COUNT), 1.0), (noise(COUNT), 2.0))]
     first = source.outputs(asks)
     assert subject.samples == 2 * COUNT
     assert torch.equal(first[0], first[2])
-    again = source.outputs([*asks, Ask(noise(COUNT) + 1e-9, 2.0, noise(COUNT), row)])
+    again = source.outputs([*asks, Ask(noise(COUNT) + 1e-9, 2.0, noise(COUNT), row, 0)])
     assert subject.samples == 3 * COUNT
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=False))
 
