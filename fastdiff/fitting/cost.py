@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
-from . import forward_stage, gauss_newton, references, search, stages
+from . import forward_stage, gauss_newton, references, reuse_stage, search, stages
 from .target import FitTarget
 
 
@@ -19,10 +19,12 @@ def of_search(target: FitTarget, schedule: Schedule, prediction: str, pace: floa
     return f"at least {least:,} evaluations, {_duration(pace * least)} to find a converged plan"
 
 
-def of_forward(target: FitTarget, converged: Plan, drawn: int, count: int, steps: int, plans: int, pace: float) -> str:
+def of_forward(
+    target: FitTarget, converged: Plan, drawn: int, count: int, steps: int, plans: int, reused: bool, pace: float
+) -> str:
     """Of the trajectories of `count` samples, `drawn` of them known, the forward fit on them, and the catalogue's race.
 
-    plans: how many plans of the catalogue there are.
+    plans: how many plans of the catalogue there are. reused: whether rows without an unconditional call are tried.
     """
     moves = 2 * steps + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
     iterations = forward_stage.MOVED * forward_stage.MAX_ITERATIONS  # at most, for the better half alone goes on
@@ -33,6 +35,7 @@ def of_forward(target: FitTarget, converged: Plan, drawn: int, count: int, steps
     most = (few + moved + iterations * moves + plans) * all_of + rounding
     traced = (count - drawn) * converged.nfe
     least, most = ((traced + part) * target.evaluations for part in (least, most))
+    most += reuse_stage.most(steps, count) if reused else 0
     return f"{least:,} to {most:,} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"
 
 

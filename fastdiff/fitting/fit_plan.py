@@ -16,7 +16,7 @@ from ..keywords import check_keywords, options_of
 from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
-from ..sampling.model import Model
+from ..sampling.model import Model, is_guided
 from . import cost
 from .budget import Budget, Exhausted
 from .conditions import read_conditions
@@ -47,6 +47,7 @@ def fit(
     guidance: float | Tensor | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
+    reuse_uncond: bool = True,
     model_dtype: torch.dtype | None = None,
     conditions: Iterable[Mapping[str, Tensor]] | None = None,
     head: GaussianStart | int | None = None,
@@ -92,6 +93,10 @@ def fit(
         STEPS/head.safetensors in the folder. Where the plan begins is fitted too; it runs as
         `sample(model, plan, head(noise, plan))`.
     iterations: of the descent by gradients. With guidance more can pay.
+    reuse_uncond: under guidance, whether plans are tried that make no unconditional call at some rows, where u comes
+        from the rows before, and have more rows for it: as many network evaluations as `steps` rows with both calls.
+        `fastdiff.sample` runs such a plan with the same guidance; for other packages' loops, which hand over the guided
+        output alone, fit without.
     batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
     tolerance: relative change at which the references count as converged.
     seconds, evaluations: the budget. One evaluation is one model call on one sample, forwards or backwards. When it is
@@ -138,7 +143,7 @@ def fit(
     target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each, ranks)
     kept = Folder(None if folder is None else Path(folder), ranks)
     journal = Journal(kept.within(f"{steps}"), report)
-    converges = False
+    reused, converges = reuse_uncond and is_guided(guidance), False
     try:
         with frozen(model):
             fingerprint = check_model(target, schedule, prediction)
@@ -159,7 +164,8 @@ def fit(
             plans = candidates(schedule, prediction, steps)
             with Tracer(target, converged, traced, kept, memory) as tracer:
                 if not journal.folder.has("catalogue.json"):
-                    ahead = cost.of_forward(target, converged, tracer.known, traced, steps, len(plans), pace)
+                    known = (target, converged, tracer.known, traced)
+                    ahead = cost.of_forward(*known, steps, len(plans), reused, pace)
                     journal.note("cost", f"{ahead}; {tracer.told}")
                 trajectory = tracer.draw()
                 if isinstance(head, int):
@@ -168,6 +174,7 @@ def fit(
                 task = Fit(
                     target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head,
                     save_memory=save_memory, progress=progress and ranks.is_first,
+                    reuse_uncond=reused,
                 )  # fmt: skip
                 found = run_forward(task, plans)
                 if full:

@@ -51,7 +51,7 @@ def forward(fit: Fit, found: list[Candidate]) -> Found:
     """The best plan that regression finds; the best so far is in the journal at any time."""
     if record := fit.journal.finished("forward"):
         return Found.restored(record["place"], fit.schedule, fit.prediction)
-    search = _Search(fit)
+    search = Search(fit)
     starts = [Found.at(c) for c in found if c.spec.solver in SHAPES] or [Found.at(c) for c in found]
     try:
         best = search.complete(search.moved(search.ranked(starts)[:MOVED]))
@@ -63,11 +63,14 @@ def forward(fit: Fit, found: list[Candidate]) -> Found:
     return best
 
 
-class _Search:
+class Search:
     """The regressions of one fit.
 
     Distances are those of samples that the rows were fitted without; the plans are then fitted to all samples.
     """
+
+    model: Forward
+    stage = "forward"
 
     def __init__(self, fit: Fit) -> None:
         self.fit = fit
@@ -83,12 +86,12 @@ class _Search:
 
     def ranked(self, starts: Sequence[Found]) -> list[Found]:
         """Those of the settings that are best after their regression, in order, no two of one grid and shape."""
-        guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
+        guesses = self.linear.run([setting_of(f) for f in starts])
         order = sorted(range(len(starts)), key=lambda i: guesses[i].mean)
         few = _in_turn([starts[i] for i in order])[:TRIED]
         fitted: list[Fitted] = []
         for part in filter(None, (few[:FIRST_TRIED], few[FIRST_TRIED:])):
-            fitted += self.model.run([Setting(f.space, f.p) for f in part])
+            fitted += self.model.run([setting_of(f) for f in part])
             self._keep(few[: len(fitted)], fitted)
         return _in_turn(self._sorted(few, fitted))
 
@@ -105,7 +108,7 @@ class _Search:
         """Where the budget ended before anything was judged: the plan that the trajectories alone suggest."""
         if self.fit.journal.best is not None:
             return
-        guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
+        guesses = self.linear.run([setting_of(f) for f in starts])
         best = min(range(len(guesses)), key=lambda i: guesses[i].mean)
         plan = starts[best].space.plan_of(self.linear.run([Setting(starts[best].space, starts[best].p)], False)[0].p)
         self.fit.journal.keep(
@@ -119,14 +122,15 @@ class _Search:
     def offer(self, found: Found, fitted: Fitted) -> None:
         """Keep the setting's plan where it is the best so far; its weights are fitted to all samples on their way."""
         journal = self.fit.journal
-        trial = self.fit.trial("forward", found.name, fitted.each)
+        trial = self.fit.trial(self.stage, found.name, fitted.each)
         if journal.best is None or trial.mean < journal.best[0].mean:
-            journal.keep(trial, replace(found, p=fitted.p).plan)
+            journal.keep(trial, replace(found, p=fitted.p, uncond=fitted.uncond).plan)
             journal.show(trial)
 
     def complete(self, found: Found) -> Found:
         """With its weights, fitted to all samples."""
-        return replace(found, p=self.model.run([Setting(found.space, found.p)], crossed=False)[0].p)
+        (fitted,) = self.model.run([setting_of(found)], crossed=False)
+        return replace(found, p=fitted.p, uncond=fitted.uncond)
 
     def _sorted(self, found: Sequence[Found], fitted: Sequence[Fitted]) -> list[Found]:
         best: dict[tuple[str, str], Found] = {}
@@ -134,6 +138,11 @@ class _Search:
             alike = f"{result.mean:.3g}", f.candidate.grid
             best.setdefault(alike, replace(f, each=result.each))
         return list(best.values())
+
+
+def setting_of(found: Found, p: np.ndarray | None = None) -> Setting:
+    """Where a place is fitted. p: other numbers."""
+    return Setting(found.space, found.p if p is None else p, found.calls)
 
 
 def _in_turn(found: Sequence[Found]) -> list[Found]:
@@ -147,7 +156,7 @@ def _in_turn(found: Sequence[Found]) -> list[Found]:
 class _Moving:
     """A setting whose grid and times are moved."""
 
-    def __init__(self, search: _Search, found: Found) -> None:
+    def __init__(self, search: Search, found: Found) -> None:
         self.search, self.found, space = search, found, found.space
         free = np.flatnonzero(np.isin(space.kinds, KINDS))
         goal = search.fit.trajectory.end
@@ -168,12 +177,12 @@ class _Fits:
     """The samples of a plan space whose weights follow from the other numbers."""
 
     def __init__(self, model: Forward, found: Found) -> None:
-        self.model, self.space = model, found.space
+        self.model, self.found = model, found
 
     def run(self, numbers: Sequence[np.ndarray]) -> list[Outcome]:
-        runs = self.model.run([Setting(self.space, p) for p in numbers])
+        runs = self.model.run([setting_of(self.found, p) for p in numbers])
         return [Outcome(r.x, r.each, r) for r in runs]
 
     def near(self, numbers: Sequence[np.ndarray], here: Outcome) -> list[Tensor]:
-        runs = self.model.run([Setting(self.space, p) for p in numbers], choices=here.source.choices)
+        runs = self.model.run([setting_of(self.found, p) for p in numbers], choices=here.source.choices)
         return [r.x for r in runs]

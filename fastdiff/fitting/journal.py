@@ -14,7 +14,14 @@ from .descent import State
 from .folder import Folder
 
 SHOWN_INTERVAL = 1.0  # seconds from one report of a stage that goes on to the next
-STAGE_FILES = ("forward.json", "catalogue.json", "differences.json", "start *.safetensors", "descent.safetensors")
+STAGE_FILES = (
+    "forward.json",
+    "catalogue.json",
+    "reuse.json",
+    "differences.json",
+    "start *.safetensors",
+    "descent.safetensors",
+)
 HEADER = (
     f"{'stage':10s} {'plan':44s} {'NFE':>4s} {'mean':>9s} {'median':>9s} {'RMSE':>9s} {'seconds':>8s} {'calls':>9s}"
 )
@@ -60,8 +67,8 @@ class Journal:
         self._shown = -SHOWN_INTERVAL
 
     def keep(self, trial: Trial, plan: Plan) -> None:
-        """Keep a plan where it is the best so far."""
-        if self.best is None or trial.mean < self.best[0].mean:
+        """Keep a plan where it is the best so far; the later one where two are as good."""
+        if self.best is None or trial.mean <= self.best[0].mean:
             self.best = trial, plan
 
     def finish_early(self, trial: Trial, plan: Plan) -> None:

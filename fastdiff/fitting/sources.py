@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -38,15 +38,21 @@ class ModelSource:
         self.target, self.places = target, places
 
     def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
-        count = len(self.places)
-        x = torch.cat([ask.given for ask in asked])
-        t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
-        places = self.places.repeat(len(asked))
-        found = []
-        for part in torch.arange(len(x)).split(self.target.together):
-            self.target.budget.check()
-            found.append(self.target.output(x[part], t[part], places[part]).double())
-        return list(torch.cat(found).split(count))
+        return asked_together(self.target, asked, self.places, self.target.output)
+
+
+def asked_together(
+    target: FitTarget, asked: Sequence[Ask], places: Tensor, output: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> list[Tensor]:
+    """[S, ...] for each of those asked, by output(x, t, places) on `target.together` samples at once."""
+    x = torch.cat([ask.given for ask in asked])
+    t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(len(places))
+    every = places.repeat(len(asked))
+    found = []
+    for part in torch.arange(len(x)).split(target.together):
+        target.budget.check()
+        found.append(output(x[part], t[part], every[part]).double())
+    return list(torch.cat(found).split(len(places)))
 
 
 MAX_KNOWN, MAX_LEVELS = 2**24, 256  # elements of states, and levels, that are kept from one setting for the next

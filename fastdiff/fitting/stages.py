@@ -18,6 +18,7 @@ from .found import Fit, Found
 from .gauss_newton import GaussNewton, noise_floor
 from .journal import Trial
 from .references import distances
+from .reuse_stage import reuse
 from .search import MIN_FINALISTS, Candidate, candidates, race
 from .sources import LinearModel, LinearSource
 from .table_runs import TableRuns
@@ -47,6 +48,8 @@ def run_forward(fit: Fit, plans: list[Candidate]) -> Found:
     all_plans = contestants(fit, plans)
     found = forward(fit, all_plans)
     from_catalogue(fit, all_plans, torch.from_numpy(found.each))
+    if fit.reuse_uncond:
+        reuse(fit)
     return found
 
 

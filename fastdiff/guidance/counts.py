@@ -45,6 +45,7 @@ def calls(plan: Plan, guidance: Guidance) -> Calls:
     >>> calls(plan, fd.guidance.CFG(7.5, interval=(0.28, 5.42)))
     <Calls 13 in 10 evaluations, 7 saved of 20: 7 with 1, 3 with 2>
     """
-    guidance = guidance_of(plan, guidance) if plan.reuses_uncond else guidance
-    made = tuple(sum(call is not None for call in rule.calls) for rule in rules_of(plan, guidance))
+    own = guidance_of(plan, guidance) if plan.reuses_uncond else guidance
+    assert isinstance(own, Guidance)  # as such a plan makes one of every number
+    made = tuple(sum(call is not None for call in rule.calls) for rule in rules_of(plan, own))
     return Calls(made, 1 + guidance.needs_uncond + len(guidance.extra))

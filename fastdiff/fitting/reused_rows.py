@@ -1,0 +1,124 @@
+"""Rows without an unconditional call, fitted: their u comes from earlier rows' by weights that the regression finds.
+
+Such a row reads D = p_x x + p_m (c + (1 - g) sum_k b_k (u - c)_k). What is explained by the earlier differences in the
+regression of x' goes into the b, through the weight that x' gives to D: so the history gets the same D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain, zip_longest
+from math import comb
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..plans.row import MAX_UNCOND
+from ..plans.table import MAX_HISTORY, OFFSET
+from ..sampling.registers import advance
+from .forward import Forward, Runner, Setting, Starts, Steps, combined
+from .regression import Choice
+from .sources import Ask, ModelSource, asked_together
+from .target import FitTarget
+from .trajectory import Trajectory
+
+LEAST_SHARE = 0.1  # of the theory's weight on D, that the fitted one must have to be divided by
+
+
+class ReuseForward(Forward):
+    """Fits rows to trajectories under guidance, where settings say which of them make the unconditional call."""
+
+    def __init__(self, target: FitTarget, trajectory: Trajectory, starts: Starts, folds: np.ndarray) -> None:
+        places, guidance = torch.arange(len(trajectory)), target.guidance
+        super().__init__(ModelSource(target, places), trajectory, starts, folds)
+        assert guidance is not None  # as there is nothing to reuse without
+        self.target, self.places = target, places
+        self.away: float | Tensor = 1.0 - guidance
+        if isinstance(self.away, Tensor):
+            self.away = self.away[: len(places)].to(trajectory.end).double().view(-1, *[1] * (trajectory.end.ndim - 1))
+
+    def runner(self, setting: Setting, crossed: bool, choices: Sequence[Choice] | None) -> Runner:
+        return ReuseRunner(self, setting, crossed, choices)
+
+    def outputs(self, running: Sequence[Runner], i: int) -> list[Tensor]:
+        """[1, S, ...] the conditional output of each; [2, S, ...] with u - c after it where the row makes the call."""
+        found: dict[int, Tensor] = {}
+        for uncond in (True, False):
+            here = [k for k, runner in enumerate(running) if runner.setting.calls[i] is uncond]
+            if here:
+                found |= dict(zip(here, self._apart([running[k].ask(i) for k in here], uncond), strict=True))
+        return [found[k] for k in range(len(running))]
+
+    def _apart(self, asked: Sequence[Ask], uncond: bool) -> list[Tensor]:
+        output = partial(self.target.outputs, uncond=uncond)
+        parts = [m.transpose(0, 1) for m in asked_together(self.target, asked, self.places, output)]
+        return [torch.stack([m[0], m[1] - m[0]]) if uncond else m for m in parts]
+
+
+class ReuseRunner(Runner):
+    """One setting on its way through rows of both kinds."""
+
+    owner: ReuseForward
+
+    def __init__(self, owner: ReuseForward, setting: Setting, crossed: bool, choices: Sequence[Choice] | None) -> None:
+        super().__init__(owner, setting, crossed, choices)
+        self._kept: list[Tensor] = []  # u - c of the latest calls, newest first, times the p_m of their rows
+        self._scales: list[float] = []  # those p_m
+
+    def step(self, i: int, m: Tensor) -> Steps:
+        """The row. m: as `ReuseForward.outputs` has it."""
+        p_m = self.number(i, "p_m")
+        if self.setting.calls[i]:
+            self._kept = [p_m * m[1], *self._kept][:MAX_UNCOND]
+            self._scales = [p_m, *self._scales][:MAX_UNCOND]
+            self.uncond.append(())
+            yield from super().step(i, m[0] + self.owner.away * m[1])
+        else:
+            yield from self._reusing(i, self.number(i, "p_x") * self.registers.x + p_m * m[0])
+
+    def _reusing(self, i: int, conditional: Tensor) -> Steps:
+        """A row without the call. conditional: its D without guidance."""
+        row, (x, base, history), away = self.plan.rows[i], self.registers, self.owner.away
+        d = conditional + away * self._kept[0]
+        terms = self.terms(i, "a", base, x, (d, *history)[:MAX_HISTORY], self.plan.point_after(i))
+        differences = _differences(len(self._kept))
+        further = [away * combined(line, self._kept) for line in differences]
+        features, own, added = _in_turn(terms.features, further)
+        solution = yield from self.solved(features, terms.lacks)
+        self.setting.space.add_weights(self.p, i, terms.weights(solution.b[own]))
+
+        def shares(b: np.ndarray) -> np.ndarray:
+            """[..., K] what b [..., F] adds to the weights of what is kept, by the weight that x' gives to D."""
+            theory = self.number(i, "A")
+            weight = theory + (b[..., own] @ terms.basis)[..., terms.places.index(OFFSET["A"])]
+            # Where there is next to none, the row is none, and its samples are no numbers.
+            weight = np.where(np.abs(weight) > LEAST_SHARE * abs(theory), weight, np.nan)
+            return b[..., added] @ differences / weight[..., None]
+
+        found = shares(solution.b)
+        weights = (np.eye(len(found))[0] + found) * self._scales / (self.number(i, "p_m") or np.nan)
+        self.uncond.append(tuple(weights.tolist()))
+        by_sample = shares(solution.apart) if self.crossed else np.tile(found, (len(x), 1))
+        for kept, share in zip(self._kept, by_sample.T, strict=True):
+            d = d + away * torch.from_numpy(share.copy()).to(x).view(-1, *[1] * (x.ndim - 1)) * kept
+        new_x, new_base = terms.theory + self.explained(solution, features), None
+        if row.base_move == "write":
+            outputs = (d, *history)[:MAX_HISTORY]
+            new_base = yield from self.line(i, "b", base, x, outputs, (row.alpha, row.sigma))
+        self.registers = advance(self.registers, self.moves[i], lambda *_: (new_x, new_base, d))
+
+
+def _differences(count: int) -> np.ndarray:
+    """[K, K] the newest of K values, then its backward differences, in terms of the values."""
+    return np.array([[(-1.0) ** j * comb(k, j) for j in range(count)] for k in range(count)])
+
+
+def _in_turn(own: list[Tensor], added: list[Tensor]) -> tuple[list[Tensor], list[int], list[int]]:
+    """(both kinds of features in turns, the places of the first kind, those of the second)."""
+    pairs = [(0, f) for f in range(len(own))], [(1, f) for f in range(len(added))]
+    order = [pair for pair in chain(*zip_longest(*pairs)) if pair is not None]
+    features = [(own, added)[kind][f] for kind, f in order]
+    places = [[k for k, (kind, _) in enumerate(order) if kind == which] for which in (0, 1)]
+    return features, places[0], places[1]
