@@ -6,7 +6,7 @@ regression of x' goes into the b, through the weight that x' gives to D: so the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from itertools import chain, zip_longest
 from math import comb
@@ -18,13 +18,13 @@ from torch import Tensor
 from ..plans.row import MAX_UNCOND
 from ..plans.table import MAX_HISTORY, OFFSET
 from ..sampling.registers import advance
-from .forward import Forward, Runner, Setting, Starts, Steps, combined
-from .regression import Choice
+from .forward import Asked, Forward, Runner, Setting, Starts, Steps, combined
+from .regression import Choice, Solution
 from .sources import Ask, ModelSource, asked_together
 from .target import FitTarget
 from .trajectory import Trajectory
 
-LEAST_SHARE = 0.1  # of the theory's weight on D, that the fitted one must have to be divided by
+LEAST_SHARE = 0.1  # of the theory's weight on D; where the fitted one is less, it is not divided by
 
 
 class ReuseForward(Forward):
@@ -64,50 +64,57 @@ class ReuseRunner(Runner):
 
     def __init__(self, owner: ReuseForward, setting: Setting, crossed: bool, choices: Sequence[Choice] | None) -> None:
         super().__init__(owner, setting, crossed, choices)
-        self._kept: list[Tensor] = []  # u - c of the latest calls, newest first, times the p_m of their rows
-        self._scales: list[float] = []  # those p_m
+        self._kept: list[
+            tuple[Tensor, float]
+        ] = []  # u - c of the latest calls, newest first, and the p_m of their rows
 
     def step(self, i: int, m: Tensor) -> Steps:
         """The row. m: as `ReuseForward.outputs` has it."""
-        p_m = self.number(i, "p_m")
+        p_x, p_m = self.number(i, "p_x"), self.number(i, "p_m")
         if self.setting.calls[i]:
-            self._kept = [p_m * m[1], *self._kept][:MAX_UNCOND]
-            self._scales = [p_m, *self._scales][:MAX_UNCOND]
+            self._kept = [(m[1], p_m or 1.0), *self._kept][:MAX_UNCOND]
             self.uncond.append(())
             yield from super().step(i, m[0] + self.owner.away * m[1])
         else:
-            yield from self._reusing(i, self.number(i, "p_x") * self.registers.x + p_m * m[0])
+            # They change least in the form of D.
+            ratios = np.array([scale / (p_m or 1.0) for _, scale in self._kept])
+            pairs = zip(ratios, self._kept, strict=True)
+            earlier = [self.owner.away * p_m * float(ratio) * difference for ratio, (difference, _) in pairs]
+            added = yield from self._reusing(i, p_x * self.registers.x + p_m * m[0] + earlier[0], earlier)
+            self.uncond.append(tuple(((np.eye(len(ratios))[0] + added) * ratios).tolist()))
 
-    def _reusing(self, i: int, conditional: Tensor) -> Steps:
-        """A row without the call. conditional: its D without guidance."""
-        row, (x, base, history), away = self.plan.rows[i], self.registers, self.owner.away
-        d = conditional + away * self._kept[0]
+    def _reusing(self, i: int, d: Tensor, earlier: list[Tensor]) -> Generator[Asked, Solution, np.ndarray]:
+        """A row without the call; [K] what is added to the weights of the earlier differences.
+
+        d: D with the newest difference as it was. earlier: what each of them is in D.
+        """
+        row, (x, base, history) = self.plan.rows[i], self.registers
         terms = self.terms(i, "a", base, x, (d, *history)[:MAX_HISTORY], self.plan.point_after(i))
-        differences = _differences(len(self._kept))
-        further = [away * combined(line, self._kept) for line in differences]
-        features, own, added = _in_turn(terms.features, further)
+        basis = _differences(len(earlier))
+        features, own, further = _in_turn(terms.features, [combined(line, earlier) for line in basis])
         solution = yield from self.solved(features, terms.lacks)
         self.setting.space.add_weights(self.p, i, terms.weights(solution.b[own]))
+        theory, place = self.number(i, "A"), terms.places.index(OFFSET["A"])
 
-        def shares(b: np.ndarray) -> np.ndarray:
-            """[..., K] what b [..., F] adds to the weights of what is kept, by the weight that x' gives to D."""
-            theory = self.number(i, "A")
-            weight = theory + (b[..., own] @ terms.basis)[..., terms.places.index(OFFSET["A"])]
-            # Where there is next to none, the row is none, and its samples are no numbers.
-            weight = np.where(np.abs(weight) > LEAST_SHARE * abs(theory), weight, np.nan)
-            return b[..., added] @ differences / weight[..., None]
+        def shares(b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """For b [..., F]: the weight [..., 1] that x' gives to D, and what b adds to those in D [..., K]."""
+            weight = theory + (b[..., own] @ terms.basis)[..., [place]]
+            usable = np.abs(weight) > LEAST_SHARE * abs(theory)
+            return weight, usable * (b[..., further] @ basis) / np.where(usable, weight, 1.0)
 
-        found = shares(solution.b)
-        weights = (np.eye(len(found))[0] + found) * self._scales / (self.number(i, "p_m") or np.nan)
-        self.uncond.append(tuple(weights.tolist()))
-        by_sample = shares(solution.apart) if self.crossed else np.tile(found, (len(x), 1))
-        for kept, share in zip(self._kept, by_sample.T, strict=True):
-            d = d + away * torch.from_numpy(share.copy()).to(x).view(-1, *[1] * (x.ndim - 1)) * kept
-        new_x, new_base = terms.theory + self.explained(solution, features), None
+        def added(b: np.ndarray) -> Tensor:
+            """[n, K, 1, ...] for b [n, F]."""
+            return torch.from_numpy(b).to(x).view(*b.shape, *[1] * (x.ndim - 1))
+
+        weight, share = map(added, shares(solution.apart if self.crossed else solution.b[None]))
+        more = (share * torch.stack(earlier, dim=1)).sum(1)
+        only = Solution(solution.b[own], solution.apart[:, own], solution.choice)
+        new_x, new_base = terms.theory + self.explained(only, terms.features) + weight[:, 0] * more, None
         if row.base_move == "write":
-            outputs = (d, *history)[:MAX_HISTORY]
+            outputs = (d + more, *history)[:MAX_HISTORY]
             new_base = yield from self.line(i, "b", base, x, outputs, (row.alpha, row.sigma))
-        self.registers = advance(self.registers, self.moves[i], lambda *_: (new_x, new_base, d))
+        self.registers = advance(self.registers, self.moves[i], lambda *_: (new_x, new_base, d + more))
+        return shares(solution.b)[1]
 
 
 def _differences(count: int) -> np.ndarray:
