@@ -57,7 +57,7 @@ def shorten_search(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MOVED", "MAX_ITERATIONS"):
         monkeypatch.setattr(forward_stage, name, 1)
     monkeypatch.setattr(forward_stage, "TRIED", 4)
-    for name, value in (("EXTRA", (1,)), ("TRIED", 3), ("PATTERNS", 2), ("MOVED", 1)):
+    for name, value in (("TRIED", 3), ("PATTERNS", 2), ("MOVED", 1)):
         monkeypatch.setattr(reuse_stage, name, value)
     monkeypatch.setattr(stages, "NEWTON_SAMPLES", 8)
     monkeypatch.setattr(stages, "PATIENCE", 1)

@@ -1,7 +1,7 @@
-"""Plans of more rows for the same network evaluations: some of their rows make no unconditional call.
+"""Plans of one row more for the same network evaluations: two of their rows make no unconditional call.
 
-Which ones is found row by row: of the rows that still make the call, the one gives it up whose plan is best after its
-regression.
+Which ones is found one after the other: of the rows that make the call, the one gives it up whose plan is best after
+its regression.
 """
 
 from __future__ import annotations
@@ -16,33 +16,35 @@ from .gauss_newton import RIDGES
 from .reused_rows import ReuseForward
 from .search import Candidate, candidates
 
-EXTRA = (1, 2)  # rows more than evaluations with both outputs were asked for; each takes the calls of two rows
+GIVEN_UP = 2  # unconditional calls, for the two evaluations of a row more
 TRIED, PATTERNS = 12, 3  # settings that the model is asked about, and those in which rows give up their calls
 MOVED = 2  # of those, whose grids and times are moved
-LEAST_CALLS = 2  # unconditional ones that a plan makes
+LEAST_STEPS = 3  # so that two rows make the call
 
 
 def reuse(fit: Fit) -> None:
     """Leave the best such plan in the journal, where it is better than what is there."""
     if fit.journal.finished("reuse"):
         return
-    search = _ReuseSearch(fit)
-    found = [f for extra in EXTRA for f in search.patterned(extra)]
-    if not found:
+    plans = candidates(fit.schedule, fit.prediction, fit.steps + 1)
+    if not plans or fit.steps < LEAST_STEPS:
         return
+    search = _ReuseSearch(fit)
+    found = search.starts(plans)
+    for _ in range(GIVEN_UP):
+        found = search.given_up(found)
     best = search.complete(search.moved(sorted(found, key=lambda f: f.mean)[:MOVED]))
     fit.journal.finish("reuse", [(fit.trial("reuse", best.name, best.each), best.plan)], {})
 
 
 def most(steps: int, count: int) -> int:
     """Network evaluations of `count` samples that this takes at most. steps: rows with both calls."""
-    moves = 2 * (steps + max(EXTRA)) + len(RIDGES)  # runs in an iteration: grid and times, then candidates
+    if steps < LEAST_STEPS:
+        return 0
+    moves = 2 * (steps + 1) + len(RIDGES)  # runs in an iteration: grid and times, then candidates
     iterations = MOVED + (MAX_ITERATIONS - 1) * max(1, MOVED // 2)
-    patterned = [PATTERNS * 2 * extra * (steps + extra - 1) for extra in EXTRA if steps - extra >= LEAST_CALLS]
-    tried = 2 * sum(TRIED * (steps + extra) for extra in EXTRA if steps - extra >= LEAST_CALLS)
-    # Every run of a pattern is at most one of `steps` rows with both calls, and one more for each extra row.
-    run = 2 * (steps + max(EXTRA))
-    return count * (tried + run * (sum(patterned) + MOVED + iterations * moves + 1))
+    runs = TRIED + GIVEN_UP * PATTERNS * steps + MOVED + iterations * moves + 1
+    return runs * 2 * (steps + 1) * count
 
 
 class _ReuseSearch(Search):
@@ -54,27 +56,16 @@ class _ReuseSearch(Search):
         super().__init__(fit)
         self.model = ReuseForward(fit.target, fit.trajectory, fit.starts, folds_of(len(fit.trajectory)))
 
-    def patterned(self, extra: int) -> list[Found]:
-        """The best settings of so many rows more, each with the rows that have given up their calls."""
-        rows = self.fit.steps + extra
-        plans = candidates(self.fit.schedule, self.fit.prediction, rows)
-        if not plans or self.fit.steps - extra < LEAST_CALLS:
-            return []
-        starts = self._starts(plans, rows)
-        for _ in range(2 * extra):
-            starts = self._given_up(starts)
-        return starts
-
-    def _starts(self, plans: list[Candidate], rows: int) -> list[Found]:
+    def starts(self, plans: list[Candidate]) -> list[Found]:
         """The best settings of those plans, as far as they are known from rows that make all calls."""
         shapes = [c for c in plans if c.spec.solver in SHAPES] or plans
-        found = [replace(Found.at(c), calls=(True,) * rows) for c in shapes]
+        found = [replace(Found.at(c), calls=(True,) * c.plan.nfe) for c in shapes]
         guesses = self.linear.run([setting_of(f) for f in found])
         order = sorted(range(len(found)), key=lambda k: guesses[k].mean)
         few = [found[k] for k in order[:TRIED]]
         return self._sorted(few, self._fitted(few))[:PATTERNS]
 
-    def _given_up(self, found: Sequence[Found]) -> list[Found]:
+    def given_up(self, found: Sequence[Found]) -> list[Found]:
         """Each with one call less, where that harms least."""
         tried = [[_without(f, i) for i in range(1, len(f.calls)) if f.calls[i]] for f in found]
         fitted = iter(self._fitted([f for each in tried for f in each]))
