@@ -19,7 +19,7 @@ from torch import Tensor
 
 import fastdiff as fd
 from fastdiff.comfyui import installation
-from fastdiff.fitting import references
+from fastdiff.fitting import convergence
 from fastdiff.pipelines import fit as pipeline_fit
 
 BATCH = 4  # samples that the pages draw at once
@@ -69,7 +69,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines from configurations, small fits, and a host under ComfyUI's names."""
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(_pipeline))
     monkeypatch.setattr(diffusers.ModularPipeline, "from_pretrained", classmethod(_modular_pipeline))
-    monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
+    monkeypatch.setattr(convergence, "CONTESTANTS", convergence.CONTESTANTS[:1])
     monkeypatch.setattr(pipeline_fit, "fit", _small(fd.fit))
     monkeypatch.setattr(fd, "fit", _small(fd.fit))
     sampling, tables = hosts.new_host()

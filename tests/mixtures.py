@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.fitting import forward_stage, references, reuse_stage, search, stages
+from fastdiff.fitting import convergence, forward_stage, reuse_stage, search, stages
 
 SCHEDULE = fd.Schedule.edm(0.01, 20.0)
 MEANS = torch.tensor([[1.5, 0.5, -0.5], [-1.0, 1.0, 0.3], [0.2, -1.4, 0.8]], dtype=torch.float64)
@@ -65,6 +65,6 @@ def shorten_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shorten_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few plans of the catalogue, and one that may count as converged, so that no time is spent on them."""
-    monkeypatch.setattr(references, "CONTESTANTS", (("unipc", {"order": 3}, "logsnr"),))
-    monkeypatch.setattr(references, "PROBE_SAMPLES", 2)
+    monkeypatch.setattr(convergence, "CONTESTANTS", (("unipc", {"order": 3}, "logsnr"),))
+    monkeypatch.setattr(convergence, "PROBE_SAMPLES", 2)
     monkeypatch.setattr(search, "GRIDS", ("quadratic",))

@@ -18,14 +18,13 @@ from torch import nn
 
 import fastdiff as fd
 from fastdiff import comfyui, kdiffusion
-from fastdiff.comfyui import fit as comfyui_fit
 from fastdiff.comfyui import plan_files
 from fastdiff.comfyui import schedule as schedules
 from fastdiff.comfyui.fit import check_guidance
 from fastdiff.comfyui.host_plan import sampler_of, sigmas_of
 from fastdiff.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from fastdiff.comfyui.samplers import NAMES, options_of, read_options
-from fastdiff.fitting import fit_plan, references
+from fastdiff.fitting import convergence, course
 from fastdiff.guidance import APG, CFG, CFGpp, History, ZeroStar
 
 BOTH_KINDS = pytest.mark.parametrize("flow", [False, True], ids=["noise", "flow"])
@@ -185,10 +184,10 @@ def test_a_grid_that_a_model_has_not_is_named(comfy_modules):
 @pytest.fixture
 def small_fits(monkeypatch):
     """Fits that compare a few plans, with references that have hardly converged."""
-    monkeypatch.setattr(comfyui_fit, "TOLERANCE", 0.2)
-    monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
-    few = lambda *args, found=fit_plan.candidates: found(*args)[:10]  # noqa: E731
-    monkeypatch.setattr(fit_plan, "candidates", few)
+    monkeypatch.setattr(convergence, "TOLERANCE", 0.2)
+    monkeypatch.setattr(convergence, "CONTESTANTS", convergence.CONTESTANTS[:1])
+    few = lambda *args, found=course.candidates: found(*args)[:10]  # noqa: E731
+    monkeypatch.setattr(course, "candidates", few)
 
 
 def fit(patcher, latent, **values):

@@ -138,12 +138,11 @@ def fitting(**values):
 
 @pytest.fixture
 def small_fits(monkeypatch):
-    from fastdiff.comfyui import fit
-    from fastdiff.fitting import fit_plan, references
+    from fastdiff.fitting import convergence, course
 
-    monkeypatch.setattr(fit, "TOLERANCE", 0.3)
-    monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
-    monkeypatch.setattr(fit_plan, "candidates", lambda *args, found=fit_plan.candidates: found(*args)[:10])
+    monkeypatch.setattr(convergence, "TOLERANCE", 0.3)
+    monkeypatch.setattr(convergence, "CONTESTANTS", convergence.CONTESTANTS[:1])
+    monkeypatch.setattr(course, "candidates", lambda *args, found=course.candidates: found(*args)[:10])
 
 
 def test_a_fit_is_made_once_and_its_file_gives_the_same_image(app, small_fits):

@@ -18,7 +18,7 @@ from fastdiff.commands import compare, pipeline
 from fastdiff.commands.compare import converged, distances
 from fastdiff.commands.fit import FIRST_SEED
 from fastdiff.commands.sample import draw, labels_of
-from fastdiff.fitting import references
+from fastdiff.fitting import convergence, references
 from fastdiff.fitting.budget import Exhausted
 from fastdiff.fitting.search import candidates
 from fastdiff.fitting.target import FitTarget
@@ -86,7 +86,7 @@ def test_sample_uses_the_shipped_plan_where_no_other_is_asked_for():
 
 
 def test_fit_writes_a_plan_that_sample_runs(capsys, monkeypatch):
-    monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])  # enough for this network
+    monkeypatch.setattr(convergence, "CONTESTANTS", convergence.CONTESTANTS[:1])  # enough for this network
     shorten_search(monkeypatch)
     fit = ["fit", "--steps", "3", "--out", "three.json", "--samples", "8"]
     assert main(fit) == 0
@@ -104,7 +104,7 @@ def test_fit_writes_a_plan_that_sample_runs(capsys, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in demo.networks() if name != "digits"])
 def test_fit_serves_every_network_that_ships(name, capsys, monkeypatch):
     monkeypatch.setattr(FitTarget, "trace", exhausted)  # what comes before and after it is the same for all
-    monkeypatch.setattr(references, "converged", lambda _, *given: fd.plan("unipc", given[0], 4, prediction=given[1]))
+    monkeypatch.setattr(references, "converged", four_steps)
     guidance = ["--guidance", "2"] if demo.network(name).num_classes else []
     fit = ["fit", "--network", name, "--steps", "2", "--out", "two.json", "--samples", "4", "--tolerance", "0.5"]
     assert main([*fit, *guidance]) == 0
@@ -119,9 +119,13 @@ def exhausted(*arguments: object) -> None:
     raise Exhausted
 
 
+def four_steps(target: FitTarget, schedule: fd.Schedule, prediction: str, *given: object) -> convergence.Converged:
+    return convergence.Converged(fd.plan("unipc", schedule, 4, prediction=prediction), 0.0)
+
+
 def test_fit_of_a_pipeline_in_a_folder_writes_a_plan_that_runs_in_it(capsys, monkeypatch):
     monkeypatch.setattr(FitTarget, "trace", exhausted)
-    monkeypatch.setattr(references, "converged", lambda _, schedule, *__: fd.plan("unipc", schedule, 4))
+    monkeypatch.setattr(references, "converged", four_steps)
     asked: list[tuple] = []
 
     def fit_pipeline(pipe: object, prompts: list[str], steps: int, **options: object) -> fd.Plan:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mixtures import SCHEDULE, model, noise, shorten_catalogue
 
 import fastdiff as fd
-from fastdiff.fitting import fit_plan, references
+from fastdiff.fitting import convergence, course
 from fastdiff.fitting.descent import Descent
 
 pytestmark = pytest.mark.usefixtures("short_search")
@@ -138,7 +138,7 @@ def test_damaged_file_is_refused_by_name_or_the_fit_is_as_it_was(data, complete,
 def test_every_damaged_or_foreign_file_is_named_before_anything_is_drawn(complete, others, tmp_path):
     folder = tmp_path / "fits"
     shutil.copytree(complete[0], folder)
-    damaged = ["trajectory-16.safetensors", "teacher.safetensors", "3/forward.json", "3/descent.safetensors"]
+    damaged = ["trajectory-3.safetensors", "teacher.safetensors", "3/forward.json", "3/descent.safetensors"]
     for name in damaged[:3]:
         (folder / name).write_bytes((folder / name).read_bytes()[:-9])
     shutil.copy(others[0] / damaged[3], folder / damaged[3])
@@ -157,7 +157,7 @@ def test_every_damaged_or_foreign_file_is_named_before_anything_is_drawn(complet
 
 
 def test_trajectories_of_another_converged_plan_are_refused(complete, tmp_path, monkeypatch):
-    monkeypatch.setattr(references, "CONTESTANTS", references.CONTESTANTS[:1])
+    monkeypatch.setattr(convergence, "CONTESTANTS", convergence.CONTESTANTS[:1])
     folder = tmp_path / "fits"
     shutil.copytree(complete[0], folder)
     shutil.rmtree(folder / "3")
@@ -176,12 +176,12 @@ def test_a_fit_with_other_steps_in_the_same_folder_starts_at_once(complete, tmp_
         return model(x, t)
 
     for stage in ("run_forward", "run_full"):
-        monkeypatch.setattr(fit_plan, stage, lambda *_: None)
+        monkeypatch.setattr(course, stage, lambda *_: None)
     for memory in (None, 1):
         shutil.copytree(complete[0], tmp_path / f"{memory}")
         calls.clear()
         fit(counting, 4, folder=tmp_path / f"{memory}", memory=memory)
-        assert sum(calls) == 2 * 3 * 4 + 3 * 2  # twice three steps of four samples, and two samples at two times
+        assert sum(calls) == 2 * 3 * 2 + 3 * 2  # twice three steps of two samples, and the two at two times
 
 
 def test_file_that_was_deleted_as_told_is_made_anew(complete, tmp_path):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from mixtures import SCHEDULE, model, noise, posterior_mean
 
 import fastdiff as fd
-from fastdiff.fitting.references import distances
 from fastdiff.fitting.search import SolverSpec, candidates, race
 from fastdiff.fitting.space import PlanSpace
+from fastdiff.fitting.trajectory import distances
 from fastdiff.fitting.unroll import unroll
 from fastdiff.plans.grid import GRIDS, make_grid
 
@@ -116,6 +118,10 @@ def test_candidates_lie_on_every_grid_that_the_schedule_has(schedule):
     assert len(tables) == len(found)
 
 
+def each(judge: Callable[[fd.Plan, torch.Tensor], torch.Tensor]) -> Callable:
+    return lambda plans, places: [judge(plan, places) for plan in plans]
+
+
 def test_the_race_finds_the_best_and_gives_the_others_up_early():
     found = candidates(SCHEDULE, "sample", 4)
     generator = torch.Generator().manual_seed(0)
@@ -129,7 +135,7 @@ def test_the_race_finds_the_best_and_gives_the_others_up_early():
         own = 1 + 0.1 * torch.rand(len(places), generator=generator)
         return torch.full((len(places),), torch.nan) if spoilt else true[id(plan)] * hardness[places] * own
 
-    ranked = race(found[::-1], judge, 64)
+    ranked = race(found[::-1], each(judge), 64)
     assert ranked[0][1] is found[0]
     assert judged[id(found[0].plan)] == 64
     assert sorted(judged.values())[len(found) // 2] == 8
@@ -154,6 +160,7 @@ def test_what_the_race_finds_is_the_best_of_the_whole_catalogue_on_all_samples(s
 
     found = candidates(kind, "sample", steps)
     means = [float(judge(candidate.plan, torch.arange(count)).mean()) for candidate in found]
-    mean, winner = race(found, judge, count)[0]
+    distance, winner = race(found, each(judge), count)[0]
+    mean = float(distance.mean())
     assert mean == pytest.approx(min(m for m in means if not np.isnan(m)), rel=1e-12)
     assert mean == pytest.approx(means[found.index(winner)], rel=1e-12)

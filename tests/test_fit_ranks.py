@@ -116,7 +116,7 @@ def test_processes_come_to_the_same_plan_bit_for_bit_and_to_that_of_one_to_round
 def test_processes_share_the_calls_and_the_first_one_reports(seen, single):
     first, second = (each["samples"] for each in seen)
     assert abs(first - second) < 0.2 * first  # nine samples, five and four
-    assert first + second < 1.1 * single[1]  # what is small is done by both
+    assert first + second < 1.2 * single[1]  # what is small is done by both
     assert seen[0]["told"] > 3
     assert seen[1]["told"] == 0
 

@@ -16,11 +16,10 @@ from fastdiff.fitting.budget import Budget
 from fastdiff.fitting.forward import Setting
 from fastdiff.fitting.forward_stage import folds_of
 from fastdiff.fitting.found import Found
-from fastdiff.fitting.references import distances
 from fastdiff.fitting.reused_rows import ReuseForward
 from fastdiff.fitting.search import candidates
 from fastdiff.fitting.target import FitTarget
-from fastdiff.fitting.trajectory import Trajectory, points_of
+from fastdiff.fitting.trajectory import Trajectory, distances, points_of
 
 pytestmark = pytest.mark.usefixtures("short_fits")
 STEPS, COUNT = 4, 16
@@ -73,9 +72,10 @@ def test_evaluations_are_counted_as_they_are_made(mixture):
 
     before, own = mixture.target.budget.evaluations, mixture.target.model
     mixture.target.model = counted
+    anew = ReuseForward(mixture.target, mixture.trajectory, mixture.model.starts, mixture.model.folds)
     try:
         found = mixture.found("dpm_solver_2m", CALLS)
-        (fitted,) = mixture.model.run([Setting(found.space, found.p, CALLS)])
+        (fitted,) = anew.run([Setting(found.space, found.p, CALLS)])
         plan = replace(found, p=fitted.p, uncond=fitted.uncond).plan
         mixture.target.draw(plan, torch.arange(COUNT))
     finally:

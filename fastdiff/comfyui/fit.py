@@ -21,7 +21,6 @@ from .model import guidance_of
 from .schedule import level_of, schedule_of, up_to
 
 SAMPLES = 8  # noises that the plan is fitted to and judged by
-TOLERANCE = 1e-2  # of the references: many models in ComfyUI jump in t, from one whole index to the next
 PROGRESS = 1000  # units of ComfyUI's progress bar
 
 
@@ -83,7 +82,7 @@ class FitRun:
         with torch.no_grad():  # ComfyUI's weights have no gradients, and its memory is for runs
             plan = fit(
                 model, schedule, self.steps, starts.float() / unit,
-                prediction="sample", tolerance=TOLERANCE, batch=self.batch, seconds=self.seconds, seed=self.seed,
+                prediction="sample", batch=self.batch, seconds=self.seconds, seed=self.seed,
                 report=lambda trial: lines.append(str(trial)),
             )  # fmt: skip
         return plan, "\n".join(lines)

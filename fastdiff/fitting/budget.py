@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from time import monotonic
 
 from .ranks import Ranks
@@ -38,6 +39,15 @@ class Budget:
         seconds = 0.0 if self.limits[0] is None else self.ranks.largest(self.seconds)
         pairs = zip((seconds, self.evaluations), self.limits, strict=True)
         return max((spent / limit if limit else 1.0 for spent, limit in pairs if limit is not None), default=0.0)
+
+    @property
+    def left(self) -> float:
+        """Evaluations for which there is room, at the pace so far; infinite where there is no limit."""
+        return self.evaluations * (1 / share - 1) if (share := self.share) else math.inf
+
+    def share_after(self, evaluations: int) -> float:
+        """How much will be spent after so many more evaluations, at the pace so far."""
+        return self.share * (1 + evaluations / max(1, self.evaluations))
 
     def lap(self) -> float:
         """Seconds for each evaluation since the last call; what that call said where there were none."""

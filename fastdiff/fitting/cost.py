@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
-from . import forward_stage, gauss_newton, references, reuse_stage, search, stages
+from . import convergence, forward_stage, gauss_newton, reuse_stage, stages
 from .target import FitTarget
 
 
-def of_search(target: FitTarget, schedule: Schedule, prediction: str, pace: float) -> str:
+def of_search(target: FitTarget, schedule: Schedule, prediction: str, evaluations: int | None, pace: float) -> str:
     """Of finding the plan whose samples have converged, where the first number of steps that counts is enough.
 
-    pace: seconds of an evaluation.
+    evaluations: of the plan that is to be fitted, where its error counts. pace: seconds of an evaluation.
     """
-    able = len(references.contestants(schedule, prediction))
-    steps = references.FIRST_STEPS * (able + 2)  # all, and one of them with twice as many
-    least = min(references.PROBE_SAMPLES, len(target.noise)) * steps * target.evaluations
+    first = convergence.FIRST_STEPS
+    numbers = (first,) if evaluations is None else (first, evaluations)
+    plans = [plan for n in numbers for _, plan in convergence.contestants(schedule, prediction, n)]
+    runs = sum(plan.nfe for plan in plans) - (len(plans) - 1) + 2 * first  # those that begin alike ask once there
+    least = min(convergence.PROBE_SAMPLES, len(target.noise)) * runs * target.evaluations
     return f"at least {least:,} evaluations, {_duration(pace * least)} to find a converged plan"
 
 
@@ -27,14 +29,14 @@ def of_forward(
     plans: how many plans of the catalogue there are. reused: whether rows without an unconditional call are tried.
     """
     moves = 2 * steps + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
-    iterations = forward_stage.MOVED * forward_stage.MAX_ITERATIONS  # at most, for the better half alone goes on
-    few, all_of = min(plans, forward_stage.TRIED) + 1, count * steps
+    moved = min(plans, forward_stage.MOVED)
+    iterations = moved + (forward_stage.MAX_ITERATIONS - 1) * max(1, moved // 2)
+    tried, all_of = min(plans, forward_stage.TRIED), count * steps
     rounding = 4 * min(count, gauss_newton.NOISE_SAMPLES)
-    moved, finalists = min(plans, forward_stage.MOVED), min(plans, search.MIN_FINALISTS)
-    least = (1 + 2 * moved + finalists) * all_of + rounding
-    most = (few + moved + iterations * moves + plans) * all_of + rounding
     traced = (count - drawn) * converged.nfe
-    least, most = ((traced + part) * target.evaluations for part in (least, most))
+    least = 2 * all_of + traced
+    most = (tried + moved + iterations * moves + 1 + plans) * all_of + rounding + traced
+    least, most = (part * target.evaluations for part in (least, most))
     most += reuse_stage.most(steps, count) if reused else 0
     return f"{least:,} to {most:,} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"
 

@@ -1,8 +1,7 @@
-"""`fit`: the checks, the folder, and the order of what is done."""
+"""`fit`: what it is asked for, and the checks of that."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -17,20 +16,16 @@ from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import Model, is_guided
-from . import cost
-from .budget import Budget, Exhausted
+from .budget import Budget
 from .conditions import read_conditions
+from .course import Course, digest
 from .folder import Folder
-from .found import Fit
 from .frozen import frozen
 from .gaussian import GaussianStart
 from .journal import Journal, Trial
+from .memory import allowed
 from .ranks import Ranks
-from .references import ReferenceSampler, check_model
-from .search import candidates, first_plan
-from .stages import run_forward, run_full
 from .target import FitTarget
-from .tracing import Tracer
 
 MIN_SAMPLES = 4
 MAX_TRACED = 32  # samples whose trajectories the forward fit sees
@@ -56,7 +51,7 @@ def fit(
     iterations: int = 100,
     batch: int = 64,
     save_memory: bool = False,
-    tolerance: float = 2e-3,
+    tolerance: float | None = None,
     seconds: float | None = None,
     evaluations: int | None = None,
     memory: int | None = None,
@@ -127,72 +122,30 @@ def fit(
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
     require_schedule(schedule)
-    full, held_out_count = method == "full", max(1, round(held_out * len(noise)))
-    traced = min(len(noise) - held_out_count if full else len(noise), MAX_TRACED)
-    each = {} if conditions is None else read_conditions(conditions, len(noise) if full else traced)
+    held_out_count = max(1, round(held_out * len(noise)))
+    traced = min(len(noise) - held_out_count if method == "full" else len(noise), MAX_TRACED)
+    each = {} if conditions is None else read_conditions(conditions, len(noise) if method == "full" else traced)
     check_keywords(model, [*kwargs, *each], options_of(fit))
     if twice := sorted(set(kwargs) & set(each)):
         raise ValueError(f"conditions: {', '.join(twice)} is a keyword argument too")
     prediction = schedule.default_prediction if prediction is None else prediction
     ranks = Ranks(group)
     ranks.require_same(
-        noise=_digest(noise), steps=steps, prediction=prediction, method=method, held_out=held_out_count, batch=batch,
+        noise=digest(noise), steps=steps, prediction=prediction, method=method, held_out=held_out_count, batch=batch,
         iterations=iterations, tolerance=tolerance, seconds=seconds, evaluations=evaluations, seed=seed,
     )  # fmt: skip
     budget = Budget(seconds, evaluations, ranks)
     target = FitTarget(model, noise, budget, batch, guidance, uncond, guidance_mode, model_dtype, kwargs, each, ranks)
     kept = Folder(None if folder is None else Path(folder), ranks)
-    journal = Journal(kept.within(f"{steps}"), report)
-    reused, converges = reuse_uncond and is_guided(guidance), False
-    try:
-        with frozen(model):
-            fingerprint = check_model(target, schedule, prediction)
-            ranks.require_same(model=fingerprint)
-            pace = budget.lap()
-            first_plan(schedule, prediction, steps)  # an error before more is spent, where there is no plan to fit
-            kept.claim(schedule=schedule.knots(), prediction=prediction, noise=_digest(noise), model=fingerprint)
-            journal.folder.claim(
-                shared=kept.fit, steps=steps, method=method, held_out=held_out_count, batch=batch, seed=seed,
-                head=_digest(head.mean) if isinstance(head, GaussianStart) else head,
-            )  # fmt: skip
-            sampler = ReferenceSampler(target, kept)
-            sampler.require_sound(journal.folder)
-            if sampler.known_plan() is None:
-                journal.note("cost", cost.of_search(target, schedule, prediction, pace))
-            converged = sampler.find_plan(schedule, prediction, tolerance)
-            converges, pace = True, budget.lap()
-            plans = candidates(schedule, prediction, steps)
-            with Tracer(target, converged, traced, kept, memory) as tracer:
-                if not journal.folder.has("catalogue.json"):
-                    known = (target, converged, tracer.known, traced)
-                    ahead = cost.of_forward(*known, steps, len(plans), reused, pace)
-                    journal.note("cost", f"{ahead}; {tracer.told}")
-                trajectory = tracer.draw()
-                if isinstance(head, int):
-                    head = GaussianStart.estimate(trajectory.end, schedule, head)
-                    journal.folder.write("head.safetensors", head.save)
-                task = Fit(
-                    target, schedule, prediction, steps, trajectory, journal, seed=seed, head=head,
-                    save_memory=save_memory, progress=progress and ranks.is_first,
-                    reuse_uncond=reused,
-                )  # fmt: skip
-                found = run_forward(task, plans)
-                if full:
-                    if not journal.folder.has("differences.json"):
-                        counts = (traced, len(noise) - held_out_count, steps, iterations)
-                        journal.note("cost", cost.of_full(target, converged, *counts, budget.lap()))
-                    task.references = sampler.draw_references(converged, trajectory.end, task.progress)
-                    task.held_out = held_out_count
-                    run_full(task, found, iterations)
-        journal.note("total", f"{budget.evaluations:,} evaluations, {budget.seconds:.0f} s")
-    except Exhausted:
-        journal.note("budget", f"spent after {budget.seconds:.0f} s and {budget.evaluations} evaluations")
-    if journal.best is None and not converges:
-        raise RuntimeError(
-            f"budget: {budget.seconds:.0f} s and {budget.evaluations} evaluations were spent before the model's samples"
-            " converged; give it more"
-        )
-    best = first_plan(schedule, prediction, steps) if journal.best is None else journal.best[1]
+    course = Course(
+        target, schedule, prediction, steps, kept, Journal(kept.within(f"{steps}"), report),
+        full=method == "full", traced=traced, held_out=held_out_count, iterations=iterations, tolerance=tolerance,
+        memory=allowed(noise.device, ranks.count) if memory is None else memory, head=head, seed=seed,
+        save_memory=save_memory, progress=progress and ranks.is_first,
+        reuse_uncond=reuse_uncond and is_guided(guidance),
+    )  # fmt: skip
+    with frozen(model):
+        best = course.run()
     return replace(best, schedule=schedule.knots())
 
 
@@ -214,7 +167,3 @@ def _check(noise: Tensor, held_out: float, method: str, **counts: int) -> None:
         raise ValueError(f"noise: expected [N, ...] with at least {MIN_SAMPLES} samples, got shape {shape}")
     if not 0 < held_out < 1 or len(noise) * (1 - held_out) < MIN_SAMPLES / 2:
         raise ValueError(f"held_out: expected a share in (0, 1) that leaves {MIN_SAMPLES // 2} samples, got {held_out}")
-
-
-def _digest(x: Tensor) -> str:
-    return hashlib.sha256(x.detach().double().cpu().numpy().tobytes()).hexdigest()[:16]

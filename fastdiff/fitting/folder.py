@@ -80,6 +80,12 @@ class Folder:
         if self._writes is not None:
             write(self._writes / name, save)
 
+    def remove(self, *patterns: str) -> None:
+        """Delete the files of these names."""
+        if self._writes is not None:
+            for path in (path for name in patterns for path in self._writes.glob(name)):
+                path.unlink()
+
     @property
     def _writes(self) -> Path | None:
         """The path where this process is the one that writes."""

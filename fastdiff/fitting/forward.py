@@ -21,11 +21,10 @@ from torch import Tensor
 from ..plans.plan import Plan
 from ..plans.table import MAX_HISTORY, OFFSET
 from ..sampling.registers import Registers, advance, moves_of
-from .references import distances
 from .regression import Choice, Moments, Solution, choose, fitted
 from .sources import Ask, Source
 from .space import PlanSpace
-from .trajectory import Trajectory
+from .trajectory import Trajectory, distances
 
 MAX_ELEMENTS = 2**22  # of all samples in all settings that run together; each keeps some ten such tensors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ SHAPES = (
 )
 FOLDS = 4
 TRIED = 24  # settings that the model is asked about, after the linear model has ranked all
-FIRST_TRIED = 6  # of those, so that a small budget has a plan soon
+FIRST_TRIED = (2, 6)  # of those, so that a small budget has a plan soon
 MOVED = 3  # of those, whose grids and times are moved; each time the better half goes on
 MAX_ITERATIONS = 12
 LEAST_GAIN = 0.01  # of the mean distance in an iteration, below which the grid stays
@@ -90,9 +90,10 @@ class Search:
         order = sorted(range(len(starts)), key=lambda i: guesses[i].mean)
         few = _in_turn([starts[i] for i in order])[:TRIED]
         fitted: list[Fitted] = []
-        for part in filter(None, (few[:FIRST_TRIED], few[FIRST_TRIED:])):
-            fitted += self.model.run([setting_of(f) for f in part])
-            self._keep(few[: len(fitted)], fitted)
+        for first, last in pairwise((0, *FIRST_TRIED, TRIED)):
+            if part := few[first:last]:
+                fitted += self.model.run([setting_of(f) for f in part])
+                self._keep(few[: len(fitted)], fitted)
         return _in_turn(self._sorted(few, fitted))
 
     def moved(self, found: Sequence[Found]) -> Found:

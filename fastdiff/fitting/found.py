@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +14,12 @@ from ..plans.plan import Plan
 from ..plans.schedule import Points, Schedule
 from .gaussian import GaussianStart
 from .journal import Journal, Trial
-from .references import distances
+from .lockstep import drawn_together
 from .search import Candidate, SolverSpec
+from .sources import ModelSource
 from .space import PlanSpace
 from .target import FitTarget
-from .trajectory import Trajectory
+from .trajectory import Trajectory, distances
 
 
 @dataclass
@@ -55,6 +57,16 @@ class Fit:
         """[n] distances of the samples at `places` [n] from the converged ones."""
         exact = self.trajectory.end if self.references is None else self.references
         return distances(self.target.draw(plan, places, self.head), exact[places])
+
+    def judge_together(self, plans: Sequence[Plan], places: Tensor) -> list[Tensor]:
+        """[n] distances for each of the plans, of the trajectories' samples at `places` [n]."""
+        source, exact = ModelSource(self.target, places), self.trajectory.end[places]
+        some = max(1, self.target.together // len(places))
+        found: list[Tensor] = []
+        for i in range(0, len(plans), some):
+            starts = [self.target.started(plan, places, self.head) for plan in plans[i : i + some]]
+            found += [distances(x, exact) for x in drawn_together(source, plans[i : i + some], starts)]
+        return found
 
     def judge_held_out(self, stage: str, plan: Plan) -> Trial:
         """The trial of a plan on the held-out samples."""

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .found import Fit
-from .references import distances
 from .regression import Moments, solve
 from .search import first_plan
+from .trajectory import distances
 
 RIDGES = np.array([1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
 MAX_MOVE = 1.0  # of a number in one step, in units of its width

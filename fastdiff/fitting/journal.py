@@ -71,11 +71,6 @@ class Journal:
         if self.best is None or trial.mean <= self.best[0].mean:
             self.best = trial, plan
 
-    def finish_early(self, trial: Trial, plan: Plan) -> None:
-        """Report a stage that the budget has ended; its plan takes the place of one judged on other samples."""
-        self.best = trial, plan
-        self.report(trial)
-
     def show(self, trial: Trial) -> None:
         """Report a trial of a stage that goes on, at most one a second."""
         if trial.seconds - self._shown >= SHOWN_INTERVAL:

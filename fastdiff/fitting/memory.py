@@ -22,6 +22,15 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**32
 
 
+def allowed(device: torch.device, processes: int) -> int:
+    """Bytes that trajectories may take on a device where nothing else is said.
+
+    Each process keeps them all, and those without a device of their own share the machine's memory.
+    """
+    share = SHARE / processes if device.type == "cpu" else SHARE
+    return int(share * free_memory(device))
+
+
 def size_of(count: float) -> str:
     """A number of bytes for the reader."""
     return next((f"{count / size:.3g} {unit}" for unit, size in UNITS if count >= size), f"{count:.0f} bytes")

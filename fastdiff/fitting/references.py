@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,25 +12,15 @@ from ..plans.build import plan
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
 from .budget import clock
+from .convergence import Converged, converged
 from .folder import Folder
 from .journal import STAGE_FILES
 from .target import FitTarget
+from .trajectory import distances
 
-Contestant = tuple[str, dict[str, Any], str]  # solver, its options, grid
-# On each of eleven problems the best of them at 20 steps was one of the two that agreed best.
-CONTESTANTS: tuple[Contestant, ...] = (
-    ("unipc", {"order": 3}, "quadratic"),
-    ("adams_moulton", {"order": 4}, "power"),
-    ("dpm_solver_3m_exact", {}, "logsnr"),
-)
-PROBE_SAMPLES = 4  # on which convergence is checked
-FIRST_STEPS, MAX_STEPS = 20, 640
+SAMPLES = 2  # that tell one model from another
+DRAWN = ("trajectory-*.safetensors", "teacher.safetensors")  # by the converged plan
 SAVE_INTERVAL = 20.0  # seconds, so that a killed process loses no more
-
-
-def distances(x: Tensor, exact: Tensor) -> Tensor:
-    """[N] root mean square difference of each sample, float64."""
-    return (x.double() - exact.double()).flatten(1).square().mean(1).sqrt()
 
 
 def check_model(target: FitTarget, schedule: Schedule, prediction: str) -> list[float]:
@@ -43,8 +30,8 @@ def check_model(target: FitTarget, schedule: Schedule, prediction: str) -> list[
 
     Raises ValueError where they hold NaN or are not the same a second time.
     """
-    table = _plan(*CONTESTANTS[0], schedule, prediction, 3)
-    places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
+    table = plan("unipc", schedule, 3, grid="quadratic", prediction=prediction, order=3)
+    places = torch.arange(SAMPLES)
     target.budget.check()
     first = target.draw_alone(table, places)
     require_finite(first)
@@ -65,7 +52,7 @@ def _reads_one_time(target: FitTarget, table: Plan) -> bool:
     """Whether two samples at two times get other outputs than each has at its own: many models look at t[0] alone."""
     if target.batch == 1:
         return False
-    places = torch.arange(2)
+    places = torch.arange(SAMPLES)
     times = torch.tensor([table.rows[0].t, table.rows[-1].t], dtype=torch.float64)
     x = target.started(table, places, None)
     one, other, both = (target.output_alone(x, times[each], places) for each in ([0, 0], [1, 1], [0, 1]))
@@ -82,18 +69,32 @@ class ReferenceSampler:
     def __init__(self, target: FitTarget, folder: Folder) -> None:
         self.target, self.folder = target, folder
 
-    def find_plan(self, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
-        """The converged plan. Raises Exhausted where the budget ends before it is found."""
-        if kept := self.known_plan():
-            return kept
-        table = converged(self.target, schedule, prediction, tolerance)
-        self.folder.save_json("teacher.json", table.to_dict())
-        return table
+    def find_plan(
+        self, schedule: Schedule, prediction: str, evaluations: int, tolerance: float | None, memory: int
+    ) -> Converged:
+        """The converged plan for a fit of so many evaluations. Raises Exhausted where the budget ends before.
 
-    def known_plan(self) -> Plan | None:
-        """The converged plan, where the folder has it."""
-        kept = self.folder.load_json("teacher.json")
-        return None if kept is None else Plan.from_dict(kept)
+        One that was found for fewer may be too coarse; then what was drawn by it goes.
+        """
+        kept = self._kept()
+        if kept is not None:
+            known = Converged(Plan.from_dict(kept["plan"]), float(kept["change"]))
+            if known.is_within(tolerance) or (tolerance is None and evaluations <= int(kept["evaluations"])):
+                return known
+        found = converged(self.target, schedule, prediction, evaluations, tolerance, memory)
+        if kept is not None and kept["plan"] != found.plan.to_dict():
+            self.folder.remove(*DRAWN)
+        content = {"plan": found.plan.to_dict(), "change": found.change, "evaluations": evaluations}
+        self.folder.save_json("teacher.json", content)
+        return found
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the folder has a converged plan."""
+        return self._kept() is not None
+
+    def _kept(self) -> dict[str, Any] | None:
+        return self.folder.load_json("teacher.json")
 
     def draw_references(self, table: Plan, first: Tensor, progress: bool) -> Tensor:
         """The samples [N, ...], of which the `first` ones are known, from their trajectories.
@@ -122,8 +123,8 @@ class ReferenceSampler:
     def require_sound(self, stages: Folder) -> None:
         """Raises ValueError naming every file, here or among the `stages`, that is damaged or another fit's."""
         found = self.folder.faults("teacher.json")
-        if not found and (table := self.known_plan()) is not None:
-            found += self.folder.of_plan(table).faults("trajectory-*.safetensors", "teacher.safetensors")
+        if not found and (kept := self._kept()) is not None:
+            found += self.folder.of_plan(Plan.from_dict(kept["plan"])).faults(*DRAWN)
         found += stages.faults(*STAGE_FILES)
         if found:
             raise ValueError("; ".join(found))
@@ -135,65 +136,6 @@ def _keep(folder: Folder, drawn: list[Tensor], saved: int) -> int:
     if count > saved:
         folder.save_tensors("teacher.safetensors", {"x0": torch.cat(drawn).contiguous()}, {})
     return count
-
-
-def converged(target: FitTarget, schedule: Schedule, prediction: str, tolerance: float) -> Plan:
-    """A plan that agrees with itself at half the steps, to `tolerance` of the samples' size in the median.
-
-    Of several solvers and grids the two go on that agree best at few steps, then the one of them that changes least
-    with twice as many, until it changes no more. Raises ValueError where it never does.
-    """
-    places = torch.arange(min(PROBE_SAMPLES, len(target.noise)))
-
-    def drawn(contestant: Contestant, steps: int) -> Tensor:
-        return target.draw(_plan(*contestant, schedule, prediction, steps), places)
-
-    steps, change = FIRST_STEPS, math.inf
-    running = _agreeing([(c, drawn(c, steps)) for c in contestants(schedule, prediction)])
-    while running and steps < MAX_STEPS:
-        steps *= 2
-        found = []
-        for contestant, coarse in running:
-            fine = drawn(contestant, steps)
-            change = _gap(coarse, fine)
-            if change < tolerance:
-                return _plan(*contestant, schedule, prediction, steps)
-            found.append((change, (contestant, fine)))
-        change, leader = min(found, key=lambda f: f[0])
-        running = [leader]
-    raise ValueError(
-        f"tolerance: halving {steps} steps still changes the samples by {change:.2g} of their size, expected less"
-        f" than {tolerance:g}; a model in half precision or one that jumps in t may need a larger tolerance"
-    )
-
-
-def _agreeing(drawn: list[tuple[Contestant, Tensor]]) -> list[tuple[Contestant, Tensor]]:
-    """The two whose samples are closest to one another; all where there are no more."""
-    pairs = itertools.combinations(drawn, 2)
-    return list(min(pairs, key=lambda pair: _gap(pair[0][1], pair[1][1]), default=drawn))
-
-
-def _gap(x: Tensor, exact: Tensor) -> float:
-    """The median distance, as a share of the samples' size; infinite where there are none.
-
-    The median, because a few samples near a boundary between two basins never settle.
-    """
-    gap = float(distances(x, exact).median() / exact.double().square().mean().sqrt())
-    return math.inf if math.isnan(gap) else gap
-
-
-def contestants(schedule: Schedule, prediction: str) -> list[Contestant]:
-    """Those that can run on this schedule and prediction."""
-    found = []
-    for contestant in CONTESTANTS:
-        with suppress(ValueError):
-            _plan(*contestant, schedule, prediction, FIRST_STEPS)
-            found.append(contestant)
-    return found
-
-
-def _plan(solver: str, options: dict[str, Any], grid: str, schedule: Schedule, prediction: str, steps: int) -> Plan:
-    return plan(solver, schedule, steps, grid=grid, prediction=prediction, **options)
 
 
 def require_finite(x: Tensor) -> None:

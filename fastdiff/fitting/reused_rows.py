@@ -20,7 +20,7 @@ from ..plans.table import MAX_HISTORY, OFFSET
 from ..sampling.registers import advance
 from .forward import Asked, Forward, Runner, Setting, Starts, Steps, combined
 from .regression import Choice, Solution
-from .sources import Ask, ModelSource, asked_together
+from .sources import ModelSource
 from .target import FitTarget
 from .trajectory import Trajectory
 
@@ -34,7 +34,7 @@ class ReuseForward(Forward):
         places, guidance = torch.arange(len(trajectory)), target.guidance
         super().__init__(ModelSource(target, places), trajectory, starts, folds)
         assert guidance is not None  # as there is nothing to reuse without
-        self.target, self.places = target, places
+        self._apart = [ModelSource(target, places, partial(target.outputs, uncond=uncond)) for uncond in (False, True)]
         self.away: float | Tensor = 1.0 - guidance
         if isinstance(self.away, Tensor):
             self.away = self.away[: len(places)].to(trajectory.end).double().view(-1, *[1] * (trajectory.end.ndim - 1))
@@ -45,16 +45,13 @@ class ReuseForward(Forward):
     def outputs(self, running: Sequence[Runner], i: int) -> list[Tensor]:
         """[1, S, ...] the conditional output of each; [2, S, ...] with u - c after it where the row makes the call."""
         found: dict[int, Tensor] = {}
-        for uncond in (True, False):
-            here = [k for k, runner in enumerate(running) if runner.setting.calls[i] is uncond]
-            if here:
-                found |= dict(zip(here, self._apart([running[k].ask(i) for k in here], uncond), strict=True))
+        for uncond, source in enumerate(self._apart):
+            here = [k for k, runner in enumerate(running) if runner.setting.calls[i] == uncond]
+            outputs = source.outputs([running[k].ask(i) for k in here])
+            for k, m in zip(here, outputs, strict=True):
+                c, *u = m.transpose(0, 1)
+                found[k] = torch.stack([c, *(other - c for other in u)])
         return [found[k] for k in range(len(running))]
-
-    def _apart(self, asked: Sequence[Ask], uncond: bool) -> list[Tensor]:
-        output = partial(self.target.outputs, uncond=uncond)
-        parts = [m.transpose(0, 1) for m in asked_together(self.target, asked, self.places, output)]
-        return [torch.stack([m[0], m[1] - m[0]]) if uncond else m for m in parts]
 
 
 class ReuseRunner(Runner):
@@ -64,9 +61,8 @@ class ReuseRunner(Runner):
 
     def __init__(self, owner: ReuseForward, setting: Setting, crossed: bool, choices: Sequence[Choice] | None) -> None:
         super().__init__(owner, setting, crossed, choices)
-        self._kept: list[
-            tuple[Tensor, float]
-        ] = []  # u - c of the latest calls, newest first, and the p_m of their rows
+        # u - c of the latest calls, newest first, and the p_m of their rows.
+        self._kept: list[tuple[Tensor, float]] = []
 
     def step(self, i: int, m: Tensor) -> Steps:
         """The row. m: as `ReuseForward.outputs` has it."""

@@ -6,7 +6,7 @@ differences between two of them show early which is better, and a plan is given 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ MIN_SAMPLES, SAMPLE_GROWTH = 8, 3  # all plans are judged on so many; those that
 RIVAL_SAMPLES = 2  # the same where there is a rival
 MAX_STANDARD_ERRORS = 3.0  # standard errors behind the leader, on the same samples, at which a plan is given up
 MIN_FINALISTS = 8  # plans that run to the end in any case
+RIVAL_FINALISTS = 1  # the same where there is a rival
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("unipc", {"order": 3}),
     ("heun", {"coordinate": "flow"}),
@@ -135,30 +136,32 @@ def _inside(schedule: Schedule, points: Points) -> bool:
 
 
 def race(
-    found: list[Candidate], judge: Callable[[Plan, Tensor], Tensor], count: int, rival: Tensor | None = None
-) -> list[tuple[float, Candidate]]:
-    """The candidates in order of their mean distances over `count` samples; over fewer where one was given up.
+    found: list[Candidate],
+    judge: Callable[[Sequence[Plan], Tensor], Sequence[Tensor]],
+    count: int,
+    rival: Tensor | None = None,
+) -> list[tuple[Tensor, Candidate]]:
+    """The candidates and their distances, in order of the means, over `count` samples or until one was given up.
 
-    judge(plan, places): the distances of a plan's samples at `places`. Those who got furthest come first.
+    judge(plans, places): the distances [n] of each plan's samples at `places` [n]. Those who got furthest come first.
     rival: [count] the distances of a plan besides them. Those that err twice as much on every sample so far are given
     up too, from the second sample on.
     """
-    running: list[tuple[Candidate, Tensor]] = [(candidate, torch.empty(0)) for candidate in found]
-    lost: list[tuple[float, Candidate]] = []
+    first, finalists = (MIN_SAMPLES, MIN_FINALISTS) if rival is None else (RIVAL_SAMPLES, RIVAL_FINALISTS)
+    running: list[tuple[Tensor, Candidate]] = [(torch.empty(0), candidate) for candidate in found]
+    lost: list[tuple[Tensor, Candidate]] = []
     until = 0
     while True:
-        first = MIN_SAMPLES if rival is None else RIVAL_SAMPLES
         places = torch.arange(until, min(max(first, SAMPLE_GROWTH * until), count))
         until = len(places) + until
-        running = [(c, torch.cat([d, _distances(judge(c.plan, places))])) for c, d in running]
-        running.sort(key=lambda pair: float(pair[1].mean()))
+        judged = judge([c.plan for _, c in running], places)
+        running = [(torch.cat([d, _distances(new)]), c) for (d, c), new in zip(running, judged, strict=True)]
+        running.sort(key=lambda pair: float(pair[0].mean()))
         if until == count:
-            return [(float(d.mean()), c) for c, d in running] + lost
-        leaders = running[0][1]
-        stays = [
-            i < MIN_FINALISTS or not (_behind(d, leaders) or _hopeless(d, rival)) for i, (_, d) in enumerate(running)
-        ]
-        lost = [(float(d.mean()), c) for (c, d), kept in zip(running, stays, strict=True) if not kept] + lost
+            return running + lost
+        leaders = running[0][0]
+        stays = [i < finalists or not (_behind(d, leaders) or _hopeless(d, rival)) for i, (d, _) in enumerate(running)]
+        lost = [pair for pair, kept in zip(running, stays, strict=True) if not kept] + lost
         running = [pair for pair, kept in zip(running, stays, strict=True) if kept]
 
 

@@ -31,31 +31,64 @@ class Source(Protocol):
         """[S, ...] for each."""
 
 
-class ModelSource:
-    """The model, called with all plans' samples together, `target.together` at once."""
+MAX_ANSWERED = 2**24  # elements of the latest questions, whose answers are kept
+MAX_KNOWN, MAX_LEVELS = 2**24, 256  # elements of states, and levels, that are kept from one setting for the next
 
-    def __init__(self, target: FitTarget, places: Tensor) -> None:
-        self.target, self.places = target, places
+
+class _Answer:
+    """What the model says to an evaluation, once it has been asked."""
+
+    def __init__(self, given: Tensor, t: float) -> None:
+        self.given, self.t = given, t
+        self.output: Tensor
+
+    def is_to(self, ask: Ask) -> bool:
+        """Whether the evaluation is this one, to the bit."""
+        return ask.t == self.t and torch.equal(ask.given, self.given)
+
+
+class ModelSource:
+    """The model, called with all plans' samples together, `target.together` at once.
+
+    Plans that differ from a row on are one plan before it: what the model has been asked lately is not asked again.
+    output: (x, t, places) -> what is read of the model; `target.output` where not given.
+    """
+
+    def __init__(
+        self, target: FitTarget, places: Tensor, output: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    ) -> None:
+        self.target, self.places, self._output = target, places, output or target.output
+        self._answers: list[_Answer] = []
+        self._most = MAX_ANSWERED // (len(places) * target.noise[0].numel())
 
     def outputs(self, asked: Sequence[Ask]) -> list[Tensor]:
-        return asked_together(self.target, asked, self.places, self.target.output)
+        new: list[_Answer] = []
+        answers = [self._answer(ask, new) for ask in asked]
+        if new:
+            for answer, output in zip(new, self._evaluated(new), strict=True):
+                answer.output = output
+            kept = [*self._answers, *new]
+            self._answers = kept[max(0, len(kept) - self._most) :]
+        return [answer.output for answer in answers]
 
+    def _answer(self, ask: Ask, new: list[_Answer]) -> _Answer:
+        """A known one, or one that is now among the new ones, whose output is to come."""
+        for answer in (*new, *self._answers):
+            if answer.is_to(ask):
+                return answer
+        new.append(_Answer(ask.given, ask.t))
+        return new[-1]
 
-def asked_together(
-    target: FitTarget, asked: Sequence[Ask], places: Tensor, output: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> list[Tensor]:
-    """[S, ...] for each of those asked, by output(x, t, places) on `target.together` samples at once."""
-    x = torch.cat([ask.given for ask in asked])
-    t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(len(places))
-    every = places.repeat(len(asked))
-    found = []
-    for part in torch.arange(len(x)).split(target.together):
-        target.budget.check()
-        found.append(output(x[part], t[part], every[part]).double())
-    return list(torch.cat(found).split(len(places)))
-
-
-MAX_KNOWN, MAX_LEVELS = 2**24, 256  # elements of states, and levels, that are kept from one setting for the next
+    def _evaluated(self, asked: Sequence[_Answer]) -> list[Tensor]:
+        count = len(self.places)
+        x = torch.cat([ask.given for ask in asked])
+        t = torch.tensor([ask.t for ask in asked], dtype=torch.float64).repeat_interleave(count)
+        places = self.places.repeat(len(asked))
+        found = []
+        for part in torch.arange(len(x)).split(self.target.together):
+            self.target.budget.check()
+            found.append(self._output(x[part], t[part], places[part]).double())
+        return list(torch.cat(found).split(count))
 
 
 class LinearSource:

@@ -9,19 +9,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..plans.plan import Plan
 from ..sampling.sample import sample
-from .budget import Exhausted
 from .descent import Descent
 from .forward_stage import forward
 from .found import Fit, Found
 from .gauss_newton import GaussNewton, noise_floor
 from .journal import Trial
-from .references import distances
 from .reuse_stage import reuse
 from .search import MIN_FINALISTS, Candidate, candidates, race
 from .sources import LinearModel, LinearSource
 from .table_runs import TableRuns
+from .trajectory import distances
 
 HEAD_LEVELS = (20.0, 10.0, 5.0, 3.0, 2.0)  # sigma / alpha over the data's own spread, where a head start may end
 EVALUATION_INTERVAL = 10  # iterations of the descent from one evaluation on the held-out samples to the next
@@ -77,23 +75,8 @@ def from_catalogue(fit: Fit, found: list[Candidate], rival: Tensor) -> None:
     if fit.journal.finished("catalogue"):
         return
     found = promising(fit, found, float(rival.mean()))
-    each: dict[int, Tensor] = {}
-
-    def judge(plan: Plan, places: Tensor) -> Tensor:
-        new = fit.judge(plan, places)
-        each[id(plan)] = torch.cat([each.get(id(plan), new[:0]), new])
-        return new
-
-    try:
-        best = race(found, judge, len(fit.trajectory), rival)[0][1]
-    except Exhausted:
-        furthest = max(map(len, each.values()), default=0)
-        judged = [(each[id(c.plan)], c) for c in found if len(each.get(id(c.plan), ())) == furthest > 0]
-        if judged and fit.journal.best is None:
-            far, best = min(judged, key=lambda pair: float(pair[0].mean().nan_to_num(nan=np.inf)))
-            fit.journal.finish_early(fit.trial("catalogue", best.name, far), best.plan)
-        raise
-    trial = fit.trial("catalogue", best.name, each[id(best.plan)])
+    each, best = race(found, fit.judge_together, len(fit.trajectory), rival)[0]
+    trial = fit.trial("catalogue", best.name, each)
     fit.journal.finish("catalogue", [(trial, best.plan)], {})
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .gauss_newton import Outcome
 from .gaussian import GaussianStart
-from .references import distances
 from .space import PlanSpace
 from .target import FitTarget
+from .trajectory import distances
 from .unroll import unroll
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops import checks
+from ..ops.reference import compute_dtype
 from ..plans.plan import Plan
 from ..sampling.model import Model, ModelCalls, check_guidance, is_guided
 from ..sampling.sample import iter_sample, sample
@@ -84,7 +85,7 @@ class FitTarget:
     def trace(self, plan: Plan, places: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Of a plan of one evaluation a step: its states at its points [M + 1], and the x0 predicted at the first M.
 
-        device: where they are kept.
+        device: where they are kept. Raises Exhausted between two steps, too.
         """
         self.budget.check()
         own, count = self.ranks.share(places), len(places)
@@ -93,8 +94,14 @@ class FitTarget:
         for step in iter_sample(self.model, plan, self.noise[own], **options):
             states.append(self.ranks.whole(step.x, count).to(device, copy=True))
             data.append(self.ranks.whole(step.x0, count).to(device, copy=True))
-        self.spend(places, plan.nfe)
+            self.spend(places, 1)
+            if len(data) < plan.nfe:
+                self.budget.check()
         return torch.stack(states), torch.stack(data)
+
+    def traced_bytes(self, plan: Plan, count: int) -> int:
+        """What `trace` returns of so many samples."""
+        return (2 * plan.nfe + 1) * count * self.noise[0].numel() * compute_dtype(self.noise.dtype).itemsize
 
     def differentiable(self, plan: Plan) -> bool:
         """Whether a gradient comes back through the model."""

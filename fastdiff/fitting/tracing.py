@@ -12,11 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..ops.reference import compute_dtype
-from ..plans.plan import Plan
 from .budget import Exhausted
+from .convergence import Converged
 from .folder import Folder
-from .memory import SHARE, free_memory, size_of
+from .memory import size_of
 from .references import require_finite
 from .target import FitTarget
 from .trajectory import Rows, Trajectory, points_of
@@ -27,17 +26,15 @@ class Tracer:
 
     Each batch is a file of its own in the folder, as soon as it is drawn, and what is there is not drawn again.
 
-    memory: bytes that the trajectories may take, on the noise's device; a quarter of what is free there if None. Larger
-    ones are read from the files, a few rows [N, ...] at a time, with the same result bit for bit; where there is no
-    folder, from temporary ones.
+    converged: the plan, and the first samples' runs where they are known. memory: bytes that the trajectories may take,
+    on the noise's device. Larger ones are read from the files, a few rows [N, ...] at a time, with the same result bit
+    for bit; where there is no folder, from temporary ones.
     """
 
-    def __init__(self, target: FitTarget, plan: Plan, count: int, folder: Folder, memory: int | None) -> None:
-        self.target, self.plan, self.count, self.folder = target, plan, count, folder.of_plan(plan)
+    def __init__(self, target: FitTarget, converged: Converged, count: int, folder: Folder, memory: int) -> None:
+        self.target, self.plan, self.first = target, converged.plan, converged.runs
+        self.count, self.folder, self.limit = count, folder.of_plan(self.plan), memory
         self.device = target.noise.device
-        # Each process keeps them all, and those without a device of their own share the machine's memory.
-        share = SHARE / target.ranks.count if self.device.type == "cpu" else SHARE
-        self.limit = int(share * free_memory(self.device)) if memory is None else memory
         self._temporary: tempfile.TemporaryDirectory | None = None
 
     def __enter__(self) -> Tracer:
@@ -59,8 +56,7 @@ class Tracer:
     @property
     def size(self) -> int:
         """Bytes of all trajectories."""
-        sample = self.target.noise[0].numel() * compute_dtype(self.target.noise.dtype).itemsize
-        return (2 * self.plan.nfe + 1) * self.count * sample
+        return self.target.traced_bytes(self.plan, self.count)
 
     @property
     def on_disk(self) -> bool:
@@ -75,13 +71,12 @@ class Tracer:
 
     @property
     def known(self) -> int:
-        """How many of the runs the folder has."""
-        if self.folder.path is None:
-            return 0
-        first = 0
-        while first < self.count and (length := _length(self.folder.path / _name(first))):
+        """How many of the runs need not be drawn."""
+        first, length = 0, 1
+        while self.folder.path is not None and length and first < self.count:
+            length = _length(self.folder.path / _name(first))
             first += length
-        return min(first, self.count)
+        return min(max(first, 0 if self.first is None else self.first[0].shape[1]), self.count)
 
     def draw(self) -> Trajectory:
         """The runs of the first samples. Raises Exhausted where the budget ends before the first batch is drawn."""
@@ -102,7 +97,7 @@ class Tracer:
         """One batch from the folder, or from the model; how many samples it has."""
         saved = self.folder.load_tensors(_name(first))
         if saved is None:
-            tensors = self._drawn(torch.arange(first, min(first + self.target.together, self.count)))
+            tensors = self._drawn(first)
             self.folder.save_tensors(_name(first), tensors, {})
         else:
             tensors = saved[0]
@@ -119,9 +114,14 @@ class Tracer:
             data.append(tensors["data"].to(self.device))
         return length
 
-    def _drawn(self, places: Tensor) -> dict[str, Tensor]:
+    def _drawn(self, first: int) -> dict[str, Tensor]:
         device = torch.device("cpu") if self.on_disk else self.device
-        states, data = self.target.trace(self.plan, places, device)
+        if self.first is not None and first == 0:
+            states, data = (runs[:, : self.count].to(device).contiguous() for runs in self.first)
+            self.first = None
+        else:
+            places = torch.arange(first, min(first + self.target.together, self.count))
+            states, data = self.target.trace(self.plan, places, device)
         require_finite(states[-1])
         return {"states": states, "data": data}
 

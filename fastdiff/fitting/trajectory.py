@@ -71,6 +71,11 @@ class Trajectory:
         return (self._state(j) - self.data[j].double()) / self._tau[j]
 
 
+def distances(x: Tensor, exact: Tensor) -> Tensor:
+    """[N] root mean square difference of each sample, float64."""
+    return (x.double() - exact.double()).flatten(1).square().mean(1).sqrt()
+
+
 def points_of(plan: Plan) -> Points:
     """[M + 1] where a run of a plan stands, the end included."""
     rows = [(row.t, row.alpha, row.sigma) for row in plan.rows] + [(float("nan"), *plan.end)]
