@@ -34,6 +34,7 @@ def sampler_of(plan: Plan) -> Callable[..., Tensor]:
     Raises ValueError for a plan that draws noise or begins where there is no signal; in a run, also for one of another
     kind of model.
     """
+    plan.refuse_reuse("and ComfyUI's models hand over the guided output alone")
     levels = sigmas_of(plan)
     if plan.stochastic or not torch.isfinite(levels).all():
         what = "draws noise" if plan.stochastic else "begins at zero signal-to-noise ratio, which no sigma describes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
-from . import cheap_rows, convergence, forward_stage, gauss_newton, stages
+from . import cheap_rows, convergence, forward_stage, gauss_newton, reuse_stage, stages
 from .target import FitTarget
 
 
@@ -31,11 +31,12 @@ def of_forward(
     plans: int,
     pace: float,
     parallel: int = 1,
+    reused: bool = False,
 ) -> str:
     """Of the trajectories of `count` samples, `drawn` of them known, the forward fit on them, and the catalogue's race.
 
     starts: how many plans the forward fit begins with. plans: how many the catalogue has. parallel: evaluations in each
-    call of a fitted plan.
+    call of a fitted plan. reused: whether rows without an unconditional call are tried.
     """
     rows = steps * parallel
     moves = steps + rows + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
@@ -46,6 +47,7 @@ def of_forward(
     least = count * (rows + steps) + traced
     most = count * ((tried + moved + iterations * moves + 1) * rows + plans * steps) + rounding + traced
     least, most = (part * target.evaluations for part in (least, most))
+    most += reuse_stage.most(steps, count) if reused else 0
     return f"{least:,} to {most:,} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"
 
 

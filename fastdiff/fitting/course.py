@@ -53,6 +53,7 @@ class Course:
     progress: bool
     cheap_calls: bool
     cheap: float | None
+    reuse_uncond: bool
 
     @property
     def rows(self) -> int:
@@ -126,7 +127,7 @@ class Course:
         with tracer:
             if not self.journal.folder.has("catalogue.json"):
                 sizes = tracer.known, tracer.count, self.steps, len(starts or plans), len(plans)
-                ahead = cost.of_forward(self.target, converged.plan, *sizes, pace, self.parallel)
+                ahead = cost.of_forward(self.target, converged.plan, *sizes, pace, self.parallel, self.reuse_uncond)
                 self.journal.note("cost", f"{ahead}; {tracer.told}")
             if cheap_rows.counts(self.steps, self.target.cheap) and not self.journal.folder.has("cheap rows.json"):
                 self.journal.note("cost", cost.of_cheap_rows(self.target, tracer.count, self.steps, pace))
@@ -155,6 +156,7 @@ class Course:
         task = Fit(
             self.target, self.schedule, self.prediction, self.steps, trajectory, self.journal, held_out=self.held_out,
             seed=self.seed, head=head, save_memory=self.save_memory, progress=self.progress,
+            reuse_uncond=self.reuse_uncond,
         )  # fmt: skip
         return task, run_forward(task, plans, starts)
 

@@ -15,7 +15,7 @@ from ..keywords import check_keywords, options_of
 from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
-from ..sampling.model import Model
+from ..sampling.model import Model, is_guided
 from . import cheap_calls
 from .budget import Budget
 from .conditions import read_conditions
@@ -44,6 +44,7 @@ def fit(
     guidance: float | Tensor | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
+    reuse_uncond: bool = True,
     model_dtype: torch.dtype | None = None,
     conditions: Iterable[Mapping[str, Tensor]] | None = None,
     head: GaussianStart | int | None = None,
@@ -99,6 +100,10 @@ def fit(
         for each, whose states are known together, and `sample(..., parallel=True)` makes them in one call. The
         catalogue's plans are tried with as many calls of one evaluation. Not with head.
     iterations: of the descent by gradients. With guidance more can pay.
+    reuse_uncond: under guidance, whether plans are tried that make no unconditional call at some rows, where u comes
+        from the rows before, and have more rows for it: as many network evaluations as `steps` rows with both calls.
+        `fastdiff.sample` runs such a plan with the same guidance; for other packages' loops, which hand over the guided
+        output alone, fit without.
     batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
     tolerance: the references count as converged where they change by less than this share of their size when the steps
         are doubled. None is 0.002, or a tenth of what the best of three solvers with `steps` evaluations errs, if that
@@ -164,6 +169,7 @@ def fit(
         tolerance=tolerance,
         memory=allowed(noise.device, ranks.count) if memory is None else memory, head=head, seed=seed,
         save_memory=save_memory, progress=progress and ranks.is_first, cheap_calls=able, cheap=cheap,
+        reuse_uncond=reuse_uncond and is_guided(guidance) and parallel == 1 and not able,
     )  # fmt: skip
     with frozen(model):
         best = course.run()

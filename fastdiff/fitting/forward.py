@@ -44,23 +44,29 @@ Steps = Generator[Asked, Solution, None]
 
 @dataclass(frozen=True)
 class Setting:
-    """A place in a plan space: numbers of which the weights are still the theory's."""
+    """A place in a plan space: numbers of which the weights are still the theory's.
+
+    calls: under guidance, whether each row makes the unconditional call; all do where it is empty.
+    """
 
     space: PlanSpace
     p: np.ndarray
+    calls: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
 class Fitted:
     """A setting's numbers p with its weights fitted. x, each: [S, ...] the samples and their distances [S].
 
-    choices: of features and ridge, for each regression in order.
+    choices: of features and ridge, for each regression in order. uncond: each row's `Row.uncond`, empty where all make
+    the call.
     """
 
     p: np.ndarray
     x: Tensor
     each: np.ndarray
     choices: tuple[Choice, ...]
+    uncond: tuple[tuple[float, ...], ...] = ()
 
     @property
     def mean(self) -> float:
@@ -88,7 +94,7 @@ class Forward:
         """
         found: dict[int, Fitted] = {}
         for part in self._together([setting.space.plan for setting in settings]):
-            runners = [_Runner(self, settings[place], crossed, choices) for place in part]
+            runners = [self.runner(settings[place], crossed, choices) for place in part]
             found |= zip(part, self._run(runners), strict=True)
         return [found[place] for place in range(len(settings))]
 
@@ -102,13 +108,21 @@ class Forward:
             most = min(most, self.source.cheap_together) if calls else most
             yield from (places[i : i + most] for i in range(0, len(places), most))
 
-    def _run(self, runners: list[_Runner]) -> list[Fitted]:
+    def _run(self, runners: list[Runner]) -> list[Fitted]:
         kept: Kept | None = {} if runners[0].plan.partial else None
         for i in range(max(len(runner.moves) for runner in runners)):
             running = [runner for runner in runners if i < len(runner.moves)]
-            outputs = self.source.outputs([runner.ask(i) for runner in running], kept)
+            outputs = self.outputs(running, i, kept)
             self._solve([runner.step(i, m) for runner, m in zip(running, outputs, strict=True)])
         return [runner.result() for runner in runners]
+
+    def runner(self, setting: Setting, crossed: bool, choices: Sequence[Choice] | None) -> Runner:
+        """What takes a setting through its rows."""
+        return Runner(self, setting, crossed, choices)
+
+    def outputs(self, running: Sequence[Runner], i: int, kept: Kept | None) -> list[Tensor]:
+        """What the model says at row i of each setting, as its runner reads it. kept: as `Source.outputs` has it."""
+        return self.source.outputs([runner.ask(i) for runner in running], kept)
 
     def _solve(self, steps: list[Steps]) -> None:
         """Answer the regressions that steps ask for, those of one size at once, until all are done."""
@@ -126,13 +140,14 @@ class Forward:
             asked = left
 
 
-class _Runner:
+class Runner:
     """One setting on its way through the rows."""
 
     def __init__(self, owner: Forward, setting: Setting, crossed: bool, choices: Sequence[Choice] | None) -> None:
         self.owner, self.setting, self.crossed = owner, setting, crossed
         self.given = None if choices is None else iter(choices)
         self.choices: list[Choice] = []
+        self.uncond: list[tuple[float, ...]] = []
         self.p = setting.p.copy()
         self.plan = setting.space.rebuilt(setting.p[: setting.space.grid_size])
         self.table = setting.space.table(setting.p)
@@ -144,51 +159,83 @@ class _Runner:
 
     def ask(self, i: int) -> Ask:
         x = self.registers.x
-        return Ask(x * self._number(i, "c_in"), float(self.table[i, -1]), x, self.plan.rows[i], i)
+        return Ask(x * self.number(i, "c_in"), float(self.table[i, -1]), x, self.plan.rows[i], i)
 
     def step(self, i: int, m: Tensor) -> Steps:
         """The row, which asks for each regression that it needs."""
         row, (x, base, history) = self.plan.rows[i], self.registers
-        d = self._number(i, "p_x") * x + self._number(i, "p_m") * m
+        d = self.number(i, "p_x") * x + self.number(i, "p_m") * m
         outputs = (d, *history)[:MAX_HISTORY]
-        new_x = yield from self._line(i, "a", base, x, outputs, self.plan.point_after(i))
+        new_x = yield from self.line(i, "a", base, x, outputs, self.plan.point_after(i))
         new_base = None
         if row.base_move == "write":
-            new_base = yield from self._line(i, "b", base, x, outputs, (row.alpha, row.sigma))
+            new_base = yield from self.line(i, "b", base, x, outputs, (row.alpha, row.sigma))
         self.registers = advance(self.registers, self.moves[i], lambda *_: (new_x, new_base, d))
 
     def result(self) -> Fitted:
         each = distances(self.registers.x, self.owner.trajectory.end).cpu().numpy()
-        return Fitted(self.p, self.registers.x, np.nan_to_num(each, nan=np.inf), tuple(self.choices))
+        return Fitted(
+            self.p, self.registers.x, np.nan_to_num(each, nan=np.inf), tuple(self.choices), tuple(self.uncond)
+        )
 
-    def _number(self, i: int, name: str) -> float:
+    def number(self, i: int, name: str) -> float:
         return float(self.table[i, OFFSET[name]])
 
-    def _line(
+    def line(
         self, i: int, name: str, base: Tensor, x: Tensor, outputs: tuple[Tensor, ...], point: tuple[float, float]
     ) -> Generator[Asked, Solution, Tensor]:
         """The theory's x' or base', and what the regression adds to it."""
+        terms = self.terms(i, name, base, x, outputs, point)
+        solution = yield from self.solved(terms.features, terms.lacks)
+        self.setting.space.add_weights(self.p, i, terms.weights(solution.b))
+        return terms.theory + self.explained(solution, terms.features)
+
+    def terms(
+        self, i: int, name: str, base: Tensor, x: Tensor, outputs: tuple[Tensor, ...], point: tuple[float, float]
+    ) -> Terms:
+        """What the regression of a line is about."""
         states = {
-            OFFSET[f"{name}_{which}"]: v
-            for which, v in (("base", base), ("x", x))
-            if self._number(i, f"{name}_{which}")
+            OFFSET[f"{name}_{which}"]: v for which, v in (("base", base), ("x", x)) if self.number(i, f"{name}_{which}")
         }
         first, known = OFFSET[name.upper()], range(self.unknown[i], len(outputs))
         places = [*states, *(first + k for k in known)]
         operands = [*states.values(), *(outputs[k] for k in known)]
-        theory = _combined([self.table[i, place] for place in places], operands)
+        theory = combined([self.table[i, place] for place in places], operands)
         basis = _newton(len(states), len(known))
-        features = [_combined(row, operands) for row in basis]
-        moments = Moments.of(features, self.owner.trajectory.at(*point) - theory)
-        b, apart, choice = yield Asked(moments, None if self.given is None else next(self.given))
-        self.choices.append(choice)
-        self.setting.space.add_weights(self.p, i, dict(zip(places, b @ basis, strict=True)))
+        features = [combined(row, operands) for row in basis]
+        return Terms(places, basis, features, theory, self.owner.trajectory.at(*point) - theory)
+
+    def solved(self, features: list[Tensor], lacks: Tensor) -> Generator[Asked, Solution, Solution]:
+        """The regression of what lacks on the features."""
+        choice = None if self.given is None else next(self.given)
+        solution = yield Asked(Moments.of(features, lacks), choice)
+        self.choices.append(solution.choice)
+        return solution
+
+    def explained(self, solution: Solution, features: list[Tensor]) -> Tensor:
+        """What the regression explains: of each sample by the weights from the others, where these are kept apart."""
         if not self.crossed:
-            return theory + _combined(b, features)
-        shape = (-1, *[1] * (x.ndim - 1))
-        return theory + sum(
-            torch.from_numpy(apart[:, f]).to(x).view(shape) * feature for f, feature in enumerate(features)
-        )
+            return combined(solution.b, features)
+        shape = (-1, *[1] * (features[0].ndim - 1))
+        parts = (torch.from_numpy(solution.apart[:, f]).to(v).view(shape) * v for f, v in enumerate(features))
+        return sum(parts, torch.zeros_like(features[0]))
+
+
+class Terms(NamedTuple):
+    """places: of a line's weights in the flat row. basis: [F, F] the features in terms of what they multiply.
+
+    features: F tensors [S, ...]. theory: [S, ...] the line without the regression. lacks: to the trajectory.
+    """
+
+    places: list[int]
+    basis: np.ndarray
+    features: list[Tensor]
+    theory: Tensor
+    lacks: Tensor
+
+    def weights(self, b: np.ndarray) -> dict[int, float]:
+        """What b [F] adds to the weights, by place."""
+        return dict(zip(self.places, b @ self.basis, strict=True))
 
 
 def _newton(states: int, outputs: int) -> np.ndarray:
@@ -205,7 +252,7 @@ def _newton(states: int, outputs: int) -> np.ndarray:
     return basis
 
 
-def _combined(weights: Sequence[float] | np.ndarray, operands: Sequence[Tensor]) -> Tensor:
+def combined(weights: Sequence[float] | np.ndarray, operands: Sequence[Tensor]) -> Tensor:
     out = torch.zeros_like(operands[0])
     for weight, operand in zip(weights, operands, strict=True):
         if weight != 0:

@@ -75,6 +75,8 @@ class Search:
     stage: what it is called in reports.
     """
 
+    model: Forward
+
     def __init__(self, fit: Fit, stage: str = "forward") -> None:
         self.fit, self.stage = fit, stage
         count = len(fit.trajectory)
@@ -93,19 +95,19 @@ class Search:
         fitted: list[Fitted] = []
         for first, last in pairwise((0, *FIRST_TRIED, TRIED)):
             if part := few[first:last]:
-                fitted += self.model.run([Setting(f.space, f.p) for f in part])
+                fitted += self.model.run([setting_of(f) for f in part])
                 self._keep(few[: len(fitted)], fitted)
         return _in_turn(self._sorted(few, fitted))
 
     def guessed(self, starts: Sequence[Found]) -> list[Found]:
         """The settings in order of what the linear model says of them, each level in turn where they begin."""
-        guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
+        guesses = self.linear.run([setting_of(f) for f in starts])
         order = sorted(range(len(starts)), key=lambda i: guesses[i].mean)
         return _in_turn([starts[i] for i in order])
 
     def judged(self, found: Sequence[Found]) -> list[Found]:
         """The settings in order of their distances after their regression, no two of one grid and shape."""
-        fitted = self.model.run([Setting(f.space, f.p) for f in found])
+        fitted = self.model.run([setting_of(f) for f in found])
         self._keep(found, fitted)
         return self._sorted(found, fitted)
 
@@ -122,7 +124,7 @@ class Search:
         """Where the budget ended before anything was judged: the plan that the trajectories alone suggest."""
         if self.fit.journal.best is not None:
             return
-        guesses = self.linear.run([Setting(f.space, f.p) for f in starts])
+        guesses = self.linear.run([setting_of(f) for f in starts])
         best = min(range(len(guesses)), key=lambda i: guesses[i].mean)
         plan = starts[best].space.plan_of(self.linear.run([Setting(starts[best].space, starts[best].p)], False)[0].p)
         self.fit.journal.keep(
@@ -138,12 +140,13 @@ class Search:
         journal = self.fit.journal
         trial = self.fit.trial(self.stage, found.name, fitted.each)
         if journal.best is None or trial.mean < journal.best[0].mean:
-            journal.keep(trial, replace(found, p=fitted.p).plan)
+            journal.keep(trial, replace(found, p=fitted.p, uncond=fitted.uncond).plan)
             journal.show(trial)
 
     def complete(self, found: Found) -> Found:
         """With its weights, fitted to all samples."""
-        return replace(found, p=self.model.run([Setting(found.space, found.p)], crossed=False)[0].p)
+        (fitted,) = self.model.run([setting_of(found)], crossed=False)
+        return replace(found, p=fitted.p, uncond=fitted.uncond)
 
     def _sorted(self, found: Sequence[Found], fitted: Sequence[Fitted]) -> list[Found]:
         best: dict[tuple[str, str], Found] = {}
@@ -151,6 +154,11 @@ class Search:
             alike = f"{result.mean:.3g}", f.candidate.grid
             best.setdefault(alike, replace(f, each=result.each))
         return list(best.values())
+
+
+def setting_of(found: Found, p: np.ndarray | None = None) -> Setting:
+    """Where a place is fitted. p: other numbers."""
+    return Setting(found.space, found.p if p is None else p, found.calls)
 
 
 def _in_turn(found: Sequence[Found]) -> list[Found]:
@@ -185,12 +193,12 @@ class _Fits:
     """The samples of a plan space whose weights follow from the other numbers."""
 
     def __init__(self, model: Forward, found: Found) -> None:
-        self.model, self.space = model, found.space
+        self.model, self.found = model, found
 
     def run(self, numbers: Sequence[np.ndarray]) -> list[Outcome]:
-        runs = self.model.run([Setting(self.space, p) for p in numbers])
+        runs = self.model.run([setting_of(self.found, p) for p in numbers])
         return [Outcome(r.x, r.each, r) for r in runs]
 
     def near(self, numbers: Sequence[np.ndarray], here: Outcome) -> list[Tensor]:
-        runs = self.model.run([Setting(self.space, p) for p in numbers], choices=here.source.choices)
+        runs = self.model.run([setting_of(self.found, p) for p in numbers], choices=here.source.choices)
         return [r.x for r in runs]

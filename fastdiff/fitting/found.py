@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Fit:
     """What all stages share.
 
     trajectory: converged runs of the first samples. references: [N, ...] the converged samples of all, if drawn.
-    held_out: how many of the last samples only judge.
+    held_out: how many of the last samples only judge. reuse_uncond: whether plans whose rows do so are tried.
     """
 
     target: FitTarget
@@ -45,6 +45,7 @@ class Fit:
     head: GaussianStart | None = None
     save_memory: bool = False
     progress: bool = False
+    reuse_uncond: bool = False
 
     @property
     def fitted(self) -> int:
@@ -85,12 +86,18 @@ class Fit:
 
 @dataclass(frozen=True)
 class Found:
-    """A place in the plan space of a candidate: numbers p, and the distances [n] of samples there."""
+    """A place in the plan space of a candidate: numbers p, and the distances [n] of samples there.
+
+    calls, uncond: of each row under guidance, whether it makes the unconditional call, and its `Row.uncond`; empty
+    where all make it.
+    """
 
     candidate: Candidate
     space: PlanSpace
     p: np.ndarray
     each: np.ndarray
+    calls: tuple[bool, ...] = ()
+    uncond: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def at(cls, candidate: Candidate) -> Found:
@@ -102,7 +109,10 @@ class Found:
     @property
     def plan(self) -> Plan:
         """The plan with these numbers."""
-        return self.space.plan_of(self.p)
+        plan = self.space.plan_of(self.p)
+        if not self.uncond:
+            return plan
+        return replace(plan, rows=tuple(replace(r, uncond=u) for r, u in zip(plan.rows, self.uncond, strict=True)))
 
     @property
     def mean(self) -> float:
@@ -112,7 +122,9 @@ class Found:
     @property
     def name(self) -> str:
         """For the reader."""
-        return f"fitted {self.candidate.name}"
+        return f"fitted {self.candidate.name}" + (
+            f", u in {sum(self.calls)} of {len(self.calls)}" if self.calls else ""
+        )
 
     def record(self) -> dict[str, object]:
         """What JSON needs to make it again."""

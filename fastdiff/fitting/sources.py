@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -65,10 +65,13 @@ class ModelSource:
     """The model, called with all plans' samples together, `target.together` at once.
 
     Plans that differ from a row on are one plan before it: what the model has been asked lately is not asked again.
+    output: (x, t, places) -> what is read of the model; `target.output` where not given.
     """
 
-    def __init__(self, target: FitTarget, places: Tensor) -> None:
-        self.target, self.places = target, places
+    def __init__(
+        self, target: FitTarget, places: Tensor, output: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    ) -> None:
+        self.target, self.places, self._output = target, places, output or target.output
         # What full calls leave is no more than one call of the model makes.
         self.cheap_together = 1 if target.cheap_apart else max(1, target.together // len(places))
         self._answers: list[_Answer] = []
@@ -101,7 +104,7 @@ class ModelSource:
         found = []
         for part in torch.arange(len(x)).split(self.target.together):
             self.target.budget.check()
-            found.append(self.target.output(x[part], t[part], places[part]).double())
+            found.append(self._output(x[part], t[part], places[part]).double())
         return list(torch.cat(found).split(count))
 
     def _in_runs(self, asked: Sequence[Ask], kept: Kept) -> list[Tensor]:

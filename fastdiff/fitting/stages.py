@@ -16,6 +16,7 @@ from .forward_stage import forward
 from .found import Fit, Found, after_head
 from .gauss_newton import GaussNewton, noise_floor
 from .journal import Trial
+from .reuse_stage import reuse
 from .search import MIN_FINALISTS, Candidate, race
 from .sources import LinearModel, LinearSource
 from .table_runs import TableRuns
@@ -38,6 +39,8 @@ def run_forward(fit: Fit, plans: list[Candidate], starts: list[Candidate] | None
     all_plans = [*plans, *after_head(fit, fit.steps)]
     found = forward(fit, starts or all_plans)
     from_catalogue(fit, all_plans, torch.from_numpy(found.each))
+    if fit.reuse_uncond:
+        reuse(fit)
     if fit.target.cheap < 1:
         cheap_rows(fit, found)
     return found

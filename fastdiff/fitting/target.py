@@ -17,6 +17,8 @@ from ..sampling.start import start_state
 from .budget import Budget
 from .ranks import Ranks
 
+Evaluate = Callable[[Tensor, Tensor], Tensor]  # (x [n, ...], t [n]) -> the model's output
+
 
 class FitTarget:
     """What a plan is fitted to: the model on `noise` [N, ...].
@@ -68,7 +70,7 @@ class FitTarget:
             own = self.ranks.share(part)
             x = self._run(plan, self._noise(own, plan, start), own)
             drawn.append(self.ranks.whole(x, len(part)))
-            self.spend(part, plan.cost(self.cheap))
+            self.spend(part, plan.cost(self.cheap), saved=sum(bool(row.uncond) for row in plan.rows))
         return torch.cat(drawn)
 
     def draw_alone(self, plan: Plan, places: Tensor) -> Tensor:
@@ -119,15 +121,18 @@ class FitTarget:
         """Of the network, for an output of one sample."""
         return 2 if is_guided(self.guidance) else 1
 
-    def spend(self, part: Tensor, calls: float) -> None:
-        """Count so many outputs of each sample in the part, a cheap one as its share of a full one."""
-        self.budget.evaluations += len(part) * calls * self.evaluations
+    def spend(self, part: Tensor, calls: float, saved: int = 0) -> None:
+        """Count so many outputs of each sample in the part, a cheap one as its share of a full one.
+
+        saved: unconditional evaluations among them that are not made.
+        """
+        self.budget.evaluations += len(part) * (calls * self.evaluations - saved)
 
     def started(self, plan: Plan, part: Tensor, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
         """The first x of a run."""
         return start_state(plan, self._noise(part, plan, start), None)
 
-    def evaluator(self, part: Tensor, model: Model | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    def evaluator(self, part: Tensor, model: Model | None = None) -> Evaluate:
         """The function (x [n, ...], t [n]) -> the model's output, guided where it is, for these samples [n].
 
         model: what is called, if not the model itself.
@@ -153,8 +158,15 @@ class FitTarget:
         With a true `one_time`, which a model may have as its attribute, it is called once for each time.
         """
         share = self.ranks.share
-        m = self._own_output(share(x), share(t), share(part))
+        m = self._own_output(share(x), share(t), share(part), self.evaluator)
         self.spend(part, 1)
+        return self.ranks.whole(m, len(part))
+
+    def outputs(self, x: Tensor, t: Tensor, part: Tensor, uncond: bool) -> Tensor:
+        """[n, 1, ...] the conditional output, or [n, 2, ...] with the unconditional one after it, by as many calls."""
+        share = self.ranks.share
+        m = self._own_output(share(x), share(t), share(part), lambda own: self._apart(own, uncond))
+        self.spend(part, 1, saved=int(not uncond))
         return self.ranks.whole(m, len(part))
 
     def output_alone(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
@@ -162,14 +174,28 @@ class FitTarget:
         self.spend(part, 1)
         return self.evaluator(part)(x.to(self.noise.dtype), t.to(self.noise))
 
-    def _own_output(self, x: Tensor, t: Tensor, part: Tensor) -> Tensor:
+    def _own_output(self, x: Tensor, t: Tensor, part: Tensor, evaluator: Callable[[Tensor], Evaluate]) -> Tensor:
         if self.one_time and not bool((t == t[0]).all()):
-            out = torch.empty_like(x)
-            for time in t.unique():
-                here = t == time
-                out[here] = self._own_output(x[here], t[here], part[here.cpu()]).to(out.dtype)
+            found = [(here, self._own_output(x[here], t[here], part[here.cpu()], evaluator)) for here in _equal(t)]
+            out = torch.empty((len(x), *found[0][1].shape[1:]), dtype=x.dtype, device=x.device)
+            for here, m in found:
+                out[here] = m.to(out.dtype)
             return out
-        return self.evaluator(part)(x.to(self.noise.dtype), t.to(self.noise))
+        return evaluator(part)(x.to(self.noise.dtype), t.to(self.noise))
+
+    def _apart(self, part: Tensor, uncond: bool) -> Evaluate:
+        """As `evaluator`, for `outputs`."""
+        options = self._options(part)
+        guidance, other, mode = (options.pop(name) for name in ("guidance", "uncond", "guidance_mode"))
+        scale, shape = guidance if uncond else None, self.noise[part].shape
+        calls = ModelCalls(self.model, shape, scale, other if uncond else None, mode, options)
+        run = calls.evaluator()
+
+        def evaluate(x: Tensor, t: Tensor) -> Tensor:
+            found = run(torch.cat([x.to(self.model_dtype)] * calls.copies), torch.cat([t] * calls.copies))
+            return torch.stack([m for m in found if m is not None], dim=1)
+
+        return evaluate
 
     def _noise(self, part: Tensor, plan: Plan, start: Callable[[Tensor, Plan], Tensor] | None) -> Tensor:
         noise = self.noise[part]
@@ -189,3 +215,8 @@ class FitTarget:
         if isinstance(value, Tensor) and value.ndim and len(value) == len(self.noise):
             return value[part.to(value.device)]
         return value
+
+
+def _equal(t: Tensor) -> list[Tensor]:
+    """[n] bool for each of the times t [n], where it is."""
+    return [t == time for time in t.unique()]

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ..plans.plan import Plan
-from ..sampling.guided import rules_of
+from ..sampling.guided import guidance_of, rules_of
 from ..sampling.rule import Guidance
 
 
@@ -45,5 +45,7 @@ def calls(plan: Plan, guidance: Guidance) -> Calls:
     >>> calls(plan, fd.guidance.CFG(7.5, interval=(0.28, 5.42)))
     <Calls 13 in 10 evaluations, 7 saved of 20: 7 with 1, 3 with 2>
     """
-    made = tuple(sum(call is not None for call in rule.calls) for rule in rules_of(plan, guidance))
+    own = guidance_of(plan, guidance) if plan.reuses_uncond else guidance
+    assert isinstance(own, Guidance)  # as such a plan makes one of every number
+    made = tuple(sum(call is not None for call in rule.calls) for rule in rules_of(plan, own))
     return Calls(made, 1 + guidance.needs_uncond + len(guidance.extra))

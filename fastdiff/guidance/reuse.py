@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..sampling.reuse import reusing
 from ..sampling.rule import Point, Rule
 from . import scales
 from .arrays import Values
@@ -81,11 +82,7 @@ class ReuseUncond(Scaled):
         b = self._extrapolation(point, called) if self.coefficients is None else self.coefficients[point.i]
         if not b or len(b) - 1 > len(called):
             raise ValueError(f"coefficients: those of evaluation {point.i} do not fit {len(called)} calls before it")
-        # P_1 stands in the place of u, and weights are of differences from it: w_u is the sum of all weights.
-        away = 1 - g
-        second, third = (away * b[k] if len(b) > k else 0.0 * g for k in (2, 3))
-        columns = [g + away * b[0], g + away * sum(b), second, third, 0.0 * g, 0.0 * g]
-        return Rule((0,), weights=np.stack(columns, axis=-1)[..., None, :], past=len(b) - 1)
+        return reusing(g, b)
 
     def _called_before(self, point: Point) -> list[int] | None:
         """The evaluations that made the call before this one, newest first; None if this one makes it."""

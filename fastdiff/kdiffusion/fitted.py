@@ -23,6 +23,7 @@ def plan_sampler(plan: Plan) -> Callable[..., Tensor]:
     the plan decides what lies between. callback: as for the other samplers, but once per model evaluation.
     Raises ValueError for a plan that draws noise, has another form, or starts or ends at another sigma.
     """
+    plan.refuse_reuse("and k-diffusion's models hand over the guided output alone")
     levels = np.array([(row.alpha, row.sigma) for row in plan.rows] + [plan.end])
     of_a_host = (levels[:, 0] == 1).all() or np.allclose(levels.sum(1), 1, rtol=0, atol=1e-9)
     if plan.prediction != "sample" or not of_a_host or plan.stochastic:

@@ -53,7 +53,7 @@ class Plan:
 
     def __repr__(self) -> str:
         ends = [f"t {self.rows[0].t:g} to {self.rows[-1].t:g}", f"sigma {self.start[1]:.4g} to {self.end[1]:.4g}"]
-        count = f"{self.nfe} evaluations{self._cheap_ones}"
+        count = f"{self.nfe} evaluations{self._lesser_calls}"
         return f"<Plan {self.solver} on {self.grid}: {count}, {self.prediction}, {', '.join(ends)}>"
 
     @property
@@ -110,6 +110,19 @@ class Plan:
         if self.partial:
             raise ValueError(f"plan: it asks for cheap calls, {why}; run plan.with_calls(['full'])")
 
+    @cached_property
+    def reuses_uncond(self) -> bool:
+        """Whether any row makes no unconditional call under guidance, but reuses earlier ones (`Row.uncond`)."""
+        return any(row.uncond for row in self.rows)
+
+    def refuse_reuse(self, why: str) -> None:
+        """Raises ValueError where any row reuses unconditional outputs, which whoever asks cannot do, as `why` says."""
+        if self.reuses_uncond:
+            raise ValueError(
+                f"plan: some of its rows make no unconditional call, {why}; run it by fastdiff.sample with a number as"
+                " guidance, or fit one with reuse_uncond=False"
+            )
+
     def with_calls(self, calls: Sequence[str]) -> Plan:
         """The same plan with other rows cheap; nothing else of it changes.
 
@@ -126,9 +139,11 @@ class Plan:
         return replace(self, rows=rows)
 
     @property
-    def _cheap_ones(self) -> str:
+    def _lesser_calls(self) -> str:
         count = sum(row.call == "cheap" for row in self.rows)
-        return f", {count} of them cheap" if count else ""
+        reusing = sum(bool(row.uncond) for row in self.rows)
+        text = f", {count} of them cheap" if count else ""
+        return text + (f", {reusing} without an unconditional call" if reusing else "")
 
     @cached_property
     def depth(self) -> int:
@@ -157,7 +172,7 @@ class Plan:
     def explain(self) -> str:
         """The table as text: one model evaluation a line, then x' and, where it is its own, base'."""
         turns = f" in {len(self.turns)} turns" if len(self.turns) < self.nfe else ""
-        count = f"{self.nfe} model evaluations{turns}{self._cheap_ones}"
+        count = f"{self.nfe} model evaluations{turns}{self._lesser_calls}"
         lines = [f"{self.solver} on {self.grid}: {count}, {self.prediction}, H depth {self.depth}"]
         for i, row in enumerate(self.rows):
             symbol = {"data": "x0", "noise": "eps", "flow": "eps-x0", "mixed": "f"}[row.form]
@@ -168,6 +183,8 @@ class Plan:
             lines.append(f"     x'    = {_terms(row.x)}")
             if row.base is not None:
                 lines.append(f"     base' = {_terms(row.base)}")
+            if row.uncond:
+                lines.append(f"     u     = c {_more([(b, f'(u - c){k + 1}') for k, b in enumerate(row.uncond)])}")
             if row.drop_history:
                 lines.append(f"     drop_history {', '.join(f'H{k}' for k in row.drop_history)}")
         return "\n".join(lines)
@@ -178,6 +195,8 @@ class Plan:
         for row in data["rows"]:
             if row["call"] == "full":
                 del row["call"]  # a plan without cheap calls can be read by all of version 3
+            if not row["uncond"]:
+                del row["uncond"]  # the same of a plan that makes all unconditional calls
         return data
 
     @classmethod
@@ -270,5 +289,9 @@ def _terms(line: LinearUpdate) -> str:
 
 def _sum(terms: list[tuple[float, str]]) -> str:
     """'0.5 x - 2 H0', leaving out zeros."""
-    text = " ".join(f"{'-' if w < 0 else '+'} {abs(w):.6g} {name}" for w, name in terms if w != 0)
-    return text.removeprefix("+ ") or "0"
+    return _more(terms).removeprefix("+ ") or "0"
+
+
+def _more(terms: list[tuple[float, str]]) -> str:
+    """'+ 0.5 x - 2 H0', leaving out zeros."""
+    return " ".join(f"{'-' if w < 0 else '+'} {abs(w):.6g} {name}" for w, name in terms if w != 0)

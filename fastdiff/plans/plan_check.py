@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from .prediction import FORMS, PREDICTIONS
-from .row import CALLS, LinearUpdate, Row, history_depth
+from .row import CALLS, MAX_UNCOND, LinearUpdate, Row, history_depth
 from .schedule import KNOTS
 from .table import MAX_HISTORY, MAX_NOISE
 
@@ -16,10 +16,13 @@ def check_rows(rows: Sequence[Row]) -> None:
     if not rows:
         raise ValueError("plan: expected at least one row in rows")
     kept = 0  # outputs in the history while row i runs, its own included
+    made = 0  # unconditional calls before row i
     for i, row in enumerate(rows):
         kept += 1
         _check_row(row, i, kept)
         kept -= len(row.drop_history)
+        _check_uncond(row.uncond, i, made)
+        made += not row.uncond
     if rows[0].call != "full":
         raise ValueError("plan: row 0 asks for a cheap call, but no full one comes before it")
     depth = history_depth(rows)
@@ -64,6 +67,17 @@ def _check_row(row: Row, i: int, kept: int) -> None:
         raise ValueError(f"plan: row {i} has form {row.form!r}, expected one of {FORMS} or 'mixed'")
     if len(set(row.drop_history)) != len(row.drop_history) or any(k not in range(kept) for k in row.drop_history):
         raise ValueError(f"plan: row {i} forgets {row.drop_history}, expected places among {kept} outputs")
+
+
+def _check_uncond(weights: object, i: int, made: int) -> None:
+    """made: how many unconditional calls come before the row."""
+    if not isinstance(weights, tuple) or not all(map(_is_finite, weights)):
+        raise ValueError(f"plan: row {i} has uncond {weights!r}, expected a tuple of finite numbers")
+    if len(weights) > min(made, MAX_UNCOND):
+        raise ValueError(
+            f"plan: row {i} has {len(weights)} weights in uncond, with {made} unconditional calls before it; at most"
+            f" {MAX_UNCOND} are kept"
+        )
 
 
 def _check_line(line: object, where: str, name: str, kept: int) -> None:

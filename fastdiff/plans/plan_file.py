@@ -33,7 +33,7 @@ def _row(data: object, where: str, prediction: str, version: object) -> Row:
     if isinstance(data, dict) and version == 2 and "forget" in data:
         data = {"drop_history" if name == "forget" else name: value for name, value in data.items()}
     if isinstance(data, dict):
-        data = {"call": "full", **data}  # which files leave out
+        data = {"call": "full", "uncond": (), **data}  # which files leave out
     found = _fields(data, tuple(f.name for f in fields(Row)), where)
     numbers = {name: _number(found[name], f"{where}.{name}") for name in NUMBERS}
     row = Row(
@@ -45,6 +45,7 @@ def _row(data: object, where: str, prediction: str, version: object) -> Row:
             _index(k, f"{where}.drop_history") for k in _list(found["drop_history"], f"{where}.drop_history")
         ),
         call=_one_of(found["call"], CALLS, f"{where}.call"),
+        uncond=_numbers(found["uncond"], f"{where}.uncond"),
     )
     _levels((row.alpha, row.sigma), f"{where}.alpha, {where}.sigma")
     if row.form != "data":

@@ -37,6 +37,7 @@ class LinearUpdate:
 
 
 CALLS = ("full", "cheap")  # a cheap call takes part of what the latest full one computed instead of computing it
+MAX_UNCOND = 3  # unconditional calls that a row without one may reuse; a step reads the outputs of four calls at most
 BASE_UNCHANGED = LinearUpdate(base=1.0)  # base' = base: x' is a stage inside a step
 BASE_FROM_X = LinearUpdate(x=1.0)  # base' = x
 
@@ -49,6 +50,8 @@ class Row:
     x: the next x. base: the next base; None where it is the next x, BASE_UNCHANGED where it stays.
     drop_history: places in the history, 0 the newest, that are dropped after the update; later rows count without them.
     call: "full", or "cheap" where the model need not compute everything anew (`fastdiff.cached`).
+    uncond: under guidance, weights b_k of a row that makes no unconditional call: u - c = sum_k b_k (u - c)_k, of the
+        raw outputs, newest first, of the rows before it that made one. Empty where the row makes the call itself.
     """
 
     t: float
@@ -62,6 +65,7 @@ class Row:
     c_in: float = 1.0
     drop_history: tuple[int, ...] = ()
     call: str = "full"
+    uncond: tuple[float, ...] = ()
 
     @property
     def log_snr(self) -> float:

@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from ..plans.plan import Plan
-from .model import Model, ModelCalls, check_mode, checked_output, joined
+from .model import Model, ModelCalls, check_guidance, check_mode, checked_output, joined
 from .network import as_model
+from .reuse import PlanReuse
 from .rule import Guidance, Point, Rule
 from .weights import CONDITIONAL, UNCONDITIONAL, Memory, known_weights
 
@@ -44,12 +45,23 @@ def calls_of(
     kwargs: dict[str, object],
 ) -> ModelCalls | GuidedCalls:
     """The model calls of a run of the plan. A guidance that is plain everywhere is the number it stands for."""
+    if plan.reuses_uncond and not isinstance(guidance, Guidance):
+        check_guidance(guidance, uncond, guidance_mode, shape[0])
+    guidance = guidance_of(plan, guidance)
+    if isinstance(guidance, Guidance):
+        return GuidedCalls(model, shape, guidance, plan, uncond, guidance_mode, kwargs)
+    return ModelCalls(model, shape, guidance, uncond, guidance_mode, kwargs)
+
+
+def guidance_of(plan: Plan, guidance: float | Tensor | Guidance | None) -> float | Tensor | Guidance | None:
+    """What a run of the plan is guided by: the number that a plain guidance stands for, and the plan's own reuse of u.
+
+    Raises ValueError where the plan reuses unconditional outputs and the guidance is not plain.
+    """
     if isinstance(guidance, Guidance):
         scale = plain_scale(plan, guidance)
-        if scale is None:
-            return GuidedCalls(model, shape, guidance, plan, uncond, guidance_mode, kwargs)
-        guidance = scale
-    return ModelCalls(model, shape, guidance, uncond, guidance_mode, kwargs)
+        guidance = guidance if scale is None else scale
+    return PlanReuse.of(guidance) if plan.reuses_uncond else guidance
 
 
 def plain_scale(plan: Plan, guidance: Guidance) -> float | None:

@@ -105,7 +105,7 @@ def sample(
         first half of the channels is read. kwargs are the model's own; an unknown keyword is an error that names the
         nearest option.
     plan: from `fastdiff.plan`, `fastdiff.fit` or `Plan.load`. One with cheap rows needs a model that has cheap calls,
-        `fastdiff.cached(model)`.
+        `fastdiff.cached(model)`; one with rows that make no unconditional call needs a number, or [B], as guidance.
     noise: [B, ...] unit Gaussian noise of any shape, float64, float32, float16 or bfloat16. The state is float32, or
         float64 for float64 noise. The result has noise's dtype.
     guidance: scale g of classifier-free guidance (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u). Or one of

@@ -87,6 +87,7 @@ class PlanScheduler(FusedScheduler, SchedulerMixin, ConfigMixin):
         self, plan: Plan | str | os.PathLike | Mapping[str, object], num_train_timesteps: int | None = None
     ) -> None:
         self._plan = _plan(plan)
+        self._plan.refuse_reuse("and a pipeline makes it at every step")
         if self._plan.stochastic:
             raise ValueError("plan: expected a deterministic one, got one that draws noise")
         rows, self._flows = self._plan.rows, kind_of(self._plan) == "flow"

@@ -45,6 +45,7 @@ def capture(
     """
     check_sample(plan, example, None, None, clamp, threshold, threshold_limit, model_dtype)
     plan.refuse_cheap_calls(OUTSIDE)
+    plan.refuse_reuse("which a captured run does not follow")
     if kwargs:
         check_keywords(model, kwargs, (*OPTIONS, *options_of(capture)))
     calls = calls_of(model, plan, example.shape, guidance, uncond, guidance_mode, kwargs)
@@ -96,6 +97,7 @@ class Captured:
         check_like("noise", noise, self._example)
         if plan is not None:
             plan.refuse_cheap_calls(OUTSIDE)
+            plan.refuse_reuse("which a captured run does not follow")
         plan = self._program.use(plan)
         if isinstance(guidance, Guidance):
             scale = plain_scale(plan, guidance)
