@@ -1,7 +1,7 @@
 """Runs in which rows of one turn (`fastdiff.plans.turns`) share a call of the model: latency for memory.
 
-At a small batch a call is as fast for twice the samples on most GPUs. The states of a turn's rows are made first, with
-x in the place of outputs that have no weight yet; after the call the rows run again, with their outputs.
+It is for devices that a small batch leaves idle. The states of a turn's rows are made first, with x in the place of
+outputs that have no weight there; after the call the rows run again, with their outputs.
 """
 
 from __future__ import annotations
