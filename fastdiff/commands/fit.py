@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=whole(1), help=f"samples in a call (default: {BATCH}, 4 for a pipeline)")
     parser.add_argument("--guidance", type=finite, help="classifier-free guidance scale to fit for (default: none)")
     parser.add_argument(
-        "--tolerance", type=positive, help="change at which references count as converged (default: 0.002)"
+        "--tolerance", type=positive, help="change at which references count as converged (default: what the plan needs)"
     )
     parser.add_argument("--seconds", type=positive, help="time after which the best plan so far is written")
     parser.add_argument("--evaluations", type=whole(1), help="the same in model evaluations of one sample")
