@@ -42,7 +42,7 @@ def fit(
     guidance: float | Tensor | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
-    reuse_uncond: bool = True,
+    reuse_uncond: bool = False,
     model_dtype: torch.dtype | None = None,
     conditions: Iterable[Mapping[str, Tensor]] | None = None,
     head: GaussianStart | int | None = None,
@@ -91,8 +91,8 @@ def fit(
     iterations: of the descent by gradients. With guidance more can pay.
     reuse_uncond: under guidance, whether plans are tried that make no unconditional call at some rows, where u comes
         from the rows before, and have more rows for it: as many network evaluations as `steps` rows with both calls.
-        `fastdiff.sample` runs such a plan with the same guidance; for other packages' loops, which hand over the guided
-        output alone, fit without.
+        `fastdiff.sample` runs such a plan with the same guidance; other packages' loops, which hand over the guided
+        output alone, refuse it.
     batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
     tolerance: the references count as converged where they change by less than this share of their size when the steps
         are doubled. None is 0.002, or a tenth of what the best of three solvers with `steps` evaluations errs, if that
@@ -127,6 +127,8 @@ def fit(
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
     require_schedule(schedule)
+    if reuse_uncond and not is_guided(guidance):
+        raise ValueError(f"reuse_uncond: without guidance there is no unconditional call, got guidance={guidance}")
     held_out_count = max(1, round(held_out * len(noise)))
     traced = min(len(noise) - held_out_count if method == "full" else len(noise), MAX_TRACED)
     each = {} if conditions is None else read_conditions(conditions, len(noise) if method == "full" else traced)
@@ -147,7 +149,7 @@ def fit(
         full=method == "full", traced=traced, held_out=held_out_count, iterations=iterations, tolerance=tolerance,
         memory=allowed(noise.device, ranks.count) if memory is None else memory, head=head, seed=seed,
         save_memory=save_memory, progress=progress and ranks.is_first,
-        reuse_uncond=reuse_uncond and is_guided(guidance),
+        reuse_uncond=reuse_uncond,
     )  # fmt: skip
     with frozen(model):
         best = course.run()
