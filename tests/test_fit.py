@@ -138,7 +138,6 @@ def test_conditions_go_with_their_noise():
 
 def test_guidance_is_fitted_as_it_will_be_sampled():
     guided = {"y": torch.arange(COUNT) % 3, "uncond": {"y": torch.full((COUNT,), -1)}, "guidance": 2.0}
-    guided |= {"reuse_uncond": False}
     trials: list[Trial] = []
     fit(report=trials.append, **guided)
     per_sample: list[Trial] = []

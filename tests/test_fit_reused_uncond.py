@@ -120,7 +120,9 @@ GUIDED = {"y": LABELS, "uncond": {"y": torch.full((COUNT,), -1)}, "guidance": 2.
 
 
 def fit(**options: object) -> fd.Plan:
-    return fd.fit(model, SCHEDULE, STEPS, noise(COUNT), prediction="sample", **(GUIDED | options))
+    return fd.fit(
+        model, SCHEDULE, STEPS, noise(COUNT), prediction="sample", **(GUIDED | {"reuse_uncond": True} | options)
+    )
 
 
 def test_a_fit_finds_which_rows_make_the_call(tmp_path):
@@ -144,10 +146,12 @@ def test_as_many_network_evaluations_as_were_asked_for(tmp_path):
     assert bool(torch.isfinite(x).all())
 
 
-def test_a_plan_for_hosts_makes_all_calls(tmp_path):
+def test_nothing_of_it_is_tried_where_it_was_not_asked_for():
     trials: list[Trial] = []
     plan = fit(reuse_uncond=False, report=trials.append)
     assert not plan.reuses_uncond
     assert plan.nfe == STEPS
     assert "reuse" not in [t.stage for t in trials]
     assert np.isfinite([t.mean for t in trials if not t.note]).all()
+    with pytest.raises(ValueError, match="reuse_uncond: without guidance"):
+        fit(guidance=None)

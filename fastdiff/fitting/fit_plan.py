@@ -44,7 +44,7 @@ def fit(
     guidance: float | Tensor | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
-    reuse_uncond: bool = True,
+    reuse_uncond: bool = False,
     model_dtype: torch.dtype | None = None,
     conditions: Iterable[Mapping[str, Tensor]] | None = None,
     head: GaussianStart | int | None = None,
@@ -102,8 +102,8 @@ def fit(
     iterations: of the descent by gradients. With guidance more can pay.
     reuse_uncond: under guidance, whether plans are tried that make no unconditional call at some rows, where u comes
         from the rows before, and have more rows for it: as many network evaluations as `steps` rows with both calls.
-        `fastdiff.sample` runs such a plan with the same guidance; for other packages' loops, which hand over the guided
-        output alone, fit without.
+        `fastdiff.sample` runs such a plan with the same guidance; other packages' loops, which hand over the guided
+        output alone, refuse it.
     batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
     tolerance: the references count as converged where they change by less than this share of their size when the steps
         are doubled. None is 0.002, or a tenth of what the best of three solvers with `steps` evaluations errs, if that
@@ -135,14 +135,9 @@ def fit(
     evaluations for one with them. Raises RuntimeError where the budget is spent before the references have converged.
     """
     _check(noise, held_out, method, steps=steps, iterations=iterations, batch=batch)
-    if not isinstance(parallel, int) or not 1 <= parallel <= MAX_PARALLEL:
-        raise ValueError(f"parallel: expected a whole number from 1 to {MAX_PARALLEL}, got {parallel!r}")
-    if parallel > 1 and head is not None:
-        raise ValueError("head: not with parallel evaluations")
     _require_positive(tolerance=tolerance, seconds=seconds, evaluations=evaluations, memory=memory)
     able = cheap_calls.check(model, cheap, method)
-    if parallel > 1 and able:
-        raise ValueError("parallel: not with a model that has cheap calls; pass the model without them")
+    _check_kind(parallel, head, able, reuse_uncond, guidance)
     if isinstance(head, int) and folder is None:
         raise ValueError("head: a rank needs a folder, where head.safetensors is kept; got folder=None")
     require_schedule(schedule)
@@ -169,11 +164,27 @@ def fit(
         tolerance=tolerance,
         memory=allowed(noise.device, ranks.count) if memory is None else memory, head=head, seed=seed,
         save_memory=save_memory, progress=progress and ranks.is_first, cheap_calls=able, cheap=cheap,
-        reuse_uncond=reuse_uncond and is_guided(guidance) and parallel == 1 and not able,
+        reuse_uncond=reuse_uncond,
     )  # fmt: skip
     with frozen(model):
         best = course.run()
     return replace(best, schedule=schedule.knots())
+
+
+def _check_kind(
+    parallel: int, head: GaussianStart | int | None, cheap: bool, reuse_uncond: bool, guidance: float | Tensor | None
+) -> None:
+    """Of rows that make several evaluations, a cheap one, or none without the condition: one kind at a time."""
+    if not isinstance(parallel, int) or not 1 <= parallel <= MAX_PARALLEL:
+        raise ValueError(f"parallel: expected a whole number from 1 to {MAX_PARALLEL}, got {parallel!r}")
+    if parallel > 1 and head is not None:
+        raise ValueError("head: not with parallel evaluations")
+    if parallel > 1 and cheap:
+        raise ValueError("parallel: not with a model that has cheap calls; pass the model without them")
+    if reuse_uncond and not is_guided(guidance):
+        raise ValueError(f"reuse_uncond: without guidance there is no unconditional call, got guidance={guidance}")
+    if reuse_uncond and (parallel > 1 or cheap):
+        raise ValueError("reuse_uncond: not with parallel evaluations, nor with a model that has cheap calls")
 
 
 def _require_positive(**values: float | None) -> None:

@@ -120,7 +120,7 @@ class Plan:
         if self.reuses_uncond:
             raise ValueError(
                 f"plan: some of its rows make no unconditional call, {why}; run it by fastdiff.sample with a number as"
-                " guidance, or fit one with reuse_uncond=False"
+                " guidance, or fit one without reuse_uncond"
             )
 
     def with_calls(self, calls: Sequence[str]) -> Plan:
