@@ -11,10 +11,10 @@ import torch
 from mixtures import SCHEDULE, exact, mean_distance, model, noise, shorten_search
 
 import fastdiff as fd
-from fastdiff.fitting import Trial, budget, stages
+from fastdiff.fitting import Trial, budget, forward_stage, stages
 from fastdiff.fitting.search import candidates
 from fastdiff.fitting.sources import ModelSource
-from fastdiff.fitting.target import FitTarget
+from fastdiff.fitting.tracing import Tracer
 
 STEPS = 5
 COUNT = 160
@@ -193,14 +193,17 @@ def test_budget_in_seconds_ends_the_fit(ticking):
 
 @pytest.mark.parametrize("folder", [False, True])
 def test_budget_that_ends_before_a_trajectory_is_drawn_leaves_the_catalogues_first_plan(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(FitTarget, "trace", exhausted)
+    monkeypatch.setattr(Tracer, "draw", exhausted)
     plan = fit(folder=tmp_path if folder else None)
     assert plan.rows == fd.plan("unipc", SCHEDULE, STEPS, grid="quadratic", prediction="sample").rows
     plan.check_schedule(SCHEDULE)
 
 
 def test_budget_that_ends_with_the_trajectories_leaves_what_they_suggest(monkeypatch):
-    monkeypatch.setattr(ModelSource, "outputs", exhausted)
+    class Spent(ModelSource):
+        outputs = exhausted
+
+    monkeypatch.setattr(forward_stage, "ModelSource", Spent)
     trials: list[Trial] = []
     plan = fit(report=trials.append)
     assert not judged(trials)

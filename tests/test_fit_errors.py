@@ -34,6 +34,8 @@ def fit(subject=model, start=None, steps=4, **options):
         ({"tolerance": 0.0}, "tolerance: expected a number > 0, got 0.0"),
         ({"prediction": "velocity"}, "prediction: "),
         ({"guidance": 2.0}, "uncond: guidance needs"),
+        ({"reuse_uncond": True}, "reuse_uncond: without guidance"),
+        ({"reuse_uncond": True, "parallel": 2, "guidance": 2.0}, "reuse_uncond: not with parallel"),
         ({"head": 2}, "head: a rank needs a folder"),
         ({"head": 40, "folder": "here"}, "rank: expected a whole number from 1 to 3, got 40"),
     ],
