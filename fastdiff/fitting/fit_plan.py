@@ -30,6 +30,7 @@ from .ranks import Ranks
 from .target import FitTarget
 
 MIN_SAMPLES = 4
+MOST_BATCH = 64  # samples per model call, where the user does not say
 MAX_TRACED = 32  # samples whose trajectories the forward fit sees
 METHODS = ("forward", "full")
 
@@ -53,7 +54,7 @@ def fit(
     cheap: float | None = None,
     held_out: float = 0.25,
     iterations: int = 100,
-    batch: int = 64,
+    batch: int | None = None,
     save_memory: bool = False,
     tolerance: float | None = None,
     seconds: float | None = None,
@@ -104,7 +105,8 @@ def fit(
         from the rows before, and have more rows for it: as many network evaluations as `steps` rows with both calls.
         `fastdiff.sample` runs such a plan with the same guidance; other packages' loops, which hand over the guided
         output alone, refuse it.
-    batch: samples per model call. save_memory: recompute activations instead of keeping those of all steps.
+    batch: samples per model call, whose memory the fit takes; None is as many as there are noises, at most 64.
+        save_memory: recompute activations instead of keeping those of all steps.
     tolerance: the references count as converged where they change by less than this share of their size when the steps
         are doubled. None is 0.002, or a tenth of what the best of three solvers with `steps` evaluations errs, if that
         is more; where a doubling helps little or the budget is short, half of that error has to do.
@@ -134,7 +136,8 @@ def fit(
     one time for all samples of a call, cheap= for a model without cheap calls, and method="full" or parallel
     evaluations for one with them. Raises RuntimeError where the budget is spent before the references have converged.
     """
-    _check(noise, held_out, method, steps=steps, iterations=iterations, batch=batch)
+    _check(noise, held_out, method, steps=steps, iterations=iterations, batch=1 if batch is None else batch)
+    batch = min(len(noise), MOST_BATCH) if batch is None else batch
     _require_positive(tolerance=tolerance, seconds=seconds, evaluations=evaluations, memory=memory)
     able = cheap_calls.check(model, cheap, method)
     _check_kind(parallel, head, able, reuse_uncond, guidance)
