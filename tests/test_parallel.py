@@ -195,6 +195,13 @@ def test_cheap_calls_are_refused():
         fd.sample(Model(), plan, torch.randn(SHAPE), parallel=True, **PLAIN)
 
 
+def test_rows_without_an_unconditional_call_are_refused():
+    plan = fd.plan("unipc", SCHEDULES["flow"], 4)
+    plan = replace(plan, rows=(*plan.rows[:2], *(replace(row, uncond=(1.0,)) for row in plan.rows[2:])))
+    with pytest.raises(ValueError, match="no unconditional call, and a parallel run makes it at every row"):
+        fd.sample(Model(), plan, torch.randn(SHAPE), parallel=True, **PLAIN)
+
+
 def test_a_scheduler_runs_such_a_plan_row_after_row():
     pytest.importorskip("diffusers", reason="diffusers is in the test extra")
     plan, noise = plan_of("vp", 2), torch.randn(SHAPE, dtype=torch.float64)

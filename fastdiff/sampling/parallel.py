@@ -23,6 +23,7 @@ def require_turns(model: Model, plan: Plan, **options: object) -> None:
         if value is not None and value is not False:
             raise ValueError(f"{name}: not with parallel=True")
     plan.refuse_cheap_calls("which no parallel run makes")
+    plan.refuse_reuse("and a parallel run makes it at every row")
     if getattr(model, "one_time", False) and len(plan.turns) < plan.nfe:
         raise ValueError("parallel: the model reads one time for all samples of a call, those of a turn have several")
 
