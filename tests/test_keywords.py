@@ -92,7 +92,7 @@ def test_a_hook_of_the_model_may_take_keywords_that_its_forward_does_not():
 def test_the_signatures_list_every_option():
     named = [set(options_of(f)) for f in (fd.sample, fd.iter_sample)]
     assert named[0] == set(OPTIONS)
-    assert named[0] - named[1] == {"callback", "progress", "return_trajectory", "graph"}
+    assert named[0] - named[1] == {"callback", "progress", "return_trajectory", "graph", "parallel"}
     assert named[1] < named[0]
     assert set(options_of(fd.capture)) - {"whole"} == named[1] - {"seeds", "image", "mask"}
 
