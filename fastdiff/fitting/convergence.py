@@ -28,9 +28,9 @@ CONTESTANTS: tuple[Contestant, ...] = (
 PROBE_SAMPLES = 3
 FIRST_STEPS, MAX_STEPS = 20, 640
 TOLERANCE = 2e-3  # of the samples' size: the change that counts as none
-# Of the least error of the contestants with as few evaluations as the fitted plan has: a change that is small beside
-# it. All are of second order at least, so what is left to change is at most a third of it.
-SMALL = 0.1
+# Of the least error of the contestants with as few evaluations as the fitted plan has. States between the points of a
+# run are known less well than its end: with 0.1 a network that is rough in t had fits of twice the error.
+SMALL = 0.03
 BEARABLE = 0.5  # the same where the search ends: by the budget, or because twice as many steps change hardly less
 GOING_ON = 0.7  # times the change of half the steps: so much less it is while a solver converges, in the first order
 MOST_OF_BUDGET = 0.4  # that the search may come to
@@ -58,7 +58,7 @@ def converged(
     """A plan that agrees with itself at half the steps, in the median over a few samples.
 
     It agrees where the samples change by less than `tolerance` of their size; where that is None, by less than 0.002,
-    or a tenth of what the best contestant with `evaluations` errs if that is more. Of several solvers and grids the two
+    or 3 % of what the best contestant with `evaluations` errs if that is more. Of several solvers and grids the two
     go on that agree best at few steps, then the one of them that changes least with twice as many.
 
     Where more steps would take more than their share of the budget, or change the samples hardly less, as in a model

@@ -108,8 +108,8 @@ def fit(
     batch: samples per model call, whose memory the fit takes; None is as many as there are noises, at most 64.
         save_memory: recompute activations instead of keeping those of all steps.
     tolerance: the references count as converged where they change by less than this share of their size when the steps
-        are doubled. None is 0.002, or a tenth of what the best of three solvers with `steps` evaluations errs, if that
-        is more; where a doubling helps little or the budget is short, half of that error has to do.
+        are doubled. None is 0.002, or 3 % of what the best of three solvers with `steps` evaluations errs, if that is
+        more; where a doubling helps little or the budget is short, half of that error has to do.
     seconds, evaluations: the budget. One evaluation is one model call on one sample, forwards or backwards, and a cheap
         one the share of it that it costs. Fewer trajectories are drawn where there is no room for all. When it is
         spent, the best plan so far is returned, as soon as there are trajectories.
