@@ -11,7 +11,7 @@ import torch
 from mixtures import SCHEDULE, model, noise
 
 import fastdiff as fd
-from fastdiff.fitting import Trial
+from fastdiff.fitting import Trial, journal
 from fastdiff.fitting.budget import Budget
 from fastdiff.fitting.forward import Setting
 from fastdiff.fitting.forward_stage import folds_of
@@ -125,9 +125,11 @@ def fit(**options: object) -> fd.Plan:
     )
 
 
-def test_a_fit_finds_which_rows_make_the_call(tmp_path):
+def test_a_fit_finds_which_rows_make_the_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "SHOWN_INTERVAL", 0.0)
     trials: list[Trial] = []
     plan = fit(folder=tmp_path, report=trials.append)
+    assert {t.stage for t in trials if ", u in " in t.name} == {"reuse"}
     kept = {t.stage: t for t in trials if not t.note}
     best = min(t.mean for t in kept.values())
     assert plan.reuses_uncond == (kept["reuse"].mean == best)

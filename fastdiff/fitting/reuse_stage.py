@@ -50,10 +50,8 @@ def most(steps: int, count: int) -> int:
 class _ReuseSearch(Search):
     """The regressions of plans with such rows."""
 
-    stage = "reuse"
-
     def __init__(self, fit: Fit) -> None:
-        super().__init__(fit)
+        super().__init__(fit, "reuse")
         self.model = ReuseForward(fit.target, fit.trajectory, fit.starts, folds_of(len(fit.trajectory)))
 
     def starts(self, plans: list[Candidate]) -> list[Found]:
