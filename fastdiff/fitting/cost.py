@@ -39,13 +39,12 @@ def of_forward(
     call of a fitted plan. reused: whether rows without an unconditional call are tried.
     """
     rows = steps * parallel
-    moves = steps + rows + len(gauss_newton.RIDGES)  # runs in an iteration: grid and times, then candidates
-    moved, tried = min(starts, forward_stage.MOVED), min(starts, forward_stage.TRIED)
-    iterations = moved + (forward_stage.MAX_ITERATIONS - 1) * max(1, moved // 2)
+    tried = min(starts, forward_stage.TRIED)
+    moves = forward_stage.most_moves(min(starts, forward_stage.MOVED), steps + rows)  # of the grid and of times
     rounding = 4 * min(count, gauss_newton.NOISE_SAMPLES)
     traced = (count - drawn) * converged.nfe
     least = count * (rows + steps) + traced
-    most = count * ((tried + moved + iterations * moves + 1) * rows + plans * steps) + rounding + traced
+    most = count * ((tried + moves + 1) * rows + plans * steps) + rounding + traced
     least, most = (part * target.evaluations for part in (least, most))
     most += reuse_stage.most(steps, count) if reused else 0
     return f"{least:,} to {most:,} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"

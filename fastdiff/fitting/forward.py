@@ -201,7 +201,7 @@ class Runner:
         places = [*states, *(first + k for k in known)]
         operands = [*states.values(), *(outputs[k] for k in known)]
         theory = combined([self.table[i, place] for place in places], operands)
-        basis = _newton(len(states), len(known))
+        basis = newton(len(states), len(known))
         features = [combined(row, operands) for row in basis]
         return Terms(places, basis, features, theory, self.owner.trajectory.at(*point) - theory)
 
@@ -238,7 +238,7 @@ class Terms(NamedTuple):
         return dict(zip(self.places, b @ self.basis, strict=True))
 
 
-def _newton(states: int, outputs: int) -> np.ndarray:
+def newton(states: int, outputs: int) -> np.ndarray:
     """[F, F] the features in terms of the operands: the newest output, the states, backward differences of outputs."""
     basis = np.zeros((states + outputs, states + outputs))
     newest = range(states, states + min(outputs, 1))
@@ -253,6 +253,7 @@ def _newton(states: int, outputs: int) -> np.ndarray:
 
 
 def combined(weights: Sequence[float] | np.ndarray, operands: Sequence[Tensor]) -> Tensor:
+    """The weighted sum; what has no weight is not read."""
     out = torch.zeros_like(operands[0])
     for weight, operand in zip(weights, operands, strict=True):
         if weight != 0:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .budget import Exhausted
 from .forward import Fitted, Forward, Setting
 from .found import Fit, Found
-from .gauss_newton import GaussNewton, Outcome, noise_floor
+from .gauss_newton import RIDGES, GaussNewton, Outcome, noise_floor
 from .search import Candidate
 from .sources import LinearSource, ModelSource
 
@@ -68,6 +68,12 @@ def starts_of(found: list[Candidate]) -> list[Found]:
     return [Found.at(c) for c in found if c.spec.solver in SHAPES] or [Found.at(c) for c in found]
 
 
+def most_moves(settings: int, numbers: int) -> int:
+    """Runs that `Search.moved` makes at most. numbers: of each setting, that are moved."""
+    iterations = settings + (MAX_ITERATIONS - 1) * max(1, settings // 2)
+    return settings + iterations * (numbers + len(RIDGES))  # differences, then candidates
+
+
 class Search:
     """The regressions of one fit.
 
@@ -101,9 +107,12 @@ class Search:
 
     def guessed(self, starts: Sequence[Found]) -> list[Found]:
         """The settings in order of what the linear model says of them, each level in turn where they begin."""
+        return _in_turn(self.by_guess(starts))
+
+    def by_guess(self, starts: Sequence[Found]) -> list[Found]:
+        """The settings in order of what the linear model says of them."""
         guesses = self.linear.run([setting_of(f) for f in starts])
-        order = sorted(range(len(starts)), key=lambda i: guesses[i].mean)
-        return _in_turn([starts[i] for i in order])
+        return [starts[i] for i in sorted(range(len(starts)), key=lambda i: guesses[i].mean)]
 
     def judged(self, found: Sequence[Found]) -> list[Found]:
         """The settings in order of their distances after their regression, no two of one grid and shape."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
 from ..sampling.registers import Registers, advance, moves_of
+from .forward import combined
 from .sources import Ask, Source
 
 Run = Generator[Ask, Tensor, Tensor]
@@ -55,8 +56,4 @@ def _step(
 
 
 def _line(line: LinearUpdate, x: Tensor, base: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-    out = line.base * base + line.x * x
-    for weight, output in zip(line.history, outputs, strict=False):
-        if weight:
-            out = out.add(output, alpha=weight)
-    return out
+    return combined((line.base, line.x, *line.history), (base, x, *outputs[: len(line.history)]))

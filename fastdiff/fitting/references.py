@@ -16,7 +16,7 @@ from .convergence import Converged, converged
 from .folder import Folder
 from .journal import STAGE_FILES
 from .target import FitTarget
-from .trajectory import distances
+from .trajectory import differ, distances
 
 SAMPLES = 2  # that tell one model from another
 DRAWN = ("trajectory-*.safetensors", "teacher.safetensors")  # by the converged plan
@@ -37,9 +37,8 @@ def check_model(target: FitTarget, schedule: Schedule, prediction: str) -> list[
     require_finite(first)
     target.budget.lap()  # the first calls of a model may compile, tune and allocate
     second = target.draw_alone(table, places)
-    gap = float(distances(first, second).max())
-    # What reductions in another order leave is far below this; dropout or fresh noise is far above.
-    if gap > 1e-3 * float(first.double().square().mean().sqrt()):
+    if differ(second, first):
+        gap = float(distances(second, first).max())
         raise ValueError(
             f"model: the same noise gave samples that differ by {gap:.3g}; a plan can only be fitted to a deterministic"
             " model (call model.eval(), fix its noise)"
@@ -57,7 +56,7 @@ def _reads_one_time(target: FitTarget, table: Plan) -> bool:
     x = target.started(table, places, None)
     one, other, both = (target.output_alone(x, times[each], places) for each in ([0, 0], [1, 1], [0, 1]))
     apart = torch.stack([one[0], other[1]])
-    return float(distances(both, apart).max()) > 1e-3 * float(apart.double().square().mean().sqrt())
+    return differ(both, apart)
 
 
 class ReferenceSampler:

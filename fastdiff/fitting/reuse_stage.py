@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .forward import Fitted
-from .forward_stage import MAX_ITERATIONS, SHAPES, Search, folds_of, setting_of
+from .forward_stage import Search, folds_of, most_moves, setting_of, starts_of
 from .found import Fit, Found
-from .gauss_newton import RIDGES
 from .reused_rows import ReuseForward
 from .search import Candidate, candidates
 
@@ -41,9 +40,7 @@ def most(steps: int, count: int) -> int:
     """Network evaluations of `count` samples that this takes at most. steps: rows with both calls."""
     if steps < LEAST_STEPS:
         return 0
-    moves = 2 * (steps + 1) + len(RIDGES)  # runs in an iteration: grid and times, then candidates
-    iterations = MOVED + (MAX_ITERATIONS - 1) * max(1, MOVED // 2)
-    runs = TRIED + GIVEN_UP * PATTERNS * steps + MOVED + iterations * moves + 1
+    runs = TRIED + GIVEN_UP * PATTERNS * steps + most_moves(MOVED, 2 * (steps + 1)) + 1
     return runs * 2 * (steps + 1) * count
 
 
@@ -56,11 +53,8 @@ class _ReuseSearch(Search):
 
     def starts(self, plans: list[Candidate]) -> list[Found]:
         """The best settings of those plans, as far as they are known from rows that make all calls."""
-        shapes = [c for c in plans if c.spec.solver in SHAPES] or plans
-        found = [replace(Found.at(c), calls=(True,) * c.plan.nfe) for c in shapes]
-        guesses = self.linear.run([setting_of(f) for f in found])
-        order = sorted(range(len(found)), key=lambda k: guesses[k].mean)
-        few = [found[k] for k in order[:TRIED]]
+        found = [replace(f, calls=(True,) * f.candidate.plan.nfe) for f in starts_of(plans)]
+        few = self.by_guess(found)[:TRIED]
         return self._sorted(few, self._fitted(few))[:PATTERNS]
 
     def given_up(self, found: Sequence[Found]) -> list[Found]:

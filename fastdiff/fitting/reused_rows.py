@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from functools import partial
 from itertools import chain, zip_longest
-from math import comb
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from ..plans.row import MAX_UNCOND
 from ..plans.table import MAX_HISTORY, OFFSET
 from ..sampling.registers import advance
-from .forward import Asked, Forward, Runner, Setting, Starts, Steps, combined
+from .forward import Asked, Forward, Runner, Setting, Starts, Steps, combined, newton
 from .regression import Choice, Solution
 from .sources import Kept, ModelSource
 from .target import FitTarget
@@ -86,7 +85,7 @@ class ReuseRunner(Runner):
         """
         row, (x, base, history) = self.plan.rows[i], self.registers
         terms = self.terms(i, "a", base, x, (d, *history)[:MAX_HISTORY], self.plan.point_after(i))
-        basis = _differences(len(earlier))
+        basis = newton(0, len(earlier))
         features, own, further = _in_turn(terms.features, [combined(line, earlier) for line in basis])
         solution = yield from self.solved(features, terms.lacks)
         self.setting.space.add_weights(self.p, i, terms.weights(solution.b[own]))
@@ -111,11 +110,6 @@ class ReuseRunner(Runner):
             new_base = yield from self.line(i, "b", base, x, outputs, (row.alpha, row.sigma))
         self.registers = advance(self.registers, self.moves[i], lambda *_: (new_x, new_base, d + more))
         return shares(solution.b)[1]
-
-
-def _differences(count: int) -> np.ndarray:
-    """[K, K] the newest of K values, then its backward differences, in terms of the values."""
-    return np.array([[(-1.0) ** j * comb(k, j) for j in range(count)] for k in range(count)])
 
 
 def _in_turn(own: list[Tensor], added: list[Tensor]) -> tuple[list[Tensor], list[int], list[int]]:

@@ -17,6 +17,8 @@ from torch import Tensor
 from ..plans.plan import Plan
 from ..plans.schedule import Points
 
+SAME = 1e-3  # of the samples' size: a difference of nothing but rounding
+
 
 class Trajectory:
     """Runs through `points` [M + 1]: states [M + 1, N, ...] there, the data [M, N, ...] predicted at the first M.
@@ -74,6 +76,11 @@ class Trajectory:
 def distances(x: Tensor, exact: Tensor) -> Tensor:
     """[N] root mean square difference of each sample, float64."""
     return (x.double() - exact.double()).flatten(1).square().mean(1).sqrt()
+
+
+def differ(x: Tensor, exact: Tensor) -> bool:
+    """Whether any sample is another one: what reductions in another order leave is far less, fresh noise far more."""
+    return not float(distances(x, exact).max()) <= SAME * float(exact.double().square().mean().sqrt())
 
 
 def points_of(plan: Plan) -> Points:
