@@ -2,8 +2,8 @@
 
 import importlib
 
-from . import guidance, nn, ops, pipelines  # noqa: F401
-from .fitting import GaussianStart, fit
+from . import guidance, nn, ops, pipelines, posterior  # noqa: F401
+from .fitting import fit
 from .ops import backend
 from .patch import accelerate, perturb  # noqa: F401
 from .patch.nag import nag
@@ -13,9 +13,11 @@ from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
 from .plans.plan import Plan
 from .plans.schedule import Schedule
+from .posterior.observation import Observation
 from .sampling import noise  # noqa: F401
 from .sampling.adaptive import sample_adaptive
 from .sampling.flow_map import flow_map
+from .sampling.gaussian import GaussianStart
 from .sampling.graph import Captured, CaptureError, capture
 from .sampling.sample import Step, iter_sample, sample
 from .sampling.statistics import Statistics, estimate_statistics
@@ -26,6 +28,7 @@ __all__ = [
     "CaptureError",
     "Captured",
     "GaussianStart",
+    "Observation",
     "Plan",
     "Schedule",
     "Solver",

@@ -1,7 +1,6 @@
 """Fit a plan to a model: fewer steps than any solver of the catalogue for the same error, without training."""
 
 from .fit_plan import METHODS, MIN_SAMPLES, fit
-from .gaussian import GaussianStart
 from .journal import HEADER, Trial
 
-__all__ = ["HEADER", "METHODS", "MIN_SAMPLES", "GaussianStart", "Trial", "fit"]
+__all__ = ["HEADER", "METHODS", "MIN_SAMPLES", "Trial", "fit"]

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
+from ..sampling.gaussian import GaussianStart
 from . import cheap_calls, cheap_rows, cost
 from .budget import Exhausted
 from .convergence import Converged
 from .folder import Folder
 from .found import Fit, Found
-from .gaussian import GaussianStart
 from .journal import Journal
 from .parallel import parallel_candidates
 from .references import ReferenceSampler, check_model

@@ -15,6 +15,7 @@ from ..keywords import check_keywords, options_of
 from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
+from ..sampling.gaussian import GaussianStart
 from ..sampling.model import Model, is_guided
 from . import cheap_calls
 from .budget import Budget
@@ -22,7 +23,6 @@ from .conditions import read_conditions
 from .course import Course, digest
 from .folder import Folder
 from .frozen import frozen
-from .gaussian import GaussianStart
 from .journal import Journal, Trial
 from .memory import allowed
 from .parallel import MAX_PARALLEL

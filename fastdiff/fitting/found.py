@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..plans.plan import Plan
 from ..plans.schedule import Points, Schedule
-from .gaussian import GaussianStart
+from ..sampling.gaussian import GaussianStart
 from .journal import Journal, Trial
 from .lockstep import drawn_together
 from .parallel import spec_of

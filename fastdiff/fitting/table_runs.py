@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..sampling.gaussian import GaussianStart
 from .gauss_newton import Outcome
-from .gaussian import GaussianStart
 from .space import PlanSpace
 from .target import FitTarget
 from .trajectory import distances

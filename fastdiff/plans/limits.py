@@ -31,9 +31,14 @@ def x0_row(row: Row, prediction: str) -> Row:
 
 
 def with_x0_input(row: Row, prediction: str) -> Row:
-    """The row of a model of this prediction as one that is given x0 instead."""
+    """The row of a model of this prediction as one that is given x0 instead.
+
+    Raises ValueError at sigma = 0 unless D is x0: nothing else follows from x0 there.
+    """
     if row.form == "data":  # D is x0 itself: dividing p_m by itself would leave rounding in the weight of x
         return replace(row, p_x=0.0, p_m=1.0)
+    if row.sigma == 0:
+        raise ValueError("plan: a row that evaluates the model at sigma = 0 cannot be given x0; its D is no x0")
     d_x, d_m = convert(prediction, "data", row.alpha, row.sigma)
     return replace(row, p_x=row.p_x - row.p_m * d_x / d_m, p_m=row.p_m / d_m)
 

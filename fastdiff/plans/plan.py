@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import files
 from . import hub
-from .limits import Limited
+from .limits import Limited, with_x0_input, x0_row
 from .plan_check import check_labels, check_rows
 from .plan_file import read_plan
 from .row import LinearUpdate, Row, history_depth, table_of
@@ -168,6 +168,19 @@ class Plan:
     def limited(self) -> Limited:
         """What runs with bounds on x0 need besides."""
         return Limited.of(self.rows, self.prediction, self.table)
+
+    @cached_property
+    def given_x0(self) -> Plan:
+        """The same run where each row is given x0 itself, as a model with prediction="sample" returns it.
+
+        Raises ValueError where a row evaluates the model at sigma = 0 and D is not x0.
+        """
+        return replace(self, prediction="sample", rows=tuple(with_x0_input(row, self.prediction) for row in self.rows))
+
+    @cached_property
+    def making_x0(self) -> np.ndarray:
+        """The table of rows that only turn the model's output into x0."""
+        return table_of([x0_row(row, self.prediction) for row in self.rows])
 
     def explain(self) -> str:
         """The table as text: one model evaluation a line, then x' and, where it is its own, base'."""

@@ -164,7 +164,11 @@ def _first(given: Tensor, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return (given, t) if len(given) == size else (given[:size], t[:size])
 
 
-class GuidedEvaluator:
+class ByRow:
+    """An evaluator that reads the number of the run's next row, which a run without bounds does not keep otherwise."""
+
+
+class GuidedEvaluator(ByRow):
     """A run's evaluations: (model_input, t) -> (m, m_uncond, noises, `Weighted` or None), as `Run.apply` has it."""
 
     def __init__(self, calls: GuidedCalls, run: Any) -> None:

@@ -13,7 +13,7 @@ from ..ops.layout import empty_input
 from ..plans.plan import Plan
 from ..plans.prediction import convert
 from .bounds import Bounds
-from .guided import GuidedEvaluator
+from .guided import ByRow
 from .program import Slots, program_of, with_guidance
 from .registers import Moves, noise_as_history
 from .times import Times, each_on_device
@@ -180,11 +180,11 @@ class Run:
         """Do all `steps` at the least cost to the host and return the last x [B, ...]. `i` stays put until the end.
 
         The caller has switched gradients off.
-        evaluate: (model_input, t) -> (m, m_uncond), or a `GuidedEvaluator`. times: the plan's if None.
+        evaluate: (model_input, t) -> (m, m_uncond), or one that is `ByRow`. times: the plan's if None.
         """
         if times is None:
             return self._drive_by_plan(evaluate)
-        if self._bounds is not None or self._program.partial or isinstance(evaluate, GuidedEvaluator):
+        if self._bounds is not None or self._program.partial or isinstance(evaluate, ByRow):
             for _ in self.steps(evaluate, times):
                 pass
             return self.x

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..keywords import check_keywords
 from ..ops import checks
 from ..plans.plan import Plan
-from .guided import GuidedCalls, calls_of
-from .model import Model, ModelCalls
+from .corrected import CorrectedCalls
+from .correction import Correction, Observed
+from .model import Model
 from .parallel import TurnCalls, drive_in_turns, require_turns
-from .partial import Here, RowCalls
-from .program import program_of
+from .request import Calls, Request
 from .rule import Guidance
 from .run import Run
 from .start import OPTIONS, check_sample, sample_seeds, start_state
@@ -41,11 +41,23 @@ class Step:
     evaluations: int
     _run: Run
     _before: Tensor
+    _calls: Calls
 
     @property
     def x0(self) -> Tensor:
         """[B, ...] the data predicted by this evaluation. Raises ValueError if the row does not read the model."""
         return self._run.data_prediction(self.i, self._before)
+
+    @property
+    def residual(self) -> Tensor:
+        """[B] the mean of ((y - A x0) / noise)^2 under an observation: far above 1 where the correction did not fit.
+
+        Raises ValueError without an observation.
+        """
+        observation = self._calls.observation if isinstance(self._calls, CorrectedCalls) else None
+        if observation is None:
+            raise ValueError("residual: the run has no observation")
+        return observation.misfit(self.x0)
 
 
 def iter_sample(
@@ -63,15 +75,19 @@ def iter_sample(
     threshold: float | None = None,
     threshold_limit: float = 1.0,
     model_dtype: torch.dtype | None = None,
+    observation: Observed | None = None,
+    correction: str | Correction | Callable | None = None,
+    particles: int = 1,
     **kwargs: object,
 ) -> Iterator[Step]:
     """Run a plan and yield a `Step` after every model evaluation. Arguments and errors are those of `sample`."""
+    request = Request(
+        guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit, model_dtype,
+        observation, correction, particles, kwargs,
+    )  # fmt: skip
     with torch.no_grad():
-        run, calls = _begin(
-            model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold,
-            threshold_limit, model_dtype, kwargs, watched=True,
-        )  # fmt: skip
-    return _steps(run, calls, noise, image, mask)
+        run, calls = request.begin(model, plan, noise, watched=True)
+    return _steps(run, calls, noise, request)
 
 
 @torch.no_grad()
@@ -90,6 +106,9 @@ def sample(
     threshold: float | None = None,
     threshold_limit: float = 1.0,
     model_dtype: torch.dtype | None = None,
+    observation: Observed | None = None,
+    correction: str | Correction | Callable | None = None,
+    particles: int = 1,
     callback: Callable[[Step], bool | None] | None = None,
     progress: bool = False,
     return_trajectory: bool = False,
@@ -120,6 +139,12 @@ def sample(
     clamp: bound on |x0|. threshold: quantile for dynamic thresholding (Saharia et al. 2022, section 2.3), in (0, 1];
         threshold_limit: its largest bound. Both act on x0 whatever form a row's output has.
     model_dtype: dtype of the x that the model reads; noise's if None.
+    observation: what is known of the samples, a `fastdiff.Observation` y = A x0 + noise: they are drawn given y.
+    correction: how, by name: "moment" (the default), "gaussian", "proximal", "pseudoinverse" or "gradient"; or one of
+        `fastdiff.posterior` with options of its own; or a function step -> D' [B, ...] of a step with x, t, alpha,
+        sigma, denoised (D) and vjp(v) (J^T v, J = dD/dx), with or without an observation. docs/posterior.md says which.
+    particles: K > 1 makes groups of K neighbours in the batch one weighted ensemble, by reweighting and resampling
+        (TDS, Wu et al. 2023): exact as K grows. The plan must draw noise. The result is then (x0, `Particles`).
     callback: called with every `Step`. If it returns False the run ends there, and the x so far is returned.
     progress: show a tqdm bar. return_trajectory: also return the start and the accepted states, [K, B, ...].
     graph: capture model and steps as one CUDA graph and replay it, now and in later calls with the same module, shapes
@@ -138,32 +163,27 @@ def sample(
     >>> sample(velocity, plan, torch.randn(16, 3)).shape
     torch.Size([16, 3])
     """
+    request = Request(
+        guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit, model_dtype,
+        observation, correction, particles, kwargs,
+    )  # fmt: skip
     watched = callback is not None or progress or return_trajectory or mask is not None
     if parallel:
         require_turns(
             model, plan, graph=graph, callback=callback, progress=progress, return_trajectory=return_trajectory,
-            mask=mask, clamp=clamp, threshold=threshold,
+            mask=mask, clamp=clamp, threshold=threshold, observation=observation, correction=correction,
+            particles=particles > 1,
         )  # fmt: skip
-        x = _in_turns(model, plan, noise, guidance, uncond, guidance_mode, seeds, image, model_dtype, kwargs)
-        return x.to(noise.dtype)
+        return _in_turns(model, plan, noise, request).to(noise.dtype)
     if graph:
-        drawn = _from_graph(
-            model, plan, noise, graph, watched, seeds, image,
-            {
-                "guidance": guidance, "uncond": uncond, "guidance_mode": guidance_mode, "clamp": clamp,
-                "threshold": threshold, "threshold_limit": threshold_limit, "model_dtype": model_dtype, **kwargs,
-            },
-        )  # fmt: skip
+        drawn = _from_graph(model, plan, noise, graph, watched, request)
         if drawn is not None:
             return drawn
-    run, calls = _begin(
-        model, plan, noise, guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit,
-        model_dtype, kwargs, watched,
-    )  # fmt: skip
+    run, calls = request.begin(model, plan, noise, watched)
     if not watched:
         x = run.drive(calls.evaluator(run))
         return x if x.dtype == noise.dtype else x.to(noise.dtype)
-    steps = _steps(run, calls, noise, image, mask)
+    steps = _steps(run, calls, noise, request)
     if progress:
         from tqdm.auto import tqdm
 
@@ -178,100 +198,43 @@ def sample(
     return (x, torch.stack(trajectory).to(noise.dtype)) if return_trajectory else x
 
 
-def _begin(
-    model: Model,
-    plan: Plan,
-    noise: Tensor,
-    guidance: float | Tensor | Guidance | None,
-    uncond: Mapping[str, object] | None,
-    guidance_mode: str,
-    seeds: Sequence[int] | Tensor | None,
-    image: Tensor | None,
-    mask: Tensor | None,
-    clamp: float | None,
-    threshold: float | None,
-    threshold_limit: float,
-    model_dtype: torch.dtype | None,
-    kwargs: dict[str, object],
-    watched: bool,
-) -> tuple[Run, ModelCalls | GuidedCalls]:
-    """Check every argument; return the run before its first row and the calls that it makes."""
-    check_sample(plan, noise, image, mask, clamp, threshold, threshold_limit, model_dtype)
-    if kwargs:
-        check_keywords(model, kwargs, OPTIONS)
-    rows = RowCalls(model) if program_of(plan).partial else None
-    calls = calls_of(rows or model, plan, noise.shape, guidance, uncond, guidance_mode, kwargs)
-    run = Run(
-        plan,
-        start_state(plan, noise, image),
-        model_dtype=model_dtype or noise.dtype,
-        copies=calls.copies,
-        guidance=calls.guidance,
-        seeds=sample_seeds(plan, noise, seeds),
-        clamp=clamp,
-        threshold=None if threshold is None else (threshold, threshold_limit),
-        watched=watched,
-        cheap_calls=rows is not None,
-    )
-    if rows is not None:
-        rows.here = lambda: Here(run.i, plan.rows[run.i].call, plan.rows[run.i].log_snr)
-    return run, calls
-
-
-def _in_turns(
-    model: Model,
-    plan: Plan,
-    noise: Tensor,
-    guidance: float | Tensor | Guidance | None,
-    uncond: Mapping[str, object] | None,
-    guidance_mode: str,
-    seeds: Sequence[int] | Tensor | None,
-    image: Tensor | None,
-    model_dtype: torch.dtype | None,
-    kwargs: dict[str, object],
-) -> Tensor:
+def _in_turns(model: Model, plan: Plan, noise: Tensor, request: Request) -> Tensor:
     """The last x [B, ...] of a run whose turns make a call each."""
-    check_sample(plan, noise, image, None, None, None, 1.0, model_dtype)
-    check_keywords(model, kwargs, OPTIONS)
-    calls = TurnCalls(model, plan, noise.shape, guidance, uncond, guidance_mode, kwargs)
+    check_sample(plan, noise, request.image, None, None, None, 1.0, request.model_dtype)
+    check_keywords(model, request.kwargs, OPTIONS)
+    calls = TurnCalls(model, plan, noise.shape, request.guidance, request.uncond, request.guidance_mode, request.kwargs)
     run = Run(
         plan,
-        start_state(plan, noise, image),
-        model_dtype=model_dtype or noise.dtype,
+        start_state(plan, noise, request.image),
+        model_dtype=request.model_dtype or noise.dtype,
         guidance=calls.guidance,
-        seeds=sample_seeds(plan, noise, seeds),
+        seeds=sample_seeds(plan, noise, request.seeds),
     )
     return drive_in_turns(run, calls)
 
 
-def _steps(
-    run: Run, calls: ModelCalls | GuidedCalls, noise: Tensor, image: Tensor | None, mask: Tensor | None
-) -> Iterator[Step]:
+def _steps(run: Run, calls: Calls, noise: Tensor, request: Request) -> Iterator[Step]:
     """A `Step` after every row, with the masked part of x replaced."""
     before, plan, evaluate = run.x, run.plan, calls.evaluator(run)
+    image, mask = request.image, request.mask
     for i in run.steps(evaluate, run.times()):
         row = plan.rows[i]
         if mask is not None and image is not None and row.accepts:
             _keep_known(run, i, noise, image, mask)
-        yield Step(i, plan.nfe, row.t, row.alpha, row.sigma, run.x, row.accepts, calls.evaluations, run, before)
+        yield Step(i, plan.nfe, row.t, row.alpha, row.sigma, run.x, row.accepts, calls.evaluations, run, before, calls)
         before = run.x
 
 
 def _from_graph(
-    model: Model,
-    plan: Plan,
-    noise: Tensor,
-    graph: bool | str,
-    watched: bool,
-    seeds: Sequence[int] | Tensor | None,
-    image: Tensor | None,
-    options: dict[str, object],
+    model: Model, plan: Plan, noise: Tensor, graph: bool | str, watched: bool, request: Request
 ) -> Tensor | None:
-    """The samples, or None where graph="auto" falls back to eager. options: those of `Captured` and the model's."""
+    """The samples, or None where graph="auto" falls back to eager."""
     if graph not in (True, "auto"):
         raise ValueError(f"graph: expected False, True or 'auto', got {graph!r}")
     if watched:
         raise ValueError("graph: a captured run has no callback, progress bar, trajectory or mask")
+    if request.particles != 1:
+        raise ValueError("graph: particles choose among themselves during the run; a captured run cannot")
     checks.require_tensor("noise", noise)
     if not noise.is_cuda:
         if graph == "auto":
@@ -280,8 +243,11 @@ def _from_graph(
     from .graph import CaptureError
     from .graph.cache import sample_captured
 
+    named = ("guidance", "uncond", "guidance_mode", "clamp", "threshold", "threshold_limit", "model_dtype")
+    named += ("observation", "correction")
+    options = {name: getattr(request, name) for name in named} | request.kwargs
     try:
-        return sample_captured(model, plan, noise, seeds, image, options)
+        return sample_captured(model, plan, noise, request.seeds, request.image, options)
     except CaptureError:
         if graph == "auto":
             return None

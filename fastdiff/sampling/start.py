@@ -16,7 +16,8 @@ from .program import program_of
 # The options of `fastdiff.sample`: what a model's keyword may be a misspelling of, wherever a model is called.
 OPTIONS = (
     "guidance", "uncond", "guidance_mode", "seeds", "image", "mask", "clamp", "threshold", "threshold_limit",
-    "model_dtype", "callback", "progress", "return_trajectory", "graph", "parallel",
+    "model_dtype", "observation", "correction", "particles", "callback", "progress", "return_trajectory", "graph",
+    "parallel",
 )  # fmt: skip
 
 

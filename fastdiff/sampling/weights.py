@@ -59,9 +59,9 @@ class Memory:
         slots = [None if call is None else outputs[call] for call in rule.calls]
         slots += self._past[: rule.past]
         if self._keeps and UNCONDITIONAL in outputs:
-            u = outputs[UNCONDITIONAL]
+            u = outputs[UNCONDITIONAL].detach()
             # In the compute dtype: a difference of halves may be out of their range.
-            kept = u.to(self._dtype) - outputs[CONDITIONAL].to(self._dtype) if self._differs else u.clone()
+            kept = u.to(self._dtype) - outputs[CONDITIONAL].detach().to(self._dtype) if self._differs else u.clone()
             self._past = [kept, *self._past[: self._keeps - 1]]
         return slots + [None] * (4 - len(slots))
 
@@ -87,6 +87,8 @@ class Memory:
         assert rule.formula is not None
         size = len(rule.basis) + 1
         out, gram = self._buffer(size, size)
+        if torch.is_grad_enabled():  # weights count as constants under an observation
+            operands = [None if v is None else v.detach() for v in operands]
         self._gram(rule.basis_tensor, operands, out)
         self.stopped = rule.stop is not None and rule.stop(gram)
         made = rule.formula(gram)

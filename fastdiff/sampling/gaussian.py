@@ -9,7 +9,8 @@ Where noise is strong the data look Gaussian to the model ("analytical teleporta
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -36,6 +37,10 @@ class GaussianStart:
     variances: Tensor
     rest: float
     start: tuple[float, float]
+    _placed: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<GaussianStart of shape {list(self.mean.shape)}, rank {len(self.basis)}, rest {self.rest:.3g}>"
 
     @classmethod
     def estimate(cls, data: Tensor, schedule: Schedule, rank: int | None = None) -> GaussianStart:
@@ -59,6 +64,32 @@ class GaussianStart:
         return cls(
             mean.view(data.shape[1:]), basis[:rank], spectrum[:rank], rest, (float(start.alpha), float(start.sigma))
         )
+
+    @classmethod
+    def from_covariance(cls, mean: Tensor, covariance: Tensor, schedule: Schedule) -> GaussianStart:
+        """From mean [...] and covariance [D, D] of the flattened data. Raises ValueError naming the argument."""
+        size = mean.numel()
+        checks.require_shape("covariance", covariance, (size, size))
+        matrix = covariance.double()
+        if not matrix.isfinite().all() or not torch.allclose(matrix, matrix.T):
+            raise ValueError("covariance: expected a symmetric matrix of finite numbers")
+        variances, vectors = torch.linalg.eigh(matrix)
+        if variances[0] < -1e-6 * variances[-1].abs():
+            raise ValueError(f"covariance: expected variances >= 0, got the eigenvalue {float(variances[0]):g}")
+        start = schedule.at(schedule.t_max)
+        return cls(mean, vectors.T, variances.clamp(min=0.0), 0.0, (float(start.alpha), float(start.sigma)))
+
+    def times(self, v: Tensor, of: Callable[[Tensor], Tensor] = lambda variance: variance) -> Tensor:
+        """f(S) v for v [B, ...] and the data's covariance S; of: f, of a variance.
+
+        A sum over the principal directions and what the rest has in all: no basis of the rest is needed.
+        """
+        key = v.device, v.dtype
+        if key not in self._placed:
+            self._placed[key] = self.basis.to(*key), self.variances.to(*key), torch.tensor(self.rest).to(*key)
+        basis, variances, rest = self._placed[key]
+        flat, all_over = v.flatten(1), of(rest)
+        return (all_over * flat + (flat @ basis.T * (of(variances) - all_over)) @ basis).view(v.shape)
 
     def __call__(self, noise: Tensor, plan: Plan) -> Tensor:
         """From unit noise [B, ...]: the state where the plan begins over its `init_scale`, in noise's dtype."""

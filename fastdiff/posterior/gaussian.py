@@ -1,0 +1,62 @@
+"""The gain of Gaussian data whose covariance is known: no gradients through the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..sampling.correction import Evaluation
+from ..sampling.gaussian import GaussianStart
+from .linearised import Linearised
+from .measurements import Measurements
+from .method import Method, whole
+from .solve import Product, conjugate_gradients
+
+INNER = 20  # iterations where A and A^T are all that they cost
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPrior(Method):
+    """D' = D + C A^T (R + A C A^T)^-1 (y - A D), C = (S^-1 + (alpha / sigma)^2)^-1, with the data's covariance S.
+
+    The posterior covariance of Gaussian data, which it is exact for; D is the model's. It takes no gradients through
+    the model, so it serves compiled, quantised and remote ones, and can be captured as a CUDA graph.
+    prior: `fastdiff.GaussianStart`, estimated from samples; its low-rank covariance is S.
+    iterations: of conjugate gradients, each a product with A and A^T.
+    """
+
+    prior: GaussianStart | None = None
+    iterations: int = INNER
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prior, GaussianStart):
+            raise ValueError(
+                "correction: 'gaussian' needs the data's covariance; pass"
+                " fd.posterior.GaussianPrior(fd.GaussianStart.estimate(samples, schedule))"
+            )
+        whole("iterations", self.iterations)
+
+    def corrected(self, at: Evaluation, observation: Measurements) -> Tensor:
+        assert self.prior is not None
+        local = observation.linearised(at.denoised)
+        return at.denoised + gain(local, prior_covariance(self.prior, at), self.iterations)
+
+
+def gain(local: Linearised, covariance: Callable[[Tensor], Tensor], iterations: int = INNER) -> Tensor:
+    """C A^T (R + A C A^T)^-1 (y - A D), by conjugate gradients."""
+
+    def product(v: Tensor) -> Tensor:
+        return local.variance * v + local.push(covariance(local.pull(v)))
+
+    return covariance(local.pull(conjugate_gradients(product, local.residual, iterations)))
+
+
+def prior_covariance(prior: GaussianStart, at: Evaluation) -> Product:
+    """v [B, ...] -> C v, C = (S^-1 + (alpha / sigma)^2)^-1; S itself where alpha is 0."""
+    if at.sigma == 0:
+        return torch.zeros_like
+    precision = (at.alpha / at.sigma) ** 2
+    return lambda v: prior.times(v, lambda variance: variance / (1 + precision * variance))

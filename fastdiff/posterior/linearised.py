@@ -1,0 +1,55 @@
+"""A about one point: A x0 + J dx, with products by J and its transpose."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .likelihood import Gaussian, Likelihood
+from .operators import Operator
+
+
+class Linearised:
+    """residual: y - A x0 [B, ...]. push: dx [B, ...] -> J dx. pull: v -> J^T v, in x0's shape.
+
+    For a linear A these are A and A^T themselves. A nonlinear one is differentiated, twice for `push`: J dx is the
+    derivative of <v, J dx> by v, which needs no more of A than `pull` does.
+    """
+
+    def __init__(self, operator: Operator, x0: Tensor, y: Tensor, likelihood: Likelihood) -> None:
+        self._operator, self._x0, self.y, self.likelihood = operator, x0, y, likelihood
+        self._graph: tuple[Tensor, Tensor] | None = None
+        self.value = operator(x0) if operator.adjoint is not None else self._recorded()[1].detach()
+        self.residual = y - self.value
+
+    @property
+    def variance(self) -> Tensor:
+        """[B, ...] that of Gaussian noise."""
+        assert isinstance(self.likelihood, Gaussian)
+        return self.likelihood.variance(self.y)
+
+    def push(self, dx: Tensor) -> Tensor:
+        if self._operator.is_linear(self._x0):
+            return self._operator(dx)
+        x, value = self._recorded()
+        with torch.enable_grad():
+            v = torch.zeros_like(value, requires_grad=True)
+            (back,) = torch.autograd.grad(value, x, v, create_graph=True)
+        return torch.autograd.grad(back, v, dx)[0]
+
+    def pull(self, v: Tensor) -> Tensor:
+        if self._operator.adjoint is not None:
+            return self._operator.adjoint(v).reshape(self._x0.shape)
+        x, value = self._recorded()
+        return torch.autograd.grad(value, x, v, retain_graph=True)[0]
+
+    def _recorded(self) -> tuple[Tensor, Tensor]:
+        """x0 and A x0 with the graph between them."""
+        if self._graph is None:
+            with torch.enable_grad():
+                x = self._x0.detach().requires_grad_()
+                value = self._operator(x)
+            if not value.requires_grad:
+                raise ValueError("A: no gradient flows through it; give its adjoint, or write it in torch")
+            self._graph = x, value
+        return self._graph

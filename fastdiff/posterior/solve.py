@@ -1,0 +1,69 @@
+"""Linear systems S v = b, one for each sample of a batch, of which only products S v are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+
+
+def conjugate_gradients(product: Product, b: Tensor, iterations: int) -> Tensor:
+    """v [B, ...] with S v = b for symmetric positive definite S, from v = 0 (Hestenes & Stiefel 1952).
+
+    iterations: at most; a sample whose residual has reached rounding stays as it is, without asking the host.
+    """
+    v, residual = torch.zeros_like(b), b
+    direction, size = b, dot(b, b)
+    least = size * torch.finfo(b.dtype).eps ** 2
+    for _ in range(iterations):
+        image = product(direction)
+        curvature = dot(direction, image)
+        going = (size > least) & (curvature > 0)
+        step = torch.where(going, size / torch.where(going, curvature, 1.0), 0.0)
+        v = v + per_sample(step, b) * direction
+        residual = residual - per_sample(step, b) * image
+        new = dot(residual, residual)
+        direction = residual + per_sample(torch.where(going, new / torch.where(going, size, 1.0), 0.0), b) * direction
+        size = new
+    return v
+
+
+def gmres(product: Product, b: Tensor, iterations: int, precondition: Product | None = None) -> Tensor:
+    """v [B, ...] of the least |S v - b| in the Krylov space of so many products (Saad & Schultz 1986), from v = 0.
+
+    S need not be symmetric: the Jacobian of a trained network is so only nearly. precondition: an approximate inverse,
+    applied from the right; it may itself be the result of iterations (Saad 1993).
+    """
+    norm = dot(b, b).sqrt()
+    tiny = torch.finfo(b.dtype).tiny
+    basis = [b / per_sample(norm.clamp(min=tiny), b)]
+    tried: list[Tensor] = []
+    hessenberg = b.new_zeros(len(b), iterations + 1, iterations)
+    for k in range(iterations):
+        tried.append(basis[k] if precondition is None else precondition(basis[k]))
+        image = product(tried[k])
+        for _ in range(2):  # twice is enough to be orthogonal to rounding
+            for j, known in enumerate(basis):
+                share = dot(known, image)
+                hessenberg[:, j, k] += share
+                image = image - per_sample(share, b) * known
+        length = dot(image, image).sqrt()
+        hessenberg[:, k + 1, k] = length
+        basis.append(image / per_sample(length.clamp(min=tiny), b))
+    target = b.new_zeros(len(b), iterations + 1, 1)
+    target[:, 0, 0] = norm
+    weights = torch.linalg.pinv(hessenberg, rtol=torch.finfo(b.dtype).eps * 100) @ target
+    return sum((per_sample(weights[:, k, 0], b) * z for k, z in enumerate(tried)), torch.zeros_like(b))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """[B] inner products."""
+    return (a * b).flatten(1).sum(1)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """[B] numbers, shaped to go with `like` [B, ...]."""
+    return values.view(-1, *[1] * (like.ndim - 1))

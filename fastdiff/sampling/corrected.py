@@ -1,0 +1,145 @@
+"""A run given an observation: the model's D is made, corrected, and given to rows that read x0 itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..ops.reference import converted_output, weighted_sum
+from ..plans.plan import Plan
+from .correction import ByFunction, Correction, Evaluation, Observed
+from .guided import ByRow, GuidedCalls
+from .model import ModelCalls
+from .program import with_guidance
+from .run import Run
+from .weights import Weighted
+
+
+def corrected_calls(
+    calls: ModelCalls | GuidedCalls,
+    plan: Plan,
+    x: Tensor,
+    observation: Observed | None,
+    correction: object,
+    particles: int,
+    cheap_calls: bool,
+) -> CorrectedCalls:
+    """The calls of a run from x [B, ...] given an observation, or corrected by a function alone.
+
+    Raises TypeError or ValueError naming the argument.
+    """
+    if observation is not None:
+        observation = observation.over(x)
+        named = observation.correction(correction)
+    elif callable(correction):
+        named = ByFunction(correction)
+    else:
+        raise ValueError(f"observation: {'particles' if correction is None else repr(correction)} need it, got None")
+    if named.gradients and cheap_calls:
+        raise ValueError("correction: it takes gradients through the model, which cheap calls do not give")
+    return CorrectedCalls(calls, plan, named, observation)
+
+
+class CorrectedCalls:
+    """The calls of a run whose D is corrected: the interface of `ModelCalls`, for a plan that is given x0.
+
+    calls: the model's, with their guidance. plan: the run's own, before any correction; run_plan: what is run.
+    observation: what is checked at the first evaluation; None for a user's function alone.
+    """
+
+    guidance = None  # it has been applied when D is corrected
+
+    def __init__(
+        self, calls: ModelCalls | GuidedCalls, plan: Plan, correction: Correction, observation: Observed | None
+    ) -> None:
+        self.calls, self.correction, self.observation = calls, correction, observation
+        self.copies = calls.copies
+        self.plan = plan.given_x0
+        changed = correction.plan(plan)
+        self.run_plan = self.plan if changed is plan else changed.given_x0
+        scale = None if isinstance(calls.guidance, Tensor) else calls.guidance
+        self.making = plan.making_x0 if scale is None else with_guidance(plan.making_x0, scale)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the last row evaluated the network for each sample, gradients not counted."""
+        return self.calls.evaluations
+
+    def evaluator(self, run: Run) -> CorrectedEvaluator:
+        return CorrectedEvaluator(self, run)
+
+
+class CorrectedEvaluator(ByRow):
+    """A run's evaluations: (model_input, t) -> (D' [B, ...], None)."""
+
+    def __init__(self, calls: CorrectedCalls, run: Run) -> None:
+        self._calls, self._run = calls, run
+        self._evaluate: Callable[[Tensor, Tensor], tuple] = calls.calls.evaluator(run)
+        guidance = calls.calls.guidance
+        self._scales = guidance.to(run.x.device, torch.float64) if isinstance(guidance, Tensor) else None
+
+    def __call__(self, given: Tensor, t: Tensor) -> tuple[Tensor, None]:
+        run, calls = self._run, self._calls
+        if calls.correction.gradients:
+            with recording():
+                x = run.x.clone().requires_grad_()
+                at = self._evaluation(x, self._model_input(x, given), t.clone())
+        else:
+            at = self._evaluation(run.x, given, t)
+        if run.i == 0 and calls.observation is not None:
+            calls.observation.check(at.denoised)
+        corrected = calls.correction(at)
+        if not isinstance(corrected, Tensor) or corrected.shape != run.x.shape:
+            found = tuple(corrected.shape) if isinstance(corrected, Tensor) else type(corrected).__name__
+            raise ValueError(f"correction: expected D' of shape {tuple(run.x.shape)}, got {found}")
+        return corrected.detach().to(run.x.dtype), None
+
+    def _evaluation(self, x: Tensor, given: Tensor, t: Tensor) -> Evaluation:
+        """What the model says at x, through `given`, its input."""
+        denoised = self._denoised(x, *self._evaluate(given, t))
+
+        def vjp(v: Tensor) -> Tensor:
+            if not denoised.requires_grad:
+                raise ValueError(
+                    "correction: it takes gradients through the model, which records none; 'gaussian', 'proximal' and"
+                    " 'pseudoinverse' do without"
+                )
+            return torch.autograd.grad(denoised, x, v.to(denoised.dtype), retain_graph=True)[0]
+
+        return Evaluation(self._run.i, self._calls.plan, x.detach(), denoised.detach(), vjp)
+
+    def _denoised(
+        self,
+        x: Tensor,
+        m: Tensor,
+        m_uncond: Tensor | None,
+        noises: tuple = (),
+        weighted: Weighted | None = None,
+    ) -> Tensor:
+        """D [B, ...] = p_x x + p_m y, y what guidance makes of the outputs."""
+        row = self._calls.making[self._run.i]
+        if weighted is not None:
+            if weighted.pushes:
+                raise ValueError("guidance: one whose history differs from its step does not go with an observation")
+            weights = weighted.weights.unbind(1)
+            if weighted.next_state is not None:
+                state = weighted_sum(weights[2], x, m, m_uncond, weighted.others, weighted.state)
+                weighted.next_state.copy_(state.detach())
+            m, m_uncond = weighted_sum(weights[0], x, m, m_uncond, weighted.others, weighted.state), None
+        return converted_output(row, x, m, m_uncond, None if m_uncond is None else self._scales)
+
+    def _model_input(self, x: Tensor, given: Tensor) -> Tensor:
+        """The model's input, `given`, as a function of x."""
+        scaled = (x * self._run.plan.rows[self._run.i].c_in).to(given.dtype)
+        copies = len(given) // max(len(x), 1)
+        return scaled if copies == 1 else scaled.repeat(copies, *[1] * (x.ndim - 1))
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Gradients are recorded, also inside of no_grad and inference_mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

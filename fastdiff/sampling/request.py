@@ -1,0 +1,78 @@
+"""What a call of `fastdiff.sample` asks for, and the run and model calls that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, dtype
+
+from ..keywords import check_keywords
+from ..plans.plan import Plan
+from .corrected import CorrectedCalls, corrected_calls
+from .correction import Correction, Observed
+from .guided import GuidedCalls, calls_of
+from .model import Model, ModelCalls
+from .partial import Here, RowCalls
+from .program import program_of
+from .rule import Guidance
+from .run import Run
+from .start import OPTIONS, check_sample, sample_seeds, start_state
+
+Calls = ModelCalls | GuidedCalls | CorrectedCalls
+
+
+class Request(NamedTuple):
+    """The arguments of `fastdiff.sample` that say what is drawn, not how it is watched. kwargs: the model's own."""
+
+    guidance: float | Tensor | Guidance | None
+    uncond: Mapping[str, object] | None
+    guidance_mode: str
+    seeds: Sequence[int] | Tensor | None
+    image: Tensor | None
+    mask: Tensor | None
+    clamp: float | None
+    threshold: float | None
+    threshold_limit: float
+    model_dtype: dtype | None
+    observation: Observed | None
+    correction: str | Correction | Callable | None
+    particles: int
+    kwargs: dict[str, object]
+
+    @property
+    def corrected(self) -> bool:
+        """Whether anything corrects D."""
+        return self.observation is not None or self.correction is not None
+
+    def begin(self, model: Model, plan: Plan, noise: Tensor, watched: bool) -> tuple[Run, Calls]:
+        """Check every argument; return the run before its first row and the calls that it makes."""
+        check_sample(
+            plan, noise, self.image, self.mask, self.clamp, self.threshold, self.threshold_limit, self.model_dtype
+        )
+        if self.kwargs:
+            check_keywords(model, self.kwargs, OPTIONS)
+        rows = RowCalls(model) if program_of(plan).partial else None
+        calls: Calls = calls_of(
+            rows or model, plan, noise.shape, self.guidance, self.uncond, self.guidance_mode, self.kwargs
+        )
+        x = start_state(plan, noise, self.image)
+        run_plan = plan
+        if self.corrected or self.particles != 1:
+            calls = corrected_calls(calls, plan, x, self.observation, self.correction, self.particles, rows is not None)
+            run_plan = calls.run_plan
+        run = Run(
+            run_plan,
+            x,
+            model_dtype=self.model_dtype or noise.dtype,
+            copies=calls.copies,
+            guidance=calls.guidance,
+            seeds=sample_seeds(plan, noise, self.seeds),
+            clamp=self.clamp,
+            threshold=None if self.threshold is None else (self.threshold, self.threshold_limit),
+            watched=watched,
+            cheap_calls=rows is not None,
+        )
+        if rows is not None:
+            rows.here = lambda: Here(run.i, plan.rows[run.i].call, plan.rows[run.i].log_snr)
+        return run, calls
