@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -45,13 +45,19 @@ class GaussianPrior(Method):
         return at.denoised + gain(local, prior_covariance(self.prior, at), self.iterations)
 
 
-def gain(local: Linearised, covariance: Callable[[Tensor], Tensor], iterations: int = INNER) -> Tensor:
-    """C A^T (R + A C A^T)^-1 (y - A D), by conjugate gradients."""
+def gain(local: Linearised, covariance: Product, iterations: int = INNER) -> Tensor:
+    """C A^T (R + A C A^T)^-1 (y - A D)."""
+    return covariance(local.pull(solved(local, covariance, local.residual, iterations)))
 
-    def product(v: Tensor) -> Tensor:
-        return local.variance * v + local.push(covariance(local.pull(v)))
 
-    return covariance(local.pull(conjugate_gradients(product, local.residual, iterations)))
+def solved(local: Linearised, covariance: Product, b: Tensor, iterations: int = INNER) -> Tensor:
+    """(R + A C A^T)^-1 b, by conjugate gradients."""
+    return conjugate_gradients(functools.partial(spread, local, covariance), b, iterations)
+
+
+def spread(local: Linearised, covariance: Product, v: Tensor) -> Tensor:
+    """(R + A C A^T) v: how measurements scatter about A D."""
+    return local.variance * v + local.push(covariance(local.pull(v)))
 
 
 def prior_covariance(prior: GaussianStart, at: Evaluation) -> Product:

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ..sampling.correction import Evaluation
 from ..sampling.gaussian import GaussianStart
-from .gaussian import INNER, gain, prior_covariance
-from .linearised import Linearised
+from .gaussian import gain, prior_covariance, solved, spread
 from .measurements import Measurements
 from .method import Method, whole
-from .solve import conjugate_gradients, gmres
+from .solve import gmres
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +40,9 @@ class Moment(Method):
         if at.alpha == 0 and self.prior is None:
             return at.denoised
         local = observation.linearised(at.denoised)
-        if at.alpha == 0:
-            return at.denoised + gain(local, prior_covariance(self.prior, at))
-        v = gmres(
-            lambda v: local.variance * v + local.push(at.covariance(local.pull(v))),
-            local.residual,
-            self.iterations,
-            None if self.prior is None else self._precondition(local, at),
-        )
+        prior = None if self.prior is None else prior_covariance(self.prior, at)
+        if prior is not None and at.alpha == 0:
+            return at.denoised + gain(local, prior)
+        precondition = None if prior is None else functools.partial(solved, local, prior)
+        v = gmres(functools.partial(spread, local, at.covariance), local.residual, self.iterations, precondition)
         return at.denoised + at.covariance(local.pull(v))
-
-    def _precondition(self, local: Linearised, at: Evaluation):
-        covariance = prior_covariance(self.prior, at)
-
-        def product(v: Tensor) -> Tensor:
-            return local.variance * v + local.push(covariance(local.pull(v)))
-
-        return functools.partial(conjugate_gradients, product, iterations=INNER)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,19 @@ class CorrectedCalls:
         """How often the last row evaluated the network for each sample, gradients not counted."""
         return self.calls.evaluations
 
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """Those of the model's calls."""
+        return self.calls.arguments
+
+    @arguments.setter
+    def arguments(self, values: tuple[Any, ...]) -> None:
+        self.calls.arguments = values
+
+    def new_arguments(self, uncond: Mapping[str, object], kwargs: dict[str, object]) -> tuple[Any, ...]:
+        """`arguments` for other keyword arguments. Raises ValueError naming one that cannot be batched."""
+        return self.calls.new_arguments(uncond, kwargs)
+
     def evaluator(self, run: Run) -> CorrectedEvaluator:
         return CorrectedEvaluator(self, run)
 
@@ -89,7 +103,7 @@ class CorrectedEvaluator(ByRow):
                 at = self._evaluation(x, self._model_input(x, given), t.clone())
         else:
             at = self._evaluation(run.x, given, t)
-        if run.i == 0 and calls.observation is not None:
+        if run.i == 0 and calls.observation is not None and not _capturing(run.x):
             calls.observation.check(at.denoised)
         corrected = calls.correction(at)
         if not isinstance(corrected, Tensor) or corrected.shape != run.x.shape:
@@ -136,6 +150,11 @@ class CorrectedEvaluator(ByRow):
         scaled = (x * self._run.plan.rows[self._run.i].c_in).to(given.dtype)
         copies = len(given) // max(len(x), 1)
         return scaled if copies == 1 else scaled.repeat(copies, *[1] * (x.ndim - 1))
+
+
+def _capturing(x: Tensor) -> bool:
+    """Whether a CUDA graph is being captured, in which the host cannot look at numbers."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 @contextmanager

@@ -53,16 +53,17 @@ class Request(NamedTuple):
         if self.kwargs:
             check_keywords(model, self.kwargs, OPTIONS)
         rows = RowCalls(model) if program_of(plan).partial else None
-        calls: Calls = calls_of(
+        uncorrected = calls_of(
             rows or model, plan, noise.shape, self.guidance, self.uncond, self.guidance_mode, self.kwargs
         )
+        calls: Calls = uncorrected
         x = start_state(plan, noise, self.image)
-        run_plan = plan
         if self.corrected or self.particles != 1:
-            calls = corrected_calls(calls, plan, x, self.observation, self.correction, self.particles, rows is not None)
-            run_plan = calls.run_plan
+            calls = corrected_calls(
+                uncorrected, plan, x, self.observation, self.correction, self.particles, rows is not None
+            )
         run = Run(
-            run_plan,
+            calls.run_plan if isinstance(calls, CorrectedCalls) else plan,
             x,
             model_dtype=self.model_dtype or noise.dtype,
             copies=calls.copies,

@@ -241,11 +241,9 @@ def _from_graph(
             return None
         raise ValueError(f"graph: expected noise on a CUDA device, got {noise.device}; graph='auto' does without")
     from .graph import CaptureError
-    from .graph.cache import sample_captured
+    from .graph.cache import CAPTURED, sample_captured
 
-    named = ("guidance", "uncond", "guidance_mode", "clamp", "threshold", "threshold_limit", "model_dtype")
-    named += ("observation", "correction")
-    options = {name: getattr(request, name) for name in named} | request.kwargs
+    options = {name: getattr(request, name) for name in CAPTURED} | request.kwargs
     try:
         return sample_captured(model, plan, noise, request.seeds, request.image, options)
     except CaptureError:

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ...plans.plan import Plan
+from ..corrected import CorrectedCalls
 from ..guided import GuidedCalls
 from ..model import ModelCalls
+from ..request import Calls
 from ..rule import Guidance
 from ..run import Evaluate, Run
 from ..start import check_sample, sample_seeds, start_state
@@ -26,7 +28,7 @@ class Buffers:
         self,
         plan: Plan,
         example: Tensor,
-        calls: ModelCalls | GuidedCalls,
+        calls: Calls,
         clamp: float | None,
         threshold: tuple[float | None, float],
         model_dtype: torch.dtype,
@@ -93,6 +95,8 @@ class Buffers:
     def start_run(self, plan: Plan, step: Callable | None = None) -> Run:
         """A run that starts in these buffers and allocates the rest. step: as for `Run`."""
         ratio, limit = self._threshold
+        if isinstance(self.calls, CorrectedCalls):
+            plan = self.calls.run_plan
         return Run(
             plan, self.x, model_dtype=self._model_dtype, copies=self.calls.copies, guidance=self._scales,
             seeds=self._seeds if plan.stochastic else None, clamp=self._clamp,

@@ -31,7 +31,7 @@ def sample_captured(
 
     options: those of `capture` and the model's keyword arguments.
     """
-    named = {name: options[name] for name in _STRUCTURE}
+    named = {name: options[name] for name in CAPTURED}
     arguments = {name: value for name, value in options.items() if name not in named}
     key = _signature(model, plan, noise, named, arguments)
     found = _kept.get(model) if _weak(model) else None
@@ -39,11 +39,22 @@ def sample_captured(
         found = key, capture(model, plan, noise, **options)
         if _weak(model):
             _kept[model] = found
-    changed = {name: named[name] for name in ("guidance", "uncond")}
+    changed = {"uncond": named["uncond"]}
+    if not _corrected(named):
+        changed["guidance"] = named["guidance"]
     return found[1](noise, plan=plan, seeds=seeds, image=image, **changed, **arguments)
 
 
-_STRUCTURE = ("guidance", "uncond", "guidance_mode", "clamp", "threshold", "threshold_limit", "model_dtype")
+CAPTURED = (
+    "guidance", "uncond", "guidance_mode", "clamp", "threshold", "threshold_limit", "model_dtype", "observation",
+    "correction",
+)  # fmt: skip
+"""The options of `sample` that `capture` has, too."""
+
+
+def _corrected(named: dict) -> bool:
+    """Whether D is corrected: the graph then keeps the observation, and the scale of guidance as a number."""
+    return named["observation"] is not None or named["correction"] is not None
 
 
 def _weak(model: Model) -> bool:
@@ -56,7 +67,11 @@ def _signature(model: Model, plan: Plan, noise: Tensor, named: dict, arguments: 
     guided: bool | int = is_guided(guidance)
     if isinstance(guidance, Guidance) and plain_scale(plan, guidance) is None:
         guided = id(guidance)  # the graph keeps it, so the number is of no other
-    fixed = tuple(repr(named.get(name)) for name in _STRUCTURE[2:])
+    fixed = tuple(repr(named.get(name)) for name in CAPTURED[2:7])
+    if _corrected(named):
+        correction = named["correction"]
+        kept = correction if isinstance(correction, str) else id(correction)
+        fixed += repr(guidance), id(named["observation"]), kept
     leaves, layout = pytree.tree_flatten((arguments, named.get("uncond")))
     described = tuple((tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else repr(v) for v in leaves)
     weights: tuple[int, ...] = ()

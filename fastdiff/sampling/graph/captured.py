@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,10 +10,13 @@ from torch import Tensor
 from ...keywords import check_keywords, options_of
 from ...ops import registry
 from ...plans.plan import Plan
+from ..corrected import corrected_calls
+from ..correction import Correction, Observed
 from ..guided import GuidedCalls, calls_of, plain_scale
-from ..model import Model, is_guided
+from ..model import Model, ModelCalls, is_guided
+from ..request import Calls
 from ..rule import Guidance
-from ..start import OPTIONS, check_sample
+from ..start import OPTIONS, check_sample, start_state
 from .buffers import Buffers, check_like
 from .replay import FixedProgram, TableProgram
 
@@ -33,13 +36,16 @@ def capture(
     threshold: float | None = None,
     threshold_limit: float = 1.0,
     model_dtype: torch.dtype | None = None,
+    observation: Observed | None = None,
+    correction: str | Correction | Callable | None = None,
     whole: bool = True,
     **kwargs: object,
 ) -> Captured:
     """Capture the whole run as a CUDA graph: `run = fd.capture(model, plan, noise)`, then `x0 = run(noise)`.
 
     example: [B, ...] noise with the shape, dtype and device of later calls. guidance, uncond, guidance_mode, clamp,
-    threshold, threshold_limit, model_dtype, kwargs: as for `fastdiff.sample`. whole: False captures one step and
+    threshold, threshold_limit, model_dtype, observation, correction, kwargs: as for `fastdiff.sample`; a correction
+    that takes gradients cannot be captured, and with one the scale of guidance is as captured. whole: False captures one step and
     replays it for every row. Raises fastdiff.CaptureError where the model cannot be captured, ValueError or TypeError
     naming the argument.
     """
@@ -48,18 +54,23 @@ def capture(
     plan.refuse_reuse("which a captured run does not follow")
     if kwargs:
         check_keywords(model, kwargs, (*OPTIONS, *options_of(capture)))
-    calls = calls_of(model, plan, example.shape, guidance, uncond, guidance_mode, kwargs)
+    calls: Calls = calls_of(model, plan, example.shape, guidance, uncond, guidance_mode, kwargs)
     if isinstance(calls, GuidedCalls) and any(rule.stop for rule in calls.rules):
         raise ValueError(f"guidance: {calls.of!r} decides during the run whether to go on; a captured run cannot")
     if example.numel() == 0:
         raise ValueError(f"example: expected at least one element, got shape {tuple(example.shape)}")
+    if observation is not None or correction is not None:
+        x = start_state(plan, example, None)
+        calls = corrected_calls(calls, plan, x, observation, correction, 1, False)
+        if calls.correction.gradients:
+            raise ValueError(f"correction: {correction or 'moment'!r} takes gradients, which a graph cannot hold")
     buffers = Buffers(plan, example, calls, clamp, (threshold, threshold_limit), model_dtype or example.dtype)
     x = buffers.x
     case = registry.CallSpec(x.device.type, x.dtype, tuple(x.shape))
     by_table = (
         registry.chosen("solver_step", case) == "cuda"
         and buffers.one_launch_a_row(plan)
-        and not isinstance(calls, GuidedCalls)
+        and isinstance(calls, ModelCalls)
     )
     program = TableProgram if by_table else FixedProgram
     return Captured(torch.empty_like(example), buffers, program(buffers, plan, whole))
