@@ -82,7 +82,9 @@ class CorrectedCalls:
         """`arguments` for other keyword arguments. Raises ValueError naming one that cannot be batched."""
         return self.calls.new_arguments(uncond, kwargs)
 
-    def evaluator(self, run: Run) -> CorrectedEvaluator:
+    def evaluator(self, run: Run | None = None) -> CorrectedEvaluator:
+        """What evaluates the model and corrects D for this run."""
+        assert run is not None
         return CorrectedEvaluator(self, run)
 
 

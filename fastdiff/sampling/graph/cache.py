@@ -67,7 +67,7 @@ def _signature(model: Model, plan: Plan, noise: Tensor, named: dict, arguments: 
     guided: bool | int = is_guided(guidance)
     if isinstance(guidance, Guidance) and plain_scale(plan, guidance) is None:
         guided = id(guidance)  # the graph keeps it, so the number is of no other
-    fixed = tuple(repr(named.get(name)) for name in CAPTURED[2:7])
+    fixed: tuple[object, ...] = tuple(repr(named.get(name)) for name in CAPTURED[2:7])
     if _corrected(named):
         correction = named["correction"]
         kept = correction if isinstance(correction, str) else id(correction)

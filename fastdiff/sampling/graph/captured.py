@@ -44,8 +44,8 @@ def capture(
     """Capture the whole run as a CUDA graph: `run = fd.capture(model, plan, noise)`, then `x0 = run(noise)`.
 
     example: [B, ...] noise with the shape, dtype and device of later calls. guidance, uncond, guidance_mode, clamp,
-    threshold, threshold_limit, model_dtype, observation, correction, kwargs: as for `fastdiff.sample`; a correction
-    that takes gradients cannot be captured, and with one the scale of guidance is as captured. whole: False captures one step and
+    threshold, threshold_limit, model_dtype, kwargs: as for `fastdiff.sample`. observation, correction: too, but for
+    corrections that take gradients; the scale of guidance is then as captured. whole: False captures one step and
     replays it for every row. Raises fastdiff.CaptureError where the model cannot be captured, ValueError or TypeError
     naming the argument.
     """
@@ -54,14 +54,15 @@ def capture(
     plan.refuse_reuse("which a captured run does not follow")
     if kwargs:
         check_keywords(model, kwargs, (*OPTIONS, *options_of(capture)))
-    calls: Calls = calls_of(model, plan, example.shape, guidance, uncond, guidance_mode, kwargs)
+    uncorrected = calls_of(model, plan, example.shape, guidance, uncond, guidance_mode, kwargs)
+    calls: Calls = uncorrected
     if isinstance(calls, GuidedCalls) and any(rule.stop for rule in calls.rules):
         raise ValueError(f"guidance: {calls.of!r} decides during the run whether to go on; a captured run cannot")
     if example.numel() == 0:
         raise ValueError(f"example: expected at least one element, got shape {tuple(example.shape)}")
     if observation is not None or correction is not None:
         x = start_state(plan, example, None)
-        calls = corrected_calls(calls, plan, x, observation, correction, 1, False)
+        calls = corrected_calls(uncorrected, plan, x, observation, correction, 1, False)
         if calls.correction.gradients:
             raise ValueError(f"correction: {correction or 'moment'!r} takes gradients, which a graph cannot hold")
     buffers = Buffers(plan, example, calls, clamp, (threshold, threshold_limit), model_dtype or example.dtype)
