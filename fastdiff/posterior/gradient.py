@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..plans.plan import Plan
 from ..sampling.correction import Evaluation
+from .linearised import Linearised
 from .measurements import Measurements
 from .method import Method, positive
 
@@ -57,3 +58,6 @@ class Gradient(Method):
         information = local.likelihood.information(local.value, local.y)
         v = slope / (1 + self.spread * at.ratio**2 * information)
         return at.denoised + at.covariance(local.pull(v))
+
+    def scatter(self, at: Evaluation, local: Linearised) -> float:
+        return self.spread * at.ratio**2 if at.alpha else 0.0

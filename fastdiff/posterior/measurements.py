@@ -103,6 +103,10 @@ class Measurements:
         if not there.isfinite().all():
             raise ValueError("A: expected finite numbers, got NaN or infinity for the first D")
 
+    def log_likelihood(self, x0: Tensor) -> Tensor:
+        """[B] log p(y | x0), float64."""
+        return self.likelihood.log_prob(self.operator(x0).double(), self.measured(x0).double())
+
     def misfit(self, x0: Tensor) -> Tensor:
         """[B] the mean over measurements of ((y - A x0) / noise)^2, whose expectation is 1 at the true x0.
 
