@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear_gaussian import COVARIANCE, MATRICES, NOISE, PRIOR, SCHEDULE, SIZE, Law, drawn, measurement, model, posterior
+from linear_gaussian import (
+    COVARIANCE,
+    MATRICES,
+    NOISE,
+    PRIOR,
+    SCHEDULE,
+    SIZE,
+    Law,
+    drawn,
+    measurement,
+    model,
+    posterior,
+)
 
 import fastdiff as fd
 

@@ -49,7 +49,7 @@ class Particles(NamedTuple):
 
     def resampled(self, x: Tensor, seeds: Tensor) -> Tensor:
         """[G K, ...] of equal weights, drawn from x [G K, ...] by systematic resampling. seeds: [G] int64."""
-        return x[_ancestors(self.weights, uniform(seeds, 2**32 - 1)).flatten()]
+        return x[_in_batch(_ancestors(self.weights, uniform(seeds.to(self.weights.device), 2**32 - 1)))]
 
 
 class ParticleCalls(CorrectedCalls):
@@ -143,8 +143,7 @@ class ParticleEvaluator(CorrectedEvaluator):
         level = torch.logsumexp(self._log_weights, 1) - math.log(count)
         self._log_evidence += torch.where(poor, level, 0.0)
         self._log_weights = torch.where(poor[:, None], 0.0, self._log_weights)
-        first = torch.arange(groups, device=weights.device)[:, None] * count
-        return (first + chosen).flatten()
+        return _in_batch(chosen)
 
     def _exchange(self, chosen: Tensor) -> None:
         """Put the chosen particles in the places of the run's."""
@@ -177,3 +176,9 @@ def _ancestors(weights: Tensor, u: Tensor) -> Tensor:
     count = weights.shape[1]
     points = (u[:, None] + torch.arange(count, device=weights.device)) / count
     return torch.searchsorted(weights.cumsum(1), points).clamp(max=count - 1)
+
+
+def _in_batch(places: Tensor) -> Tensor:
+    """[G K] places in the batch for places [G, K] in each group."""
+    groups, count = places.shape
+    return (places + torch.arange(groups, device=places.device)[:, None] * count).flatten()
