@@ -123,8 +123,8 @@ def plan(
     options: dict[str, Any] = {k: v for k, v in locals().items() if k in MEANINGS and v is not None}
     if solver is None:
         own_grid = {"grid": grid, "sigmas": sigmas, "rho": rho, "steps_offset": steps_offset or None}
-        bounds = {"log_snr_min": None if log_snr_min == -np.inf else log_snr_min, "invert": invert or None}
-        bounds["jumps"] = jumps
+        least = None if log_snr_min == -np.inf else log_snr_min
+        bounds = {"log_snr_min": least, "invert": invert or None, "jumps": jumps}
         check_alone({**unknown, **options, **{k: v for k, v in {**own_grid, **bounds}.items() if v is not None}})
         chosen = default_plan(schedule, steps, guided)
         if (table := default_table(steps, guided, start, final_sigma)) and (points := points_of(table, schedule)):

@@ -131,7 +131,8 @@ def _likelihood(noise: object, y: Tensor, complex: bool) -> Likelihood:
         shape = y.shape[:-1] if complex else y.shape
         if std.shape == shape[:1] and len(shape) > 1:
             std = std.view(-1, *[1] * (len(shape) - 1))
-        if torch.broadcast_shapes(std.shape, shape) != shape:
+        sizes = zip(reversed(std.shape), reversed(shape), strict=False)
+        if std.ndim > len(shape) or any(mine not in (1, size) for mine, size in sizes):
             raise ValueError(f"noise: expected a shape that goes with y's {tuple(shape)}, got {tuple(noise.shape)}")
         return Gaussian(std.unsqueeze(-1) if complex else std)
     if callable(noise):

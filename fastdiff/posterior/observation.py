@@ -8,7 +8,6 @@ from ..plans.plan import Plan
 from ..sampling.correction import ByFunction, Correction, Evaluation
 from .gaussian import GaussianPrior
 from .gradient import Gradient
-from .linearised import Linearised
 from .measurements import Measurements
 from .method import Method
 from .moment import Moment
@@ -68,19 +67,6 @@ class Observation(Measurements):
         return method
 
 
-def smoothed(local: Linearised, scatter: Tensor | float) -> Tensor:
-    """[B] log p(y | A x0) averaged over x0 whose measurements scatter about A D with this variance.
-
-    The likelihood is taken as exp of a parabola with its slope g and information h: log p + v g^2 / (2 (1 + v h)) -
-    log(1 + v h) / 2, which is exact for Gaussian noise.
-    """
-    likelihood, value, y = local.likelihood, local.value.double(), local.y.double()
-    slope, information = likelihood.slope(value, y), likelihood.information(value, y)
-    spread = 1 + scatter * information
-    gained = 0.5 * (scatter * slope.square() / spread - spread.log())
-    return likelihood.log_prob(value, y) + gained.flatten(1).sum(1)
-
-
 class Bound(Correction):
     """A method bound to an observation."""
 
@@ -96,7 +82,8 @@ class Bound(Correction):
 
     def log_twist(self, at: Evaluation) -> Tensor:
         local = self.observation.linearised(at.denoised)
-        return smoothed(local, self.method.scatter(at, local))
+        scatter = self.method.scatter(at, local)
+        return local.likelihood.smoothed_log_prob(local.value.double(), local.y.double(), scatter)
 
     def plan(self, plan: Plan) -> Plan:
         return self.method.plan(plan, self.observation)

@@ -98,6 +98,7 @@ class ParticleEvaluator(CorrectedEvaluator):
         self._pending = run.x.new_zeros(len(run.x), dtype=torch.float64)  # of the latest row, less its twist
         self._effective: list[Tensor] = []
         self._shifts: tuple[Tensor, ...] = ()  # what corrections have changed in the history's outputs
+        assert run.seeds is not None  # a plan that draws noise has them
         self._seeds = run.seeds
 
     def _corrected(self, at: Evaluation) -> Tensor:
@@ -128,7 +129,9 @@ class ParticleEvaluator(CorrectedEvaluator):
             return torch.zeros_like(self._pending)
         moved = sum((w * s for w, s in zip(row.x.history, shifts, strict=False)), torch.zeros_like(shift))
         moved = moved.flatten(1).double()
-        noise = sum(w * normal(self._seeds, j, moved.shape[1], torch.float64) for j, w in row.x.noise)
+        noise = torch.zeros_like(moved)
+        for j, weight in row.x.noise:
+            noise += weight * normal(self._seeds, j, moved.shape[1], torch.float64)
         return -(moved * (2 * noise + moved)).sum(1) / (2 * spread**2)
 
     def _choose(self, i: int) -> Tensor | None:

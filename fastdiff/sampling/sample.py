@@ -124,7 +124,7 @@ def sample(
     graph: bool | str = False,
     parallel: bool = False,
     **kwargs: object,
-) -> Any:
+) -> Tensor | tuple[Any, ...]:
     """Draw samples: start from `noise`, call the model once per row of the plan, and return x0 [B, ...].
 
     model: model(x, t, **kwargs) -> prediction [B, ...], for x [B, ...] and t [B] in the schedule's units. It returns a
@@ -204,12 +204,12 @@ def sample(
             trajectory.append(step.x.clone())
         if callback is not None and callback(step) is False:
             break
-    drawn: tuple = (run.x.to(noise.dtype),)
+    result: list[Any] = [run.x.to(noise.dtype)]
     if isinstance(calls, ParticleCalls):
-        drawn += (calls.latest.particles(),)
+        result.append(calls.latest.particles())
     if return_trajectory:
-        drawn += (torch.stack(trajectory).to(noise.dtype),)
-    return drawn if len(drawn) > 1 else drawn[0]
+        result.append(torch.stack(trajectory).to(noise.dtype))
+    return tuple(result) if len(result) > 1 else result[0]
 
 
 def _in_turns(model: Model, plan: Plan, noise: Tensor, request: Request) -> Tensor:
