@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fastdiff as fd
 from fastdiff.fitting import Trial
-from fastdiff.fitting.ranks import Ranks
+from fastdiff.sampling.ranks import Ranks
 
 COUNT = 9  # not a multiple of the processes
 GLOO = dist.is_available() and dist.is_gloo_available()
