@@ -103,13 +103,22 @@ class Measurements:
         if not there.isfinite().all():
             raise ValueError("A: expected finite numbers, got NaN or infinity for the first D")
 
-    def misfit(self, x0: Tensor) -> Tensor:
-        """[B] the mean over measurements of ((y - A x0) / noise)^2, whose expectation is 1 at the true x0.
+    def deviations(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, ...] ((y - A x0) / noise)^2, whose expectation is 1 at the true x0; and [B, ...] which ones count.
 
-        For other noise than Gaussian, noise^2 is the inverse of Fisher's information.
+        For other noise than Gaussian it is slope^2 / information of log p, of the same expectation. Measurements that
+        are 0 on both sides, as masks leave them, say nothing and do not count.
         """
         there, y = self.operator(x0), self.measured(x0)
-        return ((y - there).square() * self.likelihood.information(there, y)).flatten(1).mean(1)
+        information = self.likelihood.information(there, y)
+        counted = (information > 0) & ((y != 0) | (there != 0))
+        squares = self.likelihood.slope(there, y).square() / information
+        return torch.where(counted, squares, 0.0), counted
+
+    def misfit(self, x0: Tensor) -> Tensor:
+        """[B] the mean over measurements of ((y - A x0) / noise)^2: about 1 at the true x0 (`deviations`)."""
+        squares, counted = self.deviations(x0)
+        return squares.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)
 
 
 def _likelihood(noise: object, y: Tensor, complex: bool) -> Likelihood:
