@@ -30,8 +30,8 @@ from fastdiff.fitting.space import PlanSpace
 from fastdiff.fitting.target import FitTarget
 from fastdiff.fitting.trajectory import Trajectory, distances, points_of
 from fastdiff.plans.grid import make_grid
-from fastdiff.sampling.ranks import Ranks
 from fastdiff.sampling.partial import Here
+from fastdiff.sampling.ranks import Ranks
 
 pytestmark = pytest.mark.usefixtures("short_fits")
 COUNT = 8

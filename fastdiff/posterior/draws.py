@@ -15,8 +15,8 @@ from ..sampling.model import Model
 from ..sampling.noise import randn
 from ..sampling.ranks import Ranks
 from ..sampling.sample import sample
-from .measurements import Measurements
 from .method import whole
+from .observation import Observation
 
 WATCHING = ("callback", "progress", "return_trajectory")
 
@@ -46,7 +46,7 @@ class Draws:
         shape: Sequence[int],
         members: int,
         seeds: int | Tensor,
-        observation: Measurements | None,
+        observation: Observation | None,
         particles: int,
         dtype: torch.dtype,
         device: torch.device | str | None,
@@ -90,9 +90,9 @@ class Draws:
         m, seeds = len(members), self.seeds[:, members].flatten()
         noise = randn((self.count * m, *self.shape[1:]), seeds, dtype=self.dtype, device=self.device)
         given = {name: self._for_each(name, value, m) for name, value in self.options.items()}
-        asked = {} if self.observation is None else {"observation": self.observation}
-        asked |= {} if self.particles == 1 else {"particles": self.particles}
-        drawn: Any = sample(self.model, self.plan, noise, seeds=seeds, **asked, **given)
+        drawn: Any = sample(
+            self.model, self.plan, noise, seeds=seeds, observation=self.observation, particles=self.particles, **given
+        )
         x, particles = drawn if isinstance(drawn, tuple) else (drawn, None)
         weights = torch.ones(self.count, m)
         if particles is not None:  # those of K sum to 1

@@ -38,9 +38,13 @@ class Points(NamedTuple):
         return torch.lerp(v0, v1, share)
 
     def _scores(self, p: Tensor) -> Tensor:
-        """Normal scores of levels: between kept members data are taken to be as those of a bell, mostly in the tails."""
-        half = 0.5 * self.weights.double().mean() / (self.weights.double().sum(1) + self.later.double().sum(1))
-        return torch.special.ndtri(half.unsqueeze(1) + p * (1 - 2 * half.unsqueeze(1)))
+        """Normal scores of levels, with those of the least and the greatest member finite.
+
+        Linear in these, what lies between two kept members is that of a bell, also in the tails.
+        """
+        total = self.weights.double().sum(1, keepdim=True) + self.later.double().sum(1, keepdim=True)
+        half = self.weights.double().mean(1, keepdim=True) / total / 2
+        return torch.special.ndtri(half + p * (1 - 2 * half))
 
     def below(self, value: Tensor) -> Tensor:
         """[n] the share of the kept members' weight below value [n]; half of that of members equal to it."""
@@ -56,7 +60,7 @@ class Points(NamedTuple):
         """
         ends = torch.minimum(self.later[:, [0, -1]], self.weights.mean(1, keepdim=True)).double()
         own = torch.cat([ends[:, :1], self.weights.double(), ends[:, 1:]], 1)
-        between = self.later.double()
+        between = self.later.to(torch.float64, copy=True)
         between[:, [0, -1]] -= ends
         middle = own.cumsum(1) - own / 2
         middle[:, 1:] += between.cumsum(1)
@@ -84,7 +88,7 @@ class Kept:
         flat = self.members.reshape(*self.members.shape[:2], -1)
         for g, part in parts(*flat.shape):
             values, order = flat[g, :, part].T.sort(1)
-            none = values.new_zeros(()).expand(len(values), values.shape[1] + 1)
+            none = values.new_zeros(len(values), values.shape[1] + 1)
             yield g, part, Points(values, self.weights[g][order], none, values[:, :1], values[:, -1:])
 
 

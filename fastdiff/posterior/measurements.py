@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from ..ops import checks
 from .likelihood import ByFunction, Gaussian, Likelihood
 from .linearised import Linearised
 from .operators import Function, check_adjoint, operator_of, real
+
+Kind = TypeVar("Kind", bound="Measurements")
 
 
 class Measurements:
@@ -59,7 +61,7 @@ class Measurements:
         std = self.likelihood.std if isinstance(self.likelihood, Gaussian) else None
         return std if isinstance(std, float) else None
 
-    def over(self, like: Tensor) -> Measurements:
+    def over(self: Kind, like: Tensor) -> Kind:
         """The observation for samples like x [B, ...]: on its device, in its dtype, with a measurement for each.
 
         Measurements of particles lie side by side. Raises ValueError where their number does not divide the batch.

@@ -16,8 +16,8 @@ from ..sampling.ranks import Ranks
 from ..sampling.sample import sample
 from .draws import Draws, Part, of_all
 from .marginals import Counted, Kept
-from .measurements import Measurements
 from .misfit import warn_of_misfit
+from .observation import Observation
 from .running import Running
 from .uncertainty import Ensemble
 
@@ -35,7 +35,7 @@ def ensemble(
     seeds: int | Tensor = 0,
     batch: int | None = None,
     keep: int | None = None,
-    observation: Measurements | None = None,
+    observation: Observation | None = None,
     particles: int = 1,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
