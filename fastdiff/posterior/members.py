@@ -69,7 +69,7 @@ def ensemble(
     >>> observation = fd.Observation(torch.eye(4), torch.ones(1, 4), noise=0.5)
     >>> drawn = fd.ensemble(unit_gaussian, plan, (1, 4), members=400, batch=100, observation=observation)
     >>> drawn.mean.mean(), drawn.spread.mean()  # 0.8 and sqrt(0.2), exactly
-    (tensor(0.79...), tensor(0.44...))
+    (tensor(0.80...), tensor(0.45...))
     """
     names = options_of(sample)
     check_keywords(model, [name for name in options if name not in names], (*options_of(ensemble), *names))
