@@ -75,6 +75,29 @@ def test_mean_spread_and_quantiles_are_those_of_the_members():
     assert found.weights is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_members_of_half_precision_have_statistics_in_float32(dtype):
+    for keep in (None, 4):
+        found = fd.ensemble(lambda x, t: unit(x, t.to(x.dtype)), PLAN, (2, 3), 9, keep=keep, dtype=dtype)
+        assert (found.mean.dtype, found.spread.dtype, found.quantile(0.4).dtype) == (torch.float32,) * 3
+        if keep is None:
+            assert found.members.dtype == dtype
+            torch.testing.assert_close(found.mean, found.members.float().mean(1))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("keep", [None, 4])
+def test_a_device_says_what_the_cpu_says(keep):
+    A, truth = torch.randn(2, 3), torch.randn(2, 3)
+    observation, first = fd.Observation(A, truth @ A.mT, noise=0.3), seed()
+    options = {"seeds": first, "batch": 4, "keep": keep, "observation": observation}
+    found, expected = (fd.ensemble(unit, PLAN, (2, 3), 9, device=device, **options) for device in ("cuda", "cpu"))
+    for of in (lambda e: e.mean, lambda e: e.spread, lambda e: e.misfit, lambda e: e.quantile([0.1, 0.5])):
+        torch.testing.assert_close(of(found).cpu(), of(expected), rtol=1e-3, atol=1e-3)
+    scores = found.scores(truth.cuda())
+    torch.testing.assert_close(scores.crps.cpu(), expected.scores(truth).crps, rtol=1e-3, atol=1e-3)
+
+
 def test_guidance_and_both_conditions_are_those_of_each_observation():
     shift, scale = torch.randn(2, 4), torch.tensor([1.5, 3.0])
     options = {"guidance": scale, "uncond": {"shift": -shift}, "guidance_mode": "batch", "shift": shift}

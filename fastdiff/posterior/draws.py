@@ -118,7 +118,7 @@ class Draws:
     def _misfit(self, x: Tensor, m: int) -> Tensor:
         """[G, m]."""
         if self.observation is None:
-            return torch.full((self.count, m), torch.nan)
+            return torch.full((self.count, m), torch.nan, dtype=torch.float64, device=x.device)
         x = x.to(compute_dtype(x.dtype))
         squares, counted = self.observation.over(x).deviations(x)
         found = counted.flatten(1).sum(1).view(self.count, m)

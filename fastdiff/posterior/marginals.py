@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..sampling.ranks import Ranks
 
-CHUNK = 2**22  # numbers that are looked at at once
+CHUNK = 2**20  # numbers that are looked at at once
 TINY = torch.finfo(torch.float64).tiny
 
 

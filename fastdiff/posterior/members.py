@@ -87,14 +87,14 @@ def ensemble(
 
     kept = Kept(torch.cat([of_all(take(rows)[0].x, rows, ranks) for rows in first], 1), torch.cat(told, 1)[..., 0])
     if keep == members:
-        return _result(draws, running.merged(ranks), kept, torch.cat(told, 1))
+        return _result(draws, ranks, running, kept, torch.cat(told, 1))
     counted = Counted(kept)
     del kept
     for rows in later:
         own = take(rows)[1]
         counted.add(own.x, own.weights)
     counted.merge(ranks)
-    return _result(draws, running.merged(ranks), counted, torch.cat(told, 1))
+    return _result(draws, ranks, running, counted, torch.cat(told, 1))
 
 
 def _batch(batch: int | None, draws: Draws) -> int:
@@ -110,10 +110,10 @@ def _keep(keep: int | None, draws: Draws) -> int:
     return min(fit if keep is None else draws.multiple("keep", keep), draws.members)
 
 
-def _result(draws: Draws, running: Running, marginals: Kept | Counted, told: Tensor) -> Ensemble:
-    """told: [G, n, 2] weights and misfits."""
-    weights, misfit = told.unbind(2)
-    if draws.measured is not None:
+def _result(draws: Draws, ranks: Ranks, running: Running, marginals: Kept | Counted, told: Tensor) -> Ensemble:
+    """running: this process's. told: [G, n, 2] weights and misfits of all."""
+    running, (weights, misfit) = running.merged(ranks), told.unbind(2)
+    if draws.measured is not None and ranks.is_first:
         warn_of_misfit((weights * misfit).sum(1) / weights.sum(1), draws.measured)
     dtype = compute_dtype(draws.dtype)
     return Ensemble(
