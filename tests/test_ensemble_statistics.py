@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import fastdiff as fd
+from fastdiff import posterior
 from fastdiff.posterior.marginals import Counted, Kept, over
 from fastdiff.posterior.misfit import warn_of_misfit
 from fastdiff.posterior.running import Running
@@ -146,6 +148,24 @@ def test_a_truth_among_equal_members_has_the_middle_rank():
     found = scores(Kept(x), running(x + torch.randn(8, 1)), truth, ())
     assert found.rank.tolist() == [[0, 4, 8]]
     assert found.rank_histogram.tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+
+
+GAUSSIAN = posterior.Gaussian(0.3)
+NOISES = {
+    "gaussian": (GAUSSIAN, lambda x: x + 0.3 * torch.randn_like(x)),
+    "function": (GAUSSIAN.log_prob, lambda x: x + 0.3 * torch.randn_like(x)),
+    "poisson": (posterior.Poisson(100.0), lambda x: torch.poisson(100 * x) / 100),
+    "laplace": (posterior.Laplace(0.3), lambda x: x + torch.distributions.Laplace(0.0, 0.3).sample(x.shape)),
+}
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_the_misfit_of_the_truth_is_1_in_the_mean_whatever_the_noise(name):
+    noise, measure = NOISES[name]
+    truth = torch.rand(4, 10000, dtype=torch.float64) + 0.5
+    misfit = fd.Observation(lambda x: x, measure(truth), noise=noise).misfit(truth)
+    # (n - r)^2 / r of n ~ Poisson(r) has variance 2 + 1 / r, here with r of 50 and more; chi-square has 2.
+    assert (misfit - 1).abs().max() < 7 * (2.02 / 10000) ** 0.5
 
 
 @pytest.mark.parametrize(("misfit", "count", "word"), [(1.4, 10**6, None), (9.0, 20, "small"), (1 / 9, 100, "large"),

@@ -96,7 +96,7 @@ class Draws:
         x, particles = drawn if isinstance(drawn, tuple) else (drawn, None)
         weights = torch.ones(self.count, m)
         if particles is not None:  # those of K sum to 1
-            weights = particles.weights.view(self.count, m) * self.particles
+            weights = particles.weights.reshape(self.count, m) * self.particles
         return Part(x.view(self.count, m, *self.shape[1:]), weights.to(x.device, torch.float64), self._misfit(x, m))
 
     def shared(self, rows: Tensor, ranks: Ranks) -> tuple[Part, Part]:
