@@ -23,7 +23,7 @@ import fastdiff as fd
 EYE = torch.eye(SIZE, dtype=torch.float64)
 # As many iterations as there are measurements solve for the gain exactly: 8 of the mask and of pooling.
 EXACT = {"moment": fd.posterior.Moment(8), "gaussian": fd.posterior.GaussianPrior(PRIOR, 8)}
-FINER = {"moment": fd.posterior.Moment(4, PRIOR), "gaussian": fd.posterior.GaussianPrior(PRIOR, 40)}  # 32 of the blur
+FINER = {"moment": fd.posterior.Moment(3, PRIOR), "gaussian": fd.posterior.GaussianPrior(PRIOR, 40)}  # 32 of the blur
 
 
 def plan(steps: int, solver: str = "dpm_solver_2m", **options: object) -> fd.Plan:
