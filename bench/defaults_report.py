@@ -30,7 +30,7 @@ def write(store: Store, out: Path) -> None:
         " one solver on one grid, the same for every problem; it counts where it serves all of them. Worst is the"
         " default's error over that of the best of Euler, midpoint and Heun on uniform times, on the problem where it"
         " is largest. The last ratio is that of root mean square errors to the best contestant's, which a few samples"
-        " in another mode rule. The default's tables for 4 to 10 evaluations were found, as `python -m"
+        " in another mode rule. The default's tables for 4 evaluations and more were found, as `python -m"
         " bench.defaults_search` does, on other mixtures and on these networks from other noise; which of the tables"
         " found are shipped, and the orders and grids for more evaluations, was chosen on the problems below."
         " Of 6 evaluations a table found without the networks terrain and series has a median error of 0.0533 and"

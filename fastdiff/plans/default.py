@@ -1,6 +1,6 @@
 """What `fastdiff.plan(None, schedule, evaluations)` is: the solver and the grid without a fit, by measurement.
 
-Of 4 to 10 evaluations a table of numbers (`tabulated`), found by `python -m bench.defaults_search` on mixtures and
+Of 4 to 9 or 10 evaluations a table of numbers (`tabulated`), found by `python -m bench.defaults_search` on mixtures and
 networks; of others the solver `adams_moulton` on the grid "power" or "logistic". `python -m bench.defaults` measures it
 on other mixtures and on the networks from other noise, against every solver of the catalogue on every grid, the simple
 rules and other packages' own samplers, and writes bench/results/defaults.md. The lines below were chosen by what is
@@ -37,6 +37,7 @@ FLOW = (Default(3, 2, 1.35), Default(5, 2, 1.5), Default(11, 3, 1.75), Default(A
 VP = (
     Default(3, 2, 1.35),
     Default(6, 2, 1.5, "logistic"),
+    Default(14, 3, 1.3, "logistic"),
     Default(30, 3, 1.4, "logistic"),
     Default(ANY, 4, 1.4, "logistic"),
 )

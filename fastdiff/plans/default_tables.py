@@ -146,20 +146,6 @@ DIFFUSION = {
             (-0.0283, 0.2345, -1.0476),
         ),
     ),
-    10: Table(
-        levels=(0.9718, 0.9225, 0.8497, 0.7542, 0.6401, 0.5265, 0.3775, 0.2157, 0.075),
-        shares=(
-            (-0.6394,),
-            (0.0938, -0.8616),
-            (0.0175, 0.155, -0.8956),
-            (0.0403, 0.1751, -0.8557),
-            (0.0565, 0.1453, -0.8556),
-            (0.0014, 0.1333, -0.8011),
-            (-0.0143, 0.1457, -0.7074),
-            (-0.0159, 0.1801, -0.7359),
-            (-0.0283, 0.2345, -1.0476),
-        ),
-    ),
 }
 # Of runs guided by a scale well above 1, found with a scale of 3.
 GUIDED = {
@@ -181,5 +167,4 @@ GUIDED = {
         ),
     ),
 }
-# Of 10 evaluations `adams_moulton` is ahead on EDM schedules.
-TABLES = {"flow": FLOW, "vp": DIFFUSION, "ve": {n: table for n, table in DIFFUSION.items() if n < 10}}
+TABLES = {"flow": FLOW, "vp": DIFFUSION, "ve": DIFFUSION}
