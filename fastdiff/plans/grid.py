@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -138,11 +139,11 @@ def _times(schedule: Schedule, count: int, grid: str, to_zero: bool) -> np.ndarr
     return schedule.stretch_times(times) if grid == "time" and to_zero else times
 
 
-def _root(level: np.ndarray | float, rho: float) -> np.ndarray | float:
+def _root(level: Any, rho: float) -> Any:
     return level ** (1 / rho)
 
 
-def _tempered(level: np.ndarray | float, rho: float) -> np.ndarray | float:
+def _tempered(level: Any, rho: float) -> Any:
     """The logistic function of logit(level) / rho; of 1 / rho its inverse."""
     root = level ** (1 / rho)
     return root / (root + (1 - level) ** (1 / rho))
