@@ -5,8 +5,9 @@
 
 Contestants: every deterministic solver of the catalogue on four grids (and, on discrete schedules, on the grids made
 for them), ComfyUI's usual samplers on the grids of its menu, Euler, midpoint and Heun on uniform times, and other
-packages' samplers with their own defaults. What is in build/defaults.json is not measured again. Its rows have the keys
-of quality.json. The mixtures are others than those of bench.defaults_search.
+packages' samplers with their own defaults. What is in build/defaults.json is not measured again (all of it takes some
+eight minutes of one core). Its rows have the keys of quality.json. The mixtures, and the noise of the networks, are
+others than those of bench.defaults_search.
 """
 
 from __future__ import annotations
@@ -71,13 +72,17 @@ class Judge:
 
 
 def ours(judge: Judge) -> Iterator[dict]:
-    """The default, and Euler, midpoint and Heun on uniform times."""
+    """The default."""
     for nfe in (*EVALUATIONS, *LONG):
         plan = default(judge.problem, nfe)
         yield judge.row("default", "default", plan.grid, nfe, plan)
-        for name, rule in SIMPLE.items():
-            if (simple := plan_within(judge.problem, rule, nfe, "time")) is not None:
-                yield judge.row("simple", name, "time", nfe, simple)
+
+
+def simple(judge: Judge) -> Iterator[dict]:
+    """Euler, midpoint and Heun on uniform times."""
+    for nfe, (name, rule) in product((*EVALUATIONS, *LONG), SIMPLE.items()):
+        if (plan := plan_within(judge.problem, rule, nfe, "time")) is not None:
+            yield judge.row("simple", name, "time", nfe, plan)
 
 
 def others(judge: Judge) -> Iterator[dict]:
@@ -99,7 +104,7 @@ def entered(problem: Problem) -> Iterator[tuple[str, str]]:
     return chain(product(contestants(), grids(problem)), product(MENU, MENU_GRIDS))
 
 
-PARTS = {"default": ours, "catalogue": others}  # the kind of the first rows of each
+PARTS = {"default": ours, "simple": simple, "catalogue": others}  # the kind of the first rows of each
 
 
 def default(problem: Problem, evaluations: int) -> fd.Plan:

@@ -1,67 +1,54 @@
 """The numbers of the default plan at few evaluations: levels and shares of `fastdiff.plans.tabulated`.
 
-    python -m bench.defaults_search --evaluations 4 5 6        # prints them as default_tables.py has them
+    python -m bench.defaults_search --use diffusion             # prints them as default_tables.py has them
+    python -m bench.defaults_search --use diffusion --without terrain series --evaluations 6
 
-Adam on one table for all problems of `mixtures.tuned_on`, from where Adams-Moulton's step stands. The loss is the mean
-over problems of log(geometric mean over samples) and log(root mean square) of the distance from the converged solution,
-in halves, and more where the table loses to the best of Euler, midpoint and Heun.
+Adam on one table for all problems of a use, from the table of one evaluation more or less. The loss is the mean over
+mixtures and that over networks, of log(geometric mean over samples) and log(root mean square) of the distance from the
+converged solution, in halves; on each problem more where the table loses to the best of Euler, midpoint and Heun.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
-from functools import cache
-from itertools import chain
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastdiff.plans.tabulated import Table
 
-from .defaults import SIMPLE
-from .mixtures import Exact, tuned_on
-from .quality import Study, measured, plan_within
+from .defaults import is_exact
+from .mixtures import tuned_on
+from .problems import Problem, digits, network_problems
+from .tuned import Tuned
 
 MEMORY = 4  # predictions that a step takes shares of
-RHO = 1.35  # of the first levels
-MARGIN = 1.1  # how much worse than the best simple rule is not punished further
+# Schedules of a use, and how dense its first levels are where there is most noise.
+USES = {"flow": (("flow",), 1.5), "diffusion": (("vp", "ve"), 2.0), "guided": (("flow", "vp", "ve"), 2.0)}
+GUIDANCE = 3.0
+EVALUATIONS = (6, 5, 4, 7, 8, 9, 10)  # each begins at a neighbour that has been found
+SAMPLES, NETWORK_SAMPLES, FIRST_SEED = 32, 8, 1000  # other seeds of the networks than those that judge
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A problem in x / (alpha + sigma), its noise there, and its converged samples."""
+def problems(use: str, without: Sequence[str] = ()) -> tuple[list[Problem], list[Problem]]:
+    """Mixtures, and networks but for some."""
+    kinds, guidance = USES[use][0], GUIDANCE if use == "guided" else None
+    networks = [digits(guidance), *network_problems()]
+    names = [p.name.split(",")[0] for p in networks]
+    if unknown := set(without) - set(names):
+        raise ValueError(f"without: expected names of networks, got {', '.join(unknown)}")
+    kept = [p for p, name in zip(networks, names, strict=True) if p.guidance == guidance and name not in without]
+    return tuple([p for p in found if p.schedule.kind in kinds] for found in (list(tuned_on(guidance)), kept))
 
-    problem: Exact
-    start: float  # sigma / (alpha + sigma)
-    noise: Tensor
-    exact: Tensor
 
-    @classmethod
-    def of(cls, problem: Exact, samples: int) -> Tuned:
-        seeds = list(range(samples))
-        point = problem.schedule.at(problem.schedule.t_max)
-        start = float(point.sigma / (point.alpha + point.sigma))
-        return cls(problem, start, start * problem.noise(seeds), Study(problem, samples, 0).converged(seeds))
-
-    def distances(self, levels: Tensor, shares: list[Tensor]) -> Tensor:
-        """Root mean square distance of each sample, by the table."""
-        x, data = self.noise, []
-        points = [torch.tensor(self.start, dtype=torch.float64), *levels, torch.zeros(())]
-        for s, t, share in zip(points, points[1:], shares, strict=False):
-            data.append(self.problem.mean(x, 1 - s, s))
-            mean = sum(w * d for w, d in zip(share, data[-len(share) :], strict=True))
-            x = t / s * x + (1 - t / s) * mean
-        return (x - self.exact).square().mean(1).sqrt()
-
-    @cache  # noqa: B019 lives as long as the search
-    def simple(self, evaluations: int) -> tuple[float, float]:
-        """The least median and the least root mean square error of Euler, midpoint and Heun."""
-        plans = [plan_within(self.problem, rule, evaluations, "time") for rule in SIMPLE.values()]
-        seeds = list(range(len(self.noise)))
-        found = [measured(self.problem.draw(plan, seeds), self.exact) for plan in plans if plan is not None]
-        return min(f["median"] for f in found), min(f["rmse"] for f in found)
+def tuned(problem: Problem) -> Tuned:
+    if is_exact(problem):
+        return Tuned.of(problem, list(range(SAMPLES)))
+    problem.model.requires_grad_(False)
+    return Tuned.of(problem, list(range(FIRST_SEED, FIRST_SEED + NETWORK_SAMPLES)))
 
 
 def unpacked(numbers: Tensor, evaluations: int) -> tuple[Tensor, list[Tensor]]:
@@ -71,36 +58,59 @@ def unpacked(numbers: Tensor, evaluations: int) -> tuple[Tensor, list[Tensor]]:
     return levels, [torch.cat([o, 1 - o.sum(0, keepdim=True)]) for o in older]
 
 
-def beginning(evaluations: int) -> Tensor:
-    """The grid "power", and Adams-Bashforth's second order, damped."""
-    levels = torch.linspace(1, 0, evaluations + 1, dtype=torch.float64) ** RHO
-    ratios = levels[1:-1] / levels[:-2]
-    older = [[0.0] * (min(i, MEMORY - 1) - 1) + [-0.8] for i in range(1, evaluations)]
-    return torch.cat([ratios.logit(), torch.tensor(list(chain(*older)), dtype=torch.float64)])
+def packed(table: Table) -> Tensor:
+    """The inverse of `unpacked`."""
+    levels = torch.tensor([1.0, *table.levels], dtype=torch.float64)
+    return torch.cat([(levels[1:] / levels[:-1]).logit(), torch.tensor(sum(table.shares, ()), dtype=torch.float64)])
 
 
-def loss(tuned: list[Tuned], numbers: Tensor, evaluations: int) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64)
-    for one in tuned:
-        e = one.distances(*unpacked(numbers, evaluations))
-        rmse, (median, least) = 0.5 * e.square().mean().log(), one.simple(evaluations)
-        total = total + 0.5 * (e.log().mean() + rmse)
-        total = total + 0.5 * (e.median().log() - math.log(MARGIN * median)).relu()
-        total = total + 0.25 * (rmse - math.log(MARGIN * least)).relu()
-    return total / len(tuned)
+def beginning(evaluations: int, density: float) -> Table:
+    """Levels uniform in a function that is steeper at both ends, and Adams-Bashforth's second order, damped."""
+    r = np.arange(evaluations - 1, 0, -1) / evaluations
+    levels = r**1.5 / (r**1.5 + (1 - r) ** density)
+    older = tuple((0.0,) * min(i, MEMORY - 2) + (-0.7,) for i in range(evaluations - 1))
+    return Table(tuple(levels.tolist()), older)
 
 
-def searched(tuned: list[Tuned], evaluations: int, iterations: int, numbers: Tensor) -> tuple[Table, float]:
-    numbers = numbers.clone().requires_grad_()
+def neighbour(table: Table, evaluations: int) -> Table:
+    """A table of so many evaluations with the same levels and shares by the share of the run that is over."""
+    steps = len(table.shares)
+    places = np.linspace(0, 1, evaluations + 1)
+    levels = np.interp(places[1:-1], np.linspace(0, 1, steps + 2), [1.0, *table.levels, 0.0])
+    newest_first = np.array([[*reversed(s), *[0.0] * (MEMORY - 1 - len(s))] for s in table.shares])
+    places = np.linspace(0, 1, evaluations - 1), np.linspace(0, 1, steps)
+    older = np.stack([np.interp(*places, column) for column in newest_first.T], axis=1)
+    return Table(
+        tuple(levels.tolist()), tuple(tuple(s[: min(i + 1, MEMORY - 1)][::-1].tolist()) for i, s in enumerate(older))
+    )
+
+
+def loss(one: Tuned, numbers: Tensor, evaluations: int, weight: float) -> Tensor:
+    e = one.distances(*unpacked(numbers, evaluations))
+    quarter = len(e) // 4
+    middle, rmse = e.sort().values[quarter : len(e) - quarter].log().mean(), 0.5 * e.square().mean().log()
+    median, least = one.simple(evaluations)
+    behind = (middle - math.log(median)).relu() + 0.5 * (rmse - math.log(least)).relu()
+    return weight * 0.5 * (e.log().mean() + rmse) + behind
+
+
+def searched(groups: Sequence[list[Tuned]], begin: Table, iterations: int, rate: float = 0.04) -> tuple[Table, float]:
+    """The table of least loss on the way, and the loss."""
+    evaluations = len(begin.levels) + 1
+    numbers = packed(begin).requires_grad_()
     best, found = math.inf, numbers.detach().clone()
-    optimizer = torch.optim.Adam([numbers], lr=0.03, betas=(0.9, 0.98))
+    optimizer = torch.optim.Adam([numbers], betas=(0.9, 0.98))
     for i in range(iterations):
-        optimizer.param_groups[0]["lr"] = 0.03 * (1 - i / iterations)
+        optimizer.param_groups[0]["lr"] = rate * (1 - i / iterations) + rate / 40
         optimizer.zero_grad()
-        value = loss(tuned, numbers, evaluations)
-        value.backward()
-        if value.item() < best:
-            best, found = value.item(), numbers.detach().clone()
+        total = 0.0
+        for one, weight in ((one, 1 / len(group)) for group in groups for one in group):
+            value = loss(one, numbers, evaluations, weight)
+            value.backward()
+            total += value.item()
+        if total < best:
+            best, found = total, numbers.detach().clone()
+        torch.nn.utils.clip_grad_norm_([numbers], 20.0)
         optimizer.step()
     levels, shares = unpacked(found, evaluations)
     rows = tuple(tuple(round(v, 4) for v in share[:-1].tolist()) for share in shares[1:])
@@ -109,16 +119,19 @@ def searched(tuned: list[Tuned], evaluations: int, iterations: int, numbers: Ten
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--evaluations", nargs="+", type=int, default=(4, 5))
-    parser.add_argument("--guidance", type=float, help="of guided mixtures (default: none)")
-    parser.add_argument("--samples", type=int, default=96)
-    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--use", choices=USES, default="flow")
+    parser.add_argument("--without", nargs="+", default=(), help="networks that are held out")
+    parser.add_argument("--evaluations", nargs="+", type=int, default=EVALUATIONS)
+    parser.add_argument("--iterations", type=int, default=100)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    tuned = [Tuned.of(problem, arguments.samples) for problem in tuned_on(arguments.guidance)]
-    for evaluations in arguments.evaluations:
-        table, value = searched(tuned, evaluations, arguments.iterations, beginning(evaluations))
-        print(f"    {evaluations}: {table},  # {value:.3f}", flush=True)
+    groups = [[tuned(p) for p in found] for found in problems(arguments.use, arguments.without)]
+    tables: dict[int, Table] = {}
+    for n in arguments.evaluations:
+        near = next((tables[m] for m in (n - 1, n + 1) if m in tables), None)
+        begin = neighbour(near, n) if near else beginning(n, USES[arguments.use][1])
+        tables[n], value = searched(groups, begin, arguments.iterations if near else 2 * arguments.iterations)
+        print(f"    {n}: {tables[n]},  # {value:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from ..keywords import options_of
 from .catalogue import find_solver
-from .default import GRID, SOLVER, TABULATED, check_alone, default_plan, default_table
+from .default import SOLVER, TABULATED, check_alone, default_plan, default_table
 from .grid import make_grid
 from .jumps import with_jumps
 from .options import MEANINGS, check_names, check_order, check_values
@@ -83,9 +83,9 @@ def plan(
         and the solver, its options and the grid are its own.
     schedule: the model's, a `fastdiff.Schedule`.
     steps: intervals of the grid. Each takes as many model evaluations as the solver's `nfe` says, mostly one.
-    grid: "time" (the default), "logsnr", "quadratic", "power", "karras", "exponential", "linspace", "leading",
-        "trailing", "ays", or an array of the times at which the model is called. ComfyUI's names are known too:
-        "simple", "normal", "sgm_uniform", "ddim_uniform", "beta", "beta57", "linear_quadratic", "kl_optimal",
+    grid: "time" (the default), "logsnr", "quadratic", "power", "logistic", "karras", "exponential", "linspace",
+        "leading", "trailing", "ays", or an array of the times at which the model is called. ComfyUI's names are known
+        too: "simple", "normal", "sgm_uniform", "ddim_uniform", "beta", "beta57", "linear_quadratic", "kl_optimal",
         "laplace", "polyexponential".
     prediction: what the model predicts: "epsilon", "sample", "v_prediction", "flow_prediction" or "score". The default
         is "flow_prediction" on flow schedules and "epsilon" on others.
@@ -117,7 +117,7 @@ def plan(
     >>> plan("dpmpp_2m", Schedule.scaled_linear(), 20, grid="karras")
     <Plan dpmpp_2m on karras: 20 evaluations, epsilon, t 999 to 0, sigma 0.9977 to 0>
     >>> plan(None, Schedule.flow(), 8)
-    <Plan adams_moulton on power: 8 evaluations, flow_prediction, t 1 to 0.026278, sigma 1 to 0>
+    <Plan tabulated on tabulated: 8 evaluations, flow_prediction, t 1 to 0.0643, sigma 1 to 0>
     """
     # First of all, while the arguments are the only local names.
     options: dict[str, Any] = {k: v for k, v in locals().items() if k in MEANINGS and v is not None}
@@ -127,11 +127,12 @@ def plan(
         bounds = {"log_snr_min": least, "invert": invert or None, "jumps": jumps}
         check_alone({**unknown, **options, **{k: v for k, v in {**own_grid, **bounds}.items() if v is not None}})
         chosen = default_plan(schedule, steps, guided)
-        if (table := default_table(steps, guided, start, final_sigma)) and (points := points_of(table, schedule)):
+        table = default_table(schedule, steps, guided, start, final_sigma)
+        if table and (points := points_of(table, schedule)):
             prediction = schedule.default_prediction if prediction is None else prediction
             rows = tabulated(points, prediction, table.shares)
             return Plan(tuple(rows), (1.0, 0.0), prediction, TABULATED, TABULATED, schedule.knots())
-        solver, grid, rho = SOLVER, GRID, chosen.rho
+        solver, grid, rho = SOLVER, chosen.grid, chosen.rho
         options = {"order": chosen.order}
     elif guided:
         raise ValueError(f"guided: belongs to the default, solver=None; {solver!r} is the same with guidance")

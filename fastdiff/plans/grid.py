@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +19,10 @@ LOG_SNR_CUT = -5.1
 # How far explicit levels may pass the schedule's ends, relatively: they often went through float32.
 ROUNDING = 1e-5
 
-GRIDS = ("logsnr", "time", "quadratic", "power", "karras", "exponential", "linspace", "leading", "trailing", "ays")
+GRIDS = (
+    *("logsnr", "time", "quadratic", "power", "logistic", "karras", "exponential"),
+    *("linspace", "leading", "trailing", "ays"),
+)
 FINAL_SIGMAS = ("zero", "sigma_min")
 
 
@@ -42,6 +46,7 @@ def make_grid(
         "quadratic": uniform in the square root of the time from clean data, so denser where there is little noise.
         "power": uniform in (sigma / (alpha + sigma))^(1/rho), which is the time of a flow, from its most to 0, on every
         schedule; unshifted on flow schedules, and shifted after.
+        "logistic": the same of 1 / (1 + e^(lambda/rho)), which is the flow's time at rho = 1: denser at both ends.
         "logsnr": uniform in lambda = log(alpha / sigma).
         "karras": uniform in s^(1/rho) (Karras et al. 2022, eq. 5).
         "exponential": uniform in log s.
@@ -56,7 +61,7 @@ def make_grid(
     sigmas: instead of a grid, all points as s, the last one included.
     final_sigma: "zero" ends on clean data, "sigma_min" at the least noise of the grid.
     start: keep the last int(start * steps) steps only (image to image).
-    rho: of "karras" (7 if None), "power" (1.5) and "polyexponential" (1).
+    rho: of "karras" (7 if None), "power" and "logistic" (1.5) and "polyexponential" (1).
     steps_offset: added to the indices of "leading".
     log_snr_min: grids that are uniform in a function of lambda begin here at the earliest.
     prediction: what the model predicts; arrays may go down to its `Schedule.least_time` instead of t_min.
@@ -97,8 +102,8 @@ def _named(
     count = steps if to_zero else steps + 1
     if grid in ("time", "quadratic"):
         points = schedule.at(_times(schedule, count, grid, to_zero))
-    elif grid == "power":
-        points = _power(schedule, count, rho or 1.5, to_zero)
+    elif grid in _FLOW_TIMES:
+        points = _in_flow_time(schedule, count, grid, rho or 1.5, to_zero)
     elif grid in _INDEX_SPACINGS:
         points = schedule.at(_indices(schedule, count, grid, steps_offset))
     elif grid.startswith("ays"):
@@ -134,18 +139,32 @@ def _times(schedule: Schedule, count: int, grid: str, to_zero: bool) -> np.ndarr
     return schedule.stretch_times(times) if grid == "time" and to_zero else times
 
 
-def _power(schedule: Schedule, count: int, rho: float, to_zero: bool) -> Points:
-    """Uniform in the root of the flow's time, unshifted; to t_min where a step short of clean data would be below."""
+def _root(level: Any, rho: float) -> Any:
+    return level ** (1 / rho)
+
+
+def _tempered(level: Any, rho: float) -> Any:
+    """The logistic function of logit(level) / rho; of 1 / rho its inverse."""
+    root = level ** (1 / rho)
+    return root / (root + (1 - level) ** (1 / rho))
+
+
+_FLOW_TIMES = {"power": _root, "logistic": _tempered}
+
+
+def _in_flow_time(schedule: Schedule, count: int, grid: str, rho: float, to_zero: bool) -> Points:
+    """Uniform in a function of the flow's time, unshifted; to t_min where a step short of clean data would be below."""
+    spaced = _FLOW_TIMES[grid]
 
     def to(t: float) -> float:
         level = float(schedule.coordinate(schedule.at(t), "flow"))
-        return schedule.unshift_time(level) ** (1 / rho)
+        return float(spaced(schedule.unshift_time(level), rho))
 
     first, least = to(schedule.t_max), to(schedule.t_min)
     u = np.linspace(first, 0.0, count + 1)[:-1]
     if not to_zero or u[-1] < least:
         u = np.linspace(first, least, count)
-    levels = schedule.shift_time(u**rho)
+    levels = schedule.shift_time(spaced(u, 1 / rho))
     if to_zero:
         levels = schedule.stretch_times(levels)
     last = schedule.at(schedule.t_min) if u[-1] == least else None

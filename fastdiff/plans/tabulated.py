@@ -6,14 +6,14 @@ The step of every linear solver that is exact for constant x0 is DDIM's along a 
 
 A solver is a rule for the w. With a handful of steps the w can be chosen themselves: see `default_tables`. They stay
 the same where all of sigma / alpha is multiplied by one factor, as a shift of the flow's time or another spread of the
-data does.
+data does. Schedules that begin at a lower level have all levels lower in proportion.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,8 @@ EDM_SPREAD = 0.5  # sigma_data of Karras et al. 2022
 
 
 class Table(NamedTuple):
-    """levels: of the second evaluation on, as the time of a flow, sigma / (alpha + sigma), of data of unit spread.
+    """levels: of the second evaluation on over the first one's, as the time of a flow, sigma / (alpha + sigma), of data
+    of unit spread.
 
     shares: for each step but the first the shares of the predictions of x0 before the newest one, oldest first; the
     newest has what is missing to 1.
@@ -35,17 +36,28 @@ class Table(NamedTuple):
     shares: tuple[tuple[float, ...], ...]
 
 
-def points_of(table: Table, schedule: Schedule) -> Points | None:
-    """The points of a run from t_max to clean data; None where the levels lie outside the schedule's.
+def spread_of(schedule: Schedule) -> float:
+    """Of the data that a schedule is made for, in its own units.
 
     A flow's shift counts for half, in log sigma / alpha: it stands for data of more pixels, not of a larger spread.
     """
-    spread = EDM_SPREAD if schedule.kind == "ve" else math.sqrt(schedule.shift) if isinstance(schedule, Flow) else 1.0
-    levels = spread * np.array(table.levels) / (1 + (spread - 1) * np.array(table.levels))
-    levels = schedule.stretch_times(levels)
+    if schedule.kind == "ve":
+        return EDM_SPREAD
+    return math.sqrt(schedule.shift) if isinstance(schedule, Flow) else 1.0
+
+
+def scaled_levels(levels: Any, first: float, spread: float) -> Any:
+    """`Table.levels` as the flow's time on a schedule whose first level is `first`, for data of that spread."""
+    levels = levels * (first / (spread - (spread - 1) * first))
+    return spread * levels / (1 + (spread - 1) * levels)
+
+
+def points_of(table: Table, schedule: Schedule) -> Points | None:
+    """The points of a run from t_max to clean data; None where the schedule ends above the last level."""
     ends = schedule.at(np.array([schedule.t_max, schedule.t_min]))
     first, least = schedule.coordinate(ends, "flow")
-    if not (first > levels[0] and levels[-1] > least):
+    levels = schedule.stretch_times(scaled_levels(np.array(table.levels), first, spread_of(schedule)))
+    if levels[-1] <= least:
         return None
     inner = schedule.at_coordinate(levels, "flow")
     clean = (schedule.t_clean, 1.0, 0.0)
