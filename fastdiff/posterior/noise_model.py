@@ -30,7 +30,9 @@ def noise_of(physics: Any) -> float | Tensor | Likelihood | None:
     sigma = getattr(model, "sigma", None)
     if "NoiseModel" not in kinds and isinstance(sigma, (int, float, Tensor)):  # of an object that is like a Physics
         return sigma
-    raise ValueError(f"noise: {type(model).__name__} has no likelihood here; give noise=, a function (A x0, y) -> log p")
+    raise ValueError(
+        f"noise: {type(model).__name__} has no likelihood here; give noise=, a function (A x0, y) -> log p"
+    )
 
 
 def _one(value: float | Tensor, name: str) -> float:
