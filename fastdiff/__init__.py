@@ -19,6 +19,7 @@ from .sampling.adaptive import sample_adaptive
 from .sampling.flow_map import flow_map
 from .sampling.gaussian import GaussianStart
 from .sampling.graph import Captured, CaptureError, capture
+from .sampling.particles import Particles
 from .sampling.sample import Step, iter_sample, sample
 from .sampling.statistics import Statistics, estimate_statistics
 
@@ -29,6 +30,7 @@ __all__ = [
     "Captured",
     "GaussianStart",
     "Observation",
+    "Particles",
     "Plan",
     "Schedule",
     "Solver",

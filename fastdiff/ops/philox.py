@@ -54,3 +54,13 @@ def normal(seeds: Tensor, index: int, count: int, dtype: torch.dtype) -> Tensor:
     r = _philox4x32(counter, key)
     pairs = [*_box_muller(r[0], r[1], dtype), *_box_muller(r[2], r[3], dtype)]
     return torch.stack(pairs, dim=-1).flatten(1)[:, :count]
+
+
+def uniform(seeds: Tensor, index: int) -> Tensor:
+    """[B] one number in (0, 1) for each seed, float64: the first word of the counter (index, 0, 0, 1).
+
+    No normal noise has 1 in the last place of its counter. seeds: [B] int64. index: in [0, 2^32).
+    """
+    zero = torch.zeros_like(seeds)
+    word = _philox4x32([zero + index, zero, zero, zero + 1], [seeds & _WORD, (seeds >> 32) & _WORD])[0]
+    return (word.to(torch.float64) + 0.5) * 2.0**-32

@@ -12,6 +12,7 @@ from ..keywords import options_of
 from .catalogue import find_solver
 from .default import GRID, SOLVER, TABULATED, check_alone, default_plan, default_table
 from .grid import make_grid
+from .jumps import with_jumps
 from .options import MEANINGS, check_names, check_order, check_values
 from .plan import Plan
 from .row import Row
@@ -38,6 +39,7 @@ def plan(
     steps_offset: int = 0,
     log_snr_min: float = -np.inf,
     invert: bool = False,
+    jumps: tuple[int, int] | None = None,
     order: int | None = None,
     eta: float | None = None,
     s_noise: float | None = None,
@@ -98,6 +100,9 @@ def plan(
         schedule's least time. Velocities on flow schedules are finite at sigma = 0: there it is the solver's own step,
         or the midpoint rule's with one evaluation more.
 
+    jumps: (length, times), RePaint's: every `length` steps the run goes back to where they began, by noise, and takes
+        them again, `times` in all. With a mask or an observation the parts of x then have time to agree.
+
     The others are options of single solvers. None leaves the solver's default; `print(fastdiff.solver("unipc"))` shows
     the options of one, what they mean and what they are by default. Often used:
     order: of the method. eta: fresh noise, 0 for the ODE and 1 for the reverse SDE. s_noise: factor of all fresh noise.
@@ -118,7 +123,8 @@ def plan(
     options: dict[str, Any] = {k: v for k, v in locals().items() if k in MEANINGS and v is not None}
     if solver is None:
         own_grid = {"grid": grid, "sigmas": sigmas, "rho": rho, "steps_offset": steps_offset or None}
-        bounds = {"log_snr_min": None if log_snr_min == -np.inf else log_snr_min, "invert": invert or None}
+        least = None if log_snr_min == -np.inf else log_snr_min
+        bounds = {"log_snr_min": least, "invert": invert or None, "jumps": jumps}
         check_alone({**unknown, **options, **{k: v for k, v in {**own_grid, **bounds}.items() if v is not None}})
         chosen = default_plan(schedule, steps, guided)
         if (table := default_table(steps, guided, start, final_sigma)) and (points := points_of(table, schedule)):
@@ -145,7 +151,13 @@ def plan(
     if invert:
         if entry.stochastic or options.get("eta") or options.get("s_churn"):
             raise ValueError(f"invert: expected an ODE solver, got {entry.name} with noise")
+        if jumps is not None:
+            raise ValueError("jumps: they add noise, which a run with invert=True has none of")
         rows, points = _inverted(entry, schedule, points, prediction, options)
+    elif jumps is not None:
+        if not isinstance(jumps, (tuple, list)) or len(jumps) != 2:
+            raise ValueError(f"jumps: expected (length, times), got {jumps!r}")
+        rows = with_jumps(lambda stretch: entry.rows(schedule, stretch, prediction, **options), points, *jumps)
     else:
         rows = entry.rows(schedule, points, prediction, **options)
     name = grid if isinstance(grid, str) and sigmas is None else "explicit"

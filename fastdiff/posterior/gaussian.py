@@ -44,6 +44,15 @@ class GaussianPrior(Method):
         local = observation.linearised(at.denoised)
         return at.denoised + gain(local, prior_covariance(self.prior, at), self.iterations)
 
+    def scatter(self, at: Evaluation, local: Linearised) -> Tensor:
+        assert self.prior is not None
+        return row_sums(local, prior_covariance(self.prior, at))
+
+
+def row_sums(local: Linearised, covariance: Product) -> Tensor:
+    """[B, ...] A C A^T 1, at least 0: a variance for each measurement that counts its correlations (TMPD)."""
+    return local.push(covariance(local.pull(torch.ones_like(local.y)))).clamp(min=0.0).double()
+
 
 def gain(local: Linearised, covariance: Product, iterations: int = INNER) -> Tensor:
     """C A^T (R + A C A^T)^-1 (y - A D)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..plans.plan import Plan
 from ..sampling.correction import Evaluation
+from .linearised import Linearised
 from .measurements import Measurements
 from .method import Method, positive
 
@@ -20,8 +21,8 @@ class Gradient(Method):
     """D' = D + C A^T (R + spread s^2)^-1 (y - A D), C = (sigma^2 / alpha) dD/dx, s = sigma / alpha.
 
     Diffusion posterior sampling (DPS, Chung et al. 2023) with the weights of SDA (Rozet & Louppe 2023, eq. 15) instead
-    of the norm of the residual. For other noise than Gaussian it is C A^T of the slope of log p(y | A D), each element
-    over 1 + spread s^2 h, with h its information (`Likelihood`). A is linearised at D.
+    of the norm of the residual. For other noise than Gaussian it is C A^T of the slope of log p(y | A D), smoothed over
+    the same spread (`Likelihood.smoothed_slope`). A is linearised at D.
 
     spread: the variance of A x0 about A D, in units of s^2; between 0.01 and 0.1 mostly. Too small a one overshoots
     where steps are few, so below 50 evaluations it warns.
@@ -53,7 +54,8 @@ class Gradient(Method):
         if at.alpha == 0:  # x does not know x0 there, and neither does dD/dx
             return at.denoised
         local = observation.linearised(at.denoised)
-        slope = local.likelihood.slope(local.value, local.y)
-        information = local.likelihood.information(local.value, local.y)
-        v = slope / (1 + self.spread * at.ratio**2 * information)
-        return at.denoised + at.covariance(local.pull(v))
+        slope = local.likelihood.smoothed_slope(local.value, local.y, self.scatter(at, local))
+        return at.denoised + at.covariance(local.pull(slope))
+
+    def scatter(self, at: Evaluation, local: Linearised) -> float:
+        return self.spread * at.ratio**2 if at.alpha else 0.0

@@ -14,7 +14,11 @@ from torch import Tensor
 
 
 class Likelihood:
-    """Base: log_prob in torch is enough, slope and information follow by autograd. Its elements must be independent."""
+    """Base: log_prob in torch is enough, slope and information follow by autograd. Its elements must be independent.
+
+    The smoothed ones are for A x0 that scatters about the prediction with a variance [B, ...], or a number. By default
+    the likelihood is taken as exp of a parabola there, which is exact for Gaussian noise.
+    """
 
     def log_prob(self, prediction: Tensor, y: Tensor) -> Tensor:
         """[B] log p(y | prediction), summed over each sample's elements."""
@@ -34,6 +38,16 @@ class Likelihood:
             if not slope.requires_grad:
                 return torch.zeros_like(prediction)
             return -torch.autograd.grad(slope.sum(), at)[0].clamp(max=0.0)
+
+    def smoothed_slope(self, prediction: Tensor, y: Tensor, variance: Tensor | float) -> Tensor:
+        """[B, ...] g / (1 + v h), with slope g and information h."""
+        return self.slope(prediction, y) / (1 + variance * self.information(prediction, y))
+
+    def smoothed_log_prob(self, prediction: Tensor, y: Tensor, variance: Tensor | float) -> Tensor:
+        """[B] log p + the sum of v g^2 / (2 (1 + v h)) - log(1 + v h) / 2."""
+        spread = 1 + variance * self.information(prediction, y)
+        gained = 0.5 * (variance * self.slope(prediction, y).square() / spread - spread.log())
+        return self.log_prob(prediction, y) + gained.flatten(1).sum(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,3 +123,21 @@ class Laplace(Likelihood):
     def information(self, prediction: Tensor, y: Tensor) -> Tensor:
         """Fisher's information 1 / scale^2."""
         return torch.full_like(prediction, self.scale**-2)
+
+    def smoothed_slope(self, prediction: Tensor, y: Tensor, variance: Tensor | float) -> Tensor:
+        """Exact: (P(n > 0) - P(n < 0)) / scale for the noise n given y. The parabola has no slope far from its top."""
+        above, below = self._sides(y - prediction, variance)
+        return (torch.sigmoid(above - below) * 2 - 1) / self.scale
+
+    def smoothed_log_prob(self, prediction: Tensor, y: Tensor, variance: Tensor | float) -> Tensor:
+        above, below = self._sides(y - prediction, variance)
+        constant = torch.as_tensor(variance, dtype=y.dtype, device=y.device) / (2 * self.scale**2)
+        return (torch.logaddexp(above, below) + constant - math.log(2 * self.scale)).flatten(1).sum(1)
+
+    def _sides(self, residual: Tensor, variance: Tensor | float) -> tuple[Tensor, Tensor]:
+        """log of the integrals over n > 0 and n < 0 of exp(-|n| / scale) N(residual - n; 0, v), up to a constant."""
+        tiny = torch.finfo(residual.dtype).tiny
+        spread = torch.as_tensor(variance, dtype=residual.dtype, device=residual.device).clamp(min=tiny).sqrt()
+        share, shift = residual / spread, spread / self.scale
+        side = residual / self.scale
+        return torch.special.log_ndtr(share - shift) - side, torch.special.log_ndtr(-share - shift) + side

@@ -104,6 +104,10 @@ class Measurements:
         if not there.isfinite().all():
             raise ValueError("A: expected finite numbers, got NaN or infinity for the first D")
 
+    def log_likelihood(self, x0: Tensor) -> Tensor:
+        """[B] log p(y | x0), float64."""
+        return self.likelihood.log_prob(self.operator(x0).double(), self.measured(x0).double())
+
     def misfit(self, x0: Tensor) -> Tensor:
         """[B] the mean over measurements of ((y - A x0) / noise)^2, whose expectation is 1 at the true x0.
 
@@ -128,7 +132,8 @@ def _likelihood(noise: object, y: Tensor, complex: bool) -> Likelihood:
         shape = y.shape[:-1] if complex else y.shape
         if std.shape == shape[:1] and len(shape) > 1:
             std = std.view(-1, *[1] * (len(shape) - 1))
-        if torch.broadcast_shapes(std.shape, shape) != shape:
+        sizes = zip(reversed(std.shape), reversed(shape), strict=False)
+        if std.ndim > len(shape) or any(mine not in (1, size) for mine, size in sizes):
             raise ValueError(f"noise: expected a shape that goes with y's {tuple(shape)}, got {tuple(noise.shape)}")
         return Gaussian(std.unsqueeze(-1) if complex else std)
     if callable(noise):

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..plans.plan import Plan
 from ..sampling.correction import Evaluation
+from .linearised import Linearised
 from .measurements import Measurements
 
 
@@ -26,6 +27,10 @@ class Method:
     def corrected(self, at: Evaluation, observation: Measurements) -> Tensor:
         """D' [B, ...]."""
         raise NotImplementedError
+
+    def scatter(self, at: Evaluation, local: Linearised) -> Tensor | float:
+        """[B, ...] or a number: the variance of A x0 about A D, for the weights of particles."""
+        raise ValueError(f"particles: expected 'moment', 'gaussian' or 'gradient', got {type(self).__name__}")
 
     def plan(self, plan: Plan, observation: Measurements) -> Plan:
         """The plan to run instead. Raises ValueError where the method cannot serve it."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..sampling.correction import Evaluation
 from ..sampling.gaussian import GaussianStart
-from .gaussian import gain, prior_covariance, solved, spread
+from .gaussian import gain, prior_covariance, row_sums, solved, spread
+from .linearised import Linearised
 from .measurements import Measurements
 from .method import Method, whole
 from .solve import gmres
@@ -46,3 +48,9 @@ class Moment(Method):
         precondition = None if prior is None else functools.partial(solved, local, prior)
         v = gmres(functools.partial(spread, local, at.covariance), local.residual, self.iterations, precondition)
         return at.denoised + at.covariance(local.pull(v))
+
+    def scatter(self, at: Evaluation, local: Linearised) -> Tensor:
+        if at.alpha == 0 and self.prior is None:
+            return torch.zeros_like(local.y)
+        covariance = at.covariance if at.alpha or self.prior is None else prior_covariance(self.prior, at)
+        return row_sums(local, covariance)

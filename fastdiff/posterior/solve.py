@@ -38,25 +38,32 @@ def gmres(product: Product, b: Tensor, iterations: int, precondition: Product | 
     applied from the right; it may itself be the result of iterations (Saad 1993).
     """
     norm = dot(b, b).sqrt()
-    tiny = torch.finfo(b.dtype).tiny
-    basis = [b / per_sample(norm.clamp(min=tiny), b)]
+    basis = [b * per_sample(_inverse(norm), b)]
     tried: list[Tensor] = []
     hessenberg = b.new_zeros(len(b), iterations + 1, iterations)
     for k in range(iterations):
         tried.append(basis[k] if precondition is None else precondition(basis[k]))
         image = product(tried[k])
+        size = dot(image, image).sqrt()
         for _ in range(2):  # twice is enough to be orthogonal to rounding
             for j, known in enumerate(basis):
                 share = dot(known, image)
                 hessenberg[:, j, k] += share
                 image = image - per_sample(share, b) * known
         length = dot(image, image).sqrt()
+        # Only rounding is left of the image where the space is exhausted: the solution lies in it.
+        length = torch.where(length > 100 * torch.finfo(b.dtype).eps * size, length, 0.0)
         hessenberg[:, k + 1, k] = length
-        basis.append(image / per_sample(length.clamp(min=tiny), b))
+        basis.append(image * per_sample(_inverse(length), b))
     target = b.new_zeros(len(b), iterations + 1, 1)
     target[:, 0, 0] = norm
     weights = torch.linalg.pinv(hessenberg, rtol=torch.finfo(b.dtype).eps * 100) @ target
     return sum((per_sample(weights[:, k, 0], b) * z for k, z in enumerate(tried)), torch.zeros_like(b))
+
+
+def _inverse(values: Tensor) -> Tensor:
+    """[B] 1 / v, and 0 for 0."""
+    return torch.where(values > 0, 1 / values, 0.0)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -11,37 +11,12 @@ from torch import Tensor
 
 from ..ops.reference import converted_output, weighted_sum
 from ..plans.plan import Plan
-from .correction import ByFunction, Correction, Evaluation, Observed
+from .correction import Correction, Evaluation, Observed
 from .guided import ByRow, GuidedCalls
 from .model import ModelCalls
 from .program import with_guidance
 from .run import Run
 from .weights import Weighted
-
-
-def corrected_calls(
-    calls: ModelCalls | GuidedCalls,
-    plan: Plan,
-    x: Tensor,
-    observation: Observed | None,
-    correction: object,
-    particles: int,
-    cheap_calls: bool,
-) -> CorrectedCalls:
-    """The calls of a run from x [B, ...] given an observation, or corrected by a function alone.
-
-    Raises TypeError or ValueError naming the argument.
-    """
-    if observation is not None:
-        observation = observation.over(x)
-        named = observation.correction(correction)
-    elif callable(correction):
-        named = ByFunction(correction)
-    else:
-        raise ValueError(f"observation: {'particles' if correction is None else repr(correction)} need it, got None")
-    if named.gradients and cheap_calls:
-        raise ValueError("correction: it takes gradients through the model, which cheap calls do not give")
-    return CorrectedCalls(calls, plan, named, observation)
 
 
 class CorrectedCalls:
@@ -107,11 +82,15 @@ class CorrectedEvaluator(ByRow):
             at = self._evaluation(run.x, given, t)
         if run.i == 0 and calls.observation is not None and not _capturing(run.x):
             calls.observation.check(at.denoised)
-        corrected = calls.correction(at)
+        corrected = self._corrected(at)
         if not isinstance(corrected, Tensor) or corrected.shape != run.x.shape:
             found = tuple(corrected.shape) if isinstance(corrected, Tensor) else type(corrected).__name__
             raise ValueError(f"correction: expected D' of shape {tuple(run.x.shape)}, got {found}")
         return corrected.detach().to(run.x.dtype), None
+
+    def _corrected(self, at: Evaluation) -> Tensor:
+        """D' [B, ...]."""
+        return self._calls.correction(at)
 
     def _evaluation(self, x: Tensor, given: Tensor, t: Tensor) -> Evaluation:
         """What the model says at x, through `given`, its input."""

@@ -75,6 +75,10 @@ class Correction:
         """D' [B, ...]."""
         raise NotImplementedError
 
+    def log_twist(self, at: Evaluation) -> Tensor:
+        """[B] float64, an estimate of log p(y | x), for particles. Raises ValueError where there is none."""
+        raise ValueError("particles: expected a named correction, or one of fastdiff.posterior")
+
     def plan(self, plan: Plan) -> Plan:
         """The plan to run instead: for methods that change the noise of rows, too."""
         return plan
@@ -107,6 +111,10 @@ class Observed(Protocol):
 
     def check(self, denoised: Tensor) -> None:
         """Raises ValueError where A, on the first D, gives no finite tensor of the observation's shape."""
+        ...
+
+    def log_likelihood(self, x0: Tensor) -> Tensor:
+        """[B] log p(y | x0), float64."""
         ...
 
     def misfit(self, x0: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, dtype
 
 from ..keywords import check_keywords
 from ..plans.plan import Plan
-from .corrected import CorrectedCalls, corrected_calls
+from .corrected import CorrectedCalls
+from .correcting import corrected_calls
 from .correction import Correction, Observed
 from .guided import GuidedCalls, calls_of
 from .model import Model, ModelCalls
@@ -50,6 +51,8 @@ class Request(NamedTuple):
         check_sample(
             plan, noise, self.image, self.mask, self.clamp, self.threshold, self.threshold_limit, self.model_dtype
         )
+        if self.particles != 1:
+            self._check_alone()
         if self.kwargs:
             check_keywords(model, self.kwargs, OPTIONS)
         rows = RowCalls(model) if program_of(plan).partial else None
@@ -77,3 +80,9 @@ class Request(NamedTuple):
         if rows is not None:
             rows.here = lambda: Here(run.i, plan.rows[run.i].call, plan.rows[run.i].log_snr)
         return run, calls
+
+    def _check_alone(self) -> None:
+        """Raises ValueError naming what changes samples behind the back of particles' weights."""
+        for name in ("mask", "clamp", "threshold"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: not with particles, whose weights would not know of it")

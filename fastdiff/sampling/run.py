@@ -30,7 +30,7 @@ class Run:
     model_dtype: dtype of the model's input. copies: number of copies of x in it (2 for guidance in one batch).
     model_input: the tensor it is written to; if None a new one, or x itself where the two are the same.
     guidance: the scale where there is an unconditional output: a number, an array [rows] or a tensor [B].
-    seeds: [B] int64, for the noise.
+    seeds: [B] int64, for the noise; kept as `seeds`.
     given_noise: the caller passes each row's noises as tensors instead. clamp, threshold (ratio, limit): bounds on x0.
     watched: whether to keep D where no row reads it, and what a row reads until the next one. step: runs a row instead
     of the backend chosen for x. cheap_calls: whether `evaluate` makes the plan's cheap calls (`partial.RowCalls`).
@@ -62,7 +62,7 @@ class Run:
             plan.refuse_cheap_calls("which are not made here")
         if step is None:
             step = registry.choose("solver_step", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
-        self._step, self._seeds = step, seeds
+        self._step, self.seeds = step, seeds
         self._guidance: Tensor | None = None  # [B]; one scale for all samples goes into the table
         scale: float | np.ndarray | None = None
         if isinstance(guidance, Tensor):
@@ -162,7 +162,7 @@ class Run:
         guidance = None if m_uncond is None else self._guidance
         self._step(
             self.table, i, x, base, m, m_uncond, [*history, *noises] if noises else history, guidance, limit,
-            self._seeds, x_out, base_out, d_out, self._input, *(weighted or ()),
+            self.seeds, x_out, base_out, d_out, self._input, *(weighted or ()),
         )  # fmt: skip
         self.i = i + 1
 
@@ -188,7 +188,7 @@ class Run:
             for _ in self.steps(evaluate, times):
                 pass
             return self.x
-        step, table, guidance, seeds, given = self._step, self.table, self._guidance, self._seeds, self._input
+        step, table, guidance, seeds, given = self._step, self.table, self._guidance, self.seeds, self._input
         for i, ((x, base, history, x_out, base_out, d_out), t) in enumerate(zip(self._calls, times, strict=True)):
             m, m_uncond = evaluate(x if given is None else given, t)
             step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from .corrected import CorrectedCalls
 from .correction import Correction, Observed
 from .model import Model
 from .parallel import TurnCalls, drive_in_turns, require_turns
+from .particles import ParticleCalls, Particles
 from .request import Calls, Request
 from .rule import Guidance
 from .run import Run
@@ -58,6 +60,13 @@ class Step:
         if observation is None:
             raise ValueError("residual: the run has no observation")
         return observation.misfit(self.x0)
+
+    @property
+    def particles(self) -> Particles:
+        """The weights of x in its groups. Raises ValueError in a run without particles."""
+        if not isinstance(self._calls, ParticleCalls):
+            raise ValueError("particles: the run has none")
+        return self._calls.latest.particles()
 
 
 def iter_sample(
@@ -115,7 +124,7 @@ def sample(
     graph: bool | str = False,
     parallel: bool = False,
     **kwargs: object,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Any, ...]:
     """Draw samples: start from `noise`, call the model once per row of the plan, and return x0 [B, ...].
 
     model: model(x, t, **kwargs) -> prediction [B, ...], for x [B, ...] and t [B] in the schedule's units. It returns a
@@ -182,7 +191,8 @@ def sample(
     run, calls = request.begin(model, plan, noise, watched)
     if not watched:
         x = run.drive(calls.evaluator(run))
-        return x if x.dtype == noise.dtype else x.to(noise.dtype)
+        x = x if x.dtype == noise.dtype else x.to(noise.dtype)
+        return (x, calls.latest.particles()) if isinstance(calls, ParticleCalls) else x
     steps = _steps(run, calls, noise, request)
     if progress:
         from tqdm.auto import tqdm
@@ -194,8 +204,12 @@ def sample(
             trajectory.append(step.x.clone())
         if callback is not None and callback(step) is False:
             break
-    x = run.x.to(noise.dtype)
-    return (x, torch.stack(trajectory).to(noise.dtype)) if return_trajectory else x
+    result: list[Any] = [run.x.to(noise.dtype)]
+    if isinstance(calls, ParticleCalls):
+        result.append(calls.latest.particles())
+    if return_trajectory:
+        result.append(torch.stack(trajectory).to(noise.dtype))
+    return tuple(result) if len(result) > 1 else result[0]
 
 
 def _in_turns(model: Model, plan: Plan, noise: Tensor, request: Request) -> Tensor:

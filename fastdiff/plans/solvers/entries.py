@@ -33,6 +33,7 @@ _PNDM = "Liu et al. 2022, arXiv 2202.09778"
 _IPNDM_V = "Zhou et al. 2024, arXiv 2312.00094"
 _LCM = "Luo et al. 2023, arXiv 2310.04378"
 _CM = "Song et al. 2023, arXiv 2303.01469"
+_DAPS = "Zhang et al. 2024, arXiv 2407.01521"
 _TCD = "Zheng et al. 2024, arXiv 2402.19159"
 _ABM = "Hairer, Norsett & Wanner 1993, III.1"
 _FLOW = "Lipman et al. 2023, arXiv 2210.02747"
@@ -98,6 +99,7 @@ SOLVERS = (
     Solver("plms", partial(pndm, runge_kutta=False), 2, 1, _PNDM, extra_nfe=1),
     # Models that map noise to data; more steps only refresh.
     Solver("lcm", consistency, 0, 1, _LCM, ("LCMScheduler", "FlowMatchLCMScheduler"), True),
+    Solver("renoise", partial(consistency, noise_left=0.0), 0, 1, _DAPS, stochastic=True),
     Solver("consistency", consistency, 0, 1, _CM, ("CMStochasticIterativeScheduler", "SCMScheduler"), True),
     Solver("tcd", tcd, 0, 1, _TCD, ("TCDScheduler",), True),
     # Others, in the order in which they came.

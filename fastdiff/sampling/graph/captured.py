@@ -10,7 +10,7 @@ from torch import Tensor
 from ...keywords import check_keywords, options_of
 from ...ops import registry
 from ...plans.plan import Plan
-from ..corrected import corrected_calls
+from ..correcting import corrected_calls
 from ..correction import Correction, Observed
 from ..guided import GuidedCalls, calls_of, plain_scale
 from ..model import Model, ModelCalls, is_guided
