@@ -26,24 +26,21 @@ def unit_noise(samples: int, size: int) -> Tensor:
     return noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T.cov()).T)
 
 
-def ours(correction: Callable[[Problem], object], solver: str = "dpm_solver_2m", grid: str = "karras") -> Method:
-    """fastdiff.sample with this correction."""
+def ours(
+    correction: Callable[[Problem], object], solver: str = "dpm_solver_2m", grid: str = "karras", weighted: bool = False
+) -> Method:
+    """fastdiff.sample with this correction. weighted: as one group of particles, resampled to equal weights."""
 
     def run(problem: Problem, network: Network, noise: Tensor, calls: int) -> Tensor:
         plan = fd.plan(solver, SCHEDULE, calls, grid=grid, prediction="sample")
         observation = fd.Observation(problem.A, problem.y, noise=problem.noise)
+        given = {"observation": observation, "correction": correction(problem), "seeds": range(len(noise))}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "correction: 'gradient'")
             x0 = fd.sample(
-                lambda x, t: network(x, 1.0, t[0]),
-                plan,
-                noise,
-                observation=observation,
-                correction=correction(problem),
-                seeds=range(len(noise)),
+                lambda x, t: network(x, 1.0, t[0]), plan, noise, particles=len(noise) if weighted else 1, **given
             )
-        assert isinstance(x0, Tensor)
-        return x0
+        return x0[1].resampled(x0[0], torch.tensor([0])) if weighted else x0
 
     return run
 
@@ -73,6 +70,7 @@ def methods() -> dict[str, list[Method]]:
         "moment, 3 iterations": [ours(moment)],
         "moment, 3 iterations, its best plan": [ours(moment, *plan) for plan in PLANS],
         "moment, 3 iterations, ancestral": [ours(moment, "euler_ancestral")],
+        "moment, 3 iterations, particles": [ours(moment, "euler_ancestral", weighted=True)],
         "moment, 10 iterations": [ours(lambda problem: posterior.Moment(10))],
         "moment, 1 iteration with a prior": [ours(lambda problem: posterior.Moment(1, prior(problem)))],
         "gaussian": [ours(gaussian)],

@@ -39,7 +39,7 @@ class Network:
 class Problem:
     """y = A x0 + noise eps: x0 [D], A [M, D], y [1, M].
 
-    mean: the data's E[x0 | x]. covariance: of the data [D, D]. error: samples [B, D] -> their distance to the posterior.
+    mean: E[x0 | x] of the data. covariance: theirs, [D, D]. error: samples [B, D] -> their distance to the posterior.
     reach: a bound that the data keep almost surely, for peers that clip.
     """
 
@@ -80,7 +80,7 @@ def pooling(size: int) -> Tensor:
 
 
 def gaussian(name: str, covariance: Tensor, A: Tensor, noise: float, samples: int) -> Problem:
-    """Data N(0, covariance). The error is the 2-Wasserstein distance of the samples' mean and covariance, over sqrt D."""
+    """Data N(0, covariance). The error is W2 / sqrt D of the Gaussian with the samples' moments."""
     size, generator = len(covariance), torch.Generator().manual_seed(1)
     variances, basis = torch.linalg.eigh(covariance)
     variances = variances.clamp(min=0)
@@ -118,6 +118,9 @@ def mixture(name: str, samples: int) -> Problem:
     generator = torch.Generator().manual_seed(6)
     randn = functools.partial(torch.randn, generator=generator, dtype=DTYPE)
     means, A = randn(modes, size), pooling(size)
+    means = means - 0.7 * (means @ A.T).repeat_interleave(
+        4, dim=1
+    )  # what is observed tells three modes not quite apart
     covariance = means.T.cov(correction=0) + width**2 * torch.eye(size, dtype=DTYPE)
 
     def mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
