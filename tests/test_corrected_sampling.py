@@ -189,12 +189,17 @@ def test_gradient_checkpointing_passes_through():
     assert torch.allclose(fd.sample(checkpointed, plan, NOISES, observation=OBSERVED), expected)
 
 
-def test_a_model_without_gradients_is_told_what_does_without():
-    @torch.no_grad()
-    def remote(x: Tensor, t: Tensor) -> Tensor:
-        return model(x, t)
+@pytest.mark.parametrize("prediction", ["sample", "flow_prediction"])  # x is part of D by itself in the second
+@pytest.mark.parametrize(
+    "hides", [torch.no_grad(), lambda f: lambda x, t: f(x.detach(), t) * torch.ones((), requires_grad=True)]
+)
+def test_a_model_without_gradients_is_told_what_does_without(prediction, hides):
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        x0 = model(x, t)
+        return x0 if prediction == "sample" else (x - x0) / t[0] - x0
 
-    plan = fd.plan("dpmpp_2m", SCHEDULE, 4, grid="karras", prediction="sample")
+    remote = hides(network)
+    plan = fd.plan("dpmpp_2m", SCHEDULE, 4, grid="karras", prediction=prediction)
     with pytest.raises(ValueError, match="'gaussian'"):
         fd.sample(remote, plan, NOISES, observation=OBSERVED)
     for correction in (GAUSSIAN, "proximal", "pseudoinverse"):

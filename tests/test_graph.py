@@ -5,6 +5,7 @@ Without a GPU the program that would be captured is run again at every replay, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -156,6 +157,27 @@ def test_every_method_is_captured(kind: str, device: str, mode: str, guidance: f
         assert torch.equal(run(given), expected)
     with pytest.raises(ValueError, match=r"guidance: .* was captured"):
         run(noise, guidance=fg.Tangential(2.0))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "proximal", "pseudoinverse", "function"])
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_2m_sde"])
+def test_runs_given_an_observation_are_captured(kind: str, device: str, name: str, solver: str) -> None:
+    model, steps = Network().to(device), plan(solver)
+    size = math.prod(SHAPE[1:])
+    prior = fd.GaussianStart.from_covariance(torch.zeros(SHAPE[1:]), torch.eye(size), SCHEDULE)
+    correction = fd.posterior.GaussianPrior(prior) if name == "gaussian" else name
+    A = torch.eye(size)[::3]
+    obs = fd.Observation(A.to(device), torch.ones(1, len(A), device=device), noise=0.1)
+    noise, shift = torch.randn(SHAPE, device=device), torch.tensor([0.3, -0.1], device=device)
+    options = {"guidance": 3.0, "uncond": {"shift": torch.zeros(2, device=device)}, "shift": shift}
+    options |= {"observation": obs, "correction": correction}
+    if name == "function":
+        with pytest.raises(ValueError, match=r"correction: .* takes gradients"):
+            fd.capture(model, steps, noise, **{**options, "correction": lambda step: step.denoised})
+        return
+    run = fd.capture(model, steps, noise, **options)
+    for given in (noise, torch.randn_like(noise)):
+        assert torch.equal(run(given, seeds=SEEDS), fd.sample(model, steps, given, seeds=SEEDS, **options))
 
 
 def test_guidance_that_decides_while_it_runs_is_not_captured(device: str, kind: str) -> None:

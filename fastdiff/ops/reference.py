@@ -94,11 +94,16 @@ def converted_output(
     row: np.void, x: Tensor, m: Tensor | None, m_uncond: Tensor | None, guidance: Tensor | None
 ) -> Tensor:
     """D = p_x x + p_m (m_u + g (m - m_u)) [B, ...] before any limit, in the compute dtype."""
-    dtype = compute_dtype(x.dtype)
     if m is not None and m_uncond is not None:
-        g = float(row["guidance"]) if guidance is None else _per_sample(guidance, x)
-        m = m_uncond.to(dtype) + g * (m.to(dtype) - m_uncond.to(dtype))
-    return _combine(x, dtype, [(row["p_x"], x), (row["p_m"], m)])
+        m = guided_output(row, x, m, m_uncond, guidance)
+    return _combine(x, compute_dtype(x.dtype), [(row["p_x"], x), (row["p_m"], m)])
+
+
+def guided_output(row: np.void, x: Tensor, m: Tensor, m_uncond: Tensor, guidance: Tensor | None) -> Tensor:
+    """m_u + g (m - m_u) [B, ...] in the compute dtype of x."""
+    dtype = compute_dtype(x.dtype)
+    g = float(row["guidance"]) if guidance is None else _per_sample(guidance, x)
+    return m_uncond.to(dtype) + g * (m.to(dtype) - m_uncond.to(dtype))
 
 
 def _per_sample(values: Tensor, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.reference import converted_output, weighted_sum
+from ..ops.reference import guided_output, weighted_sum
 from ..plans.plan import Plan
 from .correction import Correction, Evaluation, Observed
 from .guided import ByRow, GuidedCalls
@@ -74,12 +74,7 @@ class CorrectedEvaluator(ByRow):
 
     def __call__(self, given: Tensor, t: Tensor) -> tuple[Tensor, None]:
         run, calls = self._run, self._calls
-        if calls.correction.gradients:
-            with recording():
-                x = run.x.clone().requires_grad_()
-                at = self._evaluation(x, self._model_input(x, given), t.clone())
-        else:
-            at = self._evaluation(run.x, given, t)
+        at = self._recorded(given, t) if calls.correction.gradients else self._plain(given, t)
         if run.i == 0 and calls.observation is not None and not _capturing(run.x):
             calls.observation.check(at.denoised)
         corrected = self._corrected(at)
@@ -92,39 +87,49 @@ class CorrectedEvaluator(ByRow):
         """D' [B, ...]."""
         return self._calls.correction(at)
 
-    def _evaluation(self, x: Tensor, given: Tensor, t: Tensor) -> Evaluation:
-        """What the model says at x, through `given`, its input."""
-        denoised = self._denoised(x, *self._evaluate(given, t))
+    def _plain(self, given: Tensor, t: Tensor) -> Evaluation:
+        """What the model says at the run's x: D is made in one launch."""
+        run, calls = self._run, self._calls
+        denoised = run.converted(calls.making, *self._outputs(given, t), guidance=self._scales)
+        return Evaluation(run.i, calls.plan, run.x, denoised, _no_gradients)
+
+    def _recorded(self, given: Tensor, t: Tensor) -> Evaluation:
+        """The same with the graph from x to y, the guided output: J^T v = p_x v + p_m (dy/dx)^T v."""
+        run, row = self._run, self._calls.making[self._run.i]
+        with recording():
+            x = run.x.clone().requires_grad_()
+            y = self._guided(x, *self._outputs(self._model_input(x, given), t.clone()))
+        p_x, p_m = float(row["p_x"]), float(row["p_m"])
 
         def vjp(v: Tensor) -> Tensor:
-            if not denoised.requires_grad:
-                raise ValueError(
-                    "correction: it takes gradients through the model, which records none; 'gaussian', 'proximal' and"
-                    " 'pseudoinverse' do without"
-                )
-            return torch.autograd.grad(denoised, x, v.to(denoised.dtype), retain_graph=True)[0]
+            through = torch.autograd.grad(y, x, p_m * v.to(y.dtype), retain_graph=True, allow_unused=True)[0]
+            return _no_gradients(v) if through is None else through + p_x * v.to(y.dtype)
 
-        return Evaluation(self._run.i, self._calls.plan, x.detach(), denoised.detach(), vjp)
+        return Evaluation(
+            run.i,
+            self._calls.plan,
+            x.detach(),
+            p_x * x.detach() + p_m * y.detach(),
+            vjp if y.requires_grad else _no_gradients,
+        )
 
-    def _denoised(
-        self,
-        x: Tensor,
-        m: Tensor,
-        m_uncond: Tensor | None,
-        noises: tuple = (),
-        weighted: Weighted | None = None,
-    ) -> Tensor:
-        """D [B, ...] = p_x x + p_m y, y what guidance makes of the outputs."""
-        row = self._calls.making[self._run.i]
-        if weighted is not None:
-            if weighted.pushes:
-                raise ValueError("guidance: one whose history differs from its step does not go with an observation")
-            weights = weighted.weights.unbind(1)
-            if weighted.next_state is not None:
-                state = weighted_sum(weights[2], x, m, m_uncond, weighted.others, weighted.state)
-                weighted.next_state.copy_(state.detach())
-            m, m_uncond = weighted_sum(weights[0], x, m, m_uncond, weighted.others, weighted.state), None
-        return converted_output(row, x, m, m_uncond, None if m_uncond is None else self._scales)
+    def _outputs(self, given: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None, Weighted | None]:
+        """(m, m_uncond, weighted). Raises ValueError where the history would get another output than the step."""
+        m, m_uncond, *more = self._evaluate(given, t)
+        weighted = more[1] if more else None
+        if weighted is not None and weighted.pushes:
+            raise ValueError("guidance: one whose history differs from its step does not go with an observation")
+        return m, m_uncond, weighted
+
+    def _guided(self, x: Tensor, m: Tensor, m_uncond: Tensor | None, weighted: Weighted | None) -> Tensor:
+        """y [B, ...], in x's dtype."""
+        if weighted is None:
+            row = self._calls.making[self._run.i]
+            return m.to(x.dtype) if m_uncond is None else guided_output(row, x, m, m_uncond, self._scales)
+        weights, operands = weighted.weights.unbind(1), (x, m, m_uncond, weighted.others, weighted.state)
+        if weighted.next_state is not None:
+            weighted.next_state.copy_(weighted_sum(weights[2], *operands).detach())
+        return weighted_sum(weights[0], *operands)
 
     def _model_input(self, x: Tensor, given: Tensor) -> Tensor:
         """The model's input, `given`, as a function of x."""
@@ -136,6 +141,14 @@ class CorrectedEvaluator(ByRow):
 def _capturing(x: Tensor) -> bool:
     """Whether a CUDA graph is being captured, in which the host cannot look at numbers."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _no_gradients(v: Tensor) -> Tensor:
+    """The product with J that does not exist."""
+    raise ValueError(
+        "correction: it takes gradients through the model, which records none; 'gaussian', 'proximal' and"
+        " 'pseudoinverse' do without"
+    )
 
 
 @contextmanager

@@ -166,6 +166,22 @@ class Run:
         )  # fmt: skip
         self.i = i + 1
 
+    def converted(
+        self,
+        table: np.ndarray,
+        m: Tensor,
+        m_uncond: Tensor | None,
+        weighted: Weighted | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """A new tensor [B, ...], the D of this row of another table, of rows that only make D. The run stays there."""
+        x, d = self.x, torch.empty_like(self.x)
+        scales = None if m_uncond is None else guidance
+        self._step(
+            table, self.i, x, x, m, m_uncond, [], scales, None, None, d, None, None, None, *(weighted or ())
+        )  # fmt: skip
+        return d
+
     def steps(self, evaluate: Evaluate, times: Times) -> Iterator[int]:
         """Evaluate the model and run the row, one row at a time, and yield i after row i.
 
