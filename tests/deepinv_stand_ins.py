@@ -20,8 +20,11 @@ class GaussianNoise(NoiseModel):
         super().__init__()
         self.register_buffer("sigma", torch.as_tensor(sigma).reshape(-1))
 
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.sigma.view(-1, *[1] * (x.ndim - 1)) * torch.randn_like(x)
 
-class RicianNoise(GaussianNoise.__base__):
+
+class RicianNoise(NoiseModel):
     """sqrt((x + n)^2 + m^2): its sigma is no standard deviation of y."""
 
     def __init__(self, sigma: float) -> None:
@@ -69,6 +72,9 @@ class Inpainting(torch.nn.Module):
     def __init__(self, img_size: tuple[int, ...], mask: Tensor, noise_model: NoiseModel) -> None:
         super().__init__()
         self.mask, self.noise_model, self.prox_calls = mask, noise_model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.noise_model(self.A(x))
 
     def A(self, x: Tensor, **kwargs: object) -> Tensor:
         return self.mask * x
