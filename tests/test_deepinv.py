@@ -30,6 +30,17 @@ def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
     return MEAN + gain * (x - MEAN)
 
 
+class Denoiser(torch.nn.Module):
+    """The same as a network with a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.weight * denoiser(x, sigma)
+
+
 def inpainting(physics, noise_model=None, mask=MASK):
     return physics.Inpainting(SHAPE, mask=mask, noise_model=noise_model or physics.GaussianNoise(NOISE))
 
@@ -82,6 +93,15 @@ def test_a_start_is_where_the_run_begins(physics):
     observation = fd.Observation(inpainting(physics), y)
     theirs = fd.sample(denoiser, sampler.plan, start / sampler.plan.init_scale, observation=observation)
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("plan", [None, fd.plan("ddim", fd.Schedule.edm(0.01, 20), 5, prediction="sample")])
+def test_a_network_is_a_part_of_the_sampler(plan):
+    options = {"plan": plan} if plan else {"steps": 5}
+    problem, y = inpainting(deepinv_stand_ins), torch.rand(2, *SHAPE) * MASK
+    network = PosteriorSampler(Denoiser(), **options)
+    assert len(list(network.parameters())) == 1
+    torch.testing.assert_close(network(y, problem, seed=0), PosteriorSampler(denoiser, **options)(y, problem, seed=0))
 
 
 def test_a_nonlinear_physics_is_differentiated_and_needs_the_images_shape(physics):

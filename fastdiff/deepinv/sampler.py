@@ -66,9 +66,8 @@ class PosteriorSampler(Reconstructor):
         if not 0 < sigmas[0] < sigmas[1] < math.inf:
             raise ValueError(f"sigmas: expected finite numbers > 0, the lower one first, got {sigmas!r}")
         self.denoiser, self.correction, self.data_range = denoiser, correction, (low, high)
-        self._model: Callable[..., Any] = denoiser
+        self._in_range = plan is None
         if plan is None:
-            self._model = InRange(denoiser, low, high)
             schedule = Schedule.edm(*(sigma * (high - low) for sigma in sigmas))
             plan = make_plan("dpm_solver_2m", schedule, steps, grid="karras", prediction="sample")
         elif (low, high) != (0.0, 1.0) or (steps, sigmas) != (20, SIGMAS):
@@ -107,10 +106,11 @@ class PosteriorSampler(Reconstructor):
         else:
             noise = _noise((count, *_image_shape(observation, x_init)), seeds, y)
 
+        model = InRange(self.denoiser, *self.data_range) if self._in_range else self.denoiser
         given: dict[str, Any] = {"observation": observation, "correction": correction, **kwargs}
 
         def draw(rows: slice) -> Tensor:
-            x0 = sample(self._model, self.plan, noise[rows], seeds=None if seeds is None else seeds[rows], **given)
+            x0 = sample(model, self.plan, noise[rows], seeds=None if seeds is None else seeds[rows], **given)
             assert isinstance(x0, Tensor)
             return x0
 
