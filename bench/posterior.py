@@ -23,6 +23,7 @@ STORE = Path(__file__).parent / "results" / "posterior.json"
 CALLS = (10, 20, 50, 100)
 SAMPLES = 1024
 TUNED_AT = 20
+REPEATS = 8
 PEERS = {"azula": posterior_azula, "deepinv": posterior_deepinv}
 
 
@@ -37,20 +38,27 @@ def settings() -> dict[str, list[posterior_ours.Method]]:
     return found
 
 
-def measure(problem: Problem, method: posterior_ours.Method, calls: int, samples: int) -> dict:
-    """The error of so many samples; "used": the calls made, "gradients": those taken through the network."""
-    network = Network(problem.mean)
-    torch.manual_seed(0)
-    x0 = method(problem, network, posterior_ours.unit_noise(samples, len(problem.covariance)), calls)
-    error = problem.error(x0) if network.calls <= calls else math.inf
-    return {"error": error, "used": network.calls, "gradients": network.gradients}
+def measure(problem: Problem, method: posterior_ours.Method, calls: int, samples: int, repeats: int = 1) -> dict:
+    """The mean error of runs of so many samples; "used": the calls made, "gradients": those through the network."""
+    errors = []
+    for seed in range(repeats):
+        network = Network(problem.mean)
+        torch.manual_seed(seed)
+        x0 = method(problem, network, posterior_ours.unit_noise(samples, len(problem.covariance), seed), calls)
+        errors.append(problem.error(x0) if network.calls <= calls else math.inf)
+    return {"error": sum(errors) / repeats, "used": network.calls, "gradients": network.gradients}
 
 
-def best(problem: Problem, kinds: list[posterior_ours.Method], samples: int) -> posterior_ours.Method:
+def repeats_of(name: str) -> int:
+    """Particles depend on one another, so a run is one draw of a random error."""
+    return REPEATS if "particles" in name else 1
+
+
+def best(problem: Problem, name: str, kinds: list[posterior_ours.Method], samples: int) -> posterior_ours.Method:
     """The setting of the least error at TUNED_AT calls."""
     if len(kinds) == 1:
         return kinds[0]
-    return min(kinds, key=lambda method: measure(problem, method, TUNED_AT, samples)["error"])
+    return min(kinds, key=lambda method: measure(problem, method, TUNED_AT, samples, repeats_of(name))["error"])
 
 
 def main() -> None:
@@ -69,9 +77,9 @@ def main() -> None:
             missing = [key for key in keys if not store.has(key)] if given.only in name else []
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # peers' own
-                method = best(problem, kinds, given.samples) if missing else None
+                method = best(problem, name, kinds, given.samples) if missing else None
                 for key in missing:
-                    row = measure(problem, method, key["calls"], given.samples)
+                    row = measure(problem, method, key["calls"], given.samples, repeats_of(name))
                     store.add(key, [row if math.isfinite(row["error"]) else {**row, "error": None}])
                     print(key, row, flush=True)
 

@@ -91,6 +91,18 @@ def pgdm(problem: Problem, inner: Any, given: dict[str, Any], samples: int) -> A
     return PGDMSampler(inner, problem.y, lambda x: x @ problem.A.T, lambda y: y @ problem.pinv.T, **given)
 
 
+def tds(problem: Problem, inner: Any, given: dict[str, Any], samples: int) -> Any:
+    """All samples as one group of particles; the twist is left to the user: PiGDM's, without gradients of its own."""
+    from azula.guidance import TDSSampler
+
+    def twist(x0: Tensor, ratio: Tensor) -> Tensor:
+        spread = 1 / (1 / ratio**2 + 1 / problem.covariance.diagonal().mean())
+        variance = problem.noise**2 + spread * problem.A.square().sum(1)
+        return torch.distributions.Normal(x0 @ problem.A.T, variance.sqrt(), validate_args=False).log_prob(problem.y)
+
+    return TDSSampler(inner, twist, **given)
+
+
 def methods() -> dict[str, list[Method]]:
     """By name, every schedule and sampler that the best is taken of."""
     kinds: dict[str, list[Build]] = {
@@ -107,5 +119,6 @@ def methods() -> dict[str, list[Method]]:
         "azula PGDM": [pgdm],
         "azula DiffPIR, DDIM": [of_denoiser("DiffPIRDenoiser", iterations=5, lmbda=value) for value in (1.0, 10.0)],
         "azula DPS": [dps],
+        "azula TDS, particles": [tds],
     }
     return {name: [run_with(s, build) for build in builds for s in schedules()] for name, builds in kinds.items()}

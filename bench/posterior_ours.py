@@ -19,9 +19,9 @@ PLANS = tuple(product(("dpm_solver_2m", "dpmpp_3m_exact"), ("karras", "logsnr", 
 SCHEDULE = fd.Schedule.edm(*SIGMAS)
 
 
-def unit_noise(samples: int, size: int) -> Tensor:
+def unit_noise(samples: int, size: int, seed: int) -> Tensor:
     """[B, D] of mean 0 and covariance 1 to rounding: what is linear in it has no error of sampling."""
-    noise = torch.randn(samples, size, generator=torch.Generator().manual_seed(0), dtype=DTYPE)
+    noise = torch.randn(samples, size, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
     noise = noise - noise.mean(0)
     return noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T.cov()).T)
 
@@ -34,13 +34,13 @@ def ours(
     def run(problem: Problem, network: Network, noise: Tensor, calls: int) -> Tensor:
         plan = fd.plan(solver, SCHEDULE, calls, grid=grid, prediction="sample")
         observation = fd.Observation(problem.A, problem.y, noise=problem.noise)
-        given = {"observation": observation, "correction": correction(problem), "seeds": range(len(noise))}
+        given = {"observation": observation, "correction": correction(problem)}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "correction: 'gradient'")
             x0 = fd.sample(
                 lambda x, t: network(x, 1.0, t[0]), plan, noise, particles=len(noise) if weighted else 1, **given
             )
-        return x0[1].resampled(x0[0], torch.tensor([0])) if weighted else x0
+        return x0[1].resampled(x0[0], torch.randint(2**31, (1,))) if weighted else x0
 
     return run
 
