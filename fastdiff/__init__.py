@@ -13,7 +13,9 @@ from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
 from .plans.plan import Plan
 from .plans.schedule import Schedule
+from .posterior.members import ensemble
 from .posterior.observation import Observation
+from .posterior.uncertainty import Ensemble
 from .sampling import noise  # noqa: F401
 from .sampling.adaptive import sample_adaptive
 from .sampling.flow_map import flow_map
@@ -28,6 +30,7 @@ __all__ = [
     "Cached",
     "CaptureError",
     "Captured",
+    "Ensemble",
     "GaussianStart",
     "Observation",
     "Particles",
@@ -41,6 +44,7 @@ __all__ = [
     "backend",
     "cached",
     "capture",
+    "ensemble",
     "estimate_statistics",
     "fit",
     "fit_pipeline",

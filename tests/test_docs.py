@@ -173,10 +173,11 @@ def test_examples_in_docstrings_print_what_they_say():
 @pytest.mark.parametrize(
     ("module", "pages"),
     [
-        ("fastdiff", "index fitting ops nn perturb"),
+        ("fastdiff", "index fitting ops nn perturb posterior"),
         ("fastdiff.ops", "ops"),
         ("fastdiff.nn", "nn"),
         ("fastdiff.guidance", "guidance"),
+        ("fastdiff.posterior", "posterior"),
         ("fastdiff.patch.perturb", "perturb"),
         ("fastdiff.schedulers", "schedulers"),
         ("fastdiff.guiders", "guiders"),

@@ -24,7 +24,6 @@ from fastdiff.fitting.forward import Forward, Setting
 from fastdiff.fitting.frozen import frozen
 from fastdiff.fitting.journal import Journal
 from fastdiff.fitting.partial_run import PartialRun
-from fastdiff.fitting.ranks import Ranks
 from fastdiff.fitting.search import SolverSpec
 from fastdiff.fitting.sources import ModelSource
 from fastdiff.fitting.space import PlanSpace
@@ -32,6 +31,7 @@ from fastdiff.fitting.target import FitTarget
 from fastdiff.fitting.trajectory import Trajectory, distances, points_of
 from fastdiff.plans.grid import make_grid
 from fastdiff.sampling.partial import Here
+from fastdiff.sampling.ranks import Ranks
 
 pytestmark = pytest.mark.usefixtures("short_fits")
 COUNT = 8

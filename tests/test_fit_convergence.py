@@ -13,11 +13,11 @@ from fastdiff.fitting.budget import Budget
 from fastdiff.fitting.convergence import BEARABLE, PROBE_SAMPLES, SMALL, TOLERANCE, Converged, contestants, converged
 from fastdiff.fitting.folder import Folder
 from fastdiff.fitting.lockstep import drawn_together
-from fastdiff.fitting.ranks import Ranks
 from fastdiff.fitting.references import ReferenceSampler
 from fastdiff.fitting.sources import Ask, ModelSource
 from fastdiff.fitting.target import FitTarget
 from fastdiff.fitting.trajectory import distances
+from fastdiff.sampling.ranks import Ranks
 
 COUNT = 6
 MEMORY = 10**9

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +10,14 @@ import torch
 import torch.distributed as dist
 from mixtures import SCHEDULE, mean_distance, model, noise, shorten_catalogue, shorten_search
 from torch import Tensor
+from two_ranks import needs_gloo, run_two
 
 import fastdiff as fd
 from fastdiff.fitting import Trial
-from fastdiff.fitting.ranks import Ranks
+from fastdiff.sampling.ranks import Ranks
 
 COUNT = 9  # not a multiple of the processes
-GLOO = dist.is_available() and dist.is_gloo_available()
-pytestmark = pytest.mark.skipif(not GLOO, reason="torch was built without gloo")
+pytestmark = needs_gloo
 
 
 def fit(subject: Callable = model, **options: object) -> fd.Plan:
@@ -70,22 +67,7 @@ def process(rank: int, place: Path) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have left what they found."""
     place = tmp_path_factory.mktemp("ranks")
-    code = "import sys, pathlib, test_fit_ranks as t; t.process(int(sys.argv[1]), pathlib.Path(sys.argv[2]))"
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(fd.__file__).parents[1])])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    if Path("/sys/class/net/lo").exists():
-        environment["GLOO_SOCKET_IFNAME"] = "lo"  # else the machine's name has to be one that resolves
-    running = [
-        subprocess.Popen([sys.executable, "-c", code, str(rank), str(place)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        for each in running:
-            words = each.communicate(timeout=300)[1].decode()
-            assert each.returncode == 0, words
-    finally:
-        for each in running:
-            each.kill()
+    run_two("test_fit_ranks", place)
     return place
 
 

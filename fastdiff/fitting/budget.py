@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from time import monotonic
 
-from .ranks import Ranks
+from ..sampling.ranks import Ranks
 
 
 def clock() -> float:

@@ -17,6 +17,7 @@ from ..plans.plan import Plan
 from ..plans.schedule import Schedule, require_schedule
 from ..sampling.gaussian import GaussianStart
 from ..sampling.model import Model, is_guided
+from ..sampling.ranks import Ranks
 from . import cheap_calls
 from .budget import Budget
 from .conditions import read_conditions
@@ -26,7 +27,6 @@ from .frozen import frozen
 from .journal import Journal, Trial
 from .memory import allowed
 from .parallel import MAX_PARALLEL
-from .ranks import Ranks
 from .target import FitTarget
 
 MIN_SAMPLES = 4

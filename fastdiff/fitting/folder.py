@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ..plans.plan import Plan
+from ..sampling.ranks import Ranks, alike
 from .files import faults, load_json, load_tensors, make_folder, save_json, save_tensors, write
-from .ranks import Ranks, alike
 
 CLAIM = "fit.json"
 

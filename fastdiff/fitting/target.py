@@ -12,10 +12,10 @@ from ..ops import checks
 from ..ops.reference import compute_dtype
 from ..plans.plan import Plan
 from ..sampling.model import Model, ModelCalls, check_guidance, is_guided
+from ..sampling.ranks import Ranks
 from ..sampling.sample import iter_sample, sample
 from ..sampling.start import start_state
 from .budget import Budget
-from .ranks import Ranks
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]  # (x [n, ...], t [n]) -> the model's output
 

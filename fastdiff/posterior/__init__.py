@@ -7,6 +7,7 @@ from .moment import Moment
 from .observation import Observation
 from .proximal import Proximal
 from .pseudoinverse import Pseudoinverse
+from .scores import Scores
 
 __all__ = [
     "Gaussian",
@@ -19,4 +20,5 @@ __all__ = [
     "Poisson",
     "Proximal",
     "Pseudoinverse",
+    "Scores",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from .likelihood import ByFunction, Gaussian, Likelihood
 from .linearised import Linearised
 from .noise_model import noise_of
 from .operators import Function, check_adjoint, operator_of, real
+
+Kind = TypeVar("Kind", bound="Measurements")
 
 
 class Measurements:
@@ -60,7 +62,7 @@ class Measurements:
         std = self.likelihood.std if isinstance(self.likelihood, Gaussian) else None
         return std if isinstance(std, float) else None
 
-    def over(self, like: Tensor) -> Measurements:
+    def over(self: Kind, like: Tensor) -> Kind:
         """The observation for samples like x [B, ...]: on its device, in its dtype, with a measurement for each.
 
         Measurements of particles lie side by side. Raises ValueError where their number does not divide the batch.
@@ -108,13 +110,22 @@ class Measurements:
         """[B] log p(y | x0), float64."""
         return self.likelihood.log_prob(self.operator(x0).double(), self.measured(x0).double())
 
-    def misfit(self, x0: Tensor) -> Tensor:
-        """[B] the mean over measurements of ((y - A x0) / noise)^2, whose expectation is 1 at the true x0.
+    def deviations(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, ...] ((y - A x0) / noise)^2, whose expectation is 1 at the true x0; and [B, ...] which ones count.
 
-        For other noise than Gaussian, noise^2 is the inverse of Fisher's information.
+        For other noise than Gaussian it is slope^2 / information of log p, of the same expectation. Measurements that
+        are 0 on both sides, as masks leave them, say nothing and do not count.
         """
         there, y = self.operator(x0), self.measured(x0)
-        return ((y - there).square() * self.likelihood.information(there, y)).flatten(1).mean(1)
+        information = self.likelihood.information(there, y)
+        counted = (information > 0) & ((y != 0) | (there != 0))
+        squares = self.likelihood.slope(there, y).square() / information
+        return torch.where(counted, squares, 0.0), counted
+
+    def misfit(self, x0: Tensor) -> Tensor:
+        """[B] the mean over measurements of ((y - A x0) / noise)^2: about 1 at the true x0 (`deviations`)."""
+        squares, counted = self.deviations(x0)
+        return squares.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)
 
 
 def _likelihood(noise: object, y: Tensor, complex: bool) -> Likelihood:

@@ -107,7 +107,10 @@ def _of_matrix(A: Tensor, complex: bool) -> Operator:
 
 
 class Matrix(Operator):
-    """A x of each flattened sample, with A [M, D], or [B, M, D] a matrix for each. What goes back to x is flat, too."""
+    """A x of each flattened sample, with A [M, D], or [B, M, D] a matrix for each. What goes back to x is flat, too.
+
+    A batch of K B samples has K for each matrix, side by side.
+    """
 
     def __init__(self, A: Tensor) -> None:
         super().__init__(self._times, linear=True, complex=A.is_complex())
@@ -133,7 +136,12 @@ class Matrix(Operator):
 def _product(a: Tensor, x: Tensor) -> Tensor:
     """a x [B, M] in the precision of x [B, D]."""
     dtype = torch.promote_types(x.dtype, torch.complex64) if a.is_complex() else x.dtype
-    return torch.einsum("md,bd->bm" if a.ndim == 2 else "bmd,bd->bm", a.to(x.device, dtype), x.to(dtype))
+    a, x = a.to(x.device, dtype), x.to(dtype)
+    if a.ndim == 2:
+        return x @ a.mT
+    if len(x) % len(a):
+        raise ValueError(f"A: {len(a)} matrices do not go with a batch of {len(x)} samples")
+    return (x.unflatten(0, (len(a), len(x) // len(a))) @ a.mT).flatten(0, 1)
 
 
 def _of_physics(physics: Any, adjoint: Function | None, pinv: Function | None, complex: bool) -> Operator:

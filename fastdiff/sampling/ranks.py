@@ -1,7 +1,7 @@
-"""The processes of torch.distributed that share the work of a fit.
+"""The processes of torch.distributed that share the model's calls of a fit or of an ensemble.
 
-They share the model's calls: each makes its part of a batch, and all get the whole of it. Everything that follows from
-the outputs is done by every process, from the same bits, so all of them come to the same plan.
+In a fit each makes its part of a batch, and all get the whole of it. Everything that follows from the outputs is done
+by every process, from the same bits, so all of them come to the same plan.
 """
 
 from __future__ import annotations
@@ -45,18 +45,26 @@ class Ranks:
 
         Where they are fewer than processes, those at the end get the last row, so that all call the model alike.
         """
-        first, last = self._bounds(len(rows))
+        first, last = self.bounds(len(rows))
         return rows[first:last] if last > first else rows[-1:]
 
     def whole(self, own: Tensor, count: int) -> Tensor:
         """The rows [count, ...] of which each process has its `share`, the same bits in all."""
         if self.count == 1:
             return own
-        first, last = self._bounds(count)
+        first, last = self.bounds(count)
         rows = own.new_zeros((count, *own.shape[1:]))
         rows[first:last] = own[: last - first]
         dist.all_reduce(rows, group=self.group)  # each row and zeros: exact in every precision
         return rows
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of all processes' values of one shape, in all of them."""
+        return self._reduced(values, "SUM")
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """The largest of all processes' values of one shape, element by element, in all of them."""
+        return self._reduced(values, "MAX")
 
     def largest(self, value: float) -> float:
         """The largest of all processes' values."""
@@ -85,8 +93,16 @@ class Ranks:
             if not all(alike(other, every[0]) for other in every):
                 raise ValueError(f"{name}: expected the same in all processes, got {every}")
 
-    def _bounds(self, count: int) -> tuple[int, int]:
+    def bounds(self, count: int) -> tuple[int, int]:
+        """The first of this process's rows of so many, and the one after the last."""
         return self.rank * count // self.count, (self.rank + 1) * count // self.count
+
+    def _reduced(self, values: Tensor, by: str) -> Tensor:
+        if self.count == 1:
+            return values
+        result = values.clone()
+        dist.all_reduce(result, getattr(dist.ReduceOp, by), group=self.group)
+        return result
 
     def _gathered(self, value: Any) -> list[Any]:
         if self.count == 1:
