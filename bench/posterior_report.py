@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import posterior_ours
 from .markdown import number, table
 from .posterior import CALLS, PEERS, REPEATS, SAMPLES, STORE, TUNED_AT
 from .store import Store
@@ -39,12 +40,12 @@ call; one costs about as much as a call or two. A dash: no finite result, or no 
 
 
 def rows_of(store: Store, problem: str) -> dict[str, dict[int, dict]]:
-    """method -> calls -> row."""
-    found: dict[str, dict[int, dict]] = {}
+    """method -> calls -> row; ours first, in the order of their settings."""
+    found: dict[str, dict[int, dict]] = {name: {} for name in posterior_ours.methods()}
     for row in store.select(problem=problem):
         if "calls" in row:
             found.setdefault(row["method"], {})[row["calls"]] = row
-    return found
+    return {name: cells for name, cells in found.items() if cells}
 
 
 def is_peer(method: str) -> bool:
@@ -56,7 +57,7 @@ def shown(error: float | None) -> str:
 
 
 def errors(rows: dict[str, dict[int, dict]]) -> Iterator[list[str]]:
-    for method, cells in sorted(rows.items(), key=lambda row: is_peer(row[0])):
+    for method, cells in rows.items():
         gradients = max(row["gradients"] / max(row["used"], 1) for row in cells.values())
         name = method if is_peer(method) else f"**{method}**"
         yield [name, f"{gradients:.0f}", *(shown(cells[c]["error"]) if c in cells else "" for c in CALLS)]
