@@ -90,6 +90,7 @@ class PosteriorSampler(Reconstructor):
             physics does not tell.
         seed: a whole number, 0 too. Sample k of measurement b has a stream of its own, in any batch: seed, and k B + b.
             From torch's generator if None.
+        samples: for each measurement; their mean and spread over the first dimension are the posterior's.
         kwargs: the denoiser's own, such as class_labels.
 
         Raises TypeError or ValueError naming the argument.
