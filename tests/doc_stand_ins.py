@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import comfy_guiders
+import deepinv_stand_ins
 import diffusers
 import hosts
 import pytest
@@ -79,6 +80,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = {"comfy": comfy, "comfy.k_diffusion": package, "comfy.k_diffusion.sampling": sampling}
     for name, module in (modules | {"comfy.samplers": tables}).items():
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "deepinv", types.SimpleNamespace(physics=deepinv_stand_ins))
     for mark in installation.MARKS:  # in the folder that the commands of the pages run in
         path = Path("ComfyUI", mark)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ FLOORS = (
         "fastdiff.guiders",
         "fastdiff.kdiffusion",
         "fastdiff.comfyui",
+        "fastdiff.deepinv",
         "fastdiff.dpm_solver",
         "fastdiff.patch",
         "fastdiff.pipelines",
@@ -184,4 +185,4 @@ def test_plans_and_what_lies_below_know_no_tensors(module):
 
 @pytest.mark.parametrize("module", [m for m in MODULES if FLOOR_OF[room(m)] <= SAMPLING])
 def test_nothing_from_sampling_downward_knows_another_packages_protocol(module):
-    assert not others(module) & {"diffusers", "k_diffusion", "transformers", "comfy"}
+    assert not others(module) & {"diffusers", "k_diffusion", "transformers", "comfy", "deepinv"}

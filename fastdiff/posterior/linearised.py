@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .likelihood import Gaussian, Likelihood
 from .operators import Operator
@@ -46,7 +47,8 @@ class Linearised:
     def _recorded(self) -> tuple[Tensor, Tensor]:
         """x0 and A x0 with the graph between them."""
         if self._graph is None:
-            with torch.enable_grad():
+            # `push` differentiates twice, which fused attention, as in decoders, cannot do.
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 x = self._x0.detach().requires_grad_()
                 value = self._operator(x)
             if not value.requires_grad:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..ops import checks
 from .likelihood import ByFunction, Gaussian, Likelihood
 from .linearised import Linearised
+from .noise_model import noise_of
 from .operators import Function, check_adjoint, operator_of, real
 
 Kind = TypeVar("Kind", bound="Measurements")
@@ -40,7 +41,7 @@ class Measurements:
         self._shape, self._complex = tuple(y.shape), y.is_complex()
         self.y = real(y.detach())
         self.operator = operator_of(A, adjoint, pinv, self._complex)
-        self.likelihood = _likelihood(noise if noise is not None else _own_noise(A), self.y, self._complex)
+        self.likelihood = _likelihood(noise_of(A) if noise is None else noise, self.y, self._complex)
         if self.operator.adjoint is not None and not isinstance(A, Tensor):
             with torch.no_grad():
                 check_adjoint(self.operator, self.y)
@@ -153,9 +154,3 @@ def _likelihood(noise: object, y: Tensor, complex: bool) -> Likelihood:
     if not math.isfinite(noise) or noise <= 0:
         raise ValueError(f"noise: expected a finite number > 0, got {noise}; for exact measurements give a small one")
     return Gaussian(float(noise))
-
-
-def _own_noise(A: object) -> object:
-    """The standard deviation that a deepinv Physics says of itself, or None."""
-    sigma = getattr(getattr(A, "noise_model", None), "sigma", None)
-    return sigma if isinstance(sigma, (int, float, Tensor)) else None

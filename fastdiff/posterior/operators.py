@@ -145,14 +145,20 @@ def _product(a: Tensor, x: Tensor) -> Tensor:
 
 
 def _of_physics(physics: Any, adjoint: Function | None, pinv: Function | None, complex: bool) -> Operator:
-    """A deepinv Physics: its own adjoint, pseudo-inverse and proximal operator where it is linear."""
-    own = adjoint or getattr(physics, "A_adjoint", None)
+    """A deepinv Physics: its own adjoint, pseudo-inverse and proximal operator where it is linear.
+
+    A nonlinear one may have an A_adjoint and an A_dagger, too, which start deepinv's own solvers: they are neither. All
+    have an A_vjp; linear ones alone have an A_adjoint_A.
+    """
+    linear = hasattr(physics, "A_adjoint_A") or not hasattr(physics, "A_vjp")
+    own = {name: getattr(physics, name, None) if linear else None for name in ("A_adjoint", "A_dagger", "prox_l2")}
+    adjoint = adjoint or own["A_adjoint"]
     return Operator(
         physics.A,
-        own,
-        pinv or getattr(physics, "A_dagger", None),
-        getattr(physics, "prox_l2", None) if own is not None else None,
-        linear=True if own is not None else None,
+        adjoint,
+        pinv or own["A_dagger"],
+        own["prox_l2"] if adjoint is not None else None,
+        linear=True if adjoint is not None else None,
         complex=complex,
     )
 

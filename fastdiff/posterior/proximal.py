@@ -51,7 +51,7 @@ class Proximal(Method):
             variance = std**2 / self.ratio
         if math.isinf(variance):
             raise ValueError("correction: 'proximal' at alpha = 0 needs spread, the data's standard deviation")
-        if std is not None:
+        if std is not None and variance:
             solved = observation.operator.prox(at.denoised, local.y, variance / std**2)
             if solved is not None:
                 return solved
