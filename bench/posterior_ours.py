@@ -71,6 +71,7 @@ def methods() -> dict[str, list[Method]]:
         "moment, 3 iterations, its best plan": [ours(moment, *plan) for plan in PLANS],
         "moment, 3 iterations, ancestral": [ours(moment, "euler_ancestral")],
         "moment, 3 iterations, particles": [ours(moment, "euler_ancestral", weighted=True)],
+        "gradient, particles": [ours(gradient(0.1), "euler_ancestral", weighted=True)],
         "moment, 6 iterations": [ours(lambda problem: posterior.Moment(6))],
         "moment, 10 iterations": [ours(lambda problem: posterior.Moment(10))],
         "moment, 1 iteration with a prior": [ours(lambda problem: posterior.Moment(1, prior(problem)))],

@@ -16,7 +16,7 @@ from .store import Store
 PAGE = Path(__file__).parent / "results" / "posterior.md"
 # What peers have to reach, at TUNED_AT calls.
 TARGETS = {
-    "mixture": ("moment, 3 iterations, particles",),
+    "mixture": ("moment, 3 iterations, particles", "gradient, particles"),
     None: ("moment, 3 iterations", "moment, 6 iterations", "gaussian"),
 }
 ENOUGH = 3.0  # times our calls
@@ -35,7 +35,7 @@ Where a name says "best", that is the setting of the least error at {tuned} call
 and of three multistep samplers, for deepinv a strength or weight, for fastdiff one of six plans (two solvers, three
 grids), a strength or a spread. All other rows of azula have the best of the three schedules, too. Other rows of
 fastdiff have DPM-Solver++ 2M on Karras' grid. "Gradients": vector-Jacobian products through the network, for each
-call; one costs about as much as a call or two. A dash: no finite result, or no run of so few calls.
+call; one costs about as much as a call or two. A dash: no finite result, or no run of so many calls.
 """
 
 
