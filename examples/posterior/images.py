@@ -1,0 +1,75 @@
+"""Small photographs from a quarter of their resolution, from a blur, and from a fifth of their pixels.
+
+python -m examples.posterior.images [--quick] [--out FOLDER] [--peers]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from fastdiff import demo
+
+from .problem import Problem, measured
+from .show import run
+
+SPREAD = 0.5  # of the pixels
+
+
+def enlarge(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05) -> Problem:
+    """Four by four pixels are averaged. 16 A^T A is a projection, so A^+ repeats pixels."""
+
+    def pinv(v: Tensor) -> Tensor:
+        return v.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+    y = measured(avg_pool2d(truth, 4), noise)
+    start = interpolate(y, scale_factor=4, mode="bicubic")
+    return Problem(
+        "super-resolution x4", net, truth, y, lambda x: avg_pool2d(x, 4), noise, start, "bicubic", pinv
+    )
+
+
+def deblur(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05, width: float = 1.5) -> Problem:
+    """A Gaussian blur of this standard deviation in pixels, around the edges as if the picture went on from the other
+    side: a product in Fourier space.
+    """
+    size = truth.shape[-1]
+    frequency = torch.fft.fftfreq(size)
+    one = torch.exp(-2 * (torch.pi * width * frequency) ** 2)
+    gains = one[:, None] * one
+
+    def blur(x: Tensor) -> Tensor:
+        return torch.fft.ifft2(torch.fft.fft2(x) * gains).real
+
+    y = measured(blur(truth), noise)
+    power = 10.0 * (1 + (size * frequency).square() + (size * frequency[:, None]).square()) ** -1.5  # about that of pictures
+    wiener = gains / (gains**2 + noise**2 / (power * size))
+    start = torch.fft.ifft2(torch.fft.fft2(y) * wiener).real
+    return Problem("deblurring", net, truth, y, blur, noise, start, "Wiener")
+
+
+def fill(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05, share: float = 0.2) -> Problem:
+    """A share of the pixels, at random, is seen; elsewhere A is zero, and so is the measurement."""
+    seen = (torch.rand(truth.shape[-2:], generator=torch.Generator().manual_seed(1)) < share).float()
+    y = measured(truth * seen, noise) * seen
+    blurred = [torch.nn.functional.conv2d(v, _bump(v.shape[1]), padding=3, groups=v.shape[1]) for v in (y, seen.expand_as(y))]
+    start = torch.where(seen > 0, y, blurred[0] / blurred[1].clamp(min=1e-6))
+    return Problem("inpainting", net, truth, y, lambda x: x * seen, noise, start, "smoothing", lambda v: v * seen, seen)
+
+
+def _bump(channels: int) -> Tensor:
+    """A Gaussian of one pixel, [C, 1, 7, 7]."""
+    one = torch.exp(-0.5 * torch.arange(-3.0, 4.0) ** 2)
+    return (one[:, None] * one).expand(channels, 1, 7, 7)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    net = demo.network("colour")
+    run(argv, __doc__, [make(net, net.examples[::2]) for make in (enlarge, deblur, fill)], SPREAD)
+
+
+if __name__ == "__main__":
+    main()
