@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
 from fastdiff import demo
 
@@ -27,9 +27,7 @@ def enlarge(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05) -> Proble
 
     y = measured(avg_pool2d(truth, 4), noise)
     start = interpolate(y, scale_factor=4, mode="bicubic")
-    return Problem(
-        "super-resolution x4", net, truth, y, lambda x: avg_pool2d(x, 4), noise, start, "bicubic", pinv
-    )
+    return Problem("super-resolution x4", net, truth, y, lambda x: avg_pool2d(x, 4), noise, start, "bicubic", pinv)
 
 
 def deblur(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05, width: float = 1.5) -> Problem:
@@ -45,30 +43,39 @@ def deblur(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05, width: flo
         return torch.fft.ifft2(torch.fft.fft2(x) * gains).real
 
     y = measured(blur(truth), noise)
-    power = 10.0 * (1 + (size * frequency).square() + (size * frequency[:, None]).square()) ** -1.5  # about that of pictures
-    wiener = gains / (gains**2 + noise**2 / (power * size))
+    wave = size * (frequency.square() + frequency[:, None].square()).sqrt()
+    power = size**2 * 0.05 / (1 + wave) ** 2.5  # about that of pictures; noise has size^2 noise^2
+    wiener = gains / (gains**2 + size**2 * noise**2 / (size**2 * power))
     start = torch.fft.ifft2(torch.fft.fft2(y) * wiener).real
     return Problem("deblurring", net, truth, y, blur, noise, start, "Wiener")
 
 
 def fill(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05, share: float = 0.2) -> Problem:
-    """A share of the pixels, at random, is seen; elsewhere A is zero, and so is the measurement."""
-    seen = (torch.rand(truth.shape[-2:], generator=torch.Generator().manual_seed(1)) < share).float()
-    y = measured(truth * seen, noise) * seen
-    blurred = [torch.nn.functional.conv2d(v, _bump(v.shape[1]), padding=3, groups=v.shape[1]) for v in (y, seen.expand_as(y))]
-    start = torch.where(seen > 0, y, blurred[0] / blurred[1].clamp(min=1e-6))
-    return Problem("inpainting", net, truth, y, lambda x: x * seen, noise, start, "smoothing", lambda v: v * seen, seen)
+    """y [B, C, K]: a share of the pixels, at random."""
+    seen = torch.rand(truth.shape[-2:], generator=torch.Generator().manual_seed(1)) < share
+
+    def among_zeros(v: Tensor) -> Tensor:
+        whole = v.new_zeros(*v.shape[:2], *seen.shape)
+        whole[..., seen] = v
+        return whole
+
+    y = measured(truth[..., seen], noise)
+    start = smooth(among_zeros(y)) / smooth(among_zeros(torch.ones_like(y))).clamp(min=1e-6)
+    return Problem(
+        "inpainting", net, truth, y, lambda x: x[..., seen], noise, start, "smoothing", among_zeros, seen.float()
+    )
 
 
-def _bump(channels: int) -> Tensor:
-    """A Gaussian of one pixel, [C, 1, 7, 7]."""
-    one = torch.exp(-0.5 * torch.arange(-3.0, 4.0) ** 2)
-    return (one[:, None] * one).expand(channels, 1, 7, 7)
+def smooth(x: Tensor) -> Tensor:
+    """[B, C, H, W] with a Gaussian of 1.2 pixels."""
+    one = torch.exp(-0.5 * (torch.arange(-4.0, 5.0) / 1.2) ** 2)
+    kernel = (one[:, None] * one).expand(x.shape[1], 1, 9, 9)
+    return conv2d(x, kernel, padding=4, groups=x.shape[1])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     net = demo.network("colour")
-    run(argv, __doc__, [make(net, net.examples[::2]) for make in (enlarge, deblur, fill)], SPREAD)
+    run(argv, __doc__, [make(net, net.examples[::3]) for make in (enlarge, deblur, fill)], SPREAD)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 import fastdiff as fd
 from fastdiff import posterior
+from fastdiff.posterior.method import Method
 
 from .problem import Gaussian, Network, Problem
 
@@ -36,7 +36,7 @@ def drawn(name: str, draw: Draw, problem: Problem, members: int, passes: int) ->
     return Members(name, x.unflatten(0, (members, -1)).float(), model.passes / len(x), seconds)
 
 
-def by(correction: posterior.Moment | str, per_step: int = 1, solver: str = "dpm_solver_2m", **options: float) -> Draw:
+def by(correction: Method | str, per_step: int = 1, solver: str = "dpm_solver_2m", **options: float) -> Draw:
     """A correction whose steps take so many passes each."""
 
     def draw(model: Network, problem: Problem, members: int, passes: int) -> Tensor:
@@ -62,21 +62,26 @@ def without_network(prior: fd.GaussianStart) -> Draw:
         plan = fd.plan("dpm_solver_2m", net.schedule, 30, grid="karras", prediction="sample")
         noise = fd.noise.randn((count, *net.shape), range(count))
         correction = posterior.GaussianPrior(prior)
-        return fd.sample(Gaussian(net, prior), plan, noise, observation=problem.observation(members), correction=correction)
+        return fd.sample(
+            Gaussian(net, prior), plan, noise, observation=problem.observation(members), correction=correction
+        )
 
     return draw
 
 
-def ours(problem: Problem, prior: fd.GaussianStart, spread: float) -> dict[str, Draw]:
-    """fastdiff's corrections. spread: the data's standard deviation, for the proximal one."""
+def ours(problem: Problem, prior: fd.GaussianStart, spread: float) -> dict[str, dict[str, Draw]]:
+    """For each of fastdiff's corrections, what is tried of it: {correction: {strength: draw}}.
+
+    spread: the data's standard deviation, for the proximal one.
+    """
     found = {
-        "Gaussian data": without_network(prior),
-        "moment": by("moment", 5),  # an evaluation and four products with its Jacobian
-        "moment, prior": by(posterior.Moment(1, prior), 3),
-        "gaussian": by(posterior.GaussianPrior(prior), 3),  # fewer passes: more bring nothing
-        "proximal": by(posterior.Proximal(spread=spread), solver="ddpm"),
-        "gradient": by("gradient", 2),
+        "Gaussian data": {"": without_network(prior)},
+        "moment": {"": by("moment", 5)},  # an evaluation and four products with its Jacobian
+        "moment with a prior": {"": by(posterior.Moment(3, prior), 5)},
+        "gaussian": {"": by(posterior.GaussianPrior(prior), 3)},  # fewer passes: more bring nothing
+        "proximal": {f"strength {v}": by(posterior.Proximal(v, spread), solver="ddpm") for v in (1, 5)},
+        "gradient": {f"spread {v}": by(posterior.Gradient(v), 2) for v in (0.1, 0.3, 1)},
     }
     if problem.pinv is not None:
-        found["pseudoinverse"] = by("pseudoinverse", solver="ddpm")
+        found["pseudoinverse"] = {"": by("pseudoinverse", solver="ddpm")}
     return found

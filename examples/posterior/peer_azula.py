@@ -58,9 +58,7 @@ def dps(zeta: float) -> Draw:
 def diffpir(strength: float) -> Draw:
     def draw(model: Network, problem: Problem, members: int, passes: int) -> Tensor:
         A, y = real_measurements(problem, members)
-        denoiser = guidance.DiffPIRDenoiser(
-            Wrapped(model), y, A, problem.noise**2, lmbda=strength, solver="cg", iterations=5
-        )
+        denoiser = guidance.DiffPIRDenoiser(Wrapped(model), y, A, problem.noise**2, lmbda=strength, iterations=5)
         return run(sample.DDPMSampler(denoiser, steps=passes, silent=True), problem, members)
 
     return draw

@@ -20,19 +20,23 @@ SPREAD = 1.0
 
 
 def gaps(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.02) -> Problem:
-    """Two gaps of weeks in both channels, and single days without one of them.
+    """y [B, K]: all but two gaps of weeks in both channels, and single days without one of them."""
+    seen = torch.rand(truth.shape[1:], generator=torch.Generator().manual_seed(2)) < 0.8
+    seen[:, 60:84] = False
+    seen[:, 150:182] = False
 
-    The data are exact; a small noise says that they are nearly so.
-    """
-    seen = (torch.rand(truth.shape[1:], generator=torch.Generator().manual_seed(2)) < 0.8).float()
-    seen[:, 60:84] = 0.0
-    seen[:, 150:182] = 0.0
-    y = measured(truth * seen, noise) * seen
-    start = torch.tensor(np.stack([[between(c, s) for c, s in zip(v, seen, strict=True)] for v in y.numpy()])).float()
+    def among_zeros(v: Tensor) -> Tensor:
+        whole = v.new_zeros(len(v), *seen.shape)
+        whole[:, seen] = v
+        return whole
+
+    y = measured(truth[:, seen], noise)
+    known = among_zeros(y).numpy()
+    start = torch.tensor(np.stack([[between(c, s) for c, s in zip(v, seen, strict=True)] for v in known])).float()
     low, high = float(truth.min()), float(truth.max())
     return Problem(
-        "gaps in a series", net, truth, y, lambda x: x * seen, noise, start, "linear interpolation",
-        lambda v: v * seen, seen, low, high, where=seen == 0,
+        "gaps in a series", net, truth, y, lambda x: x[:, seen], noise, start, "linear interpolation",
+        among_zeros, seen.float(), low, high, where=~seen,
     )  # fmt: skip
 
 

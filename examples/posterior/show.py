@@ -26,9 +26,8 @@ def run(argv: Sequence[str] | None, about: str | None, problems: Sequence[Proble
     members, passes = asked.members or (4 if asked.quick else 19), asked.passes or (12 if asked.quick else 60)
     gaussian = prior(problems[0].net, *((32, 8, 6) if asked.quick else (512, 200, 16)))
     for problem in problems:
-        found = [drawn(name, draw, problem, members, passes) for name, draw in ours(problem, gaussian, spread).items()]
-        if asked.peers:
-            found += [best(name, tried, problem, members, passes) for name, tried in peers.installed(problem).items()]
+        methods = ours(problem, gaussian, spread) | (peers.installed(problem) if asked.peers else {})
+        found = [best(name, tried, problem, members, passes) for name, tried in methods.items()]
         print(f"\n### {problem.name}\n\n{table(problem, found)}", flush=True)
         if asked.out is not None:
             draw_picture(problem, found, asked.out)
