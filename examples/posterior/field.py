@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from scipy.interpolate import griddata
@@ -33,17 +34,15 @@ def paths(stations: int, times: int, turn: float = 0.5) -> Tensor:
 
 
 def assimilation(net: demo.DemoNetwork, truth: Tensor, times: int, stations: int = 10, noise: float = 0.05) -> Problem:
-    """y [B, times, stations]: the field, bilinear between its points, along the paths."""
-    where = paths(stations, times)
-
-    def observe(x: Tensor) -> Tensor:
-        return grid_sample(x, where.expand(len(x), -1, -1, -1), align_corners=True)[:, 0]
-
-    y = measured(observe(truth), noise)
+    """y [B, times stations]: the field, bilinear between its points, along the paths: a matrix."""
+    where, size = paths(stations, times), truth.shape[-1]
+    basis = torch.eye(size**2).view(-1, 1, size, size)
+    matrix = grid_sample(basis, where.expand(size**2, -1, -1, -1), align_corners=True).flatten(1).T
+    y = measured(truth.flatten(1) @ matrix.T, noise)
     name = f"{stations} stations, {times} times"
     low, high = float(truth.min()), float(truth.max())
-    start = between(where.flatten(0, 1), y.flatten(1), truth.shape[-1])
-    return Problem(name, net, truth, y, observe, noise, start, "linear interpolation", low=low, high=high)
+    start = between(where.flatten(0, 1), y, size)
+    return Problem(name, net, truth, y, matrix, noise, start, "linear interpolation", low=low, high=high)
 
 
 def between(points: Tensor, values: Tensor, size: int) -> Tensor:
@@ -58,8 +57,7 @@ def between(points: Tensor, values: Tensor, size: int) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    net = demo.network("terrain")
-    run(argv, __doc__, [assimilation(net, net.examples[::2], times) for times in (1, 6)], SPREAD)
+    run(argv, __doc__, demo.network("terrain"), [partial(assimilation, times=times) for times in (1, 6)], SPREAD)
 
 
 if __name__ == "__main__":

@@ -74,8 +74,7 @@ def smooth(x: Tensor) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    net = demo.network("colour")
-    run(argv, __doc__, [make(net, net.examples[::3]) for make in (enlarge, deblur, fill)], SPREAD)
+    run(argv, __doc__, demo.network("colour"), (enlarge, deblur, fill), SPREAD)
 
 
 if __name__ == "__main__":

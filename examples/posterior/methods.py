@@ -80,7 +80,7 @@ def ours(problem: Problem, prior: fd.GaussianStart, spread: float) -> dict[str, 
         "moment with a prior": {"": by(posterior.Moment(3, prior), 5)},
         "gaussian": {"": by(posterior.GaussianPrior(prior), 3)},  # fewer passes: more bring nothing
         "proximal": {f"strength {v}": by(posterior.Proximal(v, spread), solver="ddpm") for v in (1, 5)},
-        "gradient": {f"spread {v}": by(posterior.Gradient(v), 2) for v in (0.1, 0.3, 1)},
+        "gradient": {f"spread {v}": by(posterior.Gradient(v), 2) for v in (0.1, 1)},
     }
     if problem.pinv is not None:
         found["pseudoinverse"] = {"": by("pseudoinverse", solver="ddpm")}

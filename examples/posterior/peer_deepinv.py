@@ -81,7 +81,7 @@ def ddrm(model: Network, problem: Problem, members: int, passes: int) -> Tensor:
 
 def methods(problem: Problem) -> dict[str, dict[str, Draw]]:
     found = {
-        "deepinv DPS": {f"weight {weight}": dps(weight) for weight in (1, 10, 100)},
+        "deepinv DPS": {f"weight {weight}": dps(weight) for weight in (10, 100)},
         "deepinv DiffPIR": {f"lambda {strength}": diffpir(strength) for strength in (1, 7)},
     }
     return found | ({"deepinv DDRM": {"": ddrm}} if problem.seen is not None else {})

@@ -60,10 +60,9 @@ def tomography(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.1, views: 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    net = demo.network("mnist")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Radon transform")  # of corners outside of the circle
-        run(argv, __doc__, [make(net, net.examples[::2]) for make in (resonance, tomography)], SPREAD)
+        run(argv, __doc__, demo.network("mnist"), (resonance, tomography), SPREAD)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,7 @@ def between(values: np.ndarray, seen: Tensor) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    net = demo.network("series")
-    run(argv, __doc__, [gaps(net, net.examples[::2])], SPREAD)
+    run(argv, __doc__, demo.network("series"), [gaps], SPREAD)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from torch import Tensor
+
+from fastdiff.demo import DemoNetwork
 
 from . import peers
 from .methods import Draw, Members, drawn, ours
@@ -14,8 +18,17 @@ from .scores import psnr
 from .table import table
 
 
-def run(argv: Sequence[str] | None, about: str | None, problems: Sequence[Problem], spread: float) -> None:
-    """Every method on every problem: a table, and with --out a picture. spread: the data's standard deviation."""
+def run(
+    argv: Sequence[str] | None,
+    about: str | None,
+    net: DemoNetwork,
+    problems: Sequence[Callable[[DemoNetwork, Tensor], Problem]],
+    spread: float,
+) -> None:
+    """Every method on every problem: a table, and with --out a picture.
+
+    problems: of the network and of data that it has not seen. spread: the data's standard deviation.
+    """
     parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few members and steps")
     parser.add_argument("--out", type=Path, help="folder for a picture of each problem")
@@ -23,9 +36,11 @@ def run(argv: Sequence[str] | None, about: str | None, problems: Sequence[Proble
     parser.add_argument("--members", type=int, help="of each measurement")
     parser.add_argument("--passes", type=int, help="through the network, for each member")
     asked = parser.parse_args(argv)
-    members, passes = asked.members or (4 if asked.quick else 19), asked.passes or (12 if asked.quick else 60)
-    gaussian = prior(problems[0].net, *((32, 8, 6) if asked.quick else (512, 200, 16)))
-    for problem in problems:
+    members, passes = asked.members or (3 if asked.quick else 19), asked.passes or (12 if asked.quick else 60)
+    truth = net.examples[:: 8 if asked.quick else 4]
+    gaussian = prior(net, *((32, 16, 4) if asked.quick else (512, 150, 16)))
+    for make in problems:
+        problem = make(net, truth)
         methods = ours(problem, gaussian, spread) | (peers.installed(problem) if asked.peers else {})
         found = [best(name, tried, problem, members, passes) for name, tried in methods.items()]
         print(f"\n### {problem.name}\n\n{table(problem, found)}", flush=True)
