@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 import fastdiff as fd
@@ -31,6 +32,7 @@ class Members:
 def drawn(name: str, draw: Draw, problem: Problem, members: int, passes: int) -> Members:
     """What a method draws, watched."""
     model, begin = Network(problem.net), time.perf_counter()
+    torch.manual_seed(0)  # of the peers; fastdiff's members have seeds of their own
     x = draw(model, problem, members, passes)
     seconds = time.perf_counter() - begin
     return Members(name, x.unflatten(0, (members, -1)).float(), model.passes / len(x), seconds)
@@ -80,7 +82,7 @@ def ours(problem: Problem, prior: fd.GaussianStart, spread: float) -> dict[str, 
         "moment with a prior": {"": by(posterior.Moment(3, prior), 5)},
         "gaussian": {"": by(posterior.GaussianPrior(prior), 3)},  # fewer passes: more bring nothing
         "proximal": {f"strength {v}": by(posterior.Proximal(v, spread), solver="ddpm") for v in (1, 5)},
-        "gradient": {f"spread {v}": by(posterior.Gradient(v), 2) for v in (0.1, 1)},
+        "gradient": {f"spread {v}": by(posterior.Gradient(v), 2) for v in (0.1, 0.3, 1)},
     }
     if problem.pinv is not None:
         found["pseudoinverse"] = {"": by("pseudoinverse", solver="ddpm")}

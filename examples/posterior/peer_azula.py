@@ -67,6 +67,6 @@ def diffpir(strength: float) -> Draw:
 def methods(problem: Problem) -> dict[str, dict[str, Draw]]:
     return {
         "azula MMPS": {f"{k} iterations": mmps(k) for k in (1, 3)},
-        "azula DPS": {f"zeta {zeta}": dps(zeta) for zeta in (1, 3)},
+        "azula DPS": {f"zeta {zeta}": dps(zeta) for zeta in (0.3, 1, 3)},
         "azula DiffPIR": {f"lambda {strength}": diffpir(strength) for strength in (1, 10)},
     }

@@ -35,7 +35,7 @@ class Network:
 
     def denoised(self, x: Tensor, s: float) -> Tensor:
         """D [B, ...] at x = x0 + s eps."""
-        point = self.net.schedule.at_log_snr(-2 * math.log(max(s, 1e-4)))
+        point = self.net.schedule.at_log_snr(-math.log(max(s, 1e-4)))
         alpha, sigma, t = float(point.alpha), float(point.sigma), float(point.t)
         x = alpha * x.float()
         out = self(x, torch.full((len(x),), t))

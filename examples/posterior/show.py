@@ -33,11 +33,12 @@ def run(
     parser.add_argument("--quick", action="store_true", help="few members and steps")
     parser.add_argument("--out", type=Path, help="folder for a picture of each problem")
     parser.add_argument("--peers", action="store_true", help="also deepinv and azula, where installed")
+    parser.add_argument("--data", type=int, help="how many are measured, 16 at most")
     parser.add_argument("--members", type=int, help="of each measurement")
     parser.add_argument("--passes", type=int, help="through the network, for each member")
     asked = parser.parse_args(argv)
     members, passes = asked.members or (3 if asked.quick else 19), asked.passes or (12 if asked.quick else 60)
-    truth = net.examples[:: 8 if asked.quick else 4]
+    truth = net.examples[:: len(net.examples) // (asked.data or (2 if asked.quick else 4))]
     gaussian = prior(net, *((32, 16, 4) if asked.quick else (512, 150, 16)))
     for make in problems:
         problem = make(net, truth)
