@@ -17,6 +17,8 @@ from fastdiff.posterior.method import Method
 from .problem import Gaussian, Network, Problem
 
 Draw = Callable[[Network, Problem, int, int], Tensor]  # network, problem, members M, passes -> [M N, ...]
+# Runs begin where x knows something of x0: at alpha = 0, the begin of some schedules, "moment" could not correct D.
+LOG_SNR_MIN = -5.0
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ def by(correction: Method | str, per_step: int = 1, solver: str = "dpm_solver_2m
         net = problem.net
         count = members * len(problem.truth)
         plan = fd.plan(
-            solver, net.schedule, max(passes // per_step, 2), grid="karras", prediction=net.prediction, **options
-        )
+            solver, net.schedule, max(passes // per_step, 2), grid="karras", prediction=net.prediction,
+            log_snr_min=LOG_SNR_MIN, **options,
+        )  # fmt: skip
         noise = fd.noise.randn((count, *net.shape), range(count))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "correction: 'gradient'")  # few steps, in quick runs
@@ -61,7 +64,7 @@ def without_network(prior: fd.GaussianStart) -> Draw:
 
     def draw(model: Network, problem: Problem, members: int, passes: int) -> Tensor:
         net, count = problem.net, members * len(problem.truth)
-        plan = fd.plan("dpm_solver_2m", net.schedule, 30, grid="karras", prediction="sample")
+        plan = fd.plan("dpm_solver_2m", net.schedule, min(passes, 30), grid="karras", prediction="sample")
         noise = fd.noise.randn((count, *net.shape), range(count))
         correction = posterior.GaussianPrior(prior)
         return fd.sample(
