@@ -1,0 +1,1 @@
+"""Examples of fastdiff in use."""
