@@ -24,8 +24,9 @@ class Moment(Method):
     Exact for Gaussian data. R = noise^2. A nonlinear A is linearised at D.
     iterations: of GMRES, each a product with dD/dx, about twice a model evaluation. 3 are enough for masks and pooling;
     blurs take 5 to 10, or a prior.
-    prior: a Gaussian of the data, `fastdiff.GaussianStart`, that preconditions the solution, and stands in where
-    alpha = 0: the model knows no covariance there, and without one the first D stays as it is.
+    prior: a Gaussian of the data, `fastdiff.GaussianStart`, whose own solution is the last of the directions: where it
+    describes the data well a few iterations are exact. It stands in where alpha = 0: the model knows no covariance
+    there, and without a prior the first D stays as it is.
     """
 
     iterations: int = 3

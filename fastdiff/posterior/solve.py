@@ -35,14 +35,15 @@ def gmres(product: Product, b: Tensor, iterations: int, precondition: Product | 
     """v [B, ...] of the least |S v - b| in the Krylov space of so many products (Saad & Schultz 1986), from v = 0.
 
     S need not be symmetric: the Jacobian of a trained network is so only nearly. precondition: an approximate inverse,
-    applied from the right; it may itself be the result of iterations (Saad 1993).
+    which gives the last direction of the space (flexible GMRES, Saad 1993). A good one then gives the solution, as one
+    of all directions would, and a bad one costs a direction and no more.
     """
     norm = dot(b, b).sqrt()
     basis = [b * per_sample(_inverse(norm), b)]
     tried: list[Tensor] = []
     hessenberg = b.new_zeros(len(b), iterations + 1, iterations)
     for k in range(iterations):
-        tried.append(basis[k] if precondition is None else precondition(basis[k]))
+        tried.append(precondition(basis[k]) if precondition and k == iterations - 1 else basis[k])
         image = product(tried[k])
         size = dot(image, image).sqrt()
         for _ in range(2):  # twice is enough to be orthogonal to rounding
