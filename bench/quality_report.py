@@ -41,11 +41,13 @@ def write(store: Store, out: Path) -> None:
         " networks after the digits those within twice the best solver's. Behind an error stand the first letters of"
         " its grid.",
         "## Fitted plans against the best unfitted one, chosen in hindsight for each number of evaluations",
-        "Forward fits from 8 and from 32 samples, and full fits from 512 (4096 on the exact problems); bold are ratios"
-        " to the best unfitted plan of all. Earlier full fits are of the time before the forward fit was their first"
-        " stage, from 640 to 4096 samples; the plans that ship are of them. ± is the standard deviation over five fits."
-        " Of peers: the solvers and grids of diffusers, k-diffusion, ComfyUI and the official code of DPM-Solver, UniPC"
-        " and DEIS. Of all: the whole catalogue on all of its grids too.",
+        "Forward fits from 8 and from 32 samples, and full fits from 256 within 150,000 evaluations. Behind a fit's"
+        " error stand its ratios to the least error of unfitted plans with as many evaluations: bold, to that of"
+        " what peers offer; then to that of all. Of peers: the solvers and grids of diffusers, k-diffusion, ComfyUI and"
+        " the official code of DPM-Solver, UniPC and DEIS. Of all: the whole catalogue on all of its grids too, with"
+        " solvers that no peer has. A geometric mean says over how many problems. Earlier full fits are of the time"
+        " before the forward fit was their first stage, from 640 to 4096 samples; the plans that ship are of them. ± is"
+        " the standard deviation over five fits.",
         *quality_summary.tables(store, problems),
     ]
     for name in problems:
@@ -107,12 +109,15 @@ def _plot(store: Store, problems: list[str], path: Path) -> None:
         axis.set_xticks(counts, labels=counts)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower right", fontsize=8)
+    named = {name: line for axis in axes.flat for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(named.values()), list(named), loc="lower right", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
 
 
 def _line(axis: Any, rows: list[dict], style: str, label: str) -> None:
-    """The least median for each number of evaluations."""
+    """The least median for each number of evaluations; nothing where there is none."""
+    if not rows:
+        return
     best = {n: min(r["median"] for r in rows if r["nfe"] == n) for n in sorted({r["nfe"] for r in rows})}
     axis.loglog(list(best), list(best.values()), style, label=label)

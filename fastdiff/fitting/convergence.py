@@ -28,8 +28,8 @@ CONTESTANTS: tuple[Contestant, ...] = (
 PROBE_SAMPLES = 3
 FIRST_STEPS, MAX_STEPS = 20, 640
 TOLERANCE = 2e-3  # of the samples' size: the change that counts as none
-# Of the least error of the contestants with as few evaluations as the fitted plan has. States between the points of a
-# run are known less well than its end: with 0.1 a network that is rough in t had fits of twice the error.
+# Of the least error of the contestants with as few evaluations as the fitted plan has. Rows are fitted to the whole run,
+# whose states change up to twice as much as its end does; between the points of a run they are known as well as there.
 SMALL = 0.03
 BEARABLE = 0.5  # the same where the search ends: by the budget, or because twice as many steps change hardly less
 GOING_ON = 0.7  # times the change of half the steps: so much less it is while a solver converges, in the first order
@@ -59,7 +59,7 @@ def converged(
 
     It agrees where the samples change by less than `tolerance` of their size; where that is None, by less than 0.002,
     or 3 % of what the best contestant with `evaluations` errs if that is more. Of several solvers and grids the two
-    go on that agree best at few steps; the one of them that changes least as steps are doubled is taken.
+    go on that agree best at few steps, then the one of them that changes least with twice as many.
 
     Where more steps would take more than their share of the budget, or change the samples hardly less, as in a model
     that jumps in t, the plan so far is taken if they change by less than half of that error.
@@ -76,11 +76,11 @@ def converged(
             if fine.change < (max(TOLERANCE, SMALL * fine.error) if tolerance is None else tolerance):
                 return fine.converged
             found.append((contestant, fine))
-        best = min((fine for _, fine in found), key=lambda fine: fine.change)
-        goes_on = best.change < GOING_ON * change and steps < MAX_STEPS and not search.ends(2 * steps * len(found))
+        contestant, best = min(found, key=lambda f: f[1].change)
+        goes_on = best.change < GOING_ON * change and steps < MAX_STEPS and not search.ends(2 * steps)
         if best.change < BEARABLE * best.error and not goes_on:
             return best.converged
-        running, change = [(contestant, fine.x) for contestant, fine in found], best.change
+        running, change = [(contestant, best.x)], best.change
     raise ValueError(
         f"tolerance: halving {steps} steps still changes the samples by {change:.2g} of their size, expected less"
         f" than {TOLERANCE if tolerance is None else tolerance:g}; a model in half precision or one that jumps in t may"
@@ -133,7 +133,7 @@ class _Search:
         return _Fine(x, Converged(plan, _gap(coarse, x), runs), error)
 
     def ends(self, steps: int) -> bool:
-        """Whether runs of so many steps in all would go beyond the search's share of the budget."""
+        """Whether runs of so many steps would go beyond the search's share of the budget."""
         return self.target.budget.share_after(len(self.places) * steps * self.target.evaluations) > MOST_OF_BUDGET
 
 
