@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise, zip_longest
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ MOVED = 3  # of those, whose grids and times are moved; each time the better hal
 MAX_ITERATIONS = 12
 LEAST_GAIN = 0.01  # of the mean distance in an iteration, below which the grid stays
 KINDS = ("grid", "time")
+Kind = TypeVar("Kind", bound=Hashable)
 
 
 def folds_of(count: int) -> np.ndarray:
@@ -193,15 +195,15 @@ def _grid_of(found: Found) -> tuple[str, float]:
     return found.candidate.grid, _level_of(found)
 
 
-def _apart(found: Sequence[Found], kind: Callable[[Found], Hashable]) -> dict[Hashable, list[Found]]:
+def _apart(found: Sequence[Found], kind: Callable[[Found], Kind]) -> dict[Kind, list[Found]]:
     """Those of each kind, in the order of the first ones."""
-    kinds: dict[Hashable, list[Found]] = {}
+    kinds: dict[Kind, list[Found]] = {}
     for f in found:
         kinds.setdefault(kind(f), []).append(f)
     return kinds
 
 
-def _in_turn(found: Sequence[Found], kind: Callable[[Found], Hashable]) -> list[Found]:
+def _in_turn(found: Sequence[Found], kind: Callable[[Found], Kind]) -> list[Found]:
     """The same in turns: the first of each kind, then the second of each. One kind is left as it is."""
     return [f for turn in zip_longest(*_apart(found, kind).values()) for f in turn if f is not None]
 
