@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import product
 
 import numpy as np
 
@@ -20,11 +21,12 @@ OFFERED = {
 FITS: dict[str, dict[str, object]] = {  # options of `bench.quality.fits`
     "forward, 8": {"samples": 8},
     "forward, 32": {"samples": 32},
-    "full": {"samples": 512, "method": "full"},
+    "full": {"samples": 256, "method": "full", "evaluations": 200_000},
 }
 COUNTS = (4, 5, 6, 8, 10, 15)
 CROSSED = ((6, 10), (10, 20))
 SIZES = {"median": "median", "rmse": "RMSE"}
+RIVALS = {"best of peers": True, "best of all": False}  # of which unfitted plans: whether some peer has to offer them
 EXACT = ("mixture", "smoothed digits")  # no networks
 
 
@@ -32,9 +34,9 @@ def tables(store: Store, problems: list[str]) -> Iterator[str]:
     """Errors and ratios by number of evaluations, against more evaluations, and what the fits cost."""
     for size in SIZES:
         yield f"### {SIZES[size]}\n\n" + _ratios(store, problems, size)
-    yield "### Fitted plans against unfitted ones of more evaluations, ratios of median and RMSE\n\n" + _crossed(
-        store, problems
-    )
+    for size in SIZES:
+        title = f"### Fitted plans against the best unfitted ones of more evaluations, ratios of the {SIZES[size]}"
+        yield f"{title}\n\n{_crossed(store, problems, size)}"
     yield "### What the fits cost: seconds of one thread, evaluations of one sample\n\n" + _costs(store, problems)
 
 
@@ -62,33 +64,53 @@ def _fitted(store: Store, problem: str, name: str, nfe: int) -> dict | None:
     return next(iter(store.select(problem=problem, kind="fits", solver=name, nfe=nfe)), None)
 
 
-def _ratio(store: Store, problem: str, name: str, few: int, many: int, size: str) -> float | None:
-    fit, best = _fitted(store, problem, name, few), best_unfitted(store, problem, many, size)
+def _ratio(store: Store, problem: str, name: str, few: int, many: int, size: str, offered: bool) -> float | None:
+    """The error of a fit with few evaluations over the least one of the unfitted plans with many."""
+    fit, best = _fitted(store, problem, name, few), best_unfitted(store, problem, many, size, offered)
     return None if fit is None or best is None else fit[size] / best[size]
+
+
+def _pair(ratios: Iterable[float | None]) -> str:
+    """To the best of peers, bold, and to the best of all."""
+    peers, every = ("-" if r is None else f"{r:.2f}" for r in ratios)
+    return f"**{peers}**, {every}"
 
 
 def _ratios(store: Store, problems: list[str], size: str) -> str:
     lines = []
     for problem in problems:
-        for title, offered in (("best of peers", True), ("best of all", False)):
+        for title, offered in RIVALS.items():
             rows = (best_unfitted(store, problem, nfe, size, offered) for nfe in COUNTS)
             cells = ["-" if r is None else f"{number(r[size])} {r['solver']}, {r['grid']}" for r in rows]
             lines.append([problem if offered else "", title, *cells])
         for name in FITS:
-            fits = [_fitted(store, problem, name, nfe) for nfe in COUNTS]
-            ratios = [_ratio(store, problem, name, nfe, nfe, size) for nfe in COUNTS]
-            if any(fits):
-                cells = [
-                    "-" if f is None else f"{number(f[size])} {_bold(r)}" for f, r in zip(fits, ratios, strict=True)
-                ]
+            cells = [_against(store, problem, name, nfe, size) for nfe in COUNTS]
+            if set(cells) != {"-"}:
                 lines.append(["", name, *cells])
         if any(len(earlier(store, problem, nfe, size)) for nfe in COUNTS):
             lines.append(["", "earlier full", *(spread(earlier(store, problem, nfe, size)) for nfe in COUNTS)])
-    for title, group in _groups(problems).items():
-        for name in FITS:
-            means = [_mean(_ratio(store, p, name, nfe, nfe, size) for p in group) for nfe in COUNTS]
-            lines.append([f"geometric mean over {title}", name, *means])
-    return table(["problem", "plan", *COUNTS], lines)
+    return table(["problem", "plan", *COUNTS], [*lines, *_means(store, problems, [(n, n) for n in COUNTS], size)])
+
+
+def _against(store: Store, problem: str, name: str, nfe: int, size: str) -> str:
+    """The error of a fit, and its ratios."""
+    fit = _fitted(store, problem, name, nfe)
+    if fit is None:
+        return "-"
+    ratios = (_ratio(store, problem, name, nfe, nfe, size, offered) for offered in RIVALS.values())
+    return f"{number(fit[size])} {_pair(ratios)}"
+
+
+def _means(store: Store, problems: list[str], pairs: list[tuple[int, int]], size: str) -> Iterator[list[str]]:
+    """Rows of geometric means of the ratios. pairs: evaluations of the fit, and of the unfitted plans."""
+    for (title, group), name in product(_groups(problems).items(), FITS):
+        cells = []
+        for few, many in pairs:
+            known = [[_ratio(store, p, name, few, many, size, o) for p in group] for o in RIVALS.values()]
+            counted = sum(r is not None for r in known[0])
+            cells.append(f"{_pair(map(_mean, known))} of {counted}" if counted else "-")
+        if set(cells) != {"-"}:
+            yield [f"geometric mean over {title}", name, *cells]
 
 
 def _groups(problems: list[str]) -> dict[str, list[str]]:
@@ -98,23 +120,19 @@ def _groups(problems: list[str]) -> dict[str, list[str]]:
     return {title: group for title, group in groups.items() if group}
 
 
-def _mean(ratios: Iterable[float | None]) -> str:
-    """The geometric mean of the ratios there are, and of how many."""
-    known = [r for r in ratios if r is not None]
-    return f"{_bold(float(np.exp(np.mean(np.log(known)))))} of {len(known)}" if known else "-"
+def _mean(ratios: Iterable[float | None]) -> float:
+    """The geometric mean of the ratios there are."""
+    return float(np.exp(np.mean([np.log(r) for r in ratios if r is not None])))
 
 
-def _crossed(store: Store, problems: list[str]) -> str:
-    titles = [f"{name}: {few} against {many}" for few, many in CROSSED for name in FITS]
+def _crossed(store: Store, problems: list[str], size: str) -> str:
     lines = []
-    for problem in problems:
-        cells = []
-        for few, many in CROSSED:
-            for name in FITS:
-                pair = [_ratio(store, problem, name, few, many, size) for size in SIZES]
-                cells.append("-" if None in pair else " / ".join(map(_bold, pair)))
-        lines.append([problem, *cells])
-    return table(["problem", *titles], lines)
+    for problem, name in product(problems, FITS):
+        ratios = [[_ratio(store, problem, name, *pair, size, o) for o in RIVALS.values()] for pair in CROSSED]
+        if any(r is not None for pair in ratios for r in pair):
+            lines.append([problem, name, *("-" if None in pair else _pair(pair) for pair in ratios)])
+    titles = [f"{few} against {many}" for few, many in CROSSED]
+    return table(["problem", "plan", *titles], [*lines, *_means(store, problems, list(CROSSED), size)])
 
 
 def _costs(store: Store, problems: list[str]) -> str:
@@ -130,7 +148,3 @@ def _cost(rows: list[dict]) -> str:
         return "-"
     seconds, calls = ([row[name] for row in rows] for name in ("seconds", "calls"))
     return f"{min(seconds):.0f} to {max(seconds):.0f} s, {min(calls)} to {max(calls)}"
-
-
-def _bold(ratio: float | None) -> str:
-    return "-" if ratio is None else f"**{ratio:.2f}**"

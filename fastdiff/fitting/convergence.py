@@ -28,8 +28,8 @@ CONTESTANTS: tuple[Contestant, ...] = (
 PROBE_SAMPLES = 3
 FIRST_STEPS, MAX_STEPS = 20, 640
 TOLERANCE = 2e-3  # of the samples' size: the change that counts as none
-# Of the least error of the contestants with as few evaluations as the fitted plan has. States between the points of a
-# run are known less well than its end: with 0.1 a network that is rough in t had fits of twice the error.
+# Of the least error of the contestants with as few evaluations as the fitted plan has. Rows are fitted to the whole
+# run, whose states change up to twice as much as its end does; between its points they are known as well as there.
 SMALL = 0.03
 BEARABLE = 0.5  # the same where the search ends: by the budget, or because twice as many steps change hardly less
 GOING_ON = 0.7  # times the change of half the steps: so much less it is while a solver converges, in the first order

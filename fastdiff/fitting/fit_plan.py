@@ -75,7 +75,7 @@ def fit(
       the grid and the model's times until those fits are best. It asks for forward calls alone, on at most 32 samples.
     - method="full" goes on with all numbers together, by Gauss-Newton steps: at first with slopes by finite
       differences, then by gradients of the whole run where they come back through the model (arXiv 2403.01329,
-      2502.17423, 2510.17699). More samples help there: 500.
+      2502.17423, 2510.17699). More samples help there: a few hundred.
 
     Plans are compared by their mean distance from the converged samples, on samples that they were not fitted to; the
     distance of a sample is its root mean square difference. The best plan of all stages is returned. Plans of the
@@ -85,8 +85,8 @@ def fit(
     model, guidance, uncond, guidance_mode, model_dtype: as for `fastdiff.sample`. prediction: as for `fastdiff.plan`.
         With `fastdiff.cached(model)` plans with more rows are fitted too, some of them cheap, that cost no more than
         `steps` full evaluations. The best one is returned where it is better than those of `steps` full rows.
-    noise: [N, ...] unit Gaussian noise, N at least 4; 8 to 32 for the forward fit, 500 for the full one. Tensors in
-        `kwargs`, `uncond` and `guidance` whose first dimension is N are split with it.
+    noise: [N, ...] unit Gaussian noise, N at least 4; 8 to 32 for the forward fit, hundreds for the full one. Tensors
+        in `kwargs`, `uncond` and `guidance` whose first dimension is N are split with it.
     conditions: more keyword arguments of the model, as an iterable of dicts of tensors, each of a batch of any size,
         such as a generator that encodes prompts. It is read once, in order, as far as samples need it: the first 32 of
         the noises in a forward fit, all in a full one.

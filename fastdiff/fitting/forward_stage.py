@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise, zip_longest
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,12 +35,13 @@ SHAPES = (
     "ddim",
 )
 FOLDS = 4
-TRIED = 24  # settings that the model is asked about, after the linear model has ranked all
+TRIED = 24  # settings that the model is asked about
 FIRST_TRIED = (2, 6)  # of those, so that a small budget has a plan soon
 MOVED = 3  # of those, whose grids and times are moved; each time the better half goes on
 MAX_ITERATIONS = 12
 LEAST_GAIN = 0.01  # of the mean distance in an iteration, below which the grid stays
 KINDS = ("grid", "time")
+Kind = TypeVar("Kind", bound=Hashable)
 
 
 def folds_of(count: int) -> np.ndarray:
@@ -96,18 +98,31 @@ class Search:
         return noise_floor(self.fit, len(self.fit.trajectory))
 
     def ranked(self, starts: Sequence[Found]) -> list[Found]:
-        """Those of the settings that are best after their regression, in order, no two of one grid and shape."""
-        few = self.guessed(starts)[:TRIED]
+        """The settings that are best after their regression, of each grid the best one before a second one.
+
+        A linear model tells the solvers on a grid from one another, but is a poor judge of grids where the model is
+        rough in t. So the model is asked about the best guess on each grid, then about another one on the better half
+        of the grids, on the better half of those, and so on.
+        """
+        left = _apart(self.by_guess(starts), _grid_of)
+        few: list[Found] = []
         fitted: list[Fitted] = []
-        for first, last in pairwise((0, *FIRST_TRIED, TRIED)):
-            if part := few[first:last]:
-                fitted += self.model.run([setting_of(f) for f in part])
-                self._keep(few[: len(fitted)], fitted)
-        return _in_turn(self._sorted(few, fitted))
+        grids = list(left)
+        while grids and len(few) < TRIED:
+            turn = [left[grid].pop(0) for grid in grids[: TRIED - len(few)]]
+            for first, last in pairwise((0, *(FIRST_TRIED if not few else ()), TRIED)):
+                if part := turn[first:last]:
+                    few += part
+                    fitted += self.model.run([setting_of(f) for f in part])
+                    self._keep(few, fitted)
+            order = sorted(range(len(few)), key=lambda i: fitted[i].mean)
+            best = [grid for grid in dict.fromkeys(_grid_of(few[i]) for i in order) if left[grid]]
+            grids = best[: max(1, len(grids) // 2)]
+        return _in_turn(self._sorted(few, fitted), _grid_of)
 
     def guessed(self, starts: Sequence[Found]) -> list[Found]:
         """The settings in order of what the linear model says of them, each level in turn where they begin."""
-        return _in_turn(self.by_guess(starts))
+        return _in_turn(self.by_guess(starts), _level_of)
 
     def by_guess(self, starts: Sequence[Found]) -> list[Found]:
         """The settings in order of what the linear model says of them."""
@@ -170,12 +185,27 @@ def setting_of(found: Found, p: np.ndarray | None = None) -> Setting:
     return Setting(found.space, found.p if p is None else p, found.calls)
 
 
-def _in_turn(found: Sequence[Found]) -> list[Found]:
-    """The same in turns: from each level where plans begin the best one, then the next. One level is left as it is."""
-    levels: dict[float, list[Found]] = {}
+def _level_of(found: Found) -> float:
+    """Where a plan begins: its first sigma."""
+    return found.space.plan.start[1]
+
+
+def _grid_of(found: Found) -> tuple[str, float]:
+    """The name of its grid and where that begins."""
+    return found.candidate.grid, _level_of(found)
+
+
+def _apart(found: Sequence[Found], kind: Callable[[Found], Kind]) -> dict[Kind, list[Found]]:
+    """Those of each kind, in the order of the first ones."""
+    kinds: dict[Kind, list[Found]] = {}
     for f in found:
-        levels.setdefault(f.space.plan.start[1], []).append(f)
-    return [f for turn in zip_longest(*levels.values()) for f in turn if f is not None]
+        kinds.setdefault(kind(f), []).append(f)
+    return kinds
+
+
+def _in_turn(found: Sequence[Found], kind: Callable[[Found], Kind]) -> list[Found]:
+    """The same in turns: the first of each kind, then the second of each. One kind is left as it is."""
+    return [f for turn in zip_longest(*_apart(found, kind).values()) for f in turn if f is not None]
 
 
 class _Moving:
