@@ -21,6 +21,7 @@ from .store import Store
 
 STORE = Path(__file__).parent / "results" / "posterior.json"
 CALLS = (10, 20, 50, 100)
+MOST = 200  # calls, of particles alone
 SAMPLES = 1024
 TUNED_AT = 20
 REPEATS = 8
@@ -64,7 +65,7 @@ def best(problem: Problem, name: str, kinds: list[posterior_ours.Method], sample
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=SAMPLES)
-    parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
+    parser.add_argument("--calls", type=int, nargs="+", help="instead of those of the page")
     parser.add_argument("--only", default="", help="methods whose name has this")
     parser.add_argument("--store", type=Path, default=STORE)
     given = parser.parse_args()
@@ -73,7 +74,8 @@ def main() -> None:
         if not store.has({"problem": problem.name, "method": "floor"}):
             store.add({"problem": problem.name, "method": "floor"}, [{"error": problem.floor}])
         for name, kinds in methods.items():
-            keys = [{"problem": problem.name, "method": name, "calls": calls} for calls in given.calls]
+            asked = given.calls or (*CALLS, *([MOST] if "particles" in name else []))
+            keys = [{"problem": problem.name, "method": name, "calls": calls} for calls in asked]
             missing = [key for key in keys if not store.has(key)] if given.only in name else []
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # peers' own

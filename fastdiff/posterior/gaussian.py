@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from ..sampling.gaussian import GaussianStart
 from .linearised import Linearised
 from .measurements import Measurements
 from .method import Method, whole
-from .solve import Product, conjugate_gradients
+from .solve import Product, conjugate_gradients, dot
 
 INNER = 20  # iterations where A and A^T are all that they cost
 
@@ -44,14 +45,23 @@ class GaussianPrior(Method):
         local = observation.linearised(at.denoised)
         return at.denoised + gain(local, prior_covariance(self.prior, at), self.iterations)
 
-    def scatter(self, at: Evaluation, local: Linearised) -> Tensor:
+    def weighed(self, at: Evaluation, observation: Measurements) -> tuple[Tensor, Tensor]:
+        """The estimate is log N(y; A D, R + A C A^T), see `log_normal`."""
         assert self.prior is not None
-        return row_sums(local, prior_covariance(self.prior, at))
+        local, covariance = observation.linearised(at.denoised), prior_covariance(self.prior, at)
+        v = solved(local, covariance, local.residual, self.iterations)
+        return at.denoised + covariance(local.pull(v)), log_normal(local, covariance, v)
 
 
-def row_sums(local: Linearised, covariance: Product) -> Tensor:
-    """[B, ...] A C A^T 1, at least 0: a variance for each measurement that counts its correlations (TMPD)."""
-    return local.push(covariance(local.pull(torch.ones_like(local.y)))).clamp(min=0.0).double()
+def log_normal(local: Linearised, covariance: Product, v: Tensor) -> Tensor:
+    """[B] log N(y; A D, S), S = R + A C A^T, but for log det S, which is the sum of the logarithms of S's row sums.
+
+    v: S^-1 (y - A D). Row sums as the diagonal of what stands for S are TMPD's (Boys et al. 2023); v is known here, so
+    they are taken for the determinant alone.
+    """
+    rows = local.push(covariance(local.pull(torch.ones_like(local.y)))).clamp(min=0.0) + local.variance
+    exponent = dot(local.residual.double(), v.double())
+    return -0.5 * (exponent + (2 * math.pi * rows.double()).log().flatten(1).sum(1))
 
 
 def gain(local: Linearised, covariance: Product, iterations: int = INNER) -> Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..plans.plan import Plan
 from ..sampling.correction import Evaluation
-from .linearised import Linearised
 from .measurements import Measurements
 from .method import Method, positive
 
@@ -54,8 +54,13 @@ class Gradient(Method):
         if at.alpha == 0:  # x does not know x0 there, and neither does dD/dx
             return at.denoised
         local = observation.linearised(at.denoised)
-        slope = local.likelihood.smoothed_slope(local.value, local.y, self.scatter(at, local))
+        slope = local.likelihood.smoothed_slope(local.value, local.y, self.spread * at.ratio**2)
         return at.denoised + at.covariance(local.pull(slope))
 
-    def scatter(self, at: Evaluation, local: Linearised) -> float:
-        return self.spread * at.ratio**2 if at.alpha else 0.0
+    def weighed(self, at: Evaluation, observation: Measurements) -> tuple[Tensor, Tensor]:
+        """The estimate is `Likelihood.smoothed_log_prob`."""
+        if at.alpha == 0:
+            return at.denoised, at.denoised.new_zeros(len(at.denoised), dtype=torch.float64)
+        local = observation.linearised(at.denoised)
+        scatter, value, y = self.spread * at.ratio**2, local.value.double(), local.y.double()
+        return self.corrected(at, observation), local.likelihood.smoothed_log_prob(value, y, scatter)

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from ..plans.plan import Plan
 from ..sampling.correction import Evaluation
-from .linearised import Linearised
 from .measurements import Measurements
 
 
@@ -28,8 +27,8 @@ class Method:
         """D' [B, ...]."""
         raise NotImplementedError
 
-    def scatter(self, at: Evaluation, local: Linearised) -> Tensor | float:
-        """[B, ...] or a number: the variance of A x0 about A D, for the weights of particles."""
+    def weighed(self, at: Evaluation, observation: Measurements) -> tuple[Tensor, Tensor]:
+        """D' [B, ...], and [B] float64 an estimate of log p(y | x), for the weights of particles."""
         raise ValueError(f"particles: expected 'moment', 'gaussian' or 'gradient', got {type(self).__name__}")
 
     def plan(self, plan: Plan, observation: Measurements) -> Plan:

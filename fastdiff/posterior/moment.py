@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..sampling.correction import Evaluation
 from ..sampling.gaussian import GaussianStart
-from .gaussian import gain, prior_covariance, row_sums, solved, spread
+from .gaussian import log_normal, prior_covariance, solved, spread
 from .linearised import Linearised
 from .measurements import Measurements
 from .method import Method, whole
-from .solve import gmres
+from .solve import Product, gmres
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +42,25 @@ class Moment(Method):
     def corrected(self, at: Evaluation, observation: Measurements) -> Tensor:
         if at.alpha == 0 and self.prior is None:
             return at.denoised
-        local = observation.linearised(at.denoised)
+        local, covariance = observation.linearised(at.denoised), self._covariance(at)
+        return at.denoised + covariance(local.pull(self._solved(at, local)))
+
+    def weighed(self, at: Evaluation, observation: Measurements) -> tuple[Tensor, Tensor]:
+        """The estimate is log N(y; A D, R + A C A^T), see `log_normal`."""
+        if at.alpha == 0 and self.prior is None:
+            return at.denoised, at.denoised.new_zeros(len(at.denoised), dtype=torch.float64)
+        local, covariance = observation.linearised(at.denoised), self._covariance(at)
+        v = self._solved(at, local)
+        return at.denoised + covariance(local.pull(v)), log_normal(local, covariance, v)
+
+    def _covariance(self, at: Evaluation) -> Product:
+        """C, the prior's where alpha is 0."""
+        return at.covariance if at.alpha or self.prior is None else prior_covariance(self.prior, at)
+
+    def _solved(self, at: Evaluation, local: Linearised) -> Tensor:
+        """(R + A C A^T)^-1 (y - A D)."""
         prior = None if self.prior is None else prior_covariance(self.prior, at)
         if prior is not None and at.alpha == 0:
-            return at.denoised + gain(local, prior)
+            return solved(local, prior, local.residual)
         precondition = None if prior is None else functools.partial(solved, local, prior)
-        v = gmres(functools.partial(spread, local, at.covariance), local.residual, self.iterations, precondition)
-        return at.denoised + at.covariance(local.pull(v))
-
-    def scatter(self, at: Evaluation, local: Linearised) -> Tensor:
-        if at.alpha == 0 and self.prior is None:
-            return torch.zeros_like(local.y)
-        covariance = at.covariance if at.alpha or self.prior is None else prior_covariance(self.prior, at)
-        return row_sums(local, covariance)
+        return gmres(functools.partial(spread, local, at.covariance), local.residual, self.iterations, precondition)

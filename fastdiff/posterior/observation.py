@@ -80,10 +80,8 @@ class Bound(Correction):
     def __call__(self, at: Evaluation) -> Tensor:
         return self.method.corrected(at, self.observation)
 
-    def log_twist(self, at: Evaluation) -> Tensor:
-        local = self.observation.linearised(at.denoised)
-        scatter = self.method.scatter(at, local)
-        return local.likelihood.smoothed_log_prob(local.value.double(), local.y.double(), scatter)
+    def weighed(self, at: Evaluation) -> tuple[Tensor, Tensor]:
+        return self.method.weighed(at, self.observation)
 
     def plan(self, plan: Plan) -> Plan:
         return self.method.plan(plan, self.observation)

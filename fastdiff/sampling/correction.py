@@ -75,8 +75,11 @@ class Correction:
         """D' [B, ...]."""
         raise NotImplementedError
 
-    def log_twist(self, at: Evaluation) -> Tensor:
-        """[B] float64, an estimate of log p(y | x), for particles. Raises ValueError where there is none."""
+    def weighed(self, at: Evaluation) -> tuple[Tensor, Tensor]:
+        """D' [B, ...], and [B] float64 an estimate of log p(y | x), for particles.
+
+        Raises ValueError where there is none.
+        """
         raise ValueError("particles: expected a named correction, or one of fastdiff.posterior")
 
     def plan(self, plan: Plan) -> Plan:

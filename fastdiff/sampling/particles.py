@@ -103,9 +103,9 @@ class ParticleEvaluator(CorrectedEvaluator):
 
     def _corrected(self, at: Evaluation) -> Tensor:
         """D', or D in rows that draw no noise: no weight could make good for a shift there."""
-        twist = self._calls.correction.log_twist(at)
-        moved = _spread(at.row) > 0
-        corrected = self._calls.correction(at) if moved else at.denoised
+        corrected, twist = self._calls.correction.weighed(at)
+        if not _spread(at.row):
+            corrected = at.denoised
         self._log_weights += (self._pending + twist).view(self._shape)
         self._effective.append(_effective(self._log_weights))
         chosen = self._choose(at.i)
