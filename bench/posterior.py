@@ -24,7 +24,7 @@ CALLS = (10, 20, 50, 100)
 MOST = 200  # calls, of particles alone
 SAMPLES = 1024
 TUNED_AT = 20
-REPEATS = 8
+REPEATS = 32
 PEERS = {"azula": posterior_azula, "deepinv": posterior_deepinv}
 
 
