@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import posterior_ours
 from .markdown import number, table
-from .posterior import CALLS, MOST, PEERS, REPEATS, SAMPLES, STORE, TUNED_AT
+from .posterior import CALLS, MORE_REPEATS, MOST, PEERS, REPEATS, SAMPLES, STORE, TUNED_AT
 from .store import Store
 
 PAGE = Path(__file__).parent / "results" / "posterior.md"
@@ -30,7 +30,7 @@ posterior over sqrt d, from the samples' mean and covariance. What starts the ru
 rounding, so that methods without noise of their own have next to no error of sampling. Mixture: 6 modes in 16
 dimensions, 4 averages observed, noise 0.1, three modes possible; the error is the sliced 2-Wasserstein distance.
 "Floor": that of as many exact samples, on the mixture the mean of 20 draws. Particles: the mean of {repeats} runs,
-up to 200 calls.
+of {more} on the mixture, up to 200 calls.
 
 Where a name says "best", that is the setting of the least error at {tuned} calls: for azula one of three schedules
 and of three multistep samplers, for deepinv a strength or weight, for fastdiff one of six plans (two solvers, three
@@ -110,7 +110,9 @@ def main() -> None:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} not installed")
-    text = INTRODUCTION.format(versions=", ".join(versions) + ".", samples=SAMPLES, tuned=TUNED_AT, repeats=REPEATS)
+    text = INTRODUCTION.format(
+        versions=", ".join(versions) + ".", samples=SAMPLES, tuned=TUNED_AT, repeats=REPEATS, more=MORE_REPEATS
+    )
     problems = dict.fromkeys(row["problem"] for row in store.rows)
     PAGE.write_text(text + "\n" + "\n\n".join(part(store, problem) for problem in problems) + "\n")
 
