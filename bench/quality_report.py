@@ -47,8 +47,8 @@ def write(store: Store, out: Path) -> None:
         " the official code of DPM-Solver, UniPC and DEIS. Of all: the whole catalogue on all of its grids too, with"
         " solvers that no peer has. A geometric mean says over how many problems. Earlier full fits are of the time"
         " before the forward fit was their first stage, from 640 to 4096 samples; the plans that ship are of them. ± is"
-        " the standard deviation over five fits. Forward fits of the exact problems, those with 15 evaluations and"
-        " those from 32 samples of digits, mnist and latent are of a former version, with seconds of a busy machine.",
+        " the standard deviation over five fits. Forward fits of the exact problems and those with 15 evaluations are"
+        " of a former version, with seconds of a busy machine.",
         *quality_summary.tables(store, problems),
     ]
     for name in problems:

@@ -60,8 +60,8 @@ def test_jacobian_is_the_tables_derivative(solver, schedule):
     jacobian = space.jacobian(p)
     for i in range(space.size):
         move = np.zeros(space.size)
-        move[i] = 1e-4
-        slope = (space.table(p + move) - space.table(p - move)) / 2e-4
+        move[i] = 1e-6  # the weights bend where alpha is next to 0
+        slope = (space.table(p + move) - space.table(p - move)) / 2e-6
         np.testing.assert_allclose(jacobian[:, :, i], slope, rtol=1e-2, atol=1e-3 * np.abs(slope).max() + 1e-7)
 
 

@@ -23,8 +23,7 @@ from ..plans.schedule import Points, Schedule
 
 # What to begin with, and what is left where nothing else could be tried.
 FIRST_SOLVER, FIRST_GRID = "unipc", "quadratic"
-# "logistic" lies between "power" and "logsnr", which are both tried.
-GRIDS = (FIRST_GRID, *(grid for grid in NAMED if grid not in (FIRST_GRID, "logistic", "ays")))
+GRIDS = (FIRST_GRID, *(grid for grid in NAMED if grid not in (FIRST_GRID, "ays")))
 FROM_A_LEVEL = ("logsnr", "karras", "exponential")  # the grids that can begin lower, after a head start
 MIN_SAMPLES, SAMPLE_GROWTH = 8, 3  # all plans are judged on so many; those that stay, on so many times as many next
 RIVAL_SAMPLES = 2  # the same where there is a rival
