@@ -90,6 +90,17 @@ def test_weights_of_a_gaussian_are_even():
     assert float(particles.effective.min()) > 60
 
 
+def test_an_ensemble_of_particles_weighs_the_modes():
+    plan = fd.plan("ddim", SCHEDULE, 60, grid="karras", prediction="sample", eta=1.0)
+    drawn = fd.ensemble(
+        model, plan, (1, 3), members=1024, batch=512, particles=512, observation=OBSERVED, dtype=torch.float64
+    )
+    weights = drawn.weights / drawn.weights.sum()
+    assert torch.allclose(drawn.mean[0], weights[0] @ drawn.members[0])
+    room = 7 * 0.5 * float(weights.square().sum()) ** 0.5
+    assert torch.allclose(shares(drawn.members[0], weights), known()[0], atol=room)
+
+
 def test_resampled_particles_have_equal_weights():
     x = torch.arange(8.0)[:, None]
     weights = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
