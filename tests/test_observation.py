@@ -197,6 +197,14 @@ def test_other_noise_than_gaussian_draws_what_fits(noise):
     assert float((pool(x) - above).abs().mean()) < 0.35 * float((pool(free) - above).abs().mean())
 
 
+@pytest.mark.filterwarnings("ignore:correction")
+def test_the_unit_of_measurements_does_not_matter_to_gradients():
+    mask = MATRICES["mask"]
+    y = measurement(mask)
+    small, large = (sample(fd.Observation(c * mask, c * y, c * NOISE), "gradient") for c in (1.0, 100.0))
+    assert torch.allclose(small, large, atol=1e-9)
+
+
 def test_float32_halves_and_shapes_of_any_kind():
     shape = (2, 2, 4, 4)
     obs = fd.Observation(lambda x: x.mean((1, 3)), torch.ones(1, 4), 0.1)
