@@ -23,6 +23,8 @@ from ..ops import checks
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
 
+LARGEST = 1e30  # what a file may hold, so that no square is out of range
+
 
 @dataclass(frozen=True)
 class GaussianStart:
@@ -139,3 +141,7 @@ def _check_parts(mean: Tensor, basis: Tensor, variances: Tensor, numbers: Tensor
         raise ValueError("expected finite numbers")
     if (variances < 0).any() or (numbers < 0).any():
         raise ValueError("expected variances and noise levels >= 0")
+    if max(float(value.abs().max()) for value in (mean, variances, numbers) if value.numel()) > LARGEST:
+        raise ValueError(f"expected numbers of at most {LARGEST:g}")
+    if basis.numel() and float(basis.abs().max()) > 1.01:
+        raise ValueError("expected a basis of rows of length 1")
