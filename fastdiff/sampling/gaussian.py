@@ -88,7 +88,8 @@ class GaussianStart:
         """
         key = v.device, v.dtype
         if key not in self._placed:
-            self._placed[key] = self.basis.to(*key), self.variances.to(*key), torch.tensor(self.rest).to(*key)
+            rest = torch.full((), self.rest, device=v.device, dtype=v.dtype)
+            self._placed[key] = self.basis.to(*key), self.variances.to(*key), rest
         basis, variances, rest = self._placed[key]
         flat, all_over = v.flatten(1), of(rest)
         return (all_over * flat + (flat @ basis.T * (of(variances) - all_over)) @ basis).view(v.shape)
@@ -98,18 +99,15 @@ class GaussianStart:
         if tuple(noise.shape[1:]) != tuple(self.mean.shape):
             raise ValueError(f"noise: expected [B, {', '.join(map(str, self.mean.shape))}], got {tuple(noise.shape)}")
         (a_s, s_s), (a_t, s_t) = self.start, plan.start
-        mean, basis, variances = (v.to(noise.device, torch.float64) for v in (self.mean, self.basis, self.variances))
+        mean = self.mean.to(noise.device, torch.float64)
         # `Plan.init_scale` of a run from the start: sigma for x0 + sigma eps, else the spread for data of variance 1.
         scale = s_s if a_s == 1 else (a_s**2 + s_s**2) ** 0.5
-        offset = (noise.double() * scale - a_s * mean).flatten(1)
+        offset = noise.double() * scale - a_s * mean
 
-        def gain(variance: Tensor | float) -> Tensor:
-            return torch.as_tensor((a_t**2 * variance + s_t**2) / (a_s**2 * variance + s_s**2)).sqrt()
+        def gain(variance: Tensor) -> Tensor:
+            return ((a_t**2 * variance + s_t**2) / (a_s**2 * variance + s_s**2)).sqrt()
 
-        rest = gain(self.rest).to(noise.device)
-        # The rest's gain in all directions, corrected in the principal ones: no basis of the rest is needed.
-        moved = rest * offset + (offset @ basis.T * (gain(variances) - rest)) @ basis
-        state = a_t * mean + moved.view(noise.shape)
+        state = a_t * mean + self.times(offset, gain)
         return (state / plan.init_scale).to(noise.dtype)
 
     def save(self, path: str | os.PathLike) -> None:
