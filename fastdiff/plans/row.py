@@ -25,6 +25,11 @@ class LinearUpdate:
     history: tuple[float, ...] = ()
     noise: tuple[tuple[int, float], ...] = ()
 
+    @property
+    def spread(self) -> float:
+        """The standard deviation of its noises together."""
+        return math.hypot(*(weight for _, weight in self.noise))
+
     def substitute_x(self, state: LinearUpdate) -> LinearUpdate:
         """This line where x is not the register but another line's value, of the same row."""
         depth = max(len(self.history), len(state.history))
@@ -118,7 +123,7 @@ def with_one_noise(row: Row) -> Row:
     """The row with its independent noises for x' replaced by one of the same total variance, under the last index."""
     if len(row.x.noise) < 2:
         return row
-    noise = ((max(j for j, _ in row.x.noise), math.hypot(*(weight for _, weight in row.x.noise))),)
+    noise = ((max(j for j, _ in row.x.noise), row.x.spread),)
     return replace(row, x=replace(row.x, noise=noise))
 
 

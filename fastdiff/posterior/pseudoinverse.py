@@ -58,7 +58,7 @@ def _quieter(row: Row, given: Row, noise: float) -> Row:
 
 def _drawn(row: Row) -> float:
     """The standard deviation of the noise in x'."""
-    return math.hypot(*(weight for _, weight in row.x.noise)) if row.accepts else 0.0
+    return row.x.spread if row.accepts else 0.0
 
 
 def _weight(row: Row) -> float:

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ..ops.philox import normal, uniform
 from ..plans.plan import Plan
-from ..plans.row import Row
 from .corrected import CorrectedCalls, CorrectedEvaluator
 from .correction import Correction, Evaluation, Observed
 from .guided import GuidedCalls
@@ -104,7 +103,7 @@ class ParticleEvaluator(CorrectedEvaluator):
     def _corrected(self, at: Evaluation) -> Tensor:
         """D', or D in rows that draw no noise: no weight could make good for a shift there."""
         corrected, twist = self._calls.correction.weighed(at)
-        if not _spread(at.row):
+        if not at.row.x.spread:
             corrected = at.denoised
         self._log_weights += (self._pending + twist).view(self._shape)
         self._effective.append(_effective(self._log_weights))
@@ -124,7 +123,7 @@ class ParticleEvaluator(CorrectedEvaluator):
         row = at.row
         shifts = (row.p_m * shift, *self._shifts)
         self._shifts = next_history(self._run.moves[at.i], self._shifts, row.p_m * shift)
-        spread = _spread(row)
+        spread = row.x.spread
         if not spread:
             return torch.zeros_like(self._pending)
         moved = sum((w * s for w, s in zip(row.x.history, shifts, strict=False)), torch.zeros_like(shift))
@@ -162,11 +161,6 @@ class ParticleEvaluator(CorrectedEvaluator):
         log_weights = self._log_weights + last.view(self._shape)
         evidence = self._log_evidence + torch.logsumexp(log_weights, 1) - math.log(self._shape[1])
         return Particles(torch.softmax(log_weights, 1), torch.stack(self._effective), evidence)
-
-
-def _spread(row: Row) -> float:
-    """tau, the standard deviation of the noise in x'."""
-    return math.hypot(*(weight for _, weight in row.x.noise))
 
 
 def _effective(log_weights: Tensor) -> Tensor:
