@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 # A module with `OP = "<name>"` has each test that takes `backend` run over these, or over its own `BACKENDS`.
 BACKENDS = {
     "solver_step": ("reference", "cpu", "triton", "cuda"),
+    "solver_step_rows": ("reference", "cpu", "triton", "cuda"),
     "gram": ("reference", "cpu", "triton", "cuda"),
     "group_norm": ("reference", "torch", "cpu", "triton", "cuda"),
     "attention": ("reference", "torch", "cpu", "triton", "cuda"),

@@ -451,7 +451,7 @@ def test_info_names_every_op_and_backend_with_a_reason(capsys: pytest.CaptureFix
     table = text.split("\n\n")[1].splitlines()
     assert len(table) == 4 * 5
     assert all(" yes" in line or " no: " in line for line in table)
-    assert "solver_step reference  yes" in table
+    assert "solver_step      reference  yes" in table
 
 
 @pytest.mark.slow

@@ -68,5 +68,5 @@ def _table() -> list[str]:
             reason = registry.refusal(op, name, registry.CallSpec(device, torch.float32, (1, 4, 64, 64)))
             if reason is None and device == "cuda" and not torch.cuda.is_available():
                 reason = "no CUDA device"
-            lines.append(f"{op:12s}{name:10s} {'yes' if reason is None else 'no: ' + reason}")
+            lines.append(f"{op:17s}{name:10s} {'yes' if reason is None else 'no: ' + reason}")
     return lines

@@ -4,7 +4,20 @@ from .definitions.attention import attention
 from .definitions.gram import gram
 from .definitions.group_norm import group_norm
 from .definitions.solver_step import StepResult, make_row, solver_step
+from .definitions.solver_step_rows import solver_step_rows
 from .definitions.threshold import dynamic_threshold
 from .registry import backend
+from .row_table import RowTable
 
-__all__ = ["StepResult", "attention", "backend", "dynamic_threshold", "gram", "group_norm", "make_row", "solver_step"]
+__all__ = [
+    "RowTable",
+    "StepResult",
+    "attention",
+    "backend",
+    "dynamic_threshold",
+    "gram",
+    "group_norm",
+    "make_row",
+    "solver_step",
+    "solver_step_rows",
+]

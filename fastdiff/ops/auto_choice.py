@@ -67,4 +67,10 @@ def _is_faster_on_cpu(case: CallSpec) -> bool:
     return queries >= 32 and keys > 1
 
 
-_TABLE = {"solver_step": _solver_step, "gram": _gram, "group_norm": _group_norm, "attention": _attention}
+_TABLE = {
+    "solver_step": _solver_step,
+    "solver_step_rows": _solver_step,
+    "gram": _gram,
+    "group_norm": _group_norm,
+    "attention": _attention,
+}

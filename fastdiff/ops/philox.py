@@ -43,13 +43,15 @@ def _box_muller(r: Tensor, s: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tenso
     return radius * torch.cos(angle).to(dtype), radius * torch.sin(angle).to(dtype)
 
 
-def normal(seeds: Tensor, index: int, count: int, dtype: torch.dtype) -> Tensor:
+def normal(seeds: Tensor, index: int | Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """`count` normals for each seed.
 
-    seeds [B] int64; index: which noise of the run, in [0, 2^32). Returns [B, count] in `dtype` (float32 or float64).
+    seeds [B] int64; index: which noise of the run, in [0, 2^32), for all or [B] int64. Returns [B, count] in `dtype`
+    (float32 or float64).
     """
     block = torch.arange((count + 3) // 4, dtype=torch.int64, device=seeds.device).expand(len(seeds), -1)
-    counter = [block & _WORD, block >> 32, torch.full_like(block, index), torch.zeros_like(block)]
+    noise = torch.zeros_like(block) + (index[:, None] if isinstance(index, Tensor) else index)
+    counter = [block & _WORD, block >> 32, noise, torch.zeros_like(block)]
     key = [(seeds & _WORD)[:, None], ((seeds >> 32) & _WORD)[:, None]]
     r = _philox4x32(counter, key)
     pairs = [*_box_muller(r[0], r[1], dtype), *_box_muller(r[2], r[3], dtype)]

@@ -14,7 +14,9 @@ from .auto_choice import preferred
 from .call_spec import CallSpec, Implementation
 
 BACKENDS = ("reference", "cpu", "triton", "cuda", "torch")
-OPS = ("solver_step", "gram", "group_norm", "attention")
+OPS = ("solver_step", "solver_step_rows", "gram", "group_norm", "attention")
+
+_OWN_MODULES = {("reference", "solver_step_rows"): "reference_rows"}
 
 _forced: ContextVar[str | None] = ContextVar("fastdiff_backend", default=None)
 
@@ -49,6 +51,7 @@ def _known(name: str) -> str:
 def _load(op: str, name: str) -> Implementation | str:
     """The implementation, or why there is none."""
     module = {"cpu": "native", "cuda": "native", "triton": f"triton.{op}", "torch": "torch_ops"}.get(name, name)
+    module = _OWN_MODULES.get((name, op), module)
     try:
         table = importlib.import_module(f"fastdiff.ops.{module}").IMPLEMENTS
     except ImportError as error:

@@ -90,6 +90,8 @@ def solver_step(
 ) -> StepResult:
     """Apply one coefficient row (the formula stands in `fastdiff.plans.table`).
 
+    `solver_step_rows` is the same with a row of its own for each sample.
+
     x: [B, ...], the point where the model was evaluated; float32, float64, float16 or bfloat16, any strides.
     m: [B, ...], the model's output there (the conditional one under guidance), any of these dtypes.
     row: the numbers of one `ROW` record, from `make_row` or `flat_row(table[i])`.
@@ -125,12 +127,17 @@ def solver_step(
 
 
 def _check(call: _Call) -> None:
+    check_operands(call)
+    if len(call.row) != WIDTH:
+        raise ValueError(f"row: expected {WIDTH} numbers (see make_row), got {len(call.row)}")
+
+
+def check_operands(call: Any) -> None:
+    """Raises TypeError or ValueError where anything but the row is wrong in a `_Call`, or one of `solver_step_rows`."""
     x = call.x
     checks.require_float("x", x)
     if x.ndim == 0:
         raise ValueError("x: expected at least one dimension, the batch, got a scalar")
-    if len(call.row) != WIDTH:
-        raise ValueError(f"row: expected {WIDTH} numbers (see make_row), got {len(call.row)}")
     optional = {"base": call.base, "m_uncond": call.m_uncond, "state": call.state}
     given = {"m": call.m, **{name: tensor for name, tensor in optional.items() if tensor is not None}}
     given |= {f"history[{k}]": h for k, h in enumerate(call.history)}
@@ -157,7 +164,7 @@ def _check(call: _Call) -> None:
     _check_weights(call)
 
 
-def _check_weights(call: _Call) -> None:
+def _check_weights(call: Any) -> None:
     weights, batch = call.weights, len(call.x)
     if weights is None:
         for name, given in (
