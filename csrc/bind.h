@@ -21,6 +21,12 @@ PyObject* solver_step_pack(PyObject* module, PyObject* const* arguments, Py_ssiz
 // the table, then the counter goes on and t becomes the next of times.
 PyObject* solver_step_table(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
+// (table, rows, buffers, m, m_uncond, guidance, threshold, seeds, out_input, others, state, weights, out_state) -> 0, or
+// where it did not run 1: guidance, threshold, seeds, weights, table or rows are not in the kernel's dtype, dense and on
+// the buffers' device; 2: the tensors have too many dimensions that do not merge.
+PyObject* solver_step_rows_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+PyObject* solver_step_rows_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+
 // (q, k, v, out, scale) -> None; tensors [B, H, N, D] whose elements along D are neighbours.
 PyObject* attention_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 PyObject* attention_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);

@@ -57,6 +57,7 @@ PyCFunction function(F* f) {
 // What runs once a step goes round pybind11's argument conversion, which would cost as much as a small step.
 PyMethodDef ops[] = {
     {"solver_step_cpu", function(fastdiff::solver_step_cpu), METH_FASTCALL, "One row of a plan, on the CPU."},
+    {"solver_step_rows_cpu", function(fastdiff::solver_step_rows_cpu), METH_FASTCALL, "Rows of their own, on the CPU."},
     {"attention_cpu", function(fastdiff::attention_cpu), METH_FASTCALL, "Attention on the CPU."},
     {"group_norm_cpu", function(fastdiff::group_norm_cpu), METH_FASTCALL, "Group norm on the CPU."},
     {"gram_cpu", function(fastdiff::gram_cpu), METH_FASTCALL, "Inner products on the CPU."},

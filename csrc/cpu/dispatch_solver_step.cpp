@@ -6,13 +6,6 @@
 
 namespace fastdiff::cpu {
 
-namespace {
-
-constexpr int64_t kBlocksPerThread = 128;  // less than this and waking a thread costs more than it saves
-constexpr int64_t kNoiseBlocks = 3;        // drawing a block of noise takes as long as the rest of three
-
-}  // namespace
-
 int useful_threads(const SolverStep& step) {
   int64_t work = blocks(step);
   for (int j = 0; j < kMaxNoise; ++j) work += reads_noise(step.row, j) ? kNoiseBlocks * work : 0;

@@ -18,6 +18,7 @@ from . import _C
 from .call_spec import CallSpec, Implementation
 from .definitions.attention import MAX_HEAD_SIZE
 from .layout import layout_of
+from .native_rows import plainly
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3, torch.int64: 4}
 _FLOATING = tuple(dtype for dtype in _KINDS if dtype.is_floating_point)
@@ -166,6 +167,7 @@ _bind()
 IMPLEMENTS = {
     ("cpu", "solver_step"): Implementation(_C.solver_step_cpu, _refuse_cpu),
     ("cuda", "solver_step"): Implementation(getattr(_C, "solver_step_cuda", _no_cuda), _refuse_cuda),
+    ("cpu", "solver_step_rows"): Implementation(plainly(_C.solver_step_rows_cpu), _refuse_cpu),
     ("cpu", "gram"): Implementation(_C.gram_cpu, _refuse_cpu),
     ("cuda", "gram"): Implementation(getattr(_C, "gram_cuda", _no_cuda), _refuse_cuda),
     ("cpu", "group_norm"): Implementation(_group_norm(_C.group_norm_cpu), _refuse_cpu_group_norm),
