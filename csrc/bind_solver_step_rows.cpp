@@ -3,6 +3,7 @@
 
 #include "bind.h"
 #include "cpu/solver_step_rows.h"
+#include "cuda/solver_step_rows.h"
 #include "op_entry.h"
 #include "solver_step_rows.h"
 #include "step_arguments.h"
@@ -41,6 +42,7 @@ class SolverStepRowsCall : public StepArguments {
 
   int useful_threads() const { return cpu::useful_threads(step_); }
   void run(int threads) const { cpu::solver_step_rows(step_, threads); }
+  const char* launch(void* stream) const { return cuda::solver_step_rows(step_, stream); }
   PyObject* done() const { return PyLong_FromLong(static_cast<long>(Fit::as_they_are)); }
   PyObject* declined(PyObject*) const { return PyLong_FromLong(static_cast<long>(fit_)); }
 
@@ -153,5 +155,11 @@ class SolverStepRowsCall : public StepArguments {
 PyObject* solver_step_rows_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
   return op_entry<SolverStepRowsCall, Target::cpu>(module, arguments, count);
 }
+
+#ifdef FASTDIFF_CUDA
+PyObject* solver_step_rows_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count) {
+  return op_entry<SolverStepRowsCall, Target::cuda>(module, arguments, count);
+}
+#endif
 
 }  // namespace fastdiff

@@ -66,6 +66,7 @@ PyMethodDef ops[] = {
     {"group_norm_cuda", function(fastdiff::group_norm_cuda), METH_FASTCALL, "Group norm on a CUDA device."},
     {"gram_cuda", function(fastdiff::gram_cuda), METH_FASTCALL, "Inner products on a CUDA device."},
     {"solver_step_cuda", function(fastdiff::solver_step_cuda), METH_FASTCALL, "One row of a plan, on a CUDA device."},
+    {"solver_step_rows_cuda", function(fastdiff::solver_step_rows_cuda), METH_FASTCALL, "The same, on a CUDA device."},
     {"solver_step_pack", function(fastdiff::solver_step_pack), METH_FASTCALL, "One row as an entry of a device table."},
     {"solver_step_table", function(fastdiff::solver_step_table), METH_FASTCALL, "The next entry of a device table."},
 #endif

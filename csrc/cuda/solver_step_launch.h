@@ -4,10 +4,10 @@
 // Plain C++, used by the launcher and by the test that walks the same grid on the CPU.
 #pragma once
 
-#include <cmath>
 #include <initializer_list>
-#include <limits>
+#include <type_traits>
 
+#include "solver_step_row.h"
 #include "solver_step_weights.h"
 
 namespace fastdiff::cuda {
@@ -30,39 +30,22 @@ inline bool needs_double(const SolverStep& step) {
          wide(step.out_base) || wide(step.out_d) || wide(step.out_input);
 }
 
-// A row's weights for one operand; the second line counts only where base' is asked for.
-template <class T>
-Weights<T> weights(const SolverStep& step, double a, double b) {
-  return {static_cast<T>(a), step.out_base.data ? static_cast<T>(b) : T(0)};
-}
-
-template <class T>
-void add_term(Step<T>& s, const Operand& value, Weights<T> weight) {
-  if (weight.a != 0 || weight.b != 0) s.term[s.terms++] = {value, weight};
-}
-
 // Without what was left in the fields of one that is absent, so that equal steps have equal bytes.
 inline Operand present(const Operand& v) { return v.data ? v : Operand{}; }
 
 template <class T>
 Step<T> kernel_argument(const SolverStep& step) {
   const Row& row = step.row;
+  const bool writes_base = step.out_base.data != nullptr;
   Step<T> s{};
   s.dims = step.dims;
   for (int d = 0; d < step.dims; ++d) s.size[d] = step.size[d];
   s.elements = elements_per_sample(step);
-  s.p_x = static_cast<T>(row.p_x), s.p_m = static_cast<T>(row.p_m);
-  s.clamp = std::isfinite(row.clamp) ? static_cast<T>(row.clamp) : std::numeric_limits<T>::infinity();
-  s.guidance = static_cast<T>(row.guidance), s.c_in = static_cast<T>(row.c_in);
-  s.x_weight = weights<T>(step, row.a_x, row.b_x), s.d_weight = weights<T>(step, row.A[0], row.B[0]);
-  if (s.p_x != 0 || s.x_weight.a != 0 || s.x_weight.b != 0) s.x = step.x;
+  set_row(s, row, writes_base);
+  if (reads_x(s)) s.x = step.x;
   if (s.p_m != 0) s.m = step.m, s.m_uncond = present(step.m_uncond);
-  add_term(s, step.base, weights<T>(step, row.a_base, row.b_base));
-  for (int k = 1; k < kMaxHistory; ++k) add_term(s, step.history[k - 1], weights<T>(step, row.A[k], row.B[k]));
-  for (int j = 0; j < kMaxNoise; ++j) {
-    const Weights<T> w = weights<T>(step, row.xi_a[j], row.xi_b[j]);
-    if (w.a != 0 || w.b != 0) s.draw[s.draws++] = {static_cast<uint32_t>(row.noise[j]), w};
-  }
+  add_term(s, step.base, weights<T>(row.a_base, row.b_base, writes_base));
+  for (int k = 1; k < kMaxHistory; ++k) add_term(s, step.history[k - 1], weights<T>(row.A[k], row.B[k], writes_base));
   s.out_x = step.out_x, s.out_base = present(step.out_base), s.out_d = present(step.out_d);
   s.out_input = present(step.out_input);
   s.copies = step.copies;
@@ -88,8 +71,7 @@ WeightedStep<T> weighted_argument(const SolverStep& step) {
 // What is wrong with the request, or null. needs_m: where the row reads the model's output.
 template <class T>
 const char* find_error(const Step<T>& s, bool needs_m) {
-  const bool reads_x = s.p_x != 0 || s.x_weight.a != 0 || s.x_weight.b != 0;
-  if (!s.out_x.data || (reads_x && !s.x.data) || (needs_m && s.p_m != 0 && !s.m.data)) {
+  if (!s.out_x.data || (reads_x(s) && !s.x.data) || (needs_m && s.p_m != 0 && !s.m.data)) {
     return "solver_step: no x, m or output";
   }
   for (int t = 0; t < s.terms; ++t)
@@ -141,7 +123,7 @@ Grid grid(const Step<T>& s) {
 template <class T, template <class> class S, class Launch>
 const char* launch_step(const S<T>& s, const Launch& launch) {
   if (s.size[0] == 0 || s.elements == 0) return nullptr;
-  if constexpr (sizeof(T) == 4 && sizeof(S<T>) == sizeof(Step<T>)) {
+  if constexpr (sizeof(T) == 4 && !std::is_base_of_v<WeightedStep<T>, S<T>>) {
     if (s.size[0] * s.elements >= kLarge && fits(s, 8)) return launch.template run<T, 8>(s, grid<8>(s));
   }
   return fits(s, 4) ? launch.template run<T, 4>(s, grid<4>(s)) : launch.template run<T, 1>(s, grid<1>(s));

@@ -159,7 +159,7 @@ def _refuse_large_heads(case: CallSpec) -> str | None:
     return f"serves head sizes up to {MAX_HEAD_SIZE}, not {size}" if size > MAX_HEAD_SIZE else None
 
 
-def _no_cuda(*_: object) -> None:
+def _no_cuda(*_: object) -> Any:
     raise RuntimeError("fastdiff.ops._C was built without CUDA")
 
 
@@ -168,6 +168,7 @@ IMPLEMENTS = {
     ("cpu", "solver_step"): Implementation(_C.solver_step_cpu, _refuse_cpu),
     ("cuda", "solver_step"): Implementation(getattr(_C, "solver_step_cuda", _no_cuda), _refuse_cuda),
     ("cpu", "solver_step_rows"): Implementation(plainly(_C.solver_step_rows_cpu), _refuse_cpu),
+    ("cuda", "solver_step_rows"): Implementation(plainly(getattr(_C, "solver_step_rows_cuda", _no_cuda)), _refuse_cuda),
     ("cpu", "gram"): Implementation(_C.gram_cpu, _refuse_cpu),
     ("cuda", "gram"): Implementation(getattr(_C, "gram_cuda", _no_cuda), _refuse_cuda),
     ("cpu", "group_norm"): Implementation(_group_norm(_C.group_norm_cpu), _refuse_cpu_group_norm),

@@ -29,33 +29,33 @@ def plainly(run: Callable[..., int]) -> Callable[..., None]:
         weights: Tensor | None = None,
         out_state: Tensor | None = None,
     ) -> None:
-        outputs = (m, m_uncond)
-        numbers: tuple[Tensor | None, ...] = (guidance, threshold, seeds)
-        rest = (others, state, weights, out_state)
-        answer = run(table, rows, buffers, *outputs, *numbers, out_input, *rest)
+        outputs, results = (m, m_uncond), (others, state)
+        numbers = (guidance, threshold, seeds)
+        answer = run(table, rows, buffers, *outputs, *numbers, out_input, *results, weights, out_state)
         if answer == _RAN:
             return
-        if answer == _OTHER_VALUES:
-            device = buffers[0].device
-            table, rows = _plain(table, torch.float64, device), _plain(rows, torch.int64, device)
-            numbers = tuple(None if t is None else _plain(t, _DTYPES[k], device) for k, t in enumerate(numbers))
-            weights = None if weights is None else _plain(weights, torch.float64, device)
-            again = solver_step_rows
-        else:
-            again = _flat(run)
-        again(table, rows, buffers, *outputs, *numbers, out_input, others, state, weights, out_state)
+        if answer != _OTHER_VALUES:
+            _run_flat(run, table, rows, buffers, *outputs, *numbers, out_input, *results, weights, out_state)
+            return
+        device, double = buffers[0].device, torch.float64
+        table = table.to(device, double).contiguous()
+        rows = rows.to(device, torch.int64).reshape(-1).contiguous()
+        guidance, threshold = _plain(guidance, double, device), _plain(threshold, double, device)
+        seeds, weights = _plain(seeds, torch.int64, device), _plain(weights, double, device)
+        given = (table, rows, buffers, m, m_uncond, guidance, threshold, seeds, out_input)
+        solver_step_rows(*given, others, state, weights, out_state)
 
     return solver_step_rows
 
 
-_DTYPES = (torch.float64, torch.float64, torch.int64)
+def _plain(given: Tensor | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """Numbers of each sample as the kernel takes them."""
+    if given is None:
+        return None
+    return given.to(device, dtype).reshape(given.shape if given.ndim == 3 else -1).contiguous()
 
 
-def _plain(given: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return given.to(device, dtype).contiguous()
-
-
-def _flat(run: Callable[..., int]) -> Callable[..., None]:
+def _run_flat(run: Callable[..., int], table: Tensor, rows: Tensor, buffers: Sequence[Tensor], *arguments: Any) -> None:
     """`run` with contiguous [B, n] tensors."""
 
     def flat(given: Any) -> Any:
@@ -63,16 +63,11 @@ def _flat(run: Callable[..., int]) -> Callable[..., None]:
             return [flat(each) for each in given]
         return None if given is None else given.reshape(len(given), -1).contiguous()
 
-    def again(table: Tensor, rows: Tensor, buffers: Sequence[Tensor], *arguments: Any) -> None:
-        *inputs, out_input, others, state, weights, out_state = arguments
-        m, m_uncond, *numbers = inputs
-        written = [*buffers, *(t for t in (out_input, out_state) if t is not None)]
-        copies = flat(written)
-        results = iter(copies[len(buffers) :])
-        new_input, new_state = (None if t is None else next(results) for t in (out_input, out_state))
-        pool = copies[: len(buffers)]
-        run(table, rows, pool, flat(m), flat(m_uncond), *numbers, new_input, flat(others), flat(state), weights, new_state)
-        for to, result in zip(written, copies, strict=True):
+    m, m_uncond, *numbers, out_input, others, state, weights, out_state = arguments
+    new_buffers, new_input, new_state = flat(buffers), flat(out_input), flat(out_state)
+    others, state = flat(others), flat(state)
+    run(table, rows, new_buffers, flat(m), flat(m_uncond), *numbers, new_input, others, state, weights, new_state)
+    pairs = [*zip(buffers, new_buffers, strict=True), (out_input, new_input), (out_state, new_state)]
+    for to, result in pairs:
+        if to is not None:
             to.copy_(result.view(to.shape))
-
-    return again

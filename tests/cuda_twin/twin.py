@@ -97,11 +97,11 @@ def _packed(case: Case) -> tuple[np.ndarray, Buffers]:
     step["row"], step["dims"] = case.row, case.x.ndim
     step["size"][: case.x.ndim] = case.x.shape
     for name in ("x", "base", "m", "m_uncond", "state", *OUTPUTS):
-        step[name] = _operand(getattr(case, name), buffers)
+        step[name] = operand(getattr(case, name), buffers)
     for k, t in enumerate(case.history):
-        step["history"][k] = _operand(t, buffers)
+        step["history"][k] = operand(t, buffers)
     for k, t in enumerate(case.others):
-        step["others"][k] = _operand(t, buffers)
+        step["others"][k] = operand(t, buffers)
     if case.weights is not None:
         step["weights"], step["sets"] = buffers.pointer(case.weights), case.weights.shape[1]
     if case.out_input is not None:
@@ -112,7 +112,7 @@ def _packed(case: Case) -> tuple[np.ndarray, Buffers]:
     return step, buffers
 
 
-def _operand(t: Tensor | None, buffers: Buffers) -> np.void:
+def operand(t: Tensor | None, buffers: Buffers) -> np.void:
     record = np.zeros((), OPERAND)
     if t is not None:
         record["data"], record["dtype"] = buffers.pointer(t), DTYPES.index(t.dtype)

@@ -4,6 +4,9 @@ Only the structure of a row is compiled in: which operands there are, how memory
 Weights, noise indices and seeds are run-time arguments that Triton does not specialise on, so a plan needs as many
 compilations as it has structures. Weights are float32 arguments. Triton passes every Python float as float32, so a
 second build of the same function, for float64 state, takes the bits of each weight as an int64.
+
+Multiplications are fused with the additions after them as it is written here, whatever the compiler prefers, so that
+`solver_step_rows` has the same bits.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ def _add(new_x, new_base, operand, a, b, at, mask, DTYPE: tl.constexpr):
     """One term of both lines, with one load, or none if the operand is absent."""
     if operand is not None:
         value = tl.load(operand + at, mask=mask).to(DTYPE)
-        new_x += weight(a, DTYPE) * value
-        new_base += weight(b, DTYPE) * value
+        new_x = tl.fma(weight(a, DTYPE), value, new_x)
+        new_base = tl.fma(weight(b, DTYPE), value, new_base)
     return new_x, new_base
 
 
@@ -43,13 +46,13 @@ def _add(new_x, new_base, operand, a, b, at, mask, DTYPE: tl.constexpr):
 def _add_noise(new_x, new_base, seed, noise, a, b, start, BLOCK: tl.constexpr, DTYPE: tl.constexpr):
     if noise is not None:
         xi = normal(seed, noise, start, BLOCK, DTYPE)
-        new_x += weight(a, DTYPE) * xi
-        new_base += weight(b, DTYPE) * xi
+        new_x = tl.fma(weight(a, DTYPE), xi, new_x)
+        new_base = tl.fma(weight(b, DTYPE), xi, new_base)
     return new_x, new_base
 
 
 @triton.jit
-def _load_output(output, uncond, at, mask, DTYPE: tl.constexpr):
+def load_output(output, uncond, at, mask, DTYPE: tl.constexpr):
     """A model's output less the unconditional one where there is one; None where it is absent."""
     if output is None:
         value = None
@@ -71,7 +74,7 @@ def _take(y, weights, column: tl.constexpr, value, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _weighted_sum(weights, m, uncond, second, third, x, state, BLOCK: tl.constexpr, DTYPE: tl.constexpr):
+def weighted_sum(weights, m, uncond, second, third, x, state, BLOCK: tl.constexpr, DTYPE: tl.constexpr):
     """y of the set of six numbers that `weights` points to."""
     y = tl.zeros([BLOCK], DTYPE)
     y = _take(y, weights, 1, uncond, DTYPE)
@@ -83,10 +86,10 @@ def _weighted_sum(weights, m, uncond, second, third, x, state, BLOCK: tl.constex
 
 
 @triton.jit
-def _limit(d, clamp, threshold, CLAMP: tl.constexpr, DTYPE: tl.constexpr):
+def limited(d, limit, threshold, CLAMP: tl.constexpr):
+    """D within its limits, and divided by the threshold where there is one."""
     # Comparisons with NaN are false, so NaN passes through both limits.
     if CLAMP:
-        limit = weight(clamp, DTYPE)
         d = tl.where(d > limit, limit, tl.where(d < -limit, -limit, d))
     if threshold is not None:
         s = threshold
@@ -134,15 +137,15 @@ def _solver_step(
     from_x = d
     if weights is not None:
         model_at = offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
-        uncond = _load_output(m_uncond, None, model_at, mask, DTYPE)
-        difference = _load_output(m, uncond, model_at, mask, DTYPE)
-        more = _load_output(second, uncond, model_at, mask, DTYPE)
-        most = _load_output(third, uncond, model_at, mask, DTYPE)
-        kept = _load_output(state, None, at, mask, DTYPE)
+        uncond = load_output(m_uncond, None, model_at, mask, DTYPE)
+        difference = load_output(m, uncond, model_at, mask, DTYPE)
+        more = load_output(second, uncond, model_at, mask, DTYPE)
+        most = load_output(third, uncond, model_at, mask, DTYPE)
+        kept = load_output(state, None, at, mask, DTYPE)
         own = weights + b * (SETS * 6)
         if CONVERTS:
-            y = _weighted_sum(own, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
-            d += weight(p_m, DTYPE) * y
+            y = weighted_sum(own, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
+            d = tl.fma(weight(p_m, DTYPE), y, d)
     elif m is not None:
         model_at = offset(b, e, size_1, size_2, model_b, model_0, model_1, model_2, DIMS, UNIT)
         prediction = tl.load(m + model_at, mask=mask).to(DTYPE)
@@ -150,15 +153,15 @@ def _solver_step(
             scale = weight(guidance, DTYPE) if guidances is None else tl.load(guidances + b).to(DTYPE)
             uncond = tl.load(m_uncond + model_at, mask=mask).to(DTYPE)
             # In this form guidance 1 is m up to rounding, and large scales multiply the difference alone.
-            prediction = uncond + scale * (prediction - uncond)
-        d += weight(p_m, DTYPE) * prediction
+            prediction = tl.fma(scale, prediction - uncond, uncond)
+        d = tl.fma(weight(p_m, DTYPE), prediction, d)
     threshold = None
     if thresholds is not None:
         threshold = tl.load(thresholds + b).to(DTYPE)
-    d = _limit(d, clamp, threshold, CLAMP, DTYPE)
+    d = limited(d, weight(clamp, DTYPE), threshold, CLAMP)
 
-    new_x += weight(a0, DTYPE) * d
-    new_base += weight(b0, DTYPE) * d
+    new_x = tl.fma(weight(a0, DTYPE), d, new_x)
+    new_base = tl.fma(weight(b0, DTYPE), d, new_base)
     new_x, new_base = _add(new_x, new_base, base, a_base, b_base, at, mask, DTYPE)
     new_x, new_base = _add(new_x, new_base, h1, a1, b1, at, mask, DTYPE)
     new_x, new_base = _add(new_x, new_base, h2, a2, b2, at, mask, DTYPE)
@@ -176,12 +179,12 @@ def _solver_step(
     if out_base is not None:
         tl.store(out_base + at, new_base, mask=mask)
     if PUSHES:
-        y = _weighted_sum(own + 6, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
-        d = _limit(from_x + weight(p_m, DTYPE) * y, clamp, threshold, CLAMP, DTYPE)
+        y = weighted_sum(own + 6, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
+        d = limited(tl.fma(weight(p_m, DTYPE), y, from_x), weight(clamp, DTYPE), threshold, CLAMP)
     if out_d is not None:
         tl.store(out_d + at, d, mask=mask)
     if out_state is not None:
-        y = _weighted_sum(own + 12, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
+        y = weighted_sum(own + 12, difference, uncond, more, most, value, kept, BLOCK, DTYPE)
         tl.store(out_state + at, y, mask=mask)
     if out_input is not None:
         input_at = offset(b, e, size_1, size_2, input_b, input_0, input_1, input_2, DIMS, UNIT)
