@@ -184,7 +184,7 @@ def test_noise_is_accurate_where_the_radius_is_small(backend: str, device: str) 
 @pytest.mark.skipif(INTERPRETING, reason="this test starts the interpreter")
 def test_the_triton_kernel_agrees_in_the_interpreter() -> None:
     pytest.importorskip("triton")
-    files = [__file__, str(Path(__file__).with_name("test_solver_step_weights.py"))]
+    files = [__file__, *(str(Path(__file__).with_name(f"test_solver_step_{name}.py")) for name in ("weights", "rows"))]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "FASTDIFF_TEST_SEED": str(SEED)}
     child = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True)

@@ -72,7 +72,8 @@ def solver_step_rows(
 
 def _guided(rows: Rows, m: Tensor, m_uncond: Tensor, guidance: Tensor | None) -> Tensor:
     g = rows.of("guidance") if guidance is None else rows.per_sample(guidance)
-    return torch.where(g.isnan(), m, m_uncond + g * (m - m_uncond))
+    none = g.isnan()
+    return torch.where(none, m, m_uncond + torch.where(none, 0.0, g) * (m - m_uncond))  # NaN would be in gradients
 
 
 def _limited(rows: Rows, d: Tensor, threshold: Tensor | None) -> Tensor:
