@@ -8,7 +8,6 @@ quarter of their width.
 from __future__ import annotations
 
 import copy
-import statistics
 import sys
 import time
 from collections import Counter
@@ -24,6 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff as fd
 from fastdiff.ops import registry
+
+from .paired import paired
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from scheduler_protocols import STANDARD
@@ -91,26 +92,6 @@ def parts(scheduler: object, times: list[Tensor], x: Tensor, m: Tensor) -> Count
             patch.setattr(scheduler, "recipe", replace(scheduler.recipe, noise=timed("noise", scheduler.recipe.noise)))
         run(scheduler, times, x, m)
     return spent
-
-
-def paired(
-    benchmark,
-    ours: Callable[[], object],
-    theirs: Callable[[], object],
-    rounds: int,
-    fresh: Callable[[], None] = lambda: None,
-) -> None:
-    """Time ours, and theirs before each round of it, so that both meet the same machine; theirs is extra_info."""
-    seconds: list[float] = []
-
-    def other() -> None:
-        fresh()
-        began = time.perf_counter()
-        theirs()
-        seconds.append(time.perf_counter() - began)
-
-    benchmark.pedantic(ours, setup=other, rounds=rounds)
-    benchmark.extra_info["theirs"] = {"min": min(seconds), "median": statistics.median(seconds)}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -1,4 +1,4 @@
-"""python -m bench.report [cpu | gram | guidance | dropin | group_norm | attention]: benchmarks into bench/results/."""
+"""python -m bench.report [cpu | rows | gram | guidance | dropin | group_norm | attention]: into bench/results/."""
 
 from __future__ import annotations
 
@@ -129,6 +129,24 @@ def guidance_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def rows_table(rows: list[dict]) -> str:
+    """One row a plan and shape: a step with rows, and how many times its time the other way takes, or it takes."""
+    groups: dict[str, dict[str, dict]] = {row["group"]: {} for row in rows}
+    for row in rows:
+        groups[row["group"]][row["extra_info"]["other"]] = row
+    head = "plan, latents, threads | one row for all us | rows us | times | median | rows of their own us"
+    lines = [f"| {head} | one call a sample us | times | median |", "|---" * 9 + "|"]
+    for group, members in groups.items():
+        cells = []
+        for name, row in members.items():
+            ours, theirs = row["stats"], row["extra_info"]["theirs"]
+            pair = (theirs, ours) if name == "one row for all" else (ours, theirs)
+            cells += [f"{side['min'] * 1e6:.1f}" for side in pair]
+            cells += [f"{pair[1][key] / pair[0][key]:.2f}" for key in ("min", "median")]
+        lines.append(f"| {group} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _against(row: dict, ours: float) -> list[str]:
     """Times ours, operations and passes of another contestant."""
     info = row["extra_info"]
@@ -188,6 +206,17 @@ def write_cpu() -> None:
     _write("cpu", "Benchmarks", "", table(measure("sampling", "solver_step")))
 
 
+def write_rows() -> None:
+    text = (
+        " A step of float32 latents without a model, best times of 400 and ratios of the best and of the medians, each"
+        " pair timed in turns: `solver_step_rows` with all samples at one row against `solver_step`, and one call for"
+        " each sample against `solver_step_rows` with every sample at a row of its own."
+    )
+    body = rows_table(measure("solver_step_rows"))
+    load = f" The {os.cpu_count()} cores had a load average of {os.getloadavg()[0]:.0f}, the benchmark included."
+    _write("rows_cpu", "A row for each sample", text + load, body)
+
+
 def write_attention() -> None:
     text = (
         " The contestants' columns say how many times fastdiff's best time their best takes; empty where PyTorch has no"
@@ -211,6 +240,7 @@ def write_dropin() -> None:
 
 REPORTS = {
     "cpu": write_cpu,
+    "rows": write_rows,
     "gram": write_gram,
     "guidance": write_guidance,
     "dropin": write_dropin,

@@ -38,7 +38,7 @@ def _slot(pool, number, spacing, UNIT: tl.constexpr):
     return pool + number.to(tl.int64) * spacing * UNIT
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["spacing", "blocks"])
 def _solver_step_rows(
     table, rows, pool, m, m_uncond, second, third, state, guidances, thresholds, seeds, weights, out_input, out_state,
     spacing, blocks, units, size_1, size_2,
