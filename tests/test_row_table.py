@@ -78,10 +78,10 @@ def test_a_row_that_reads_what_is_not_there_is_refused(change: dict, slots: tupl
 def test_noise_wants_seeds_and_what_is_not_read_may_be_absent() -> None:
     table = empty_table(1)
     table["xi_a"][0, 0] = 1.0
-    (record,) = pack_records(table, [(ABSENT, ABSENT, [], 0, None, None)])
+    record = pack_records(table, [(ABSENT, ABSENT, [], 0, None, None)])
     assert find_error(record, buffers=1, seeds=True) is None
-    assert find_error(record, buffers=1, seeds=False) == "it draws noise and there are no seeds"
-    assert find_error(record, buffers=1, seeds=True, weights=True) == "x is buffer -1 of 1"
+    assert find_error(record, buffers=1, seeds=False) == (0, "it draws noise and there are no seeds")
+    assert find_error(record, buffers=1, seeds=True, weights=True) == (0, "x is buffer -1 of 1")
 
 
 def test_a_table_lives_on_its_device() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -162,14 +163,15 @@ def _check_records(
     """On the CPU; a device would have to be waited for."""
     if table.device.type != "cpu":
         return
-    for sample, i in enumerate(rows.numpy()):
-        if i >= len(table):
-            raise ValueError(f"rows: sample {sample} is at row {i} of {len(table)}")
-        if i >= 0:
-            record = table[i].detach().numpy()
-            wrong = find_error(record, buffers=len(buffers), seeds=seeds is not None, weights=weights is not None)
-            if wrong:
-                raise ValueError(f"table: row {i}: {wrong}")
+    taken = rows.numpy()
+    beyond = np.flatnonzero(taken >= len(table))
+    if beyond.size:
+        raise ValueError(f"rows: sample {beyond[0]} is at row {taken[beyond[0]]} of {len(table)}")
+    taken = taken[taken >= 0]
+    records = table.detach().numpy()[taken]
+    wrong = find_error(records, buffers=len(buffers), seeds=seeds is not None, weights=weights is not None)
+    if wrong is not None:
+        raise ValueError(f"table: row {taken[wrong[0]]}: {wrong[1]}")
 
 
 IMPLEMENTS = {"solver_step_rows": Implementation(run_solver_step_rows)}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..plans.table import MAX_HISTORY, MAX_NOISE, ROW, WIDTH, reads_history, reads_noise
+from ..plans.table import MAX_HISTORY, ROW, WIDTH
 
 Slots = tuple[int, int, Sequence[int], int, "int | None", "int | None"]  # x, base, history, x_out, base_out, d_out
 ABSENT = -1
@@ -43,29 +43,29 @@ def pack_records(table: np.ndarray, slots: Iterable[Slots]) -> np.ndarray:
     numbers = np.array([slot_numbers(each) for each in slots], dtype=np.float64).reshape(-1, SLOTS)
     rows = np.ascontiguousarray(table).view(np.float64).reshape(-1, WIDTH)
     records = np.concatenate([rows, numbers], axis=1)
-    for i, record in enumerate(records):
-        wrong = find_error(record, buffers=MAX_BUFFERS, seeds=True)
-        if wrong:
-            raise ValueError(f"row {i}: {wrong}")
+    wrong = find_error(records, buffers=MAX_BUFFERS, seeds=True)
+    if wrong is not None:
+        raise ValueError(f"row {wrong[0]}: {wrong[1]}")
     return records
 
 
-def find_error(record: np.ndarray, *, buffers: int, seeds: bool, weights: bool = False) -> str | None:
-    """What keeps a record from being run with so many buffers, or None."""
-    row, slots = np.ascontiguousarray(record[:WIDTH]).view(ROW)[0], record[WIDTH:]
-    reads_x = weights or row["p_x"] != 0 or row["a_x"] != 0 or row["b_x"] != 0
-    reads = {"x": (X, reads_x), "base": (BASE, row["a_base"] != 0 or row["b_base"] != 0)}
-    reads |= {f"H_{k}": (HISTORY + k - 1, reads_history(row, k)) for k in range(1, MAX_HISTORY)}
-    needed = reads | {"the next x": (X_OUT, True)}
-    for name, (slot, wanted) in needed.items():
-        if wanted and not 0 <= slots[slot] < buffers:
-            return f"{name} is buffer {slots[slot]:g} of {buffers}"
-    for name, slot in (("the next base", BASE_OUT), ("D", D_OUT)):
-        if slots[slot] >= buffers:
-            return f"{name} is buffer {slots[slot]:g} of {buffers}"
-    if not seeds and any(reads_noise(row, j) for j in range(MAX_NOISE)):
-        return "it draws noise and there are no seeds"
+def find_error(records: np.ndarray, *, buffers: int, seeds: bool, weights: bool = False) -> tuple[int, str] | None:
+    """The first of the records [n, RECORD] that cannot be run with so many buffers, and why; None where all can."""
+    rows, slots = np.ascontiguousarray(records[:, :WIDTH]).view(ROW)[:, 0], records[:, WIDTH:]
+    wanted = slots >= 0  # what is not wanted may be absent
+    wanted[:, X] = weights | (rows["p_x"] != 0) | (rows["a_x"] != 0) | (rows["b_x"] != 0)
+    wanted[:, BASE] = (rows["a_base"] != 0) | (rows["b_base"] != 0)
+    wanted[:, HISTORY:X_OUT] = (rows["A"][:, 1:] != 0) | (rows["B"][:, 1:] != 0)
+    wanted[:, X_OUT] = True
+    for i, k in np.argwhere(wanted & ~((slots >= 0) & (slots < buffers))):
+        return int(i), f"{_NAMES[k]} is buffer {slots[i, k]:g} of {buffers}"
+    draws = ((rows["xi_a"] != 0) | (rows["xi_b"] != 0)).any(axis=1)
+    if draws.any() and not seeds:
+        return int(draws.argmax()), "it draws noise and there are no seeds"
     return None
+
+
+_NAMES = ("x", "base", *(f"H_{k}" for k in range(1, MAX_HISTORY)), "the next x", "the next base", "D")
 
 
 class RowTable:
