@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import fastdiff as fd
 from fastdiff.ops import RowTable, registry
 from fastdiff.sampling.program import Slots, program_of
 
@@ -27,16 +28,17 @@ OTHERS = ("one row for all", "one call a sample")
 class Steps:
     """The buffers of a plan's run at its middle, and a step on them either way."""
 
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], device: str = "cpu", backend: str = "auto") -> None:
         self.program = program_of(make_plan(name))
-        assigned = self.program.in_place
+        assigned = self.program.in_place if device == "cpu" else self.program.apart
         self.slots = [assigned.calls[k] for k in assigned.order]
-        self.buffers = list(torch.randn(1 + max(map(highest, self.slots)), *shape))
-        self.m, self.seeds = torch.randn(shape), torch.arange(shape[0])
-        self.table = RowTable(len(self.slots))
+        self.buffers = list(torch.randn(1 + max(map(highest, self.slots)), *shape, device=device))
+        self.m, self.seeds = torch.randn(shape, device=device), torch.arange(shape[0], device=device)
+        self.table = RowTable(len(self.slots), device)
         self.table.add(self.program.table, self.slots)
-        case = registry.CallSpec("cpu", torch.float32, shape)
-        self.one, self.many = registry.choose("solver_step", case), registry.choose("solver_step_rows", case)
+        case = registry.CallSpec(device, torch.float32, shape)
+        with fd.backend(backend):
+            self.one, self.many = registry.choose("solver_step", case), registry.choose("solver_step_rows", case)
 
     def common(self, i: int, samples: slice = slice(None)) -> Callable[[], None]:
         """The row i of all samples, or of some."""

@@ -1,4 +1,4 @@
-"""The CUDA solver_step_rows without a GPU: what the compiler made of it, and its code run on the CPU."""
+"""The CUDA solver_step_rows without a GPU: what the compiler made of it, and its code run on a model of the device."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_operands_come_in_wide_accesses_and_nothing_goes_to_local_memory(built: 
 @pytest.fixture(scope="session")
 def twin() -> Path:
     checks = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
-    source = TWIN / "rows_twin.cpp"
-    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *SANITIZERS, source, output="twin") / "twin"
+    sources = [TWIN / name for name in ("rows_twin.cpp", "grid.cpp", "block.cpp")]
+    return compiled(tool("g++"), "-std=c++17", "-Og", "-g1", *checks, *SANITIZERS, *sources, output="twin") / "twin"
 
 
 def check(twin: Path, mixtures: list[Mixture]) -> list:

@@ -122,7 +122,7 @@ def differentiable(given: dict) -> tuple[list[Tensor], Callable]:
 @pytest.mark.parametrize("sets", [0, 3])
 def test_gradients_are_those_of_finite_differences(sets: int) -> None:
     leaves, function = differentiable(without_limits(arguments(F64, sets, (2,))))
-    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
 
 
 def test_the_op_is_registered_in_full() -> None:

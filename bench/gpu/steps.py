@@ -1,4 +1,4 @@
-"""The solver step without the model: fastdiff's backends, the fewest eager ops, torch.compile and diffusers."""
+"""The solver step without the model: fastdiff, of one row and of rows, few eager ops, torch.compile and diffusers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from ..bench_solver_step import PLANS, check, compiled_step, diffusers_step, fastdiff_step, three_eager_ops
+import torch
+
+from ..bench_solver_step import PLANS, ROW, check, compiled_step, diffusers_step, fastdiff_step, three_eager_ops
+from ..bench_solver_step_rows import Steps
+from ..bench_solver_step_rows import check as check_rows
 from .session import Calls, Session
 
 SECTION = "solver step"
@@ -37,6 +41,7 @@ def solver_steps(session: Session, shapes: dict[str, Shape] = SHAPES) -> None:
 def _contestants(session: Session, plan: str, shape: Shape) -> dict[str, Callable[[], Calls]]:
     device = session.device
     found = {f"fastdiff {name}": partial(_ours, plan, shape, device, name) for name in BACKENDS[device]}
+    found |= {f"fastdiff {name}, rows": partial(_rows, plan, shape, device, name) for name in BACKENDS[device]}
     found["diffusers"] = lambda: [diffusers_step(plan, shape, device)]
     if plan == "2m":
         backend = "eager" if session.quick else "inductor"
@@ -49,3 +54,11 @@ def _ours(plan: str, shape: Shape, device: str, backend: str) -> Calls:
     steps = [fastdiff_step(plan, shape, device, backend) for _ in range(SETS)]
     check(*steps[0])
     return [step for step, _, _ in steps]
+
+
+def _rows(plan: str, shape: Shape, device: str, backend: str) -> Calls:
+    """The same with the row of each sample read from a table: every sample is at the same one."""
+    rows = torch.full((shape[0],), ROW, device=device)
+    steps = [Steps(plan, shape, device, backend) for _ in range(SETS)]
+    check_rows(steps[0], steps[0].of_rows(rows), steps[0].common(ROW))
+    return [step.of_rows(rows) for step in steps]

@@ -1,11 +1,12 @@
-// solver_step_rows' kernel code on the CPU, block by block. Cases come on standard input, each the SolverStepRows and its
+// solver_step_rows' kernel code on a model of the device (grid.h). Cases come on standard input, each the SolverStepRows and its
 // buffers. On standard output go a report and the buffers as the kernel left them; the report says whether solver_step's
 // kernel leaves the same bytes where it runs one sample after another.
 #include <cstring>
 
-#include "../../csrc/cuda/solver_step_rows_math.h"
+#include "../../csrc/cuda/solver_step_rows_kernels.h"
 #include "../../csrc/sample_step.h"
 #include "buffers.h"
+#include "grid.h"
 #include "on_host.h"
 
 namespace fastdiff::cuda {
@@ -22,23 +23,30 @@ struct RowsOnHost {
   template <class T, int W, template <class> class All>
   const char* run(const All<T>& all, Grid grid) const {
     *report = {sizeof(T), W, grid.x, grid.y, {}};
-    for (int64_t y = 0; y < grid.y; ++y)
-      for (int64_t x = 0; x < grid.x; ++x) run_block<T, W>(all, x, y, grid.y);
+    using Shared = RowsShared<typename All<T>::Own>;
+    for (int64_t y = 0; y < grid.y; ++y) {
+      if (!moves(all, y, grid.y)) continue;
+      run_grid({grid.x, kThreads<W>, int(sizeof(Shared)), 1, kLot}, [&](int64_t x, int thread, char* shared) {
+        rows_thread<T, W>(all, x, y, grid.y, thread, *reinterpret_cast<Shared*>(shared));
+      });
+    }
     return nullptr;
   }
 
  private:
-  template <class T, int W, template <class> class All>
-  static void run_block(const All<T>& all, int64_t x, int64_t y, int64_t grid_y) {
-    typename All<T>::Own own = all;
-    for (int64_t sample = y; sample < all.size[0]; sample += grid_y) {
-      const Record* record = all.lookup.record(sample);
-      if (record == nullptr || !take_record(own, all, *record, sample)) continue;
-      for (int thread = 0; thread < kThreads<W>; ++thread) {
-        const int64_t element = (x * kThreads<W> + thread) * W;
-        if (element < all.elements) solver_step_elements<T, W>(own, sample, element);
-      }
-    }
+  static constexpr uint32_t kLot = 7;  // who goes first
+
+  // Whether a block in this row of the grid has anything to do.
+  template <class T>
+  static bool moves(const Step<T>& all, const Lookup& lookup, int64_t y, int64_t grid_y) {
+    for (int64_t sample = y; sample < all.size[0]; sample += grid_y)
+      if (lookup.record(sample) != nullptr) return true;
+    return false;
+  }
+
+  template <class All>
+  static bool moves(const All& all, int64_t y, int64_t grid_y) {
+    return moves(all, all.lookup, y, grid_y);
   }
 };
 
