@@ -1,0 +1,146 @@
+"""The kept samples of a trace as the page shows them: panels of pictures, or plots with a frame for each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .measures import flow_state
+from .thumbnails import data_uris, framed, side_by_side
+
+if TYPE_CHECKING:
+    from .traced import Trace
+
+MOST_PICTURES = 16
+BUDGETS = {"x0": 1_300_000, "x": 600_000, "eps": 600_000}  # characters of all pictures of a panel
+SPREAD = 2.5  # standard deviations from black to mid grey
+TITLES = {"x0": "x0, the predicted data", "x": "x, the state", "eps": "eps, the predicted noise"}
+Decode = Callable[[Tensor], Tensor]
+
+
+def picture_panels(trace: Trace, view: str, decode: Decode | None) -> list[dict[str, Any]]:
+    """Panels with a row of pictures for each state: name, title and frames [n + 1] of [K] data URIs."""
+    return [
+        {"name": name, "title": TITLES[name], "frames": data_uris(_frames(trace, name, view, decode), BUDGETS[name])}
+        for name in ("x0", "x", "eps")
+    ]
+
+
+def _frames(trace: Trace, name: str, view: str, decode: Decode | None) -> list[np.ndarray]:
+    """Of each state the pictures [K, H, W] or [K, H, W, 3]; x0's last frame is the result."""
+    tensors = getattr(trace, name)[:, :MOST_PICTURES].float()
+    if name == "x0":
+        tensors = torch.cat([tensors, trace.x[-1:, :MOST_PICTURES].float()])
+    if name == "x0" and decode is not None:
+        return [framed(_decoded(decode, frame), -1.0, 1.0) for frame in tensors]
+    pictures = [_as_picture(frame, view) for frame in tensors]
+    if name == "x0":
+        low, high = _range(pictures[-1])
+        return [framed(picture, low, high) for picture in pictures]
+    return [framed(picture, -SPREAD * (s := _deviation(picture)), SPREAD * s) for picture in pictures]
+
+
+def _decoded(decode: Decode, x0: Tensor) -> Tensor:
+    """[K, 1 or 3, H, W]. Raises ValueError where decode gives something else."""
+    images = torch.as_tensor(decode(x0)).detach().float().cpu()
+    if images.ndim != 4 or len(images) != len(x0) or images.shape[1] not in (1, 3):
+        raise ValueError(f"decode: expected images [{len(x0)}, 1 or 3, H, W], got shape {tuple(images.shape)}")
+    return images
+
+
+def _as_picture(x: Tensor, view: str) -> Tensor:
+    """[K, 1 or 3, H, W]."""
+    x = x[:, :, x.shape[2] // 2] if x.ndim == 5 else x
+    x = x[:, None] if x.ndim == 3 else x
+    return side_by_side(x) if view == "channels" else x
+
+
+def _range(x: Tensor) -> tuple[float, float]:
+    """Black and white of x0: -1 and 1 where the data are in there, else the range of nearly all of the result."""
+    known = x[torch.isfinite(x)]
+    if not len(known) or float(known.abs().max()) <= 1.5:
+        return -1.0, 1.0
+    low, high = np.quantile(known.numpy(), [0.005, 0.995])
+    return float(low), float(max(high, low + 1e-6))
+
+
+def _deviation(x: Tensor) -> float:
+    known = x[torch.isfinite(x)].double()
+    return max(float(known.square().mean().sqrt()), 1e-6) if len(known) else 1.0
+
+
+MOST_LINES, MOST_PLACES = 4, 256
+
+
+def curve_panels(trace: Trace) -> list[dict[str, Any]]:
+    """Panels with lines: at each state [lines] of [points]; a line for each channel of the first samples."""
+    stride = math.ceil(trace.x.shape[-1] / MOST_PLACES)
+    panels = []
+    for name in ("x0", "x"):
+        tensors = trace.x0 if name == "x0" else trace.x
+        if name == "x0":
+            tensors = torch.cat([tensors, trace.x[-1:]])
+        lines = tensors[:, :MOST_LINES, ..., ::stride]
+        channels = 1 if lines.ndim == 3 else lines.shape[2]
+        labels = [
+            f"sample {k}" + (f", channel {c}" if channels > 1 else "")
+            for k in range(lines.shape[1])
+            for c in range(channels)
+        ]
+        frames = [rounded(frame.reshape(-1, frame.shape[-1])) for frame in lines]
+        places = list(range(0, trace.x.shape[-1], stride))
+        panels.append({"name": name, "title": TITLES[name], "x": places, "labels": labels, "frames": frames})
+    return panels
+
+
+MOST_POINTS, MOST_PATHS, BINS = 1024, 64, 60
+Z_TITLE = "z = x / (alpha + sigma), and the x0 predicted there"
+
+
+def cloud_panel(trace: Trace) -> dict[str, Any]:
+    """Points in the plane: at each state z and x0, [points] of two numbers; and the paths of some."""
+    z, x0 = _flow_states(trace), torch.cat([trace.x0, trace.x[-1:]])
+    z, x0 = (v.reshape(len(v), -1, 2)[:, :MOST_POINTS] for v in (z, x0))
+    both = torch.cat([z.reshape(-1, 2), x0.double().reshape(-1, 2)])
+    both = both[torch.isfinite(both).all(1)].numpy()
+    low, high = np.quantile(both, [0.002, 0.998], axis=0) if len(both) else (np.full(2, -1.0), np.full(2, 1.0))
+    margin = 0.08 * (high - low) + 1e-6
+    frames = [[rounded(a.T), rounded(b.T)] for a, b in zip(z, x0, strict=True)]
+    paths = [rounded(path.T) for path in z[trace.accepted, :MOST_PATHS].movedim(1, 0)]
+    limits = np.stack([low - margin, high + margin], 1).round(4).tolist()
+    return {"name": "z", "title": Z_TITLE, "frames": frames, "paths": paths, "range": limits}
+
+
+def histogram_panel(trace: Trace) -> dict[str, Any]:
+    """The distribution of the numbers of z and of x0 at each state: densities [2] of [bins]."""
+    z, x0 = _flow_states(trace), torch.cat([trace.x0, trace.x[-1:]]).double()
+    known = torch.cat([z.flatten(), x0.flatten()])
+    known = known[torch.isfinite(known)]
+    low, high = np.quantile(known.numpy(), [0.001, 0.999]) if len(known) else (-1.0, 1.0)
+    edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
+    frames = [[_density(a, edges), _density(b, edges)] for a, b in zip(z, x0, strict=True)]
+    places = ((edges[1:] + edges[:-1]) / 2).round(6).tolist()
+    return {"name": "values", "title": "How the numbers of z and x0 are distributed", "x": places, "frames": frames}
+
+
+def _density(x: Tensor, edges: np.ndarray) -> list[float | None]:
+    counts = np.histogram(x[torch.isfinite(x)].numpy(), edges)[0]
+    return rounded(torch.from_numpy(counts / max(counts.sum(), 1) / np.diff(edges)))
+
+
+def _flow_states(trace: Trace) -> Tensor:
+    """[n + 1, K, ...] z of the kept states."""
+    levels = [trace.plan.start, *(trace.plan.point_after(i) for i in range(trace.plan.nfe))]
+    return torch.stack([flow_state(x, *level) for x, level in zip(trace.x, levels, strict=True)])
+
+
+def rounded(values: Tensor) -> Any:
+    """The numbers in nested lists, to four significant digits or so; None where they are not finite."""
+    if values.ndim > 1:
+        return [rounded(v) for v in values]
+    return [float(f"{v:.4g}") if math.isfinite(v) else None for v in values.tolist()]

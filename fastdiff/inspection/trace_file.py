@@ -1,0 +1,46 @@
+"""A trace as a safetensors file: its tensors by name, and the plan and the names in its header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..plans.plan import Plan
+
+if TYPE_CHECKING:
+    from .traced import Trace
+
+VERSION = "1"
+
+
+def write_trace(trace: Trace, path: Path) -> None:
+    """Write the file."""
+    names = {name: value for name, value in vars(trace).items() if hasattr(value, "contiguous") and name != "deviation"}
+    header = {
+        "fastdiff_trace": VERSION,
+        "plan": json.dumps(trace.plan.to_dict()),
+        "names": json.dumps(trace.names),
+        "reference": trace.reference,
+    }
+    save_file({name: value.cpu().contiguous() for name, value in names.items()}, path, header)
+
+
+def read_trace(path: Path, names: Sequence[str]) -> dict[str, object]:
+    """The arguments of a `Trace`. Raises ValueError naming the file where it is not one."""
+    with path.open("rb"):
+        pass  # the system's own error where there is no such file
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("fastdiff_trace") != VERSION:
+                raise ValueError(f"expected a trace of version {VERSION}, got {header.get('fastdiff_trace')}")
+            found = {name: file.get_tensor(name) for name in names}
+        plan = Plan.from_dict(json.loads(header["plan"]))
+        return {"plan": plan, "names": tuple(json.loads(header["names"])), "reference": header["reference"], **found}
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: not a trace that fastdiff wrote: {error}") from error
