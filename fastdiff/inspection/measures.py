@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..plans.plan import Plan
+
 
 def rms(x: Tensor) -> Tensor:
     """[B] the root mean square of x [B, ...], |x| / sqrt(number of elements)."""
@@ -27,6 +29,11 @@ def angle(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = (v.flatten(1).double() / v.flatten(1).double().norm(dim=1, keepdim=True) for v in (a, b))
     return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)) * (180 / math.pi)
+
+
+def levels_of(plan: Plan) -> list[tuple[float, float]]:
+    """[n + 1] (alpha, sigma) of the states of a run: those that the rows evaluate, and the result."""
+    return [plan.start, *(plan.point_after(i) for i in range(plan.nfe))]
 
 
 def flow_time(alpha: float, sigma: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from importlib import resources
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .plots import figure_of, plots_of
-from .samples import Decode, cloud_panel, curve_panels, histogram_panel, picture_panels
+from .samples import Decode, cloud_panels, curve_panels, histogram_panels, picture_panels
 from .table import cell, columns_of, says_something
 from .views import view_of
 
@@ -43,9 +44,7 @@ def write_page(trace: Trace, path: Path, decode: Decode | None, title: str, view
         "run": _json(_run(trace, decode, view)),
         "plotly": script,
     }
-    page = _asset("page.html")
-    for name, text in parts.items():
-        page = page.replace("{{" + name + "}}", text, 1)
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
     path.write_text(page, encoding="utf-8")
 
 
@@ -55,7 +54,7 @@ def plotly_script() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ImportError(
-            "the page of a trace needs plotly: pip install 'fastdiff[trace]'; print(trace), table() and save() do without"
+            "the page of a trace needs plotly: pip install 'fastdiff[trace]'; print, table and save do without"
         ) from error
     return get_plotlyjs()
 
@@ -85,8 +84,7 @@ def _samples(trace: Trace, decode: Decode | None, view: str | None) -> dict[str,
     if trace.x.shape[1] and chosen in ("image", "channels"):
         panels = picture_panels(trace, chosen, decode)
     elif trace.x.shape[1]:
-        makers = {"curve": curve_panels, "cloud": lambda t: [cloud_panel(t)], "histogram": lambda t: [histogram_panel(t)]}
-        panels = makers[chosen](trace)
+        panels = {"curve": curve_panels, "cloud": cloud_panels, "histogram": histogram_panels}[chosen](trace)
     return {"view": "pictures" if chosen in ("image", "channels") else chosen, "panels": panels}
 
 
@@ -95,15 +93,16 @@ def _captions(trace: Trace) -> Iterator[str]:
     table = trace.table()
     for i, row in enumerate(table):
         if i == trace.plan.nfe:
-            yield f"result · σ {row['sigma']:.4g}"
+            yield f"result · sigma {row['sigma']:.4g}"
             continue
         stage = "" if row["accepted"] else " · a stage inside a step"
-        yield f"t {row['t']:.5g} · σ {row['sigma']:.4g} · α {row['alpha']:.4g} · log-SNR {row['log_snr']:.4g}{stage}"
+        level = f"sigma {row['sigma']:.4g} · alpha {row['alpha']:.4g} · log-SNR {row['log_snr']:.4g}"
+        yield f"t {row['t']:.5g} · {level}{stage}"
 
 
 def _summary(trace: Trace) -> str:
     plan, (model, step) = trace.plan, (1000 * trace.seconds).sum(0).tolist()
-    shape = " × ".join(map(str, trace.result.shape[1:])) or "1"
+    shape = " x ".join(map(str, trace.result.shape[1:])) or "1"
     shown = f"{len(trace.result)} samples of {shape}, {trace.x.shape[1]} of them kept"
     spent = f"model {model:.4g} ms, steps {step:.4g} ms"
     return f"{plan.solver} on {plan.grid} · {plan.nfe} evaluations · {plan.prediction} · {shown} · {spent}"

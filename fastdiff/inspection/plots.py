@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .traced import Trace
 
 COLOURS = ("#3b82f6", "#e8710a", "#12a06b", "#b25fd1", "#d64550", "#7a8699")
+LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}, "traceorder": "normal"}
+FREE = {"tickmode": "auto", "nticks": 5}  # ticks of a second axis at round numbers, not where the first has its own
 FEW = 8  # samples that have a line each; of more there is the range
 
 
@@ -32,7 +34,8 @@ class Plot(NamedTuple):
 
 def plots_of(trace: Trace) -> list[Plot]:
     """All of them; those of guidance where there is one."""
-    return [_errors(trace), _turns(trace), *_guidance(trace), _lengths(trace), _changes(trace), _noise(trace), _time(trace)]
+    first, rest = (_errors, _turns), (_lengths, _changes, _noise, _time)
+    return [*(plot(trace) for plot in first), *_guidance(trace), *(plot(trace) for plot in rest)]
 
 
 def figure_of(plot: Plot) -> dict[str, Any]:
@@ -44,27 +47,27 @@ def figure_of(plot: Plot) -> dict[str, Any]:
         "height": 270,
         "margin": {"l": 58, "r": 58 if plot.y2 else 14, "t": 8, "b": 40},
         "hovermode": "x unified",
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
+        "legend": LEGEND,
         "xaxis": {"title": {"text": "step", "standoff": 6}, "zeroline": False, "tickformat": "d"},
         "yaxis": _axis(plot.y, plot.log),
         "barmode": "stack" if plot.stacked else "group",
     }
     if plot.y2:
-        layout["yaxis2"] = {**_axis(plot.y2, False), "overlaying": "y", "side": "right", "showgrid": False}
+        layout["yaxis2"] = {**_axis(plot.y2, False), "overlaying": "y", "side": "right", "showgrid": False, **FREE}
     return Figure(plot.data, layout).to_plotly_json()
 
 
 def _axis(title: str, log: bool) -> dict[str, Any]:
-    kind = {"type": "log", "exponentformat": "power", "dtick": 1} if log else {"type": "linear"}
+    kind = {"type": "log", "exponentformat": "power"} if log else {"type": "linear"}
     return {"title": {"text": title, "standoff": 8}, "zeroline": False, "automargin": True, **kind}
 
 
 def _line(name: str, values: np.ndarray, colour: int, **options: Any) -> dict[str, Any]:
-    """A line over the steps; what is not finite is a gap."""
+    """A line over the steps; what is not finite is left out."""
     shown = {"line": {"color": COLOURS[colour], "width": 2}, "marker": {"size": 5}, **options}
     return {
         "type": "scatter", "mode": "lines+markers", "name": name, "x": list(range(len(values))), "y": numbers(values),
-        "hovertemplate": "%{y:.4g}", **shown,
+        "hovertemplate": "%{y:.4g}", "connectgaps": True, **shown,
     }  # fmt: skip
 
 
@@ -93,7 +96,7 @@ def _of_samples(values: Tensor, name: str, colour: int) -> list[dict[str, Any]]:
 
 def _errors(trace: Trace) -> Plot:
     how = "estimated by the next higher order" if trace.reference == "estimate" else "measured by fine steps"
-    words = f"How far each step led from the exact solution of that step, {how}: |x* − x| / (α + σ)."
+    words = f"How far each step led from the exact solution of that step, {how}: |x* - x| / (alpha + sigma)."
     return Plot("error", "Local error", words, _of_samples(trace.error, "mean", 4), "error", log=True)
 
 
@@ -101,7 +104,7 @@ def _turns(trace: Trace) -> Plot:
     places = trace.accepted
     deviation = [_line("distance from the straight line", mean(trace.deviation)[places], 1, x=places, yaxis="y2")]
     angles = [{**line, "x": places} for line in _of_samples(trace.angle[places], "turn", 0)]
-    words = "The turn of the path at each state, and its distance from the chord, in x / (α + σ): both 0 for a straight flow."
+    words = "The turn of the path at each state, and how far it is from the chord, in x / (alpha + sigma)."
     return Plot("turn", "Curvature", words, [*angles, *deviation], "degrees", "distance")
 
 
@@ -111,27 +114,31 @@ def _guidance(trace: Trace) -> list[Plot]:
     c, *others = trace.names
     lengths = [_line(f"|{name}|", mean(trace.outputs[..., k]), k) for k, name in enumerate(trace.names)]
     for k, name in enumerate(others, 1):
-        lengths.append(_line(f"|{c} − {name}|", mean(trace.differences[..., k]), (k + 2) % len(COLOURS)))
+        lengths.append(_line(f"|{c} - {name}|", mean(trace.differences[..., k]), (k + 2) % len(COLOURS)))
         dotted = {"yaxis": "y2", "line": {"color": COLOURS[(k + 3) % len(COLOURS)], "dash": "dot", "width": 2}}
         lengths.append(_line(f"cos({c}, {name})", mean(trace.cosines[..., k]), k, **dotted))
-    labels = ("c − u", "u", "c₂ − u", "c₃ − u", "x", "state")
+    labels = ("c - u", "u", "c_2 - u", "c_3 - u", "x", "state")
     weights = [(label, mean(trace.weights[..., k])) for k, label in enumerate(labels)]
     used = [_line(label, value, k) for k, (label, value) in enumerate(weights) if np.nan_to_num(value).any()]
     words = "Lengths of the outputs, of their difference, and the cosine between them."
     return [
         Plot("guidance", "Guidance terms", words, lengths, "length", "cosine"),
-        Plot("weights", "Guidance weights", "What each term is multiplied by, the mean over the samples.", used, "weight"),
+        Plot(
+            "weights", "Guidance weights", "What each term is multiplied by, the mean over the samples.", used, "weight"
+        ),
     ]
 
 
 def _lengths(trace: Trace) -> Plot:
     named = (("|x|", trace.x_rms, 0), ("|x0|", trace.x0_rms, 1), ("|eps|", trace.eps_rms, 2))
     data = [line for name, values, colour in named for line in _of_samples(values, name, colour)]
-    return Plot("lengths", "Lengths", "Root mean squares of the state and of the predictions.", data, "length")
+    return Plot(
+        "lengths", "Lengths", "Root mean squares of the state and of the predictions.", data, "length", log=True
+    )
 
 
 def _changes(trace: Trace) -> Plot:
-    words = "How much the predicted data changed since the evaluation before: |x0 − x0 before|."
+    words = "How much the predicted data changed since the evaluation before: |x0 - x0 before|."
     return Plot("change", "Change of x0", words, _of_samples(trace.change, "mean", 1), "change", log=True)
 
 
@@ -139,7 +146,14 @@ def _noise(trace: Trace) -> Plot:
     table = trace.table()
     levels = [_line(name, table[name], colour, yaxis="y2") for name, colour in (("alpha", 1), ("sigma", 2))]
     data = [_line("log-SNR", table["log_snr"], 0), *levels]
-    return Plot("noise", "Noise level", "log-SNR = log(α / σ), and α and σ of x = α x0 + σ eps.", data, "log-SNR", "α, σ")
+    return Plot(
+        "noise",
+        "Noise level",
+        "log-SNR = log(alpha / sigma), and alpha and sigma of x = alpha x0 + sigma eps.",
+        data,
+        "log-SNR",
+        "alpha, sigma",
+    )
 
 
 def _time(trace: Trace) -> Plot:

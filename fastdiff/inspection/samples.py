@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .measures import flow_state
+from .measures import flow_state, levels_of
 from .thumbnails import data_uris, framed, side_by_side
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_PICTURES = 16
 BUDGETS = {"x0": 1_300_000, "x": 600_000, "eps": 600_000}  # characters of all pictures of a panel
-SPREAD = 2.5  # standard deviations from black to mid grey
+SPREAD = 2.0  # standard deviations of the noise from black to white, beside the data
 TITLES = {"x0": "x0, the predicted data", "x": "x, the state", "eps": "eps, the predicted noise"}
 Decode = Callable[[Tensor], Tensor]
 
@@ -38,11 +38,13 @@ def _frames(trace: Trace, name: str, view: str, decode: Decode | None) -> list[n
         tensors = torch.cat([tensors, trace.x[-1:, :MOST_PICTURES].float()])
     if name == "x0" and decode is not None:
         return [framed(_decoded(decode, frame), -1.0, 1.0) for frame in tensors]
-    pictures = [_as_picture(frame, view) for frame in tensors]
-    if name == "x0":
-        low, high = _range(pictures[-1])
-        return [framed(picture, low, high) for picture in pictures]
-    return [framed(picture, -SPREAD * (s := _deviation(picture)), SPREAD * s) for picture in pictures]
+    low, high = _range(_as_picture(trace.x[-1, :MOST_PICTURES].float(), view))
+    # As wide as alpha x0 + sigma eps is: x and x0 look the same where there is no noise.
+    scales = {"x0": [(1.0, 0.0)] * len(tensors), "x": levels_of(trace.plan), "eps": [(0.0, 1.0)] * len(tensors)}
+    return [
+        framed(_as_picture(frame, view), alpha * low - SPREAD * sigma, alpha * high + SPREAD * sigma)
+        for frame, (alpha, sigma) in zip(tensors, scales[name], strict=True)
+    ]
 
 
 def _decoded(decode: Decode, x0: Tensor) -> Tensor:
@@ -69,11 +71,6 @@ def _range(x: Tensor) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def _deviation(x: Tensor) -> float:
-    known = x[torch.isfinite(x)].double()
-    return max(float(known.square().mean().sqrt()), 1e-6) if len(known) else 1.0
-
-
 MOST_LINES, MOST_PLACES = 4, 256
 
 
@@ -87,22 +84,23 @@ def curve_panels(trace: Trace) -> list[dict[str, Any]]:
             tensors = torch.cat([tensors, trace.x[-1:]])
         lines = tensors[:, :MOST_LINES, ..., ::stride]
         channels = 1 if lines.ndim == 3 else lines.shape[2]
-        labels = [
-            f"sample {k}" + (f", channel {c}" if channels > 1 else "")
+        named = [
+            {"label": f"sample {k}" + (f", channel {c}" if channels > 1 else ""), "sample": k, "channel": c}
             for k in range(lines.shape[1])
             for c in range(channels)
         ]
         frames = [rounded(frame.reshape(-1, frame.shape[-1])) for frame in lines]
         places = list(range(0, trace.x.shape[-1], stride))
-        panels.append({"name": name, "title": TITLES[name], "x": places, "labels": labels, "frames": frames})
+        panels.append({"name": name, "title": TITLES[name], "x": places, "lines": named, "frames": frames})
     return panels
 
 
 MOST_POINTS, MOST_PATHS, BINS = 1024, 64, 60
+HISTOGRAM_TITLE = "The numbers of z = x / (alpha + sigma) and of the x0 predicted there"
 Z_TITLE = "z = x / (alpha + sigma), and the x0 predicted there"
 
 
-def cloud_panel(trace: Trace) -> dict[str, Any]:
+def cloud_panels(trace: Trace) -> list[dict[str, Any]]:
     """Points in the plane: at each state z and x0, [points] of two numbers; and the paths of some."""
     z, x0 = _flow_states(trace), torch.cat([trace.x0, trace.x[-1:]])
     z, x0 = (v.reshape(len(v), -1, 2)[:, :MOST_POINTS] for v in (z, x0))
@@ -113,10 +111,10 @@ def cloud_panel(trace: Trace) -> dict[str, Any]:
     frames = [[rounded(a.T), rounded(b.T)] for a, b in zip(z, x0, strict=True)]
     paths = [rounded(path.T) for path in z[trace.accepted, :MOST_PATHS].movedim(1, 0)]
     limits = np.stack([low - margin, high + margin], 1).round(4).tolist()
-    return {"name": "z", "title": Z_TITLE, "frames": frames, "paths": paths, "range": limits}
+    return [{"name": "z", "title": Z_TITLE, "frames": frames, "paths": paths, "range": limits}]
 
 
-def histogram_panel(trace: Trace) -> dict[str, Any]:
+def histogram_panels(trace: Trace) -> list[dict[str, Any]]:
     """The distribution of the numbers of z and of x0 at each state: densities [2] of [bins]."""
     z, x0 = _flow_states(trace), torch.cat([trace.x0, trace.x[-1:]]).double()
     known = torch.cat([z.flatten(), x0.flatten()])
@@ -125,7 +123,7 @@ def histogram_panel(trace: Trace) -> dict[str, Any]:
     edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
     frames = [[_density(a, edges), _density(b, edges)] for a, b in zip(z, x0, strict=True)]
     places = ((edges[1:] + edges[:-1]) / 2).round(6).tolist()
-    return {"name": "values", "title": "How the numbers of z and x0 are distributed", "x": places, "frames": frames}
+    return [{"name": "values", "title": HISTOGRAM_TITLE, "x": places, "frames": frames}]
 
 
 def _density(x: Tensor, edges: np.ndarray) -> list[float | None]:
@@ -135,8 +133,7 @@ def _density(x: Tensor, edges: np.ndarray) -> list[float | None]:
 
 def _flow_states(trace: Trace) -> Tensor:
     """[n + 1, K, ...] z of the kept states."""
-    levels = [trace.plan.start, *(trace.plan.point_after(i) for i in range(trace.plan.nfe))]
-    return torch.stack([flow_state(x, *level) for x, level in zip(trace.x, levels, strict=True)])
+    return torch.stack([flow_state(x, *level) for x, level in zip(trace.x, levels_of(trace.plan), strict=True)])
 
 
 def rounded(values: Tensor) -> Any:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 if TYPE_CHECKING:
     from .traced import Trace
 
@@ -86,7 +85,8 @@ def text_of(trace: Trace) -> str:
     columns = {name: values for name, values in columns_of(trace).items() if says_something(name, values)}
     cells = [[name, *map(cell, values)] for name, values in columns.items()]
     widths = [max(map(len, column)) for column in cells]
-    lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in zip(*cells, strict=True)]
+    rows = zip(*cells, strict=True)
+    lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
     first = trace.first_not_finite
     warning = [] if first is None else [f"not finite: first in step {first[0]}, sample {first[1]}"]
     return "\n".join([repr(trace), *warning, *lines])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-
 import torch
 from torch import Tensor
 
@@ -22,7 +21,6 @@ from .guidance_terms import output_names
 from .record import Recorder
 from .step_errors import StepErrors
 from .traced import Trace
-
 
 REFERENCES = ("estimate", "measured")
 WHOLE = 2**16  # elements in all, up to which every sample's tensors are kept

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import files
 from ..plans.plan import Plan
-from .measures import flow_state, flow_time, line_deviation
+from .measures import flow_state, flow_time, levels_of, line_deviation
 from .table import table_of, text_of
 from .trace_file import read_trace, write_trace
 
@@ -84,8 +84,7 @@ class Trace:
 
         Of the kept samples, at accepted states; see `angle` for z and tau.
         """
-        levels = [self.plan.start, *(self.plan.point_after(i) for i in range(self.plan.nfe))]
-        places = self.accepted
+        levels, places = levels_of(self.plan), self.accepted
         z = torch.stack([flow_state(self.x[i], *levels[i]) for i in places])
         tau = torch.tensor([flow_time(*levels[i]) for i in places], dtype=torch.float64)
         found = torch.full(self.x.shape[:2], torch.nan, dtype=torch.float64)

@@ -4,8 +4,9 @@ const last = run.states.length - 1;
 const slider = document.getElementById("step");
 const plots = [];    // elements with a marker at the step
 const painters = []; // functions of the step that draw a panel's frame
+const later = [];    // drawing, once everything has its place and size
 const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
-const PAIR = ["#3b82f6", "#e8710a", "#12a06b", "#b25fd1"];
+const FOUR = ["#3b82f6", "#e8710a", "#12a06b", "#b25fd1"];
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -53,9 +54,11 @@ for (const { name, title, words, figure } of run.figures) {
   document.getElementById("plots").append(card(title, words, where));
   figure.layout.shapes = marker();
   figure.layout.xaxis.range = [-0.4, last + 0.4];
-  draw(where, figure.data, figure.layout);
-  where.on("plotly_click", (event) => go(event.points[0].x));
   plots.push(where);
+  later.push(() => {
+    draw(where, figure.data, figure.layout);
+    where.on("plotly_click", (event) => go(event.points[0].x));
+  });
 }
 
 function pictures(panel) {
@@ -87,17 +90,17 @@ function base(x, y) {
 
 function plotted(panel, data, layout, change) {
   const where = element("div", { id: "panel-" + panel.name, role: "img", "aria-label": panel.title });
-  const made = card(panel.title, "", where);
-  document.getElementById("samples").append(made);
-  draw(where, data, layout);
+  later.push(() => draw(where, data, layout));
   painters.push((i) => change(where, i));
-  return made;
+  return card(panel.title, "", where);
 }
 
 function curves(panel) {
-  const data = panel.labels.map((label, k) => (
-    { type: "scatter", mode: "lines", name: label, x: panel.x, y: panel.frames[0][k], line: { width: 1.4 }, hovertemplate: "%{y:.4g}" }
-  ));
+  const dashes = ["solid", "dot", "dash", "dashdot"];
+  const data = panel.lines.map(({ label, sample, channel }, k) => ({
+    type: "scatter", mode: "lines", name: label, x: panel.x, y: panel.frames[0][k], hovertemplate: "%{y:.4g}",
+    line: { width: 1.4, color: FOUR[sample], dash: dashes[channel] },
+  }));
   return plotted(panel, data, base("place", "value"), (where, i) => {
     if (i < panel.frames.length) Plotly.restyle(where, { y: panel.frames[i] });
   });
@@ -110,12 +113,13 @@ function cloud(panel) {
   }));
   const points = ["z", "x0"].map((name, k) => ({
     type: "scatter", mode: "markers", name, x: panel.frames[0][k][0], y: panel.frames[0][k][1],
-    marker: { size: 5, opacity: 0.75, color: PAIR[k] }, hovertemplate: "(%{x:.3g}, %{y:.3g})",
+    marker: { size: 5, opacity: 0.75, color: FOUR[k] }, hovertemplate: "(%{x:.3g}, %{y:.3g})",
   }));
   const layout = base("first coordinate", "second coordinate");
-  layout.height = 480;
+  layout.height = 520;
   layout.xaxis.range = panel.range[0];
-  layout.yaxis.range = panel.range[1];
+  Object.assign(layout.yaxis, { range: panel.range[1], scaleanchor: "x", constrain: "domain" });
+  layout.xaxis.constrain = "domain";
   const places = [paths.length, paths.length + 1];
   return plotted(panel, [...paths, ...points], layout, (where, i) => {
     const [z, x0] = panel.frames[i];
@@ -125,7 +129,7 @@ function cloud(panel) {
 
 function histogram(panel) {
   const data = ["z", "x0"].map((name, k) => ({
-    type: "scatter", mode: "lines", name, x: panel.x, y: panel.frames[0][k], line: { shape: "hvh", color: PAIR[k], width: 2 },
+    type: "scatter", mode: "lines", name, x: panel.x, y: panel.frames[0][k], line: { shape: "hvh", color: FOUR[k], width: 2 },
     hovertemplate: "%{y:.3g}",
   }));
   return plotted(panel, data, base("value", "density"), (where, i) => Plotly.restyle(where, { y: panel.frames[i] }));
@@ -133,9 +137,10 @@ function histogram(panel) {
 
 const makers = { pictures, curve: curves, cloud, histogram };
 const samples = document.getElementById("samples");
-samples.className = "panels";
+samples.className = run.samples.panels.length > 1 ? "panels" : "panels alone";
 for (const panel of run.samples.panels) samples.append(makers[run.samples.view](panel));
 if (!run.samples.panels.length) samples.remove();
+for (const drawing of later) drawing();
 
 let here = -1, waiting = false;
 
