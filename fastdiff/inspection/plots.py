@@ -58,7 +58,7 @@ def figure_of(plot: Plot) -> dict[str, Any]:
 
 
 def _axis(title: str, log: bool) -> dict[str, Any]:
-    kind = {"type": "log", "exponentformat": "power"} if log else {"type": "linear"}
+    kind = {"type": "log" if log else "linear", "exponentformat": "power"}
     return {"title": {"text": title, "standoff": 8}, "zeroline": False, "automargin": True, **kind}
 
 

@@ -95,7 +95,7 @@ def curve_panels(trace: Trace) -> list[dict[str, Any]]:
     return panels
 
 
-MOST_POINTS, MOST_PATHS, BINS = 1024, 64, 60
+MOST_POINTS, MOST_PATHS, BINS = 1024, 64, 60  # at most
 HISTOGRAM_TITLE = "The numbers of z = x / (alpha + sigma) and of the x0 predicted there"
 Z_TITLE = "z = x / (alpha + sigma), and the x0 predicted there"
 
@@ -105,10 +105,10 @@ def cloud_panels(trace: Trace) -> list[dict[str, Any]]:
     z, x0 = _flow_states(trace), torch.cat([trace.x0, trace.x[-1:]])
     z, x0 = (v.reshape(len(v), -1, 2)[:, :MOST_POINTS] for v in (z, x0))
     both = torch.cat([z.reshape(-1, 2), x0.double().reshape(-1, 2)])
-    both = both[torch.isfinite(both).all(1)].numpy()
-    low, high = np.quantile(both, [0.002, 0.998], axis=0) if len(both) else (np.full(2, -1.0), np.full(2, 1.0))
+    known = both[torch.isfinite(both).all(1)].numpy()
+    low, high = np.quantile(known, [0.002, 0.998], axis=0) if len(known) else (np.full(2, -1.0), np.full(2, 1.0))
     margin = 0.08 * (high - low) + 1e-6
-    frames = [[rounded(a.T), rounded(b.T)] for a, b in zip(z, x0, strict=True)]
+    frames = [[rounded(here.T), rounded(there.T)] for here, there in zip(z, x0, strict=True)]
     paths = [rounded(path.T) for path in z[trace.accepted, :MOST_PATHS].movedim(1, 0)]
     limits = np.stack([low - margin, high + margin], 1).round(4).tolist()
     return [{"name": "z", "title": Z_TITLE, "frames": frames, "paths": paths, "range": limits}]
@@ -120,7 +120,8 @@ def histogram_panels(trace: Trace) -> list[dict[str, Any]]:
     known = torch.cat([z.flatten(), x0.flatten()])
     known = known[torch.isfinite(known)]
     low, high = np.quantile(known.numpy(), [0.001, 0.999]) if len(known) else (-1.0, 1.0)
-    edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
+    bins = min(BINS, max(8, math.isqrt(z[0].numel())))
+    edges = np.linspace(low, max(high, low + 1e-6), bins + 1)
     frames = [[_density(a, edges), _density(b, edges)] for a, b in zip(z, x0, strict=True)]
     places = ((edges[1:] + edges[:-1]) / 2).round(6).tolist()
     return [{"name": "values", "title": HISTOGRAM_TITLE, "x": places, "frames": frames}]

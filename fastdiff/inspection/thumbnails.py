@@ -57,8 +57,8 @@ def data_uris(frames: Sequence[np.ndarray], budget: int) -> list[list[str]]:
 def _data_uri(picture: np.ndarray, scale: float) -> str:
     image = Image.fromarray(picture)
     if scale < 1:
-        size = tuple(max(1, round(side * scale)) for side in image.size)
-        image = image.resize(size, Image.Resampling.BOX)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BOX)
     file = io.BytesIO()
     image.save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

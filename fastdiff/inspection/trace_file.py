@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,19 +18,18 @@ if TYPE_CHECKING:
 VERSION = "1"
 
 
-def write_trace(trace: Trace, path: Path) -> None:
+def write_trace(trace: Trace, path: Path, names: Sequence[str]) -> None:
     """Write the file."""
-    names = {name: value for name, value in vars(trace).items() if hasattr(value, "contiguous") and name != "deviation"}
     header = {
         "fastdiff_trace": VERSION,
         "plan": json.dumps(trace.plan.to_dict()),
         "names": json.dumps(trace.names),
         "reference": trace.reference,
     }
-    save_file({name: value.cpu().contiguous() for name, value in names.items()}, path, header)
+    save_file({name: getattr(trace, name).cpu().contiguous() for name in names}, path, header)
 
 
-def read_trace(path: Path, names: Sequence[str]) -> dict[str, object]:
+def read_trace(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """The arguments of a `Trace`. Raises ValueError naming the file where it is not one."""
     with path.open("rb"):
         pass  # the system's own error where there is no such file

@@ -114,7 +114,7 @@ class Trace:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything to a safetensors file. `load` gives it back bit for bit."""
-        files.write(Path(path), lambda place: write_trace(self, place))
+        files.write(Path(path), lambda place: write_trace(self, place, TENSORS))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Trace:

@@ -71,13 +71,17 @@ function pictures(panel) {
     grid.append(image);
     return image;
   });
+  const note = element("p", { class: "words", hidden: "" }, "There is none at the result, which is not evaluated.");
+  painters.push((i) => { note.hidden = i < panel.frames.length; });
   painters.push((i) => images.forEach((image, k) => {
     const source = i < panel.frames.length ? panel.frames[i][k] : null;
     image.classList.toggle("none", !source);
     if (source) image.src = source;
     image.alt = "sample " + k + ", " + panel.name + (i === last ? ", result" : ", step " + i);
   }));
-  return card(panel.title, "", grid);
+  const made = card(panel.title, "", note);
+  made.append(grid);
+  return made;
 }
 
 function base(x, y) {
