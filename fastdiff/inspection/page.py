@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .plots import figure_of, plots_of
+from .record import Record
 from .samples import Decode, cloud_panels, curve_panels, histogram_panels, picture_panels
-from .table import cell, columns_of, says_something
+from .table import cell, columns_of, says_something, table_of
 from .views import view_of
-
-if TYPE_CHECKING:
-    from .traced import Trace
 
 HEADINGS = {
     "t": "time, in the model's units", "sigma": "factor of the noise", "alpha": "factor of the data",
@@ -28,7 +26,7 @@ HEADINGS = {
 }  # fmt: skip
 
 
-def write_page(trace: Trace, path: Path, decode: Decode | None, title: str, view: str | None) -> None:
+def write_page(trace: Record, path: Path, decode: Decode | None, title: str, view: str | None) -> None:
     """Write it. Raises ImportError without plotly, ValueError for a view that does not fit."""
     script = plotly_script()
     title = title or f"{trace.plan.solver}, {trace.plan.nfe} evaluations"
@@ -68,14 +66,14 @@ def _json(value: object) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _run(trace: Trace, decode: Decode | None, view: str | None) -> dict[str, Any]:
+def _run(trace: Record, decode: Decode | None, view: str | None) -> dict[str, Any]:
     """What the page's script reads."""
     plots = plots_of(trace)
     figures = [{"name": p.name, "title": p.title, "words": p.words, "figure": figure_of(p)} for p in plots]
     return {"states": list(_captions(trace)), "figures": figures, "samples": _samples(trace, decode, view)}
 
 
-def _samples(trace: Trace, decode: Decode | None, view: str | None) -> dict[str, Any]:
+def _samples(trace: Record, decode: Decode | None, view: str | None) -> dict[str, Any]:
     """The kept samples in the view that fits them; nothing where none are kept."""
     chosen = view_of(trace.x.shape[2:], view)
     if decode is not None and chosen not in ("image", "channels"):
@@ -88,9 +86,9 @@ def _samples(trace: Trace, decode: Decode | None, view: str | None) -> dict[str,
     return {"view": "pictures" if chosen in ("image", "channels") else chosen, "panels": panels}
 
 
-def _captions(trace: Trace) -> Iterator[str]:
+def _captions(trace: Record) -> Iterator[str]:
     """What is said of each state beside the slider."""
-    table = trace.table()
+    table = table_of(trace)
     for i, row in enumerate(table):
         if i == trace.plan.nfe:
             yield f"result · sigma {row['sigma']:.4g}"
@@ -100,7 +98,7 @@ def _captions(trace: Trace) -> Iterator[str]:
         yield f"t {row['t']:.5g} · {level}{stage}"
 
 
-def _summary(trace: Trace) -> str:
+def _summary(trace: Record) -> str:
     plan, (model, step) = trace.plan, (1000 * trace.seconds).sum(0).tolist()
     shape = " x ".join(map(str, trace.result.shape[1:])) or "1"
     shown = f"{len(trace.result)} samples of {shape}, {trace.x.shape[1]} of them kept"
@@ -108,7 +106,7 @@ def _summary(trace: Trace) -> str:
     return f"{plan.solver} on {plan.grid} · {plan.nfe} evaluations · {plan.prediction} · {shown} · {spent}"
 
 
-def _warning(trace: Trace) -> str:
+def _warning(trace: Record) -> str:
     first = trace.first_not_finite
     if first is None:
         return ""
@@ -120,7 +118,7 @@ def _warning(trace: Trace) -> str:
     )
 
 
-def _table(trace: Trace) -> str:
+def _table(trace: Record) -> str:
     """The table's rows, without columns that say nothing."""
     columns = {name: values for name, values in columns_of(trace).items() if says_something(name, values)}
     heads = "".join(f'<th scope="col" title="{escape(HEADINGS.get(n, n))}">{escape(n)}</th>' for n in columns)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from .table import mean
-
-if TYPE_CHECKING:
-    from .traced import Trace
+from .record import Record
+from .table import mean, table_of
 
 COLOURS = ("#3b82f6", "#e8710a", "#12a06b", "#b25fd1", "#d64550", "#7a8699")
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}, "traceorder": "normal"}
@@ -32,7 +30,7 @@ class Plot(NamedTuple):
     stacked: bool = False
 
 
-def plots_of(trace: Trace) -> list[Plot]:
+def plots_of(trace: Record) -> list[Plot]:
     """All of them; those of guidance where there is one."""
     first, rest = (_errors, _turns), (_lengths, _changes, _noise, _time)
     return [*(plot(trace) for plot in first), *_guidance(trace), *(plot(trace) for plot in rest)]
@@ -94,13 +92,13 @@ def _of_samples(values: Tensor, name: str, colour: int) -> list[dict[str, Any]]:
     return [*(_samples(values, colour) if several else []), _line(name, mean(values), colour)]
 
 
-def _errors(trace: Trace) -> Plot:
+def _errors(trace: Record) -> Plot:
     how = "estimated by the next higher order" if trace.reference == "estimate" else "measured by fine steps"
     words = f"How far each step led from the exact solution of that step, {how}: |x* - x| / (alpha + sigma)."
     return Plot("error", "Local error", words, _of_samples(trace.error, "mean", 4), "error", log=True)
 
 
-def _turns(trace: Trace) -> Plot:
+def _turns(trace: Record) -> Plot:
     places = trace.accepted
     deviation = [_line("distance from the straight line", mean(trace.deviation)[places], 1, x=places, yaxis="y2")]
     angles = [{**line, "x": places} for line in _of_samples(trace.angle[places], "turn", 0)]
@@ -108,11 +106,11 @@ def _turns(trace: Trace) -> Plot:
     return Plot("turn", "Curvature", words, [*angles, *deviation], "degrees", "distance")
 
 
-def _guidance(trace: Trace) -> list[Plot]:
-    if not trace.names:
+def _guidance(trace: Record) -> list[Plot]:
+    if not trace.output_names:
         return []
-    c, *others = trace.names
-    lengths = [_line(f"|{name}|", mean(trace.outputs[..., k]), k) for k, name in enumerate(trace.names)]
+    c, *others = trace.output_names
+    lengths = [_line(f"|{name}|", mean(trace.outputs[..., k]), k) for k, name in enumerate(trace.output_names)]
     for k, name in enumerate(others, 1):
         lengths.append(_line(f"|{c} - {name}|", mean(trace.differences[..., k]), (k + 2) % len(COLOURS)))
         dotted = {"yaxis": "y2", "line": {"color": COLOURS[(k + 3) % len(COLOURS)], "dash": "dot", "width": 2}}
@@ -129,7 +127,7 @@ def _guidance(trace: Trace) -> list[Plot]:
     ]
 
 
-def _lengths(trace: Trace) -> Plot:
+def _lengths(trace: Record) -> Plot:
     named = (("|x|", trace.x_rms, 0), ("|x0|", trace.x0_rms, 1), ("|eps|", trace.eps_rms, 2))
     data = [line for name, values, colour in named for line in _of_samples(values, name, colour)]
     return Plot(
@@ -137,13 +135,13 @@ def _lengths(trace: Trace) -> Plot:
     )
 
 
-def _changes(trace: Trace) -> Plot:
+def _changes(trace: Record) -> Plot:
     words = "How much the predicted data changed since the evaluation before: |x0 - x0 before|."
     return Plot("change", "Change of x0", words, _of_samples(trace.change, "mean", 1), "change", log=True)
 
 
-def _noise(trace: Trace) -> Plot:
-    table = trace.table()
+def _noise(trace: Record) -> Plot:
+    table = table_of(trace)
     levels = [_line(name, table[name], colour, yaxis="y2") for name, colour in (("alpha", 1), ("sigma", 2))]
     data = [_line("log-SNR", table["log_snr"], 0), *levels]
     return Plot(
@@ -156,7 +154,7 @@ def _noise(trace: Trace) -> Plot:
     )
 
 
-def _time(trace: Trace) -> Plot:
+def _time(trace: Record) -> Plot:
     seconds = 1000 * trace.seconds.numpy()
     bars = [
         {

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .measures import flow_state, levels_of
+from .record import Record
 from .thumbnails import data_uris, framed, side_by_side
-
-if TYPE_CHECKING:
-    from .traced import Trace
 
 MOST_PICTURES = 16
 BUDGETS = {"x0": 1_300_000, "x": 600_000, "eps": 600_000}  # characters of all pictures of a panel
@@ -23,7 +21,7 @@ TITLES = {"x0": "x0, the predicted data", "x": "x, the state", "eps": "eps, the 
 Decode = Callable[[Tensor], Tensor]
 
 
-def picture_panels(trace: Trace, view: str, decode: Decode | None) -> list[dict[str, Any]]:
+def picture_panels(trace: Record, view: str, decode: Decode | None) -> list[dict[str, Any]]:
     """Panels with a row of pictures for each state: name, title and frames [n + 1] of [K] data URIs."""
     return [
         {"name": name, "title": TITLES[name], "frames": data_uris(_frames(trace, name, view, decode), BUDGETS[name])}
@@ -31,7 +29,7 @@ def picture_panels(trace: Trace, view: str, decode: Decode | None) -> list[dict[
     ]
 
 
-def _frames(trace: Trace, name: str, view: str, decode: Decode | None) -> list[np.ndarray]:
+def _frames(trace: Record, name: str, view: str, decode: Decode | None) -> list[np.ndarray]:
     """Of each state the pictures [K, H, W] or [K, H, W, 3]; x0's last frame is the result."""
     tensors = getattr(trace, name)[:, :MOST_PICTURES].float()
     if name == "x0":
@@ -74,7 +72,7 @@ def _range(x: Tensor) -> tuple[float, float]:
 MOST_LINES, MOST_PLACES = 4, 256
 
 
-def curve_panels(trace: Trace) -> list[dict[str, Any]]:
+def curve_panels(trace: Record) -> list[dict[str, Any]]:
     """Panels with lines: at each state [lines] of [points]; a line for each channel of the first samples."""
     stride = math.ceil(trace.x.shape[-1] / MOST_PLACES)
     panels = []
@@ -100,7 +98,7 @@ HISTOGRAM_TITLE = "The numbers of z = x / (alpha + sigma) and of the x0 predicte
 Z_TITLE = "z = x / (alpha + sigma), and the x0 predicted there"
 
 
-def cloud_panels(trace: Trace) -> list[dict[str, Any]]:
+def cloud_panels(trace: Record) -> list[dict[str, Any]]:
     """Points in the plane: at each state z and x0, [points] of two numbers; and the paths of some."""
     z, x0 = _flow_states(trace), torch.cat([trace.x0, trace.x[-1:]])
     z, x0 = (v.reshape(len(v), -1, 2)[:, :MOST_POINTS] for v in (z, x0))
@@ -114,7 +112,7 @@ def cloud_panels(trace: Trace) -> list[dict[str, Any]]:
     return [{"name": "z", "title": Z_TITLE, "frames": frames, "paths": paths, "range": limits}]
 
 
-def histogram_panels(trace: Trace) -> list[dict[str, Any]]:
+def histogram_panels(trace: Record) -> list[dict[str, Any]]:
     """The distribution of the numbers of z and of x0 at each state: densities [2] of [bins]."""
     z, x0 = _flow_states(trace), torch.cat([trace.x0, trace.x[-1:]]).double()
     known = torch.cat([z.flatten(), x0.flatten()])
@@ -132,7 +130,7 @@ def _density(x: Tensor, edges: np.ndarray) -> list[float | None]:
     return rounded(torch.from_numpy(counts / max(counts.sum(), 1) / np.diff(edges)))
 
 
-def _flow_states(trace: Trace) -> Tensor:
+def _flow_states(trace: Record) -> Tensor:
     """[n + 1, K, ...] z of the kept states."""
     return torch.stack([flow_state(x, *level) for x, level in zip(trace.x, levels_of(trace.plan), strict=True)])
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .traced import Trace
+from .record import Record
 
 WHOLE_NUMBERS = {"i": "i4", "calls": "i4", "accepted": "?"}
 
 
-def table_of(trace: Trace) -> np.ndarray:
+def table_of(trace: Record) -> np.ndarray:
     """The structured array of `Trace.table`."""
     columns = columns_of(trace)
     table = np.empty(trace.plan.nfe + 1, [(name, WHOLE_NUMBERS.get(name, "f8")) for name in columns])
@@ -24,7 +22,7 @@ def table_of(trace: Trace) -> np.ndarray:
     return table
 
 
-def columns_of(trace: Trace) -> dict[str, np.ndarray]:
+def columns_of(trace: Record) -> dict[str, np.ndarray]:
     """The columns, by name, each with a number for every state."""
     plan = trace.plan
     accepted = np.isin(np.arange(plan.nfe + 1), trace.accepted)
@@ -52,7 +50,7 @@ def mean(values: Tensor) -> np.ndarray:
     return torch.nanmean(values.double(), 1).numpy()
 
 
-def _levels(trace: Trace) -> Mapping[str, np.ndarray]:
+def _levels(trace: Record) -> Mapping[str, np.ndarray]:
     rows, (alpha, sigma) = trace.plan.rows, trace.plan.end
     alphas = np.array([*(row.alpha for row in rows), alpha])
     sigmas = np.array([*(row.sigma for row in rows), sigma])
@@ -63,11 +61,11 @@ def _levels(trace: Trace) -> Mapping[str, np.ndarray]:
     return {"t": t, "sigma": sigmas, "alpha": alphas, "log_snr": log_snr, "step": step}
 
 
-def _guidance(trace: Trace) -> Mapping[str, np.ndarray]:
-    if not trace.names:
+def _guidance(trace: Record) -> Mapping[str, np.ndarray]:
+    if not trace.output_names:
         return {}
-    c, *others = trace.names
-    columns = {name: _padded(mean(trace.outputs[..., k])) for k, name in enumerate(trace.names)}
+    c, *others = trace.output_names
+    columns = {name: _padded(mean(trace.outputs[..., k])) for k, name in enumerate(trace.output_names)}
     for k, name in enumerate(others, 1):
         columns[f"{c}-{name}"] = _padded(mean(trace.differences[..., k]))
         columns[f"cos({c},{name})"] = _padded(mean(trace.cosines[..., k]))
@@ -80,7 +78,7 @@ def _padded(values: Tensor | np.ndarray, end: float = np.nan) -> np.ndarray:
     return np.append(np.asarray(values), end)
 
 
-def text_of(trace: Trace) -> str:
+def text_of(trace: Record) -> str:
     """The table to read, without columns that say nothing."""
     columns = {name: values for name, values in columns_of(trace).items() if says_something(name, values)}
     cells = [[name, *map(cell, values)] for name, values in columns.items()]

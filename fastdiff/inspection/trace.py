@@ -18,7 +18,7 @@ from ..sampling.rule import Guidance
 from ..sampling.sample import run_steps
 from .fine_steps import FineSteps
 from .guidance_terms import output_names
-from .record import Recorder
+from .recorder import Recorder
 from .step_errors import StepErrors
 from .traced import Trace
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .. import files
-from ..plans.plan import Plan
-from .measures import flow_state, flow_time, levels_of, line_deviation
+from .record import Record
 from .table import table_of, text_of
 from .trace_file import read_trace, write_trace
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Trace:
+class Trace(Record):
     """A run of n evaluations of B samples, K of them kept; row i evaluates state i, and state n is the result.
 
     Lengths |v| are root mean squares over a sample's elements, in float64. NaN stands where there is nothing to say.
@@ -35,67 +32,13 @@ class Trace:
         began. `reference` says how that is known. "estimate": the same step of the next higher order, with the output
         that the following evaluation gave: its leading error, so none of the last step. Noise is the step's own.
         "measured": the probability flow ODE in fine steps of the model.
-    outputs, differences, cosines: [n, B, O] under guidance |m|, |c - m| and the cosine between c and m, for the
-        outputs m named in `names`: c the conditional, u the unconditional one, and others; O = 0 without guidance.
+    outputs, differences, cosines: [n, B, O] under guidance |m|, |c - m| and the cosine between c and m, for each m of
+        `output_names`: c the conditional output, u the unconditional one, and others; O = 0 without guidance.
     weights: [n, B, 6] what multiplies c - u, u, c_2 - u, c_3 - u, x and the guidance's state (`fastdiff.guidance`); a
         method that is no weighted sum has none.
     finite: [n + 1, B] whether x and x0 were. evaluations: [n] of the network for each sample. seconds: [n, 2] of the
         model, and of the step (a correction included), without what noting it all took.
     """
-
-    plan: Plan
-    names: tuple[str, ...]
-    reference: str
-    result: Tensor
-    x: Tensor
-    x0: Tensor
-    eps: Tensor
-    x_rms: Tensor
-    x0_rms: Tensor
-    eps_rms: Tensor
-    change: Tensor
-    angle: Tensor
-    error: Tensor
-    outputs: Tensor
-    differences: Tensor
-    cosines: Tensor
-    weights: Tensor
-    finite: Tensor
-    evaluations: Tensor
-    seconds: Tensor
-
-    @classmethod
-    def of(
-        cls, plan: Plan, result: Tensor, noted: Mapping[str, Sequence[Tensor]], names: tuple[str, ...], reference: str
-    ) -> Trace:
-        """From what a recorder has noted, name by name."""
-        nothing = torch.zeros(plan.nfe, len(result), 0, dtype=torch.float64)
-        found = {name: torch.stack(list(noted[name])) if noted[name] else nothing for name in TENSORS[1:]}
-        return cls(plan, names, reference, result, **found)
-
-    @property
-    def accepted(self) -> list[int]:
-        """The places of the states that are solutions at their times; the others are stages inside a step."""
-        return [0, *(i + 1 for i, row in enumerate(self.plan.rows) if row.accepts)]
-
-    @cached_property
-    def deviation(self) -> Tensor:
-        """[n + 1, K] how far the path is from the straight line between its ends, |z_i - line(tau_i)|, in z.
-
-        Of the kept samples, at accepted states; see `angle` for z and tau.
-        """
-        levels, places = levels_of(self.plan), self.accepted
-        z = torch.stack([flow_state(self.x[i], *levels[i]) for i in places])
-        tau = torch.tensor([flow_time(*levels[i]) for i in places], dtype=torch.float64)
-        found = torch.full(self.x.shape[:2], torch.nan, dtype=torch.float64)
-        found[places] = line_deviation(z, tau)
-        return found
-
-    @property
-    def first_not_finite(self) -> tuple[int, int] | None:
-        """(step, sample) of the first state or x0 with NaN or infinity, None where all are finite."""
-        bad = (~self.finite).nonzero()
-        return None if not len(bad) else (int(bad[0, 0]), int(bad[0, 1]))
 
     def table(self) -> np.ndarray:
         """One record for each state, the mean over the samples of every number; `print(trace)` shows it.
@@ -114,12 +57,12 @@ class Trace:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything to a safetensors file. `load` gives it back bit for bit."""
-        files.write(Path(path), lambda place: write_trace(self, place, TENSORS))
+        files.write(Path(path), lambda place: write_trace(self, place))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Trace:
         """What `save` wrote. Raises ValueError where the file is no trace, or damaged; OSError where there is none."""
-        return cls(**read_trace(Path(path), TENSORS))
+        return cls(**read_trace(Path(path)))
 
     def html(
         self,
@@ -136,9 +79,6 @@ class Trace:
             numbers; by its shape if None.
         Raises ImportError without plotly, which the extra `trace` installs; ValueError for a view that does not fit.
         """
-        from .page import write_page
+        from .page import write_page  # pillow and plotly wait until a page is asked for
 
         files.write(Path(path), lambda place: write_page(self, place, decode, title, view))
-
-
-TENSORS = tuple(field.name for field in fields(Trace))[3:]
