@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..plans.plan import Plan
 from .measures import flow_state, flow_time, levels_of, line_deviation
-
-R = TypeVar("R", bound="Record")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,20 +36,6 @@ class Record:
     finite: Tensor
     evaluations: Tensor
     seconds: Tensor
-
-    @classmethod
-    def of(
-        cls: type[R],
-        plan: Plan,
-        result: Tensor,
-        noted: Mapping[str, Sequence[Tensor]],
-        output_names: tuple[str, ...],
-        reference: str,
-    ) -> R:
-        """From what a recorder has noted, name by name."""
-        nothing = torch.zeros(plan.nfe, len(result), 0, dtype=torch.float64)
-        found = {name: torch.stack(list(noted[name])) if noted[name] else nothing for name in TENSORS[1:]}
-        return cls(plan, output_names, reference, result, **found)
 
     @property
     def accepted(self) -> list[int]:

@@ -15,6 +15,7 @@ from ..sampling.sample import Step
 from .guidance_terms import terms
 from .measures import rms
 from .path import Path
+from .record import TENSORS
 from .step_errors import StepErrors
 
 
@@ -22,7 +23,7 @@ class Recorder:
     """Takes down a run of a plan from its start x. outputs: how many the guidance may have. keep: of how many samples
     tensors are kept. exchanging: whether samples may change places.
 
-    `noted` has what is said of each row or state, by name; `Trace` says what the names mean.
+    `noted` has what is said of each row or state, by name; `fastdiff.Trace` says what the names mean.
     """
 
     def __init__(self, plan: Plan, x: Tensor, outputs: int, keep: int, errors: StepErrors, exchanging: bool) -> None:
@@ -67,6 +68,11 @@ class Recorder:
         self._state(self._plan.nfe, x, *self._plan.end, True)
         self._note("finite", _finite(x))
         self.noted["error"] = self._errors.found
+
+    def stacked(self) -> dict[str, Tensor]:
+        """What `Record` has beside the result, by name; without guidance its terms have no outputs."""
+        nothing = torch.zeros(self._plan.nfe, self._batch, 0, dtype=torch.float64)
+        return {name: torch.stack(self.noted[name]) if self.noted[name] else nothing for name in TENSORS[1:]}
 
     def _now(self) -> float:
         if self._cuda:

@@ -88,7 +88,7 @@ def trace(
         recorder.row(step, before, run.base)
         before = run.x
     recorder.end(run.x)
-    return Trace.of(run.plan, run.x.to(noise.dtype), recorder.noted, names, reference)
+    return Trace(run.plan, names, reference, run.x.to(noise.dtype), **recorder.stacked())
 
 
 def _kept(noise: Tensor, rows: int, keep: int | None) -> int:

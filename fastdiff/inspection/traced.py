@@ -24,7 +24,8 @@ class Trace(Record):
 
     plan: the run's rows: t, alpha, sigma, log_snr, whether they accept. result: [B, ...] as of `fastdiff.sample`.
     x: [n + 1, K, ...] states. x0, eps: [n, K, ...] predictions, x = alpha x0 + sigma eps.
-    x_rms: [n + 1, B], x0_rms, eps_rms: [n, B] their lengths. change: [n, B] |x0_i - x0_(i-1)|.
+    x_rms: [n + 1, B] the lengths of states. x0_rms, eps_rms: [n, B] those of predictions. change: [n, B] how much x0
+        changed, |x0_i - x0_(i-1)|.
     angle: [n + 1, B] in degrees, the turn of the path at a state between the directions (z' - z) / (tau' - tau) before
         and after it, z = x / (alpha + sigma), tau = sigma / (alpha + sigma); 0 where x0 and eps have not changed.
         Stages inside a step are no part of the path.
