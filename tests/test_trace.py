@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 import fastdiff as fd
+from fastdiff import demo
 from fastdiff import guidance as fg
 from fastdiff.inspection.record import TENSORS
 
@@ -87,6 +89,29 @@ def test_every_option_of_sample_is_traced_bit_for_bit(options, dtype):
     assert torch.equal(trace.result, fd.sample(velocity, plan, x, **options))
     assert trace.result.dtype == dtype
     assert bool(trace.finite.all())
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 3), (2, 1, 1, 2, 2, 2)])
+def test_samples_of_any_shape_are_traced(shape):
+    trace = fd.trace(lambda x, t: 0.5 * x, fd.plan("unipc", FLOW, 4), noise(*shape))
+    assert trace.result.shape == shape
+    assert trace.error.shape == (4, shape[0])
+    assert len(str(trace).splitlines()) == 7
+
+
+def test_cheap_rows_and_rows_that_reuse_the_unconditional_output_are_traced():
+    digits = demo.network("digits")
+    inner = ("shrink.0", "down.1.0", "down.1.1", "middle.0", "up.0.0", "up.0.1", "grow.0")
+    model, x = fd.cached(digits.model, split=fd.Split(inner)), noise(2, *digits.shape)
+    plan = fd.plan("dpmpp_2m", digits.schedule, 4, prediction=digits.prediction).with_calls(["full", "cheap"])
+    given = {"guidance": 2.0, "uncond": digits.uncond(), **digits.conditions([3, 4])}
+    trace = fd.trace(model, plan, x, **given)
+    assert torch.equal(trace.result, fd.sample(model, plan, x, **given))
+    rows = [replace(row, uncond=(1.0,)) if i in (1, 3) else row for i, row in enumerate(plan.with_calls(["full"]).rows)]
+    reusing = replace(plan, rows=tuple(rows))
+    trace = fd.trace(digits.model, reusing, x, **given)
+    assert torch.equal(trace.result, fd.sample(digits.model, reusing, x, **given))
+    assert trace.outputs[:, 0, 1].isnan().tolist() == [False, True, False, True]
 
 
 def test_states_and_predictions_are_those_that_the_model_saw_and_made():
@@ -273,8 +298,10 @@ def test_particles_that_change_places_have_no_angle_there():
         velocity, plan, trace.x[0] / plan.init_scale, seeds=range(16), observation=seen, particles=16
     )
     assert torch.equal(trace.result, x)
-    resampled = bool((particles.effective < 8).any())
-    assert bool(trace.angle[1:-1].isnan().any()) == resampled
+    resampled = (particles.effective[1:, 0] < 8).tolist()  # no path leads to the first row
+    assert [bool(moved.isnan().any()) for moved in trace.change[1:]] == resampled
+    assert bool(trace.angle[1:-1].isnan().any()) == any(resampled)
+    assert trace.error.isnan().all()
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,19 @@ from torch import Tensor
 from ..plans.plan import Plan
 
 
+def flat(x: Tensor) -> Tensor:
+    """[B, elements] of x [B, ...]."""
+    return x[:, None] if x.ndim == 1 else x.flatten(1)
+
+
 def rms(x: Tensor) -> Tensor:
     """[B] the root mean square of x [B, ...], |x| / sqrt(number of elements)."""
-    return x.flatten(1).double().square().mean(1).sqrt()
+    return flat(x).double().square().mean(1).sqrt()
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """[B] <a, b> / (|a| |b|); NaN where one of them is 0."""
-    a, b = a.flatten(1).double(), b.flatten(1).double()
+    a, b = flat(a).double(), flat(b).double()
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 
 
@@ -27,7 +32,7 @@ def angle(a: Tensor, b: Tensor) -> Tensor:
     2 atan2(|a' - b'|, |a' + b'|) of the unit vectors a', b' (Kahan 2006, section 12): exact for small angles too, where
     the cosine rounds to 1.
     """
-    a, b = (v.flatten(1).double() / v.flatten(1).double().norm(dim=1, keepdim=True) for v in (a, b))
+    a, b = (flat(v).double() / flat(v).double().norm(dim=1, keepdim=True) for v in (a, b))
     return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)) * (180 / math.pi)
 
 
@@ -51,6 +56,6 @@ def line_deviation(z: Tensor, tau: Tensor) -> Tensor:
 
     w_i = (tau_i - tau_end) / (tau_0 - tau_end) for the flow times tau [S].
     """
-    z = z.flatten(2).double()
+    z = z.double().flatten(2) if z.ndim > 2 else z.double()[..., None]
     weights = ((tau - tau[-1]) / (tau[0] - tau[-1])).view(-1, 1, 1)
     return (z - torch.lerp(z[-1:], z[:1], weights)).square().mean(2).sqrt()

@@ -21,7 +21,7 @@ class Path:
         self._last: tuple[int, Tensor, float] | None = None  # place, z, tau
         self._direction: Tensor | None = None
 
-    def turn(self, i: int, x: Tensor, alpha: float, sigma: float, moved: Tensor | None) -> tuple[int, Tensor] | None:
+    def turn(self, i: int, x: Tensor, alpha: float, sigma: float, moved: Tensor) -> tuple[int, Tensor] | None:
         """The place of the state before this one and the angle [B] of the path there, from its third state on.
 
         moved: [B] whether another sample has taken this one's place since; its angles are NaN then.
@@ -33,6 +33,5 @@ class Path:
             return None
         place, last_z, last_tau = last
         self._direction = (z - last_z) / (tau - last_tau) if tau != last_tau else torch.full_like(z, math.nan)
-        if moved is not None:
-            self._direction[moved] = math.nan
+        self._direction[moved] = math.nan
         return None if before is None else (place, angle(before, self._direction))

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..plans.plan import Plan
 from ..sampling.sample import Step
 from .guidance_terms import terms
-from .measures import rms
+from .measures import flat, rms
 from .path import Path
 from .record import TENSORS
 from .step_errors import StepErrors
@@ -28,7 +28,8 @@ class Recorder:
 
     def __init__(self, plan: Plan, x: Tensor, outputs: int, keep: int, errors: StepErrors, exchanging: bool) -> None:
         self._plan, self._outputs, self._keep, self._errors = plan, outputs, keep, errors
-        self._batch, self._cuda, self._exchanging = len(x), x.is_cuda, exchanging
+        self._batch, self._device, self._exchanging = len(x), x.device, exchanging
+        self._moved = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # to another place since the row before
         self.noted: dict[str, list[Tensor]] = defaultdict(list)
         self.noted["angle"] = [torch.full((len(x),), math.nan, dtype=torch.float64)] * (plan.nfe + 1)
         self._path, self._x0, self._arrived = Path(), torch.full_like(x, math.nan), x.clone()
@@ -52,7 +53,7 @@ class Recorder:
         for name, value in (("x0", x0), ("eps", eps)):
             self._note(f"{name}_rms", rms(value))
             self._note(name, value[: self._keep])
-        self._note("change", rms(x0 - self._x0))
+        self._note("change", rms(x0 - self._x0).where(~self._moved, math.nan))
         self._x0 = x0
         if self._outputs:
             for name, number in terms(outputs, weights, self._outputs, self._batch)._asdict().items():
@@ -75,8 +76,8 @@ class Recorder:
         return {name: torch.stack(self.noted[name]) if self.noted[name] else nothing for name in TENSORS[1:]}
 
     def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
     def _note(self, name: str, value: Tensor) -> None:
@@ -85,8 +86,9 @@ class Recorder:
     def _state(self, i: int, x: Tensor, alpha: float, sigma: float, accepted: bool) -> None:
         self._note("x_rms", rms(x))
         self._note("x", x[: self._keep])
-        moved = (x != self._arrived).flatten(1).any(1) if self._exchanging else None
-        turn = self._path.turn(i, x, alpha, sigma, moved) if accepted else None
+        if self._exchanging:
+            self._moved = flat(x != self._arrived).any(1)
+        turn = self._path.turn(i, x, alpha, sigma, self._moved) if accepted else None
         if turn is not None:
             place, angles = turn
             self.noted["angle"][place] = angles.cpu()
@@ -105,4 +107,4 @@ def _predictions(step: Step, before: Tensor) -> tuple[Tensor, Tensor]:
 
 def _finite(x: Tensor) -> Tensor:
     """[B] whether all numbers of each sample are."""
-    return torch.isfinite(x).flatten(1).all(1)
+    return flat(torch.isfinite(x)).all(1)

@@ -19,13 +19,14 @@ Exact = Callable[[StepForm, Tensor], "Tensor | None"]  # where a step should hav
 class StepErrors:
     """found: [rows] of [B] float64, |reference - x| / (alpha + sigma) at the last row of each step, NaN elsewhere.
 
-    exact: where a step should have led; by `fastdiff.inspection.error_estimate` if None.
+    exact: where a step should have led; by `fastdiff.inspection.error_estimate` if None. exchanging: whether samples
+    change places, so that what was held of one is no longer of it: then nothing is found.
     """
 
-    def __init__(self, plan: Plan, batch: int, exact: Exact | None) -> None:
+    def __init__(self, plan: Plan, batch: int, exact: Exact | None, exchanging: bool = False) -> None:
         self.found = [torch.full((batch,), math.nan, dtype=torch.float64) for _ in plan.rows]
         self._exact, self._steps = exact, {step.last: step for step in step_forms(plan)}
-        self._forms = error_forms(plan) if exact is None else {}
+        self._forms = error_forms(plan) if exact is None and not exchanging else {}
         needed = [*self._forms.items(), *((step.last, step.start) for step in self._steps.values())]
         # How many rows back anything is read.
         self._reach = max((last + 1 - j for last, form in needed for _, j in form), default=0)
@@ -38,7 +39,7 @@ class StepErrors:
         """
         self._held["x", i], self._held["x0", i] = before.clone(), x0
         if inexpressible:
-            self._forms.pop(i, None)
+            self._forms = {last: f for last, f in self._forms.items() if not self._steps[last].first <= i <= last}
         form = self._forms.get(i - 1)
         if form is not None:
             self._note(i - 1, self._value(form))

@@ -60,6 +60,8 @@ def trace(
     schedule: the one that the plan was made for, whose times the fine steps need; for "measured" alone.
     keep: of how many samples, the first, states and predictions are kept. If None, all where they are few or small, 8
         otherwise. Numbers are noted of every sample.
+    particles: as for `sample`; `result` is then its x0 alone. Such samples change places, so what compares one with
+        itself before is not known where it has moved, and errors are not known.
     Other arguments, and errors: as for `fastdiff.sample`. Its options that say how a run is made and not what it
     draws (callback, progress, return_trajectory, graph, parallel) are not here. In a measured error, a guidance that
     remembers earlier outputs begins anew with every step.
@@ -78,9 +80,10 @@ def trace(
     run, calls = request.begin(model, plan, noise, watched=True)
     names = output_names(calls)
     exact = None if schedule is None else FineSteps(model, request, plan, schedule, substeps).exact
+    exchanging = isinstance(calls, ParticleCalls)
     recorder = Recorder(
-        run.plan, run.x, len(names), _kept(noise, plan.nfe, keep), StepErrors(run.plan, len(noise), exact),
-        exchanging=isinstance(calls, ParticleCalls),
+        run.plan, run.x, len(names), _kept(noise, plan.nfe, keep),
+        StepErrors(run.plan, len(noise), exact, exchanging), exchanging,
     )  # fmt: skip
     calls.see = recorder.see
     before = run.x
