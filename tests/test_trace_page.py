@@ -117,8 +117,9 @@ def test_numbers_that_are_not_finite_make_a_page_with_a_warning(tmp_path):
     assert "NaN" not in page.text["run"]
 
 
-def test_eight_pictures_in_fifty_steps_fit_into_eight_megabytes(tmp_path):
-    traced(8, 3, 32, 32, steps=50).html(tmp_path / "run.html")
+@pytest.mark.parametrize(("shape", "steps"), [((8, 3, 32, 32), 50), ((2000, 2), 200), ((8, 3, 500), 100)])
+def test_long_runs_of_many_samples_fit_into_eight_megabytes(shape, steps, tmp_path):
+    traced(*shape, steps=steps).html(tmp_path / "run.html")
     assert (tmp_path / "run.html").stat().st_size < 8e6
 
 

@@ -47,7 +47,8 @@ def _frames(trace: Record, name: str, view: str, decode: Decode | None) -> list[
 
 def _decoded(decode: Decode, x0: Tensor) -> Tensor:
     """[K, 1 or 3, H, W]. Raises ValueError where decode gives something else."""
-    images = torch.as_tensor(decode(x0)).detach().float().cpu()
+    with torch.no_grad():
+        images = torch.as_tensor(decode(x0)).float().cpu()
     if images.ndim != 4 or len(images) != len(x0) or images.shape[1] not in (1, 3):
         raise ValueError(f"decode: expected images [{len(x0)}, 1 or 3, H, W], got shape {tuple(images.shape)}")
     return images
@@ -69,18 +70,17 @@ def _range(x: Tensor) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-MOST_LINES, MOST_PLACES = 4, 256
+MOST_SAMPLES, MOST_PLACES = 4, 256
+NUMBERS = 400_000  # that the plots of samples may have in all, some three megabytes
 
 
 def curve_panels(trace: Record) -> list[dict[str, Any]]:
     """Panels with lines: at each state [lines] of [points]; a line for each channel of the first samples."""
-    stride = math.ceil(trace.x.shape[-1] / MOST_PLACES)
+    length, count = trace.x.shape[-1], trace.x[:, :MOST_SAMPLES].numel() // trace.x.shape[-1]
+    stride = math.ceil(length / max(8, min(MOST_PLACES, NUMBERS // (2 * count))))
     panels = []
-    for name in ("x0", "x"):
-        tensors = trace.x0 if name == "x0" else trace.x
-        if name == "x0":
-            tensors = torch.cat([tensors, trace.x[-1:]])
-        lines = tensors[:, :MOST_LINES, ..., ::stride]
+    for name, tensors in (("x0", torch.cat([trace.x0, trace.x[-1:]])), ("x", trace.x)):
+        lines = tensors[:, :MOST_SAMPLES, ..., ::stride]
         channels = 1 if lines.ndim == 3 else lines.shape[2]
         named = [
             {"label": f"sample {k}" + (f", channel {c}" if channels > 1 else ""), "sample": k, "channel": c}
@@ -88,7 +88,7 @@ def curve_panels(trace: Record) -> list[dict[str, Any]]:
             for c in range(channels)
         ]
         frames = [rounded(frame.reshape(-1, frame.shape[-1])) for frame in lines]
-        places = list(range(0, trace.x.shape[-1], stride))
+        places = list(range(0, length, stride))
         panels.append({"name": name, "title": TITLES[name], "x": places, "lines": named, "frames": frames})
     return panels
 
@@ -101,7 +101,8 @@ Z_TITLE = "z = x / (alpha + sigma), and the x0 predicted there"
 def cloud_panels(trace: Record) -> list[dict[str, Any]]:
     """Points in the plane: at each state z and x0, [points] of two numbers; and the paths of some."""
     z, x0 = _flow_states(trace), torch.cat([trace.x0, trace.x[-1:]])
-    z, x0 = (v.reshape(len(v), -1, 2)[:, :MOST_POINTS] for v in (z, x0))
+    most = max(8, min(MOST_POINTS, NUMBERS // (4 * len(z))))
+    z, x0 = (v.reshape(len(v), -1, 2)[:, :most] for v in (z, x0))
     both = torch.cat([z.reshape(-1, 2), x0.double().reshape(-1, 2)])
     known = both[torch.isfinite(both).all(1)].numpy()
     low, high = np.quantile(known, [0.002, 0.998], axis=0) if len(known) else (np.full(2, -1.0), np.full(2, 1.0))

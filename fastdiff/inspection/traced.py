@@ -75,7 +75,7 @@ class Trace(Record):
     ) -> None:
         """Write one page that needs no network: a slider over the steps, plots, the kept samples, the table.
 
-        decode: from x0 [K, ...] to images [K, 1 or 3, H, W] in [-1, 1], for latents. title: the page's.
+        decode: from x0 [K, ...] on the CPU to images [K, 1 or 3, H, W] in [-1, 1], for latents. title: the page's.
         view: what a sample is: "image", "channels", "curve", "cloud" (points in the plane) or "histogram" of its
             numbers; by its shape if None.
         Raises ImportError without plotly, which the extra `trace` installs; ValueError for a view that does not fit.
