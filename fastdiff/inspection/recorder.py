@@ -43,6 +43,7 @@ class Recorder:
     def row(self, step: Step, before: Tensor, base: Tensor) -> None:
         """Notes a row that has been run. before: the state that it evaluated. base: the base after it."""
         ended, (outputs, weights) = self._now(), self._seen
+        self._seen = {}, None  # which may hold on to a graph of gradients
         self._note("seconds", torch.tensor([self._modelled - self._began, ended - self._modelled]).double())
         self._note("evaluations", torch.tensor(step.evaluations))
         accepted = step.i == 0 or self._plan.rows[step.i - 1].accepts
