@@ -51,7 +51,7 @@ def _names(thing: griffe.Object) -> set[str]:
     init = thing.members.get("__init__")
     known = init is not None and not init.is_alias and init.is_function  # it may be made by another function
     own = {parameter.name for parameter in init.parameters} if known else set()
-    return own | {name for name, member in thing.members.items() if not member.is_alias}
+    return own | {name for name, member in thing.members.items() if not member.is_alias} | set(thing.inherited_members)
 
 
 def to_markdown(text: str, names: set[str]) -> str:

@@ -4,6 +4,8 @@ import importlib
 
 from . import guidance, nn, ops, pipelines, posterior  # noqa: F401
 from .fitting import fit
+from .inspection.trace import trace
+from .inspection.traced import Trace
 from .ops import backend
 from .patch import accelerate, perturb  # noqa: F401
 from .patch.nag import nag
@@ -40,6 +42,7 @@ __all__ = [
     "Split",
     "Statistics",
     "Step",
+    "Trace",
     "accelerate",
     "backend",
     "cached",
@@ -56,6 +59,7 @@ __all__ = [
     "sample_adaptive",
     "solver",
     "solvers",
+    "trace",
 ]
 
 

@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastdiff import Plan, __version__, demo
+from fastdiff import Plan, Trace, __version__, demo
 from fastdiff.__main__ import main
 from fastdiff.commands import bench, compare, fit, sample
 from fastdiff.commands.sample import seed_list
@@ -72,6 +72,25 @@ def test_guidance_changes_the_samples() -> None:
     assert np.abs(np.load("plain.npy") - np.load("guided.npy")).max() > 0.05
 
 
+def test_trace_is_the_first_eight_digits_as_a_page_or_a_file() -> None:
+    pytest.importorskip("plotly")
+    drawn = ("--seeds", "3-12", "--steps", "4", "--guidance", "2", "--out", "x.npy")
+    assert fastdiff(*drawn, "--trace", "run.html") == 0
+    assert "Digits by" in Path("run.html").read_text()
+    assert fastdiff(*drawn, "--trace", "run.safetensors") == 0
+    trace = Trace.load("run.safetensors")
+    np.testing.assert_allclose(trace.result, np.load("x.npy")[:8], atol=1e-4)
+    assert trace.output_names == ("c", "u")
+
+
+def test_a_page_without_plotly_is_refused_before_the_work(
+    no_work: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    assert fastdiff("--trace", "run.html") == 2
+    assert "--trace: the page of a trace needs plotly: pip install 'fastdiff[trace]'" in capsys.readouterr().err
+
+
 def test_trajectory_is_a_strip_from_noise_to_the_result() -> None:
     fastdiff("--seeds", "0-1", "--steps", "4", "--trajectory", "strip.png")
     height, width = np.asarray(Image.open("strip.png")).shape
@@ -102,6 +121,8 @@ def test_compare_shows_the_distance_from_the_converged_solution(
         (("--trajectory", "samples.png"), "--trajectory: expected another file than --out's"),
         (("--out", "-", "--each"), "--out: expected a folder, got - (standard output)"),
         (("--out", "-", "--trajectory", "-"), "--trajectory: expected another file than --out's"),
+        (("--out", "x.html", "--trace", "x.html"), "--trace: expected another file than --out's"),
+        (("--trace", "run.png"), "--trace: expected a name that ends in .html or .safetensors"),
     ],
 )
 def test_bad_arguments_get_one_line_and_leave_no_file(
@@ -174,6 +195,7 @@ def test_a_list_of_seeds_is_read_in_its_order_or_refused(text: str) -> None:
         (("--compare", "ddim:2", "--steps", "8", "--each"), "--steps, --each", "--compare"),
         (("--compare", "ddim:2", "--format", "npy"), "--format", "--compare"),
         (("--compare", "ddim:2", "--trajectory", "x.png"), "--trajectory", "--compare"),
+        (("--compare", "ddim:2", "--trace", "x.html"), "--trace", "--compare"),
         (("--compare", "fitted:8:karras"), "--compare fitted:8:karras: grid", "a fitted plan"),
         (("--compare", "ddim:2", "fitted:8", "--grid", "time"), "--compare fitted:8: grid", "a fitted plan"),
         (("--compare", "ddim:2:karras", "--grid", "time"), "--grid", "every plan of --compare names its own"),

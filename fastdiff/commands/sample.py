@@ -19,6 +19,7 @@ from ..sampling.noise import randn
 from ..sampling.sample import sample
 from . import pictures
 from .output import Output, differ, shows_bars
+from .trace import trace_output, write_trace
 
 BATCH = 256
 STEPS, GRID = 8, "quadratic"
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("png", "npy"), help="(default: npy where --out ends in .npy, else png)")
     parser.add_argument("--each", action="store_true", help="one file a seed, named by it, in the folder --out")
     parser.add_argument("--trajectory", type=Path, metavar="STRIP.PNG", help="also write how the first 8 came about")
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="RUN.HTML",
+        help="also write what happened at each step of the first 8: .safetensors too",
+    )
     parser.add_argument(
         "--compare", nargs="+", metavar="SOLVER:STEPS[:GRID]", help="the same seeds by several plans, side by side"
     )
@@ -90,8 +97,7 @@ def draw(
     **options: Any,
 ) -> Tensor:
     """The samples of these seeds, in batches; each depends on its own seed alone."""
-    if guidance is not None:
-        options |= {"guidance": guidance, "uncond": {"y": torch.full((1,), demo.NUM_CLASSES)}}
+    options |= guided(guidance)
     parts = []
     for first in range(0, len(seeds), BATCH):
         part = slice(first, first + BATCH)
@@ -102,6 +108,11 @@ def draw(
     return torch.cat(parts)
 
 
+def guided(guidance: float | None) -> dict[str, Any]:
+    """The options of a run that is guided, or not."""
+    return {} if guidance is None else {"guidance": guidance, "uncond": {"y": torch.full((1,), demo.NUM_CLASSES)}}
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Draw, write, and say in one line what it took."""
     table = _read(arguments) if arguments.plan else _made(arguments)
@@ -110,7 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     outputs = [Output("--out", arguments.out or default, folder=arguments.each)]
     if arguments.trajectory:
         outputs.append(Output("--trajectory", arguments.trajectory))
-    differ(*outputs)
+    traced = trace_output(arguments.trace) if arguments.trace else None
+    differ(*outputs, *([traced] if traced else []))
     model = demo.load_model()
     labels = labels_of(arguments.seeds, arguments.label)
     began = time.perf_counter()
@@ -119,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
     _write(outputs[0], x, arguments, suffix)
     if arguments.trajectory:
         _write_trajectory(outputs[1], model, table, arguments, labels)
+    if traced:
+        write_trace(traced, model, table, arguments.seeds, labels, **guided(arguments.guidance))
     count, teller = len(arguments.seeds), next((output for output in outputs if output.is_standard), outputs[0])
     teller.say(f"{count} samples, {table.nfe} NFE, {seconds:.2f} s, {count / seconds:.0f} images/s -> {outputs[0]}")
     return 0

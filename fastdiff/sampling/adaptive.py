@@ -116,7 +116,7 @@ def sample_adaptive(
     x = noise.to(dtype) * (float(s.sigma) if float(s.alpha) == 1 else math.hypot(s.alpha, s.sigma))
     # lambda is -inf there. The first-order step is exact in the limit, to where there still is nothing but noise.
     if float(s.alpha) == 0:
-        done.append(_first_order(s, schedule.at_log_snr(np.float64(LOG_SNR_CUT)), prediction))
+        done.append(first_order_row(s, schedule.at_log_snr(np.float64(LOG_SNR_CUT)), prediction))
         s = schedule.at_log_snr(np.float64(LOG_SNR_CUT))
         x = attempt(done, s, x).x
     controller = Controller(h_init, ORDERS[pair], *pid, safety)
@@ -135,13 +135,14 @@ def sample_adaptive(
     end = last
     if final_sigma == "zero":
         end = Points(np.float64(schedule.t_clean), np.float64(1), np.float64(0))
-        done.append(_first_order(last, end, prediction))
+        done.append(first_order_row(last, end, prediction))
         x = attempt(done[-1:], end, x).x
     plan = Plan(tuple(done), (float(end.alpha), float(end.sigma)), prediction, pair, "adaptive")
     return (x.to(noise.dtype), plan) if return_plan else x.to(noise.dtype)
 
 
-def _first_order(s: Points, t: Points, prediction: str) -> Row:
+def first_order_row(s: Points, t: Points, prediction: str) -> Row:
+    """The first-order step from s to t."""
     x_weight, d_weight = first_order(s, t, "data")
     return Row.at(s, "data", prediction, LinearUpdate(x=x_weight, history=(d_weight,)))
 

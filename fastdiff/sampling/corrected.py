@@ -15,6 +15,7 @@ from .correction import Correction, Evaluation, Observed
 from .guided import ByRow, GuidedCalls
 from .model import ModelCalls
 from .program import with_guidance
+from .rule import See
 from .run import Run
 from .weights import Weighted
 
@@ -52,6 +53,15 @@ class CorrectedCalls:
     @arguments.setter
     def arguments(self, values: tuple[Any, ...]) -> None:
         self.calls.arguments = values
+
+    @property
+    def see(self) -> See | None:
+        """What the model's outputs are shown to, before anything corrects D."""
+        return self.calls.see
+
+    @see.setter
+    def see(self, value: See | None) -> None:
+        self.calls.see = value
 
     def new_arguments(self, uncond: Mapping[str, object], kwargs: dict[str, object]) -> tuple[Any, ...]:
         """`arguments` for other keyword arguments. Raises ValueError naming one that cannot be batched."""

@@ -13,7 +13,7 @@ from ..plans.plan import Plan
 from .model import Model, ModelCalls, check_guidance, check_mode, checked_output, joined
 from .network import as_model
 from .reuse import PlanReuse
-from .rule import Guidance, Point, Rule
+from .rule import Guidance, Point, Rule, See
 from .weights import CONDITIONAL, UNCONDITIONAL, Memory, known_weights
 
 PLAIN = Rule()
@@ -83,9 +83,12 @@ class GuidedCalls:
 
     guidance: [rows] the scales of plain guidance, 1 in rows that have another rule. copies: number of copies of x in
     the model's input, as many as the largest call reads. arguments: the keyword arguments of each call, and those of
-    each call on several inputs at once. evaluations: how often the last row evaluated the network for each sample.
+    each call on several inputs at once. evaluations: how often the last row evaluated the network for each sample. see:
+    what the outputs are shown to.
     Raises ValueError naming the argument.
     """
+
+    see: See | None = None
 
     def __init__(
         self,
@@ -181,10 +184,14 @@ class GuidedEvaluator(ByRow):
         rule = PLAIN if memory.stopped else self._calls.rules[run.i]
         outputs = self._calls.outputs(rule.calls, given, t)
         slots = memory.slots(rule, outputs)
+        weighted = None
+        if rule.combine is None and rule.number is None:
+            weighted = memory.weighted(rule, slots, run.x, self._known.get(run.i))
+        if self._calls.see is not None:
+            self._calls.see(outputs, rule.number if weighted is None else weighted.weights)
         if rule.combine is not None:
             return rule.combine(run.x, [m for m in slots if m is not None]), None
-        if rule.number is not None:
+        if weighted is None:
             return slots[0], slots[1]
         # Where no output has weight there is none: x stands in for it, with the weight 0.
-        m = run.x if slots[0] is None else slots[0]
-        return m, slots[1], (), memory.weighted(rule, slots, run.x, self._known.get(run.i))
+        return run.x if slots[0] is None else slots[0], slots[1], (), weighted

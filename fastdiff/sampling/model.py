@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ops import checks
 from .network import as_model
+from .rule import See
 
 Model = Callable[..., Tensor]
 
@@ -46,9 +47,11 @@ class ModelCalls:
 
     guidance: the scale, or None where it is not used. copies: number of copies of x in the model input (2 for guidance
     in one batch). evaluations: how often a row evaluates the network for each sample. arguments: the keyword arguments
-    of each call, the unconditional one first.
+    of each call, the unconditional one first. see: what evaluators made from now on show the outputs to.
     Raises ValueError naming the argument.
     """
+
+    see: See | None = None
 
     def __init__(
         self,
@@ -98,7 +101,18 @@ class ModelCalls:
             both = checked_output(model(x, t, **first), doubled)
             return both[batch:], both[:batch]
 
-        return {"plain": plain, "calls": twice, "batch": together}[self.mode]
+        evaluate = {"plain": plain, "calls": twice, "batch": together}[self.mode]
+        return evaluate if self.see is None else self._seen(evaluate, self.see)
+
+    def _seen(self, evaluate: Callable, see: See) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
+        """The evaluator that shows its outputs."""
+
+        def seen(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+            m, m_uncond = evaluate(x, t)
+            see({0: m} if m_uncond is None else {0: m, 1: m_uncond}, 1.0 if self.guidance is None else self.guidance)
+            return m, m_uncond
+
+        return seen
 
 
 def joined(arguments: Sequence[Mapping[str, object]], batch: int) -> dict[str, object]:

@@ -29,6 +29,9 @@ COLUMNS = ("m", "uncond", "second", "third", "x", "state")
 Array = Any  # a NumPy array on the CPU, a torch tensor on another device
 Call = Mapping[str, object] | Callable[..., Tensor]
 """A further evaluation: other keyword arguments for the same model, or another model(x, t, **kwargs)."""
+See = Callable[[Mapping[int, Tensor], "float | Tensor | None"], None]
+"""What watches the model's outputs: given those of each call of a row, by its number in `Rule.calls`, before the row is
+run; and what they are weighted with: the scale of plain guidance, a number or [B]; the weights [B, S, 6]; or None."""
 
 
 class Point(NamedTuple):

@@ -96,7 +96,7 @@ def iter_sample(
     )  # fmt: skip
     with torch.no_grad():
         run, calls = request.begin(model, plan, noise, watched=True)
-    return _steps(run, calls, noise, request)
+    return run_steps(run, calls, noise, request)
 
 
 @torch.no_grad()
@@ -193,7 +193,7 @@ def sample(
         x = run.drive(calls.evaluator(run))
         x = x if x.dtype == noise.dtype else x.to(noise.dtype)
         return (x, calls.latest.particles()) if isinstance(calls, ParticleCalls) else x
-    steps = _steps(run, calls, noise, request)
+    steps = run_steps(run, calls, noise, request)
     if progress:
         from tqdm.auto import tqdm
 
@@ -227,7 +227,7 @@ def _in_turns(model: Model, plan: Plan, noise: Tensor, request: Request) -> Tens
     return drive_in_turns(run, calls)
 
 
-def _steps(run: Run, calls: Calls, noise: Tensor, request: Request) -> Iterator[Step]:
+def run_steps(run: Run, calls: Calls, noise: Tensor, request: Request) -> Iterator[Step]:
     """A `Step` after every row, with the masked part of x replaced."""
     before, plan, evaluate = run.x, run.plan, calls.evaluator(run)
     image, mask = request.image, request.mask
