@@ -23,6 +23,7 @@ from .sampling.gaussian import GaussianStart
 from .sampling.graph import Captured, CaptureError, capture
 from .sampling.particles import Particles
 from .sampling.sample import Step, iter_sample, sample
+from .sampling.sharded import Sharded
 from .sampling.statistics import Statistics, estimate_statistics
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "Particles",
     "Plan",
     "Schedule",
+    "Sharded",
     "Solver",
     "Split",
     "Statistics",
