@@ -110,6 +110,7 @@ def late(rank: int) -> dict[str, Any]:
 def process(rank: int, place: Path) -> None:
     """One of four: what it draws and says goes to a file."""
     meet(rank, place, COUNT)
+    torch.manual_seed(rank)
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "guidance"))
     part, pair, drawn, calls = rank // 2, mesh["guidance"], {}, {}
     for name, (plan, guidance, options) in PAIRS.items():
@@ -208,7 +209,7 @@ def test_a_process_that_does_not_come_is_not_waited_for_beyond_the_timeout(found
 def test_what_cannot_be_is_said_before_anything_runs():
     options = {"guidance": 3.0, "uncond": {}, "guidance_mode": "ranks"}
     plan, x = STEPS["ode"], torch.randn(2, 3)
-    with pytest.raises(RuntimeError, match="guidance_mode: 'ranks' needs torch.distributed.init_process_group"):
+    with pytest.raises(RuntimeError, match="guidance_mode: 'ranks' needs torch"):
         fd.sample(torch.tanh, plan, x, **options)
     with pytest.raises(ValueError, match="guidance_mode: 'ranks' is for sample"):
         fd.capture(torch.tanh, plan, x, **options)
@@ -233,9 +234,9 @@ def test_there_is_a_process_for_each_output(alone):
     plan, x = STEPS["ode"], torch.randn(2, 3)
     with pytest.raises(ValueError, match=r"guidance_group: expected 2 .* \(conditional, unconditional\), got 1"):
         fd.sample(lambda x, t, y: x, plan, x, guidance=3.0, **options)
-    with pytest.raises(ValueError, match="guidance_group: expected 2 .* further"):
+    with pytest.raises(ValueError, match=r"guidance_group: expected 2 .* further"):
         fd.sample(lambda x, t, y: x, plan, x, guidance=Autoguidance(2.0, weak={"y": 2}), **options)
     assert fd.sample(lambda x, t, y: x, plan, x, guidance=1.0, **options).isfinite().all()
     observation = fd.Observation(lambda x0: x0[:, :1], torch.zeros(2, 1), noise=0.1)
-    with pytest.raises(ValueError, match="correction: .* outputs of other processes"):
+    with pytest.raises(ValueError, match=r"correction: .* outputs of other processes"):
         fd.sample(lambda x, t, y: x, plan, x, guidance=1.0, observation=observation, **options)
