@@ -8,6 +8,7 @@ from .ops import backend
 from .patch import accelerate, perturb  # noqa: F401
 from .patch.nag import nag
 from .patch.partial import Cached, Split, cached
+from .patch.split_batch import split_batch
 from .pipelines.fit import fit_pipeline
 from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
@@ -58,6 +59,7 @@ __all__ = [
     "sample_adaptive",
     "solver",
     "solvers",
+    "split_batch",
 ]
 
 

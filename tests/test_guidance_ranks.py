@@ -74,6 +74,33 @@ def said(run: Callable, error: type[Exception]) -> str:
     return str(caught.value)
 
 
+class Pipeline(torch.nn.Module):
+    """A network as pipelines call it: the time by name, further tensors in a dictionary, an object for an output."""
+
+    def forward(self, sample: Tensor, timestep: Tensor, added: dict[str, Tensor], scales: list[float]) -> dict:
+        if scales[0] < 0:
+            raise ArithmeticError("out of luck")
+        self.rows = len(sample)
+        return {"sample": torch.tanh(sample * (timestep + added["text"]).view(-1, 1)), "loss": torch.ones(())}
+
+
+def divided(rank: int, pair: Any) -> dict[str, Any]:
+    """What a network gives in a batch that two processes divide, and what it says where they cannot."""
+    network, text = Pipeline(), torch.arange(5.0)
+    given = {"timestep": torch.tensor(3.0), "added": {"text": text}, "scales": [2.0]}
+    with fd.split_batch(network, pair):
+        out = network(noise().flatten()[:20].view(5, 4), **given)
+        found: dict[str, Any] = {"sample": out["sample"], "loss": out["loss"], "rows": network.rows}
+        found["few"] = said(lambda: network(torch.ones(1, 4), **given), ValueError)
+        found["fails"] = said(
+            lambda: network(noise().flatten()[:20].view(5, 4), **(given | {"scales": [-1.0 if rank else 1.0]})),
+            ArithmeticError if rank else RuntimeError,
+        )
+    with fd.split_batch(network, pair):
+        found["differs"] = said(lambda: network(torch.full((5, 4), float(rank)), **given), ValueError)
+    return found | {"after": "forward" in vars(network)}
+
+
 def failures(rank: int, pair: Any) -> dict[str, Any]:
     """What two processes say where they cannot draw a sample."""
 
@@ -125,7 +152,8 @@ def process(rank: int, place: Path) -> None:
     drawn["own seeds"] = draw(Network(), "sde", 3.0, "ranks", guidance_group=pair, seeds=None)
     drawn["sharded"] = sharded(mesh)
     said_here = failures(rank % 2, pair) | late(rank)
-    torch.save({"drawn": drawn, "calls": calls, "said": said_here}, place / f"found-{rank}.pt")
+    split = divided(rank % 2, pair)
+    torch.save({"split": split, "drawn": drawn, "calls": calls, "said": said_here}, place / f"found-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -204,6 +232,27 @@ def test_what_differs_between_the_processes_is_named(found, name):
 def test_a_process_that_does_not_come_is_not_waited_for_beyond_the_timeout(found):
     assert found[0]["said"]["late"]
     assert found[0]["said"]["seconds"] < 30
+
+
+def test_a_batch_may_be_divided_whatever_makes_it(found):
+    given = {"timestep": torch.tensor(3.0), "added": {"text": torch.arange(5.0)}, "scales": [2.0]}
+    expected = Pipeline()(noise().flatten()[:20].view(5, 4), **given)
+    for rank, each in enumerate(found):
+        split = each["split"]
+        assert torch.equal(split["sample"], expected["sample"])
+        assert torch.equal(split["loss"], expected["loss"])
+        assert split["rows"] == (2, 3)[rank % 2]
+        assert split["few"].startswith("network: expected a batch of at least 2")
+        assert split["fails"] == (
+            "out of luck" if rank % 2 else "network: it failed in another process, whose own error says why"
+        )
+        assert split["differs"].startswith("input: expected the same in all processes")
+        assert not split["after"]
+
+
+def test_a_batch_is_divided_among_processes_that_there_are():
+    with pytest.raises(RuntimeError, match="split_batch: it needs torch"), fd.split_batch(Pipeline()):
+        pass
 
 
 def test_what_cannot_be_is_said_before_anything_runs():

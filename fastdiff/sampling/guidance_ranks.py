@@ -45,9 +45,8 @@ class OutputRanks:
                 f"guidance_group: expected {len(self._makers)} processes, one for each output ({names}), got"
                 f" {self.ranks.count}"
             )
-        # Without a backend for the CPU the device would have to be waited for: then only the first exchange of each
-        # kind tells whether a call has failed, and of later failures the backend's timeout.
-        self._on_host = "cpu:" in dist.get_backend_config(self.ranks.group)
+        # Where the host has no backend, the device would have to be waited for: then only the first exchange of each
+        # kind tells whether a call has failed, and of later failures the backend's timeout does.
         self._told: dict[tuple[int, ...], list[int]] = {}
 
     def outputs(
@@ -77,12 +76,10 @@ class OutputRanks:
         self, calls: tuple[int, ...], own: Tensor | None, error: Exception | None, device: torch.device
     ) -> list[int]:
         """What every process tells of its call."""
-        if calls in self._told and not self._on_host:
-            return self._told[calls]
-        words = torch.zeros(self.ranks.count, dtype=torch.int64, device="cpu" if self._on_host else device)
-        words[self.ranks.rank] = FAILED if error else 0 if own is None else 1 + FLOATS.index(own.dtype)
-        self._told[calls] = found = self.ranks.sum(words).tolist()
-        return found
+        if calls not in self._told or self.ranks.on_host:
+            word = FAILED if error else 0 if own is None else 1 + FLOATS.index(own.dtype)
+            self._told[calls] = self.ranks.told(word, device)
+        return self._told[calls]
 
     def _exchanged(
         self, calls: Sequence[int], own: Tensor | None, told: list[int], shape: tuple[int, ...], device: torch.device

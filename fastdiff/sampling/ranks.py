@@ -7,6 +7,7 @@ by every process, from the same bits, so all of them come to the same plan.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,9 +39,12 @@ def group_of(group: Any) -> Any:
     return group.get_group()
 
 
+WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def fingerprint(x: Tensor) -> str:
-    """What tells x, of numbers of 4 or 8 bytes, from other tensors, the same on every device. The host waits for it."""
-    bits = x.detach().contiguous().flatten().view(torch.int32).to(torch.int64)
+    """What tells x from other tensors, the same on every device. The host waits for it."""
+    bits = x.detach().contiguous().flatten().view(WORDS[x.element_size()]).to(torch.int64)
     places = torch.arange(1, 2 * len(bits), 2, device=x.device)
     return f"{list(x.shape)} {x.dtype} {int((bits * places).sum()) % 2**64:016x}"  # the sum wraps, in any order
 
@@ -56,6 +60,18 @@ class Ranks:
         shared = initialised()
         self.count = dist.get_world_size(self.group) if shared else 1
         self.rank = dist.get_rank(self.group) if shared else 0
+
+    @cached_property
+    def on_host(self) -> bool:
+        """Whether the processes can tell each other numbers without waiting for a device."""
+        return self.count == 1 or "cpu:" in dist.get_backend_config(self.group)
+
+    def told(self, word: int, device: torch.device) -> list[int]:
+        """The whole number that each process tells, in their order. device: what the group's backend is for, if that
+        is not the host."""
+        words = torch.zeros(self.count, dtype=torch.int64, device="cpu" if self.on_host else device)
+        words[self.rank] = word
+        return self.sum(words).tolist()
 
     @property
     def is_first(self) -> bool:
