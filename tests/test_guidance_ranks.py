@@ -41,6 +41,7 @@ class Network:
         return (torch.tanh(x * (1 + shift)) - 0.3 * x.mean((1, 2, 3), keepdim=True) + 0.1 * shift).to(self.dtype)
 
 
+OBSERVATION = fd.Observation(lambda x0: x0[:, :1], torch.zeros(2, 1, *SHAPE[2:]), noise=0.5)
 WEAK = Network(torch.float64)  # another network, whose outputs are of another type
 PAIRS: dict[str, tuple[str, Any, dict]] = {  # plan, guidance, options
     "a number": ("sde", 4.0, {}),
@@ -48,6 +49,7 @@ PAIRS: dict[str, tuple[str, Any, dict]] = {  # plan, guidance, options
     "an interval": ("sde", CFG(5.0, interval=(0.3, 2.0)), {}),
     "inner products and a state": ("sde", APG(6.0, norm=4.0, momentum=-0.5, rescale=0.7), {"threshold": 0.95}),
     "a row without a call": ("ode", ZeroStar(4.0), {}),
+    "an observation": ("ode", 3.0, {"observation": OBSERVATION, "correction": fd.posterior.Proximal(spread=1.0)}),
     "another network": ("sde", Autoguidance(2.0, weak=WEAK), {"uncond": None}),
 }
 THREE = Terms(3.0, terms=[Term(1.2, THIRD)], rescale=0.5)

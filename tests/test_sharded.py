@@ -88,6 +88,7 @@ EXACT: dict[str, tuple[str, int, dict[str, Any]]] = {  # plan, sharded dimension
     "a bound": ("dpmpp_2m", 2, {"guidance": torch.tensor([2.0, 5.0]), "clamp": 0.7}),
     "a norm of channels": ("dpmpp_2m_sde", 2, {"guidance": CFGNorm(4.0)}),
     "a spectrum of the picture": ("dpmpp_2m_sde", 2, {"guidance": FreSca(4.0, cutoff=1, dims=(3, 4))}),
+    "scales of frames": ("dpmpp_2m_sde", 3, {"guidance": CFG((1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0), frames_dim=2)}),
     "half precision": ("dpmpp_2m_sde", 2, {"guidance": 3.0, "model_dtype": torch.bfloat16}),
 }
 CLOSE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -291,3 +292,5 @@ def test_a_dtensor_is_refused_with_what_to_pass_instead(run, plan):
     x = noise(TOKENS, torch.float32).as_subclass(Placed)
     with pytest.raises(TypeError, match=r"noise: .* DTensor .* shard=fastdiff\.Sharded\(dim, size, mesh\)"):
         run(by_position, plan, x, y=torch.ones(2))
+    with pytest.raises(TypeError, match=r"model: expected .* a plain torch\.Tensor, got a DTensor"):
+        run(lambda x, t: x.as_subclass(Placed), plan, x.to_local())

@@ -145,6 +145,8 @@ def checked_output(m: object, shape: tuple[int, ...]) -> Tensor:
     """The tensor that the model returned: as it is, in a tuple of one, or as an object's `sample`, as in diffusers."""
     if not isinstance(m, Tensor):
         m = _unwrapped(m)
+    if getattr(m, "placements", None) is not None:
+        raise TypeError("model: expected it to return a plain torch.Tensor, got a DTensor; return its to_local()")
     if m.shape != shape:
         raise ValueError(f"model: expected an output of shape {shape}, got {tuple(m.shape)}{_remedy(m, shape)}")
     return m

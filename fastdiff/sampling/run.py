@@ -173,9 +173,10 @@ class Run:
 
     def _own_noises(self, i: int, x: Tensor, shard: Sharded) -> list[Tensor]:
         """This process's part of the noises of row i: in the step they would be numbered from the part's beginning."""
-        indices = self._program.table["noise"][i][: self.moves[i].noises]
-        assert self.seeds is not None or not len(indices)
-        return [shard.noise(self.seeds, int(j), x) for j in indices]
+        if not self.moves[i].noises:
+            return []
+        assert self.seeds is not None  # a plan that draws noise has them
+        return [shard.noise(self.seeds, int(j), x) for j in self._program.table["noise"][i][: self.moves[i].noises]]
 
     def converted(
         self,

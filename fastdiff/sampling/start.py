@@ -49,9 +49,10 @@ def sample_seeds(
 
 def refuse_dtensor(name: str, value: Tensor) -> None:
     """Raises TypeError for a DTensor: the model, the kernels and the seeds are each process's own."""
-    if hasattr(value, "to_local"):
+    placements = getattr(value, "placements", None)
+    if placements is not None:
         raise TypeError(
-            f"{name}: expected a plain torch.Tensor, got a DTensor of placements {value.placements}; pass its"
+            f"{name}: expected a plain torch.Tensor, got a DTensor of placements {placements}; pass its"
             " to_local(), and with shard=fastdiff.Sharded(dim, size, mesh) which part of the samples it is"
         )
 
