@@ -18,6 +18,7 @@ from two_ranks import needs_gloo
 
 import fastdiff as fd
 from fastdiff.guidance import APG, CFG, Autoguidance, Term, Terms, ZeroStar
+from fastdiff.sampling.ranks import Ranks
 
 pytestmark = needs_gloo
 COUNT, SHAPE = 4, (2, 3, 6, 5)
@@ -150,6 +151,9 @@ def process(rank: int, place: Path) -> None:
     triple = dist.new_group([3, 0, 1])
     if rank != 2:
         drawn["three"] = draw(Network(), "sde", THREE, "ranks", guidance_group=triple)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ranks, "on_host", False)
+        drawn["told once"] = draw(Network(), "sde", CFG(5.0, interval=(0.3, 2.0)), "ranks", guidance_group=pair)
     drawn["four"] = draw(Network(), "sde", FOUR, "ranks")
     drawn["own seeds"] = draw(Network(), "sde", 3.0, "ranks", guidance_group=pair, seeds=None)
     drawn["sharded"] = sharded(mesh)
@@ -198,6 +202,11 @@ def test_each_process_makes_its_own_calls_alone(found, name):
 def test_each_output_may_have_a_process(found, name, guidance, ranks):
     expected = draw(Network(), "sde", guidance, "calls")
     assert all(torch.equal(found[rank]["drawn"][name], expected) for rank in ranks)
+
+
+def test_without_a_backend_for_the_host_outputs_are_the_same(found):
+    expected = draw(Network(), "sde", CFG(5.0, interval=(0.3, 2.0)), "calls")
+    assert all(torch.equal(each["drawn"]["told once"], expected) for each in found)
 
 
 def test_adaptive_steps_are_those_of_one_process(found):

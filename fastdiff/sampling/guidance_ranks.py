@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..ops import checks
 from ..ops.checks import FLOATS
 from .ranks import Ranks, initialised
 
@@ -62,6 +63,7 @@ class OutputRanks:
             if self._makers[call] == self.ranks.rank:
                 try:
                     own = make(call).contiguous()  # the layout would change the rounding of inner products
+                    checks.require_float("model", own)
                 except Exception as raised:
                     error = raised
         told = self._all_told(tuple(calls), own, error, device)

@@ -56,10 +56,10 @@ def _told(guidance: object) -> object:
     return type(guidance).__name__ if isinstance(guidance, Guidance) else guidance
 
 
-def refuse_with_shard(shard: Sharded | None, **options: object) -> None:
+def refuse_with_shard(**options: object) -> None:
     """Raises ValueError naming an option, where it is given, that looks at whole samples."""
     for name, value in options.items():
-        if shard is not None and value is not None and value is not False:
+        if value is not None:
             raise ValueError(f"{name}: it looks at whole samples, of which a process has a part with shard")
 
 

@@ -59,12 +59,8 @@ class Request(NamedTuple):
             self._check_alone()
         if self.shard is not None:
             self.shard.check(noise)
-            refuse_with_shard(
-                self.shard,
-                observation=self.observation,
-                correction=self.correction,
-                particles=self.particles != 1,
-            )
+            particles = None if self.particles == 1 else self.particles
+            refuse_with_shard(observation=self.observation, correction=self.correction, particles=particles)
         if self.kwargs:
             check_keywords(model, self.kwargs, OPTIONS)
         rows = RowCalls(model) if program_of(plan).partial else None
