@@ -84,5 +84,17 @@ def pipeline() -> str:
     alone = image()
     with fd.split_batch(pipe.unet):
         together = image()
-    scale = float((together - alone).abs().max() / alone.abs().max())
-    return f"Largest difference {number(scale)} of the largest value."
+    difference = number(float((together - alone).abs().max() / alone.abs().max()))
+    words = torch.cat([call["prompt_embeds"], call["negative_prompt_embeds"]])
+    d = fd.pipelines.denoiser(pipe, prompt_embeds=words, guidance_scale=1.0, num_inference_steps=6)
+    plan = fd.plan("dpmpp_2m", d.schedule, 6)
+    given = {"which": torch.tensor([0, 1]), "uncond": {"which": torch.tensor([2, 3])}, "guidance": 5.0}
+    drawn = [
+        fd.sample(d.model, plan, fd.noise.randn((2, *d.noise.shape[1:]), [3, 4]), guidance_mode=mode, **given)
+        for mode in ("calls", "ranks")
+    ]
+    assert torch.equal(*drawn)
+    return (
+        f"Largest difference {difference} of the largest value. The same pipeline as a model, `fd.pipelines.denoiser`,"
+        ' with `guidance_mode="ranks"` and "calls": the same bits.'
+    )

@@ -98,7 +98,7 @@ CLOSE: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a mean and a deviation": ("dpmpp_2m_sde", {"guidance": CFG(5.0, rescale=0.7)}),
     "norms": ("dpmpp_2m", {"guidance": Magnitude(5.0)}),
-    "a decision of the host": ("dpmpp_2m", {"guidance": Adaptive(3.0, cosine=0.97)}),
+    "a decision of the host": ("dpmpp_2m", {"guidance": Adaptive(3.0, cosine=0.99)}),
 }
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
 ADAPTIVE = {"guidance": 2.0, "rtol": 0.02, "atol": 0.005, "prediction": "flow_prediction", "return_plan": True}
