@@ -108,8 +108,9 @@ def failures() -> str:
 def fail(kind: str, place: str, rank: int) -> None:
     """One of two; the first one tells what it sees."""
     torch.set_num_threads(1)
-    limit = timedelta(seconds=TIMEOUT)
-    dist.init_process_group("gloo", init_method=f"file://{place}/meeting", rank=rank, world_size=2, timeout=limit)
+    dist.init_process_group("gloo", init_method=f"file://{place}/meeting", rank=rank, world_size=2)
+    dist.barrier()  # joining a group has its timeout, too
+    group = dist.new_group(timeout=timedelta(seconds=TIMEOUT))
     moment: list[float] = []
 
     def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -125,9 +126,9 @@ def fail(kind: str, place: str, rank: int) -> None:
 
     plan = fd.plan("euler", fd.Schedule.flow(), 8, prediction="flow_prediction")
     try:
-        fd.sample(model, plan, torch.ones(1, 4), guidance=2.0, uncond={}, guidance_mode="ranks")
+        fd.sample(model, plan, torch.ones(1, 4), guidance=2.0, uncond={}, guidance_mode="ranks", guidance_group=group)
     except (RuntimeError, ArithmeticError) as error:
-        words = str(error).partition(".")[0].split("] ")[-1][:70]
+        words = str(error).split("] ")[-1].partition(" [")[0]
         print(f"{time.perf_counter() - moment[0]:.2f}|{type(error).__name__}: {words}", flush=True)
     os._exit(0)
 
