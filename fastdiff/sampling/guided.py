@@ -29,8 +29,10 @@ def rules_of(plan: Plan, guidance: Guidance) -> tuple[Rule, ...]:
         return found[2]
     rules = tuple(guidance.rule(Point.of(plan, i)) for i in range(plan.nfe))
 
+    kept = _rules  # the module's names may be gone before a plan that outlives it
+
     def forget(_: object) -> None:
-        _rules.pop(key, None)
+        kept.pop(key, None)
 
     _rules[key] = weakref.ref(plan, forget), weakref.ref(guidance, forget), rules
     return rules
