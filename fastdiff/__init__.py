@@ -10,6 +10,7 @@ from .ops import backend
 from .patch import accelerate, perturb  # noqa: F401
 from .patch.nag import nag
 from .patch.partial import Cached, Split, cached
+from .patch.split_batch import split_batch
 from .pipelines.fit import fit_pipeline
 from .plans.build import plan
 from .plans.catalogue import Solver, solver, solvers
@@ -25,6 +26,7 @@ from .sampling.gaussian import GaussianStart
 from .sampling.graph import Captured, CaptureError, capture
 from .sampling.particles import Particles
 from .sampling.sample import Step, iter_sample, sample
+from .sampling.sharded import Sharded
 from .sampling.statistics import Statistics, estimate_statistics
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ __all__ = [
     "Particles",
     "Plan",
     "Schedule",
+    "Sharded",
     "Solver",
     "Split",
     "Statistics",
@@ -59,6 +62,7 @@ __all__ = [
     "sample_adaptive",
     "solver",
     "solvers",
+    "split_batch",
     "trace",
 ]
 

@@ -94,7 +94,10 @@ def test_the_signatures_list_every_option():
     assert named[0] == set(OPTIONS)
     assert named[0] - named[1] == {"callback", "progress", "return_trajectory", "graph", "parallel"}
     assert named[1] < named[0]
-    assert set(options_of(fd.capture)) - {"whole"} == named[1] - {"seeds", "image", "mask", "particles"}
+    assert set(options_of(fd.capture)) - {"whole"} == named[1] - {"seeds", "image", "mask", "particles"} - {
+        "guidance_group",
+        "shard",
+    }
 
 
 def test_options_of_sample_alone_are_not_handed_to_the_model_either():

@@ -100,6 +100,10 @@ class CFG(Windowed):
         space = to_space(point, self.space)
         return change((0, 1), [vector(1.0, -1.0)], [np.asarray(scale) - 1], rescale=self.rescale, space=space)
 
+    def by_position(self, dim: int, ndim: int) -> bool:
+        """Scales of frames are, but for `rescale`; along the frames a process gives those of its own."""
+        return not self.rescale
+
     def check(self, shape: Sequence[int]) -> None:
         """Raises ValueError where the scales do not fit samples of this shape."""
         if self.frames_dim is not None:

@@ -51,6 +51,10 @@ class CFGNorm(Spatial):
         ratio = length_c / length_y.where(length_y > 0, 1.0)
         return y * (ratio.clamp(max=1.0) if self.limit else ratio) * self.strength
 
+    def by_position(self, dim: int, ndim: int) -> bool:
+        """Along all dimensions but the channels'."""
+        return dim != self.channel_dim % ndim
+
     def check(self, shape: Sequence[int]) -> None:
         """Raises ValueError where samples of this shape have no such dimension."""
         if not -len(shape) < self.channel_dim < len(shape) or self.channel_dim == 0:

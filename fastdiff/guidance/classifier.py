@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ class Gradient:
     """
 
     log_prob: Callable[..., Tensor]
+    of_whole_samples: ClassVar[bool] = True  # no process has the gradient of its part from its part alone
 
     def __call__(self, x: Tensor, t: Tensor, **kwargs: object) -> Tensor:
         with torch.enable_grad():

@@ -67,6 +67,10 @@ class FrequencyDecoupled(Spatial):
             added.append((g - 1) * damped if self.form == "paper" else g * damped - d)
         return cond + collapse(added, dims)
 
+    def by_position(self, dim: int, ndim: int) -> bool:
+        """Along dimensions that the pyramid does not go over, where nothing is projected."""
+        return self.parallel is None and dim not in spatial_dims(self.dims, ndim)
+
     def check(self, shape: Sequence[int]) -> None:
         """Raises ValueError where samples of this shape have no dimensions of space."""
         check_dims(self.dims, shape)
@@ -126,6 +130,10 @@ class FreSca(Spatial):
             low = low & inside.view([-1 if d == dim else 1 for d in range(difference.ndim)])
         spectrum = torch.fft.fftn(difference, dim=dims)
         return torch.fft.ifftn(spectrum * torch.where(low, self.low, self.high), dim=dims).real
+
+    def by_position(self, dim: int, ndim: int) -> bool:
+        """Along dimensions that are not transformed."""
+        return dim not in spatial_dims(self.dims, ndim)
 
     def check(self, shape: Sequence[int]) -> None:
         """Raises ValueError where samples of this shape have no dimensions of space."""

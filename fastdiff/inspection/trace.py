@@ -46,6 +46,7 @@ def trace(
     observation: Observed | None = None,
     correction: str | Correction | Callable | None = None,
     particles: int = 1,
+    guidance_group: object = None,
     reference: str = "estimate",
     schedule: Schedule | None = None,
     substeps: int = 4,
@@ -63,8 +64,8 @@ def trace(
     particles: as for `sample`; `result` is then its x0 alone. Such samples change places, so what compares one with
         itself before is not known where it has moved, and errors are not known.
     Other arguments, and errors: as for `fastdiff.sample`. Its options that say how a run is made and not what it
-    draws (callback, progress, return_trajectory, graph, parallel) are not here. In a measured error, a guidance that
-    remembers earlier outputs begins anew with every step.
+    draws (callback, progress, return_trajectory, graph, parallel) are not here, nor is shard. In a measured error, a
+    guidance that remembers earlier outputs begins anew with every step.
 
     >>> plan = fd.plan("ddim", fd.Schedule.flow(), steps=3, grid="time")
     >>> still = lambda x, t: torch.zeros_like(x)  # a velocity of 0 leaves the noise where it is
@@ -75,7 +76,7 @@ def trace(
     _check(plan, reference, schedule, substeps, keep, mask)
     request = Request(
         guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit, model_dtype,
-        observation, correction, particles, kwargs,
+        observation, correction, particles, guidance_group, None, kwargs,
     )  # fmt: skip
     run, calls = request.begin(model, plan, noise, watched=True)
     names = output_names(calls)

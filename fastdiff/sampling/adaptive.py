@@ -20,7 +20,10 @@ from ..plans.schedule import Points, Schedule, require_schedule
 from ..plans.solvers.embedded import ORDERS, embedded_step
 from ..plans.solvers.exponential import first_order
 from .model import Model, ModelCalls
+from .over_ranks import OverRanks
 from .run import Run
+from .sharded import Sharded
+from .start import refuse_dtensor
 
 
 @dataclass
@@ -74,6 +77,8 @@ def sample_adaptive(
     guidance: float | Tensor | None = None,
     uncond: Mapping[str, object] | None = None,
     guidance_mode: str = "batch",
+    guidance_group: object = None,
+    shard: Sharded | None = None,
     model_dtype: torch.dtype | None = None,
     return_plan: bool = False,
     **kwargs: object,
@@ -85,8 +90,8 @@ def sample_adaptive(
     h_init: the first step's length in lambda = log(alpha / sigma). pid, safety: coefficients and acceptance threshold
         of the step-size controller (`Controller`). max_nfe: the most model evaluations.
     return_plan: also return the plan of the accepted steps, which draws the same sample.
-    model, noise, guidance, uncond, guidance_mode, model_dtype, kwargs: as for `fastdiff.sample`. schedule, prediction,
-        final_sigma: as for `fastdiff.plan`.
+    model, noise, guidance, uncond, guidance_mode, guidance_group, shard, model_dtype, kwargs: as for `fastdiff.sample`.
+        With shard the error is that of the whole samples. schedule, prediction, final_sigma: as for `fastdiff.plan`.
     The host waits for the device once per step, to read the error. Raises ValueError or TypeError naming the argument,
     and RuntimeError if max_nfe evaluations do not suffice or the model returns numbers that are not finite.
     """
@@ -94,7 +99,9 @@ def sample_adaptive(
     _check(noise, pair, rtol, atol, h_init, final_sigma, max_nfe)
     check_keywords(model, kwargs, options_of(sample_adaptive))
     prediction = schedule.default_prediction if prediction is None else prediction
-    calls = ModelCalls(model, noise.shape, guidance, uncond, guidance_mode, kwargs)
+    calls = ModelCalls(model, noise.shape, guidance, uncond, guidance_mode, kwargs, guidance_group)
+    if shard is not None:
+        shard.check(noise)
     evaluate = calls.evaluator()
     dtype = compute_dtype(noise.dtype)
     done: list[Row] = []
@@ -114,6 +121,8 @@ def sample_adaptive(
 
     s, last = schedule.at(schedule.t_max), schedule.at(schedule.t_min)
     x = noise.to(dtype) * (float(s.sigma) if float(s.alpha) == 1 else math.hypot(s.alpha, s.sigma))
+    control = f"{pair} {rtol} {atol} {h_init} {pid} {safety} {max_nfe}"
+    OverRanks(calls.apart, shard).require_same(x, None, guidance, control)
     # lambda is -inf there. The first-order step is exact in the limit, to where there still is nothing but noise.
     if float(s.alpha) == 0:
         done.append(first_order_row(s, schedule.at_log_snr(np.float64(LOG_SNR_CUT)), prediction))
@@ -128,7 +137,7 @@ def sample_adaptive(
         t = last if reaches else schedule.at_log_snr(s.log_snr + step)
         rows = embedded_step(schedule, s, t, prediction, pair)
         run = attempt(rows, t, x)
-        if controller.propose(scaled_error(run.x, run.base, before, rtol, atol)):
+        if controller.propose(scaled_error(run.x, run.base, before, rtol, atol, shard)):
             x, before, s = run.x, run.base, t
             # The lower order was for the error alone.
             done += [*rows[:-1], replace(rows[-1], base=None)]
@@ -147,10 +156,17 @@ def first_order_row(s: Points, t: Points, prediction: str) -> Row:
     return Row.at(s, "data", prediction, LinearUpdate(x=x_weight, history=(d_weight,)))
 
 
-def scaled_error(high: Tensor, low: Tensor, before: Tensor, rtol: float, atol: float) -> float:
-    """Root mean square of (high - low) / max(atol, rtol max(|low|, |before|)). The host waits for it."""
+def scaled_error(
+    high: Tensor, low: Tensor, before: Tensor, rtol: float, atol: float, shard: Sharded | None = None
+) -> float:
+    """Root mean square of (high - low) / max(atol, rtol max(|low|, |before|)). The host waits for it.
+
+    shard: what part of the samples these are; the mean is over the whole ones.
+    """
     scale = (rtol * torch.maximum(low.abs(), before.abs())).clamp_min(atol)
-    error = float(((high - low) / scale).square().mean().sqrt())
+    squares = ((high - low) / scale).square()
+    mean = squares.mean() if shard is None else shard.mean(squares)
+    error = float(mean.sqrt())
     if not math.isfinite(error):
         raise RuntimeError("model: gave numbers that are not finite")
     return error
@@ -158,6 +174,7 @@ def scaled_error(high: Tensor, low: Tensor, before: Tensor, rtol: float, atol: f
 
 def _check(noise: Tensor, pair: str, rtol: float, atol: float, h_init: float, final_sigma: str, max_nfe: int) -> None:
     checks.require_float("noise", noise)
+    refuse_dtensor("noise", noise)
     if noise.numel() == 0:
         raise ValueError(f"noise: expected at least one element, got shape {tuple(noise.shape)}")
     if pair not in ORDERS:

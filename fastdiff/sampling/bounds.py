@@ -12,6 +12,7 @@ from ..ops import dynamic_threshold
 from ..ops.reference import converted_output
 from ..plans.plan import Plan
 from .program import next_c_in
+from .sharded import Sharded
 from .weights import COMBINING, Weighted
 
 
@@ -19,7 +20,8 @@ class Bounds:
     """Bounds the x0 that each row of a plan sees, by clamp, threshold or both.
 
     clamp: the bound on |x0|. threshold: (ratio, limit) of dynamic thresholding (Saharia et al. 2022, section 2.3).
-    guidance: one scale for all samples, or [rows]. step: the backend that runs a row.
+    guidance: one scale for all samples, or [rows]. step: the backend that runs a row. shard: what part of the samples
+    x is.
 
     table: the plan's rows; some read the bounded x0 instead of the model's output (`fastdiff.plans.limits`).
     """
@@ -32,6 +34,7 @@ class Bounds:
         threshold: tuple[float, float] | None,
         guidance: float | np.ndarray | None,
         step: Callable,
+        shard: Sharded | None = None,
     ) -> None:
         data_form = np.array([row.form == "data" for row in plan.rows])
         self.table, self._to_x0 = next_c_in(plan.limited.reading), plan.limited.making.copy()
@@ -43,6 +46,7 @@ class Bounds:
         self._splits = plan.limited.splits
         self._bounded = (data_form | np.array(self._splits)).tolist()
         self._threshold, self._step = threshold, step
+        self._quantile = dynamic_threshold if shard is None else shard.dynamic_threshold
         self._x0 = torch.empty_like(x) if any(self._splits) else None
         self._y: Tensor | None = None
 
@@ -71,7 +75,7 @@ class Bounds:
         if self._threshold is not None and self._bounded[i]:
             ratio, most = self._threshold
             prediction = converted_output(self._to_x0[i], x, y, y_uncond, guidance)
-            limit = dynamic_threshold(prediction, ratio=ratio, limit=most)
+            limit = self._quantile(prediction, ratio=ratio, limit=most)
         if not self._splits[i]:
             return m, m_uncond, limit, weighted
         assert self._x0 is not None

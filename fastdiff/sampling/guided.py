@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..plans.plan import Plan
+from .guidance_ranks import OutputRanks, check_group
 from .model import Model, ModelCalls, check_guidance, check_mode, checked_output, joined
 from .network import as_model
 from .reuse import PlanReuse
@@ -28,8 +29,10 @@ def rules_of(plan: Plan, guidance: Guidance) -> tuple[Rule, ...]:
         return found[2]
     rules = tuple(guidance.rule(Point.of(plan, i)) for i in range(plan.nfe))
 
+    kept = _rules  # the module's names may be gone before a plan that outlives it
+
     def forget(_: object) -> None:
-        _rules.pop(key, None)
+        kept.pop(key, None)
 
     _rules[key] = weakref.ref(plan, forget), weakref.ref(guidance, forget), rules
     return rules
@@ -43,14 +46,15 @@ def calls_of(
     uncond: Mapping[str, object] | None,
     guidance_mode: str,
     kwargs: dict[str, object],
+    guidance_group: object = None,
 ) -> ModelCalls | GuidedCalls:
     """The model calls of a run of the plan. A guidance that is plain everywhere is the number it stands for."""
     if plan.reuses_uncond and not isinstance(guidance, Guidance):
-        check_guidance(guidance, uncond, guidance_mode, shape[0])
+        check_guidance(guidance, uncond, guidance_mode, shape[0], ranks=True)
     guidance = guidance_of(plan, guidance)
     if isinstance(guidance, Guidance):
-        return GuidedCalls(model, shape, guidance, plan, uncond, guidance_mode, kwargs)
-    return ModelCalls(model, shape, guidance, uncond, guidance_mode, kwargs)
+        return GuidedCalls(model, shape, guidance, plan, uncond, guidance_mode, kwargs, guidance_group)
+    return ModelCalls(model, shape, guidance, uncond, guidance_mode, kwargs, guidance_group)
 
 
 def guidance_of(plan: Plan, guidance: float | Tensor | Guidance | None) -> float | Tensor | Guidance | None:
@@ -84,7 +88,7 @@ class GuidedCalls:
     guidance: [rows] the scales of plain guidance, 1 in rows that have another rule. copies: number of copies of x in
     the model's input, as many as the largest call reads. arguments: the keyword arguments of each call, and those of
     each call on several inputs at once. evaluations: how often the last row evaluated the network for each sample. see:
-    what the outputs are shown to.
+    what the outputs are shown to. apart: the processes that make the calls, where guidance_mode is "ranks".
     Raises ValueError naming the argument.
     """
 
@@ -99,14 +103,18 @@ class GuidedCalls:
         uncond: Mapping[str, object] | None,
         guidance_mode: str,
         kwargs: dict[str, object],
+        guidance_group: object = None,
     ) -> None:
-        check_mode(guidance_mode)
+        check_mode(guidance_mode, ranks=True)
+        check_group(guidance_mode, guidance_group)
         if guidance.needs_uncond and uncond is None:
             raise ValueError(f"uncond: {guidance!r} needs the unconditional evaluation's keyword arguments, got None")
         guidance.check(shape)
         self.of = guidance
         self._model, self._shape = as_model(model), tuple(shape)
         self.rules = rules_of(plan, guidance)
+        called = {call for rule in self.rules for call in rule.calls if call is not None}
+        self.apart = OutputRanks(guidance_group, called) if guidance_mode == "ranks" else None
         self.guidance = np.array([1.0 if rule.number is None else rule.number for rule in self.rules])
         self._sets = {rule.calls: self._set(rule.calls, guidance_mode) for rule in (*self.rules, PLAIN)}
         self.copies = max(1, *(len(calls.together) for calls in self._sets.values()))
@@ -117,7 +125,7 @@ class GuidedCalls:
     def _set(self, slots: Sequence[int | None], mode: str) -> CallSet:
         last_first = sorted({call for call in slots if call is not None}, key=lambda call: (call == CONDITIONAL, call))
         same = [call for call in last_first if call < 2 or isinstance(self.of.extra[call - 2], Mapping)]
-        if mode == "calls" or len(same) < 2:
+        if mode != "batch" or len(same) < 2:
             return CallSet((), tuple(last_first))
         return CallSet(tuple(same), tuple(call for call in last_first if call not in same))
 
@@ -145,12 +153,17 @@ class GuidedCalls:
             both = checked_output(self._model(*_first(given, t, size), **several[slots]), (size, *self._shape[1:]))
             for k, call in enumerate(calls.together):
                 found[call] = both[k * batch : (k + 1) * batch]
-        for call in calls.alone:
+
+        def alone(call: int) -> Tensor:
             other = self.of.extra[call - 2] if call > 1 else None
             network = as_model(other) if callable(other) else self._model
-            m = checked_output(network(*_first(given, t, batch), **each[call]), self._shape)
+            return checked_output(network(*_first(given, t, batch), **each[call]), self._shape)
+
+        if self.apart is not None:
+            found = self.apart.outputs(calls.alone, alone, self._shape, given.device)
+        else:
             # A model may reuse its output's buffer in its next call.
-            found[call] = m if call == calls.alone[-1] else m.clone()
+            found |= {call: alone(call) if call == calls.alone[-1] else alone(call).clone() for call in calls.alone}
         self.evaluations = len(found)
         return found
 
@@ -176,7 +189,7 @@ class GuidedEvaluator(ByRow):
 
     def __init__(self, calls: GuidedCalls, run: Any) -> None:
         self._calls, self._run = calls, run
-        self._memory = Memory(calls.of, run.x)
+        self._memory = Memory(calls.of, run.x, run.shard)
         self._known = calls.constants(self._memory)
 
     def __call__(self, given: Tensor, t: Tensor) -> tuple:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops import checks
+from .guidance_ranks import OutputRanks, check_group
 from .network import as_model
 from .rule import See
 
@@ -20,15 +21,19 @@ def is_guided(guidance: float | Tensor | None) -> bool:
     return guidance is not None and (isinstance(guidance, Tensor) or guidance != 1)
 
 
-def check_mode(guidance_mode: str) -> None:
-    """Raises ValueError unless it is one of the two."""
-    if guidance_mode not in ("batch", "calls"):
-        raise ValueError(f"guidance_mode: expected 'batch' or 'calls', got {guidance_mode!r}")
+def check_mode(guidance_mode: str, ranks: bool = False) -> None:
+    """Raises ValueError unless it is one of the modes. ranks: whether 'ranks' may be one here."""
+    if guidance_mode == "ranks" and not ranks:
+        raise ValueError("guidance_mode: 'ranks' is for sample, iter_sample and sample_adaptive, one row at a time")
+    if guidance_mode not in ("batch", "calls", "ranks"):
+        raise ValueError(f"guidance_mode: expected 'batch', 'calls' or 'ranks', got {guidance_mode!r}")
 
 
-def check_guidance(guidance: float | Tensor | None, uncond: object, guidance_mode: str, batch: int) -> None:
-    """Raises TypeError or ValueError naming the argument."""
-    check_mode(guidance_mode)
+def check_guidance(
+    guidance: float | Tensor | None, uncond: object, guidance_mode: str, batch: int, ranks: bool = False
+) -> None:
+    """Raises TypeError or ValueError naming the argument. ranks: as for `check_mode`."""
+    check_mode(guidance_mode, ranks)
     if guidance is not None and not isinstance(guidance, (int, float, Tensor)):
         raise TypeError(f"guidance: expected a number or a tensor [B] here, got {guidance!r}")
     if is_guided(guidance) and uncond is None:
@@ -43,11 +48,13 @@ class ModelCalls:
     """The model calls of one evaluation; `evaluator()` makes them.
 
     model, guidance, uncond, guidance_mode, kwargs: as for `fastdiff.sample`. shape: x's, [B, ...]. With guidance the
-    model is called once on [unconditional; conditional] inputs ("batch"), or twice ("calls").
+    model is called once on [unconditional; conditional] inputs ("batch"), or twice ("calls"), or by two processes of
+    guidance_group ("ranks").
 
     guidance: the scale, or None where it is not used. copies: number of copies of x in the model input (2 for guidance
     in one batch). evaluations: how often a row evaluates the network for each sample. arguments: the keyword arguments
-    of each call, the unconditional one first. see: what evaluators made from now on show the outputs to.
+    of each call, the unconditional one first. see: what evaluators made from now on show the outputs to. apart: the
+    processes that make the calls, where that is the mode.
     Raises ValueError naming the argument.
     """
 
@@ -61,13 +68,17 @@ class ModelCalls:
         uncond: Mapping[str, object] | None = None,
         guidance_mode: str = "batch",
         kwargs: dict[str, object] | None = None,
+        guidance_group: object = None,
     ) -> None:
-        check_guidance(guidance, uncond, guidance_mode, shape[0])
+        check_guidance(guidance, uncond, guidance_mode, shape[0], ranks=True)
+        check_group(guidance_mode, guidance_group)
         self._model, self._shape = as_model(model), tuple(shape)
         self.guidance = guidance if is_guided(guidance) else None
+        count = 1 if self.guidance is None else 2
+        self.apart = OutputRanks(guidance_group, range(count)) if guidance_mode == "ranks" else None
         self.mode = "plain" if self.guidance is None else guidance_mode
         self.copies = 2 if self.mode == "batch" else 1
-        self.evaluations = 1 if self.mode == "plain" else 2
+        self.evaluations = count
         self.arguments = self.new_arguments(uncond or {}, kwargs or {})
 
     def new_arguments(self, uncond: Mapping[str, object], kwargs: dict[str, object]) -> tuple[dict[str, object], ...]:
@@ -75,7 +86,7 @@ class ModelCalls:
         other = {**kwargs, **uncond}
         if self.mode == "plain":
             return (kwargs,)
-        if self.mode == "calls":
+        if self.mode in ("calls", "ranks"):
             return other, kwargs
         return (joined([other, kwargs], self._shape[0]),)
 
@@ -101,7 +112,14 @@ class ModelCalls:
             both = checked_output(model(x, t, **first), doubled)
             return both[batch:], both[:batch]
 
-        evaluate = {"plain": plain, "calls": twice, "batch": together}[self.mode]
+        def apart(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            assert self.apart is not None
+            found = self.apart.outputs(
+                (1, 0), lambda call: checked_output(model(x, t, **(first if call else last)), shape), shape, x.device
+            )
+            return found[0], found[1]
+
+        evaluate = {"plain": plain, "calls": twice, "batch": together, "ranks": apart}[self.mode]
         return evaluate if self.see is None else self._seen(evaluate, self.see)
 
     def _seen(self, evaluate: Callable, see: See) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
@@ -142,6 +160,8 @@ def checked_output(m: object, shape: tuple[int, ...]) -> Tensor:
     """The tensor that the model returned: as it is, in a tuple of one, or as an object's `sample`, as in diffusers."""
     if not isinstance(m, Tensor):
         m = _unwrapped(m)
+    if getattr(m, "placements", None) is not None:
+        raise TypeError("model: expected it to return a plain torch.Tensor, got a DTensor; return its to_local()")
     if m.shape != shape:
         raise ValueError(f"model: expected an output of shape {shape}, got {tuple(m.shape)}{_remedy(m, shape)}")
     return m

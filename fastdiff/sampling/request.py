@@ -14,10 +14,12 @@ from .correcting import corrected_calls
 from .correction import Correction, Observed
 from .guided import GuidedCalls, calls_of
 from .model import Model, ModelCalls
+from .over_ranks import OverRanks, check_gradients, check_sharded, refuse_with_shard
 from .partial import Here, RowCalls
 from .program import program_of
 from .rule import Guidance
 from .run import Run
+from .sharded import Sharded
 from .start import OPTIONS, check_sample, sample_seeds, start_state
 
 Calls = ModelCalls | GuidedCalls | CorrectedCalls
@@ -39,6 +41,8 @@ class Request(NamedTuple):
     observation: Observed | None
     correction: str | Correction | Callable | None
     particles: int
+    guidance_group: object
+    shard: Sharded | None
     kwargs: dict[str, object]
 
     @property
@@ -53,29 +57,41 @@ class Request(NamedTuple):
         )
         if self.particles != 1:
             self._check_alone()
+        if self.shard is not None:
+            self.shard.check(noise)
+            particles = None if self.particles == 1 else self.particles
+            refuse_with_shard(observation=self.observation, correction=self.correction, particles=particles)
         if self.kwargs:
             check_keywords(model, self.kwargs, OPTIONS)
         rows = RowCalls(model) if program_of(plan).partial else None
         uncorrected = calls_of(
-            rows or model, plan, noise.shape, self.guidance, self.uncond, self.guidance_mode, self.kwargs
-        )
+            rows or model, plan, noise.shape, self.guidance, self.uncond, self.guidance_mode, self.kwargs,
+            self.guidance_group,
+        )  # fmt: skip
+        if self.shard is not None:
+            check_sharded(self.shard, uncorrected, noise.shape)
         calls: Calls = uncorrected
         x = start_state(plan, noise, self.image)
         if self.corrected or self.particles != 1:
             calls = corrected_calls(
                 uncorrected, plan, x, self.observation, self.correction, self.particles, rows is not None
             )
+            check_gradients(uncorrected.apart, calls)
+        shared = OverRanks(uncorrected.apart, self.shard)
+        seeds = sample_seeds(plan, noise, self.seeds, shared.groups)
+        shared.require_same(x, seeds, self.guidance, plan)
         run = Run(
             calls.run_plan if isinstance(calls, CorrectedCalls) else plan,
             x,
             model_dtype=self.model_dtype or noise.dtype,
             copies=calls.copies,
             guidance=calls.guidance,
-            seeds=sample_seeds(plan, noise, self.seeds),
+            seeds=seeds,
             clamp=self.clamp,
             threshold=None if self.threshold is None else (self.threshold, self.threshold_limit),
             watched=watched,
             cheap_calls=rows is not None,
+            shard=self.shard,
         )
         if rows is not None:
             rows.here = lambda: Here(run.i, plan.rows[run.i].call, plan.rows[run.i].log_snr)

@@ -143,5 +143,12 @@ class Guidance:
         """What is done at a point; here nothing, y = m."""
         return Rule()
 
+    def by_position(self, dim: int, ndim: int) -> bool:
+        """Whether `Rule.combine`, for samples of so many dimensions, reads no other position along dim than it writes.
+
+        Then samples may be sharded along it.
+        """
+        return False
+
     def check(self, shape: Sequence[int]) -> None:
         """Raises ValueError where the numbers do not fit samples of shape [B, ...]."""

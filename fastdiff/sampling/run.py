@@ -16,6 +16,7 @@ from .bounds import Bounds
 from .guided import ByRow
 from .program import Slots, program_of, with_guidance
 from .registers import Moves, noise_as_history
+from .sharded import Sharded
 from .times import Times, each_on_device
 from .weights import Weighted
 
@@ -34,7 +35,8 @@ class Run:
     given_noise: the caller passes each row's noises as tensors instead. clamp, threshold (ratio, limit): bounds on x0.
     watched: whether to keep D where no row reads it, and what a row reads until the next one. step: runs a row instead
     of the backend chosen for x. cheap_calls: whether `evaluate` makes the plan's cheap calls (`partial.RowCalls`).
-    Raises ValueError where it does not and the plan has such.
+    shard: what part of the samples x is, kept as `shard`; the run then draws its noises as tensors.
+    Raises ValueError where the plan has cheap calls that are not made.
 
     `i` is the number of the next row; `x`, `base`, `history` and `model_input` are the registers before it.
     """
@@ -55,8 +57,9 @@ class Run:
         watched: bool = True,
         step: Callable | None = None,
         cheap_calls: bool = False,
+        shard: Sharded | None = None,
     ) -> None:
-        self.plan, self.i = plan, 0
+        self.plan, self.i, self.shard = plan, 0, shard
         self._program = program = program_of(plan)
         if program.partial and not cheap_calls:
             plan.refuse_cheap_calls("which are not made here")
@@ -71,11 +74,11 @@ class Run:
             scale = guidance
         self._bounds: Bounds | None = None
         if clamp is not None or threshold is not None:
-            self._bounds = Bounds(plan, x, clamp, threshold, scale, step)
+            self._bounds = Bounds(plan, x, clamp, threshold, scale, step, shard)
         self.table = program.table if self._bounds is None else self._bounds.table
         if scale is not None and self._bounds is None:
             self.table = with_guidance(self.table, scale)
-        if given_noise:
+        if given_noise or shard is not None:
             self.table = noise_as_history(self.table, program.moves)
         if model_input is None and (copies > 1 or model_dtype != x.dtype or program.scales):
             model_input = empty_input(x, copies, model_dtype)
@@ -160,11 +163,20 @@ class Run:
         if self._bounds is not None:
             m, m_uncond, limit, weighted = self._bounds.apply(i, x, m, m_uncond, self._guidance, weighted)
         guidance = None if m_uncond is None else self._guidance
+        if self.shard is not None:
+            noises = self._own_noises(i, x, self.shard)
         self._step(
             self.table, i, x, base, m, m_uncond, [*history, *noises] if noises else history, guidance, limit,
             self.seeds, x_out, base_out, d_out, self._input, *(weighted or ()),
         )  # fmt: skip
         self.i = i + 1
+
+    def _own_noises(self, i: int, x: Tensor, shard: Sharded) -> list[Tensor]:
+        """This process's part of the noises of row i: in the step they would be numbered from the part's beginning."""
+        if not self.moves[i].noises:
+            return []
+        assert self.seeds is not None  # a plan that draws noise has them
+        return [shard.noise(self.seeds, int(j), x) for j in self._program.table["noise"][i][: self.moves[i].noises]]
 
     def converted(
         self,
@@ -200,7 +212,8 @@ class Run:
         """
         if times is None:
             return self._drive_by_plan(evaluate)
-        if self._bounds is not None or self._program.partial or isinstance(evaluate, ByRow):
+        by_row = self._bounds is not None or self._program.partial or self.shard is not None
+        if by_row or isinstance(evaluate, ByRow):
             for _ in self.steps(evaluate, times):
                 pass
             return self.x

@@ -20,6 +20,7 @@ from .particles import ParticleCalls, Particles
 from .request import Calls, Request
 from .rule import Guidance
 from .run import Run
+from .sharded import Sharded
 from .start import OPTIONS, check_sample, sample_seeds, start_state
 
 
@@ -87,12 +88,14 @@ def iter_sample(
     observation: Observed | None = None,
     correction: str | Correction | Callable | None = None,
     particles: int = 1,
+    guidance_group: object = None,
+    shard: Sharded | None = None,
     **kwargs: object,
 ) -> Iterator[Step]:
     """Run a plan and yield a `Step` after every model evaluation. Arguments and errors are those of `sample`."""
     request = Request(
         guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit, model_dtype,
-        observation, correction, particles, kwargs,
+        observation, correction, particles, guidance_group, shard, kwargs,
     )  # fmt: skip
     with torch.no_grad():
         run, calls = request.begin(model, plan, noise, watched=True)
@@ -118,6 +121,8 @@ def sample(
     observation: Observed | None = None,
     correction: str | Correction | Callable | None = None,
     particles: int = 1,
+    guidance_group: object = None,
+    shard: Sharded | None = None,
     callback: Callable[[Step], bool | None] | None = None,
     progress: bool = False,
     return_trajectory: bool = False,
@@ -139,7 +144,9 @@ def sample(
     guidance: scale g of classifier-free guidance (Ho & Salimans 2022), a number or [B]: m_u + g (m_c - m_u). Or one of
         `fastdiff.guidance`, such as `fd.guidance.APG(7.5)`: the model is not called for outputs that have no weight.
     uncond: the keyword arguments that are different in the unconditional evaluation.
-    guidance_mode: "batch" calls the model once on [unconditional; conditional] inputs, "calls" makes a call for each.
+    guidance_mode: "batch" calls the model once on [unconditional; conditional] inputs, "calls" makes a call for each,
+        and with "ranks" each of several processes makes one and gets the others' outputs (docs/ranks.md).
+    guidance_group: those processes, as a process group or a DeviceMesh of one dimension; all of them if None.
     seeds: B whole numbers, or an integer tensor [B], for the noise of stochastic solvers; from torch's generator if
         None.
     image: [B, ...] start from alpha image + sigma noise instead of noise alone; for image to image make the plan with
@@ -154,6 +161,8 @@ def sample(
         sigma, denoised (D) and vjp(v) (J^T v, J = dD/dx), with or without an observation. docs/posterior.md says which.
     particles: K > 1 makes groups of K neighbours in the batch one weighted ensemble, by reweighting and resampling
         (TDS, Wu et al. 2023): exact as K grows. The plan must draw noise. The result is then (x0, `Particles`).
+    shard: noise is this process's part of samples that a group of processes draws together, a `fastdiff.Sharded`; so
+        is what the model is given and returns. The parts are those of the samples that one process draws.
     callback: called with every `Step`. If it returns False the run ends there, and the x so far is returned.
     progress: show a tqdm bar. return_trajectory: also return the start and the accepted states, [K, B, ...].
     graph: capture model and steps as one CUDA graph and replay it, now and in later calls with the same module, shapes
@@ -174,14 +183,14 @@ def sample(
     """
     request = Request(
         guidance, uncond, guidance_mode, seeds, image, mask, clamp, threshold, threshold_limit, model_dtype,
-        observation, correction, particles, kwargs,
+        observation, correction, particles, guidance_group, shard, kwargs,
     )  # fmt: skip
     watched = callback is not None or progress or return_trajectory or mask is not None
     if parallel:
         require_turns(
             model, plan, graph=graph, callback=callback, progress=progress, return_trajectory=return_trajectory,
             mask=mask, clamp=clamp, threshold=threshold, observation=observation, correction=correction,
-            particles=particles > 1,
+            particles=particles > 1, guidance_group=guidance_group, shard=shard,
         )  # fmt: skip
         return _in_turns(model, plan, noise, request).to(noise.dtype)
     if graph:
@@ -249,6 +258,10 @@ def _from_graph(
         raise ValueError("graph: a captured run has no callback, progress bar, trajectory or mask")
     if request.particles != 1:
         raise ValueError("graph: particles choose among themselves during the run; a captured run cannot")
+    if request.guidance_mode == "ranks" or request.shard is not None:
+        raise ValueError(
+            "graph: processes exchange tensors during the run (guidance_mode='ranks', shard); no graph does"
+        )
     checks.require_tensor("noise", noise)
     if not noise.is_cuda:
         if graph == "auto":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,12 +13,13 @@ from ..ops.reference import compute_dtype
 from ..plans.plan import Plan
 from .noise import seed_tensor
 from .program import program_of
+from .ranks import Ranks
 
 # The options of `fastdiff.sample`: what a model's keyword may be a misspelling of, wherever a model is called.
 OPTIONS = (
     "guidance", "uncond", "guidance_mode", "seeds", "image", "mask", "clamp", "threshold", "threshold_limit",
     "model_dtype", "observation", "correction", "particles", "callback", "progress", "return_trajectory", "graph",
-    "parallel",
+    "parallel", "guidance_group", "shard",
 )  # fmt: skip
 
 
@@ -29,12 +31,30 @@ def start_state(plan: Plan, noise: Tensor, image: Tensor | None) -> Tensor:
     return state if image is None else state + alpha * image.to(dtype)
 
 
-def sample_seeds(plan: Plan, noise: Tensor, seeds: Sequence[int] | Tensor | None) -> Tensor | None:
-    """[B] int64 on noise's device: the given seeds, or random ones if the plan draws noise, else None."""
+def sample_seeds(
+    plan: Plan, noise: Tensor, seeds: Sequence[int] | Tensor | None, groups: Sequence[Ranks] = ()
+) -> Tensor | None:
+    """[B] int64 on noise's device: the given seeds, or random ones if the plan draws noise, else None.
+
+    groups: the processes that have to draw the same.
+    """
     if seeds is None and not program_of(plan).stochastic:
         return None
-    drawn = torch.randint(2**62, (len(noise),)) if seeds is None else seeds
-    return seed_tensor(drawn, len(noise), noise.device)
+    if seeds is None:
+        seeds = torch.randint(2**62, (len(noise),))
+        for ranks in groups:
+            seeds = ranks.from_first(partial(torch.Tensor.tolist, torch.as_tensor(seeds)))
+    return seed_tensor(seeds, len(noise), noise.device)
+
+
+def refuse_dtensor(name: str, value: Tensor) -> None:
+    """Raises TypeError for a DTensor: the model, the kernels and the seeds are each process's own."""
+    placements = getattr(value, "placements", None)
+    if placements is not None:
+        raise TypeError(
+            f"{name}: expected a plain torch.Tensor, got a DTensor of placements {placements}; pass its"
+            " to_local(), and with shard=fastdiff.Sharded(dim, size, mesh) which part of the samples it is"
+        )
 
 
 def check_sample(
@@ -51,6 +71,7 @@ def check_sample(
     if not isinstance(plan, Plan):
         raise TypeError(f"plan: expected a fastdiff.Plan, got {type(plan).__name__}")
     checks.require_float("noise", noise)
+    refuse_dtensor("noise", noise)
     if noise.ndim == 0:
         raise ValueError("noise: expected [B, ...], got a scalar")
     if model_dtype is not None and model_dtype not in checks.FLOATS:

@@ -50,6 +50,8 @@ def estimate_statistics(
     checks.require_float("noise", noise)
     own = options_of(iter_sample)
     check_keywords(model, [name for name in options if name not in own], (*options_of(estimate_statistics), *own))
+    if options.get("shard") is not None:
+        raise ValueError("shard: not here, where means are over whole samples")
     noise = noise.to(compute_dtype(noise.dtype))
     run = make_plan("dpmpp_2m", schedule, steps, grid="logsnr", prediction=prediction, final_sigma="sigma_min")
     generator = torch.Generator().manual_seed(0)

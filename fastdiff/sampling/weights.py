@@ -13,6 +13,7 @@ from ..ops import registry
 from ..ops.reference import compute_dtype
 from ..plans.table import empty_table
 from .rule import COLUMNS, Array, Guidance, Rule
+from .sharded import Sharded
 
 CONDITIONAL, UNCONDITIONAL = 0, 1
 
@@ -39,10 +40,12 @@ class Weighted(NamedTuple):
 class Memory:
     """What a guidance keeps from evaluation to evaluation of one run, on samples like x [B, ...], and its buffers.
 
-    stopped: whether a rule has ended the guidance. No evaluation allocates memory on the CPU but for outputs it keeps.
+    shard: what part of the samples x is. stopped: whether a rule has ended the guidance. No evaluation allocates memory
+    on the CPU but for outputs it keeps.
     """
 
-    def __init__(self, guidance: Guidance, x: Tensor) -> None:
+    def __init__(self, guidance: Guidance, x: Tensor, shard: Sharded | None = None) -> None:
+        self._shard = shard
         self._batch, self._device = len(x), x.device
         self._gram = registry.choose("gram", registry.CallSpec(x.device.type, x.dtype, tuple(x.shape)))
         self._states: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -90,6 +93,8 @@ class Memory:
         if torch.is_grad_enabled():  # weights count as constants under an observation
             operands = [None if v is None else v.detach() for v in operands]
         self._gram(rule.basis_tensor, operands, out)
+        if self._shard is not None:
+            out.copy_(self._shard.sum(out))  # gram may be an array of its memory
         self.stopped = rule.stop is not None and rule.stop(gram)
         made = rule.formula(gram)
         if isinstance(made, Tensor):

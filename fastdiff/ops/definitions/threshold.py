@@ -24,10 +24,23 @@ def dynamic_threshold(x0: Tensor, *, ratio: float = 0.995, limit: float = 1.0) -
         raise ValueError(f"limit: expected a number >= 1, got {limit}")
     if x0.shape[1:].numel() == 0:
         return torch.ones(len(x0), dtype=torch.float64, device=x0.device)
+    keep, fraction = order_statistics(x0.shape[1:].numel(), ratio)
+    return between(largest(x0, keep), fraction, limit)
+
+
+def order_statistics(count: int, ratio: float) -> tuple[int, float]:
+    """How many of the largest of so many magnitudes are needed, and how far the quantile is from the least of those."""
+    position = ratio * (count - 1)
+    return count - int(position), position - int(position)
+
+
+def largest(x0: Tensor, keep: int) -> Tensor:
+    """[B, keep] the largest magnitudes of each sample, falling, in the compute dtype; all where there are fewer."""
     magnitudes = x0.unsqueeze(-1).flatten(1).abs().to(compute_dtype(x0.dtype))
-    position = ratio * (magnitudes.shape[1] - 1)
-    low = int(position)
-    # Only the largest few are needed: everything from order statistic `low` upwards.
-    top = magnitudes.topk(magnitudes.shape[1] - low, dim=1).values
+    return magnitudes.topk(min(keep, magnitudes.shape[1]), dim=1).values
+
+
+def between(top: Tensor, fraction: float, limit: float) -> Tensor:
+    """[B] float64 the quantile, so far from the last of the magnitudes towards the one before it, inside [1, limit]."""
     lower, upper = top[:, -1].double(), top[:, max(top.shape[1] - 2, 0)].double()
-    return torch.lerp(lower, upper, position - low).clamp(1.0, limit)
+    return torch.lerp(lower, upper, fraction).clamp(1.0, limit)

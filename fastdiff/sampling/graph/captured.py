@@ -13,7 +13,7 @@ from ...plans.plan import Plan
 from ..correcting import corrected_calls
 from ..correction import Correction, Observed
 from ..guided import GuidedCalls, calls_of, plain_scale
-from ..model import Model, ModelCalls, is_guided
+from ..model import Model, ModelCalls, check_mode, is_guided
 from ..request import Calls
 from ..rule import Guidance
 from ..start import OPTIONS, check_sample, start_state
@@ -52,6 +52,7 @@ def capture(
     check_sample(plan, example, None, None, clamp, threshold, threshold_limit, model_dtype)
     plan.refuse_cheap_calls(OUTSIDE)
     plan.refuse_reuse("which a captured run does not follow")
+    check_mode(guidance_mode)
     if kwargs:
         check_keywords(model, kwargs, (*OPTIONS, *options_of(capture)))
     uncorrected = calls_of(model, plan, example.shape, guidance, uncond, guidance_mode, kwargs)
