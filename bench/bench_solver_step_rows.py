@@ -20,7 +20,7 @@ from fastdiff.sampling.program import Slots, program_of
 from .bench_solver_step import PLANS, ROW, make_plan
 from .paired import paired
 
-SHAPES = [(8, 4, 128, 128), (8, 4, 64, 64), (32, 4, 64, 64)]
+SHAPES = [(8, 4, 128, 128), (8, 4, 64, 64), (32, 4, 64, 64), (64, 3, 32, 32)]
 ROUNDS = 400
 OTHERS = ("one row for all", "one call a sample")
 
