@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...ops import gram
+from .calls import on
 
 RIDGE = 1e-6  # of the mean of the diagonal: near the end differences are rounding
 MAX_HISTORY = 3  # vectors of differences that `gram` takes beside the residual
@@ -46,7 +47,7 @@ class Anderson:
             return {}
         weights = self._weights(pasts)
         return {
-            j: _combined([pair.y for pair in past], torch.where(_on(begin < j, gamma)[:, None], gamma, 0.0))
+            j: _combined([pair.y for pair in past], torch.where(on(begin < j, gamma)[:, None], gamma, 0.0))
             for (j, past), gamma in zip(pasts.items(), weights, strict=True)
             if len(past) > 1
         }
@@ -66,7 +67,7 @@ class Anderson:
         products = [self._products(j, past) for j, past in pasts.items()]
         total, count = torch.stack(products).cumsum(0), self._history
         left, right = total[..., 1:, 1:], total[..., 1:, :1]
-        has = torch.stack([_on(_padded([pair.made for pair in past], count + 1), total) for past in pasts.values()])
+        has = torch.stack([on(_padded([pair.made for pair in past], count + 1), total) for past in pasts.values()])
         has = has[..., 1:].double()  # [rows, B, count]
         left, right = left * has[..., None] * has[..., None, :], right * has[..., None]
         mean = left.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
@@ -80,7 +81,7 @@ class Anderson:
         basis = np.eye(size)
         basis[1:] = np.eye(size)[:-1] - np.eye(size)[1:]
         found = gram([pair.residual for pair in past], basis)[:, :-1, :-1] / self._scales[j] ** 2
-        made = _on(_padded([pair.made for pair in past], size), found)
+        made = on(_padded([pair.made for pair in past], size), found)
         found = torch.where(made[:, :, None] & made[:, None], found, 0.0)
         rest = 1 + self._history - size
         return torch.nn.functional.pad(found, (0, rest, 0, rest))
@@ -89,10 +90,6 @@ class Anderson:
 def _padded(made: Sequence[np.ndarray], size: int) -> np.ndarray:
     """[B, size] bool, False where there is none."""
     return np.stack([*made, *[np.zeros_like(made[0])] * (size - len(made))], axis=1)
-
-
-def _on(values: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(like.device)
 
 
 def _combined(ys: list[Tensor], gamma: Tensor) -> Tensor:

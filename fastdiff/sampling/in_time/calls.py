@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +15,10 @@ from .rows import Outputs
 
 
 class Asked(NamedTuple):
-    """An evaluation: row i for the samples [k] (places in the batch), at x [k, ...]."""
+    """An evaluation: row i for the samples at `places` in the batch [k], at x [k, ...]."""
 
     i: int
-    samples: Tensor
+    places: np.ndarray
     x: Tensor
 
 
@@ -52,7 +53,7 @@ class TimeCalls:
         """The outputs [k, ...] of each."""
         given = torch.cat([self._given(each) for each in asked])
         times = torch.cat([each.x.new_full((len(each.x),), self._times[each.i]) for each in asked])
-        samples = torch.cat([each.samples for each in asked])
+        samples = on(np.concatenate([each.places for each in asked]), given)
         size = max(1, (self._batch or len(given) * 2) // (2 if self.guided and self._mode == "batch" else 1))
         parts = zip(given.split(size), times.split(size), samples.split(size), strict=True)
         found = [self._call(*part) for part in parts]
@@ -62,14 +63,13 @@ class TimeCalls:
         others = torch.cat(uncond).split(sizes) if uncond else [None] * len(sizes)
         return [Outputs(*pair) for pair in zip(m, others, strict=True)]
 
-    def combined(self, outputs: Outputs, samples: Tensor) -> Tensor:
-        """m_u + g (m - m_u) of the samples [k], or m without guidance."""
-        m, m_uncond = outputs
-        if m_uncond is None:
+    def combined(self, outputs: Outputs, places: np.ndarray) -> Tensor:
+        """m_u + g (m - m_u) of the samples at these places, or m without guidance."""
+        (m, m_uncond), scale = outputs, self._guidance
+        if m_uncond is None or scale is None:
             return m
-        scale = self._guidance
         if isinstance(scale, Tensor):
-            scale = scale.to(m)[samples].view(-1, *[1] * (m.ndim - 1))
+            scale = scale.to(m)[on(places, m)].view(-1, *[1] * (m.ndim - 1))
         return m_uncond + scale * (m - m_uncond)
 
     def _given(self, asked: Asked) -> Tensor:
@@ -93,6 +93,11 @@ class TimeCalls:
         )
         scale = guidance[samples.to(guidance.device)] if isinstance(guidance, Tensor) else guidance
         return ModelCalls(self._model, (len(samples), *self._shape[1:]), scale, other, self._mode, told)
+
+
+def on(values: np.ndarray, like: Tensor) -> Tensor:
+    """An array on a tensor's device; the host does not wait."""
+    return torch.from_numpy(values).to(like.device, non_blocking=True)
 
 
 def _picked(value: object, samples: Tensor, count: int) -> object:

@@ -1,9 +1,9 @@
 """What is held of an evaluation while the state that it was made at still moves.
 
-Row by row m = m(x_old) + slope (x - x_old): a linear model of the network, with the slope that it would have on Gaussian
-data N(0, s^2), where E[x0 | x] = alpha s^2 / (alpha^2 s^2 + sigma^2) x. Where x stops moving nothing of it is left, so
-that it changes how fast rounds converge and not to what. s = infinity holds the noise, as ParaDiGMS and ParaTAA do; s = 0
-holds x0.
+Row by row m = m(x_old) + slope (x - x_old): a linear model of the network, with the slope that it would have on
+Gaussian data N(0, s^2), where E[x0 | x] = alpha s^2 / (alpha^2 s^2 + sigma^2) x. Where x stops moving nothing of it is
+left, so that it changes how fast rounds converge and not to what. s = infinity holds the noise, as ParaDiGMS and
+ParaTAA do; s = 0 holds x0.
 """
 
 from __future__ import annotations

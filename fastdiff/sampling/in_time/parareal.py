@@ -1,26 +1,27 @@
 """Parareal over a plan (SRDS, Selvam et al. 2024, arXiv 2412.08292).
 
-The rows are cut into segments. A coarse run, one DDIM step G a segment, guesses where each begins; all segments then run
-their rows F at once, and the coarse run is made again with what they found:
+The rows are cut into segments. A coarse run, one DDIM step G a segment, guesses where each begins; all segments then
+run their rows F at once, and the coarse run is made again with what they found:
 
     U_(k+1) = F(U_k) + (G(U_k new) - G(U_k))
 
-Multistep rows go on from the outputs at the end of the segment before, as the latest round left them; in the first round
-the first output of a segment stands for those before it. So after k rounds k segments are those of the run row after row,
-whatever the solver. The first output of a segment serves both runs.
+Multistep rows go on from the outputs at the end of the segment before, as the latest round left them; in the first
+round the first output of a segment stands for those before it. So after k rounds k segments are those of the run row
+after row, whatever the solver. The first output of a segment serves both runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...plans.plan import Plan
 from ..registers import Moves, Registers, next_history
-from .calls import Asked, TimeCalls
+from .calls import Asked, TimeCalls, on
 from .held import Held
 from .rows import Outputs, Rows
 
@@ -34,15 +35,15 @@ class Segment(NamedTuple):
 
     def only(self, kept: Tensor) -> Segment:
         """That of some of the samples."""
-        outputs = Outputs(*(None if m is None else m[kept] for m in self.outputs))
-        return Segment(_each(self.start, lambda value: value[kept]), outputs, self.coarse[kept])
+        start, outputs = _each(self.start, lambda value: value[kept]), self.outputs.each(lambda m: m[kept])
+        return Segment(start, outputs, self.coarse[kept])
 
 
 class Parareal:
     """The segments of one run. Samples that are done leave it, and no sample depends on its neighbours.
 
-    starts: the first row of each segment, see `segments_of`. tolerance: of what moves where segments begin, the root mean
-    square of the states over their rows' `scales` and of the outputs. residuals: the largest of each round.
+    starts: the first row of each segment, see `segments_of`. tolerance: of what moves where segments begin, the root
+    mean square of the states over their rows' `scales` and of the outputs. residuals: the largest of each round.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Parareal:
         self._rows, self._calls, self._held, self._scales, self._tolerance = rows, calls, held, scales, tolerance
         self._starts, self._ends = list(starts), [*starts[1:], plan.nfe]
         self._points = [(plan.rows[i].alpha, plan.rows[i].sigma) for i in starts] + [plan.end]
-        self._left = torch.arange(len(x), device=x.device)
+        self._left = np.arange(len(x))
         self._result, self._exact = x.clone(), 0
         self.residuals: list[float] = []
         lengths, self._segments = _lengths(rows.moves), list[Segment]()
@@ -85,18 +86,17 @@ class Parareal:
         first, count = self._exact, len(self._starts)
         ends = self._run_segments()
         self._exact += 1
-        shift, moved = torch.zeros_like(ends[first].x), torch.zeros(len(self._left), dtype=torch.float64)
+        shift, moved = torch.zeros_like(ends[first].x), np.zeros(len(self._left))
         for k in range(first + 1, count):
-            start = _each(ends[k - 1], lambda value, shift=shift: value + shift, states_only=True)
-            old = self._segments[k]
-            moved = torch.maximum(moved, self._moved(k, start, old.start))
+            start, old = _shifted(ends[k - 1], shift), self._segments[k]
+            moved = np.maximum(moved, self._moved(k, start, old.start))
             outputs = self._evaluate({k: start}, 0)[k]
             coarse = self._coarse(k, start.x, outputs)
             shift = coarse - old.coarse
             self._segments[k] = Segment(start, outputs, coarse)
-        self._result = self._result.index_copy(0, self._left, ends[count - 1].x + shift)
-        self.residuals.append(float(moved.max()))
-        self._leave(moved <= self._tolerance if self._exact < count else torch.ones_like(moved, dtype=torch.bool))
+        self._result = self._result.index_copy(0, on(self._left, shift), ends[count - 1].x + shift)
+        self.residuals.append(float(moved.max(initial=0.0)))
+        self._leave(moved <= self._tolerance if self._exact < count else np.ones_like(moved, dtype=bool))
 
     def _run_segments(self) -> dict[int, Registers[Tensor]]:
         """The registers at the end of each segment."""
@@ -122,39 +122,44 @@ class Parareal:
         ratio = sigma_end / sigma if sigma else 1.0
         return ratio * x + (alpha_end - alpha * ratio) * x0
 
-    def _moved(self, k: int, new: Registers[Tensor], old: Registers[Tensor]) -> Tensor:
-        """[samples] how far the beginning of a segment moved, on the CPU."""
+    def _moved(self, k: int, new: Registers[Tensor], old: Registers[Tensor]) -> np.ndarray:
+        """[samples] how far the beginning of a segment moved."""
         scale = self._scales[self._starts[k]]
         pairs = [(new.x, old.x, scale), (new.base, old.base, scale)]
         pairs += [(*pair, 1.0) for pair in zip(new.history, old.history, strict=True)]
         sizes = [(a - b).flatten(1).square().mean(1).sqrt() / by for a, b, by in pairs]
-        return torch.stack(sizes).amax(0).cpu().double()
+        return torch.stack(sizes).amax(0).double().cpu().numpy()
 
-    def _leave(self, done: Tensor) -> None:
-        kept = (~done).nonzero()[:, 0].to(self._left.device)
-        if len(kept) < len(self._left):
+    def _leave(self, done: np.ndarray) -> None:
+        places = np.flatnonzero(~done)
+        if len(places) < len(self._left):
+            kept = on(places, self._result)
             self._segments = [segment.only(kept) for segment in self._segments]
             self._rows = self._rows.only(kept, self._segments[-1].coarse)
-            self._left = self._left[kept]
+            self._left = self._left[places]
 
 
 def segments_of(plan: Plan, count: int) -> list[int]:
-    """The first rows of `count` segments of about as many rows each, or of fewer: a segment begins where a step does."""
+    """The first rows of `count` segments of about as many rows each, or of fewer: one begins where a step does."""
     steps = [0] + [i + 1 for i, row in enumerate(plan.rows[:-1]) if row.accepts]
     wanted = [round(k * plan.nfe / count) for k in range(count)]
     return sorted({min(steps, key=lambda i: abs(i - k)) for k in wanted})
 
 
-def _each(state: Registers[Tensor], change, states_only: bool = False) -> Registers[Tensor]:
-    """The registers with each tensor changed; x and base stay one where they are."""
-    x = change(state.x)
-    base = x if state.base is state.x else change(state.base)
-    return Registers(x, base, state.history if states_only else tuple(map(change, state.history)))
+def _each(state: Registers[Tensor], change: Callable[[Tensor], Tensor]) -> Registers[Tensor]:
+    """The registers with each tensor changed."""
+    return Registers(change(state.x), change(state.base), tuple(map(change, state.history)))
+
+
+def _shifted(state: Registers[Tensor], shift: Tensor) -> Registers[Tensor]:
+    """The registers with the states x and base shifted."""
+    return Registers(state.x + shift, state.base + shift, state.history)
 
 
 def _lengths(moves: Sequence[Moves]) -> list[int]:
     """How many outputs there are before each row."""
-    history, lengths = (), []
+    history: tuple[int, ...] = ()
+    lengths = []
     for move in moves:
         lengths.append(len(history))
         history = next_history(move, history, 0)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 class InTime:
     """What `fastdiff.sample_in_time` did.
 
-    rounds: how often all states were made anew. calls: calls of the model, one after the other; the run row after row
-    makes one a row, two where guidance makes two. evaluations: how often the network was evaluated, of all samples
-    together. largest_call: the most samples of a call, guidance's copies included. residuals: for each round the
-    largest residual that ended a sample's round, 0 where none did. converged: whether all samples did.
+    rounds: how often the states were made anew. calls: of the model, one after the other; the run row after row makes
+    one a row, two where guidance makes two. evaluations: of the network, all samples together. largest_call: the most
+    samples of a call, guidance's copies included. residuals: of each round the largest that was found too large, 0
+    where none was. converged: whether all samples are within the tolerance.
     """
 
     rounds: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,17 @@ class Outputs(NamedTuple):
 
     m: Tensor
     m_uncond: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Outputs:
+        """Both, changed."""
+        return Outputs(change(self.m), None if self.m_uncond is None else change(self.m_uncond))
+
+    def with_some(self, places: Tensor, some: Outputs) -> Outputs:
+        """Both, with those of the samples at some places anew."""
+        m, m_uncond = self
+        if m_uncond is not None and some.m_uncond is not None:
+            m_uncond = m_uncond.index_copy(0, places, some.m_uncond)
+        return Outputs(m.index_copy(0, places, some.m), m_uncond)
 
 
 class Rows:
@@ -61,9 +73,7 @@ class Rows:
         """The registers after row i. The given ones do not change."""
         move = self.moves[i]
 
-        def step(
-            x: Tensor, base: Tensor, history: tuple[Tensor, ...]
-        ) -> tuple[Tensor, Tensor | None, Tensor]:
+        def step(x: Tensor, base: Tensor, history: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None, Tensor]:
             limit, (m, m_uncond) = None, outputs
             if self._bounds is not None:
                 m, m_uncond, limit, _ = self._bounds.apply(i, x, m, m_uncond, self._guidance, None)

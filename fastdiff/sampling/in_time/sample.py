@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ...keywords import check_keywords, options_of
-from ...ops.reference import compute_dtype
 from ...plans.plan import Plan
 from ..model import Model
 from ..rule import Guidance
 from ..start import OPTIONS, check_sample, sample_seeds, start_state
 from .anderson import MAX_HISTORY, Anderson
 from .calls import TimeCalls
+from .evaluated import Evaluated
 from .held import held_of
 from .parareal import Parareal, segments_of
 from .picard import Picard
@@ -34,7 +34,7 @@ def sample_in_time(
     *,
     method: str = "anderson",
     tolerance: float = 0.01,
-    window: int | None = None,
+    window: int = 16,
     history: int = 2,
     segments: int | None = None,
     spread: float = 1.0,
@@ -60,10 +60,12 @@ def sample_in_time(
     method: "picard" (ParaDiGMS, Shih et al. 2023), "anderson" (with the triangular acceleration of ParaTAA, Tang et al.
         2024) or "parareal" (SRDS, Selvam et al. 2024).
     tolerance: the root mean square change of a state in a round, over its noise level sigma, below which it is done.
-    window: rows of a round, for each sample from its first one that is not done; None for all. Memory grows with it.
+    window: rows of a round, for each sample from its first one that is not done. More take a few rounds less, and more
+        evaluations and memory: about four states a row.
     history: rounds before the last that "anderson" mixes, 1 to 3. segments: of "parareal", sqrt(rows) if None.
-    spread: the standard deviation s of the data, roughly. While a state moves, its evaluation is moved along by the slope
-        that the model would have on data N(0, s^2); infinity holds the noise, as the papers do, and takes more rounds.
+    spread: the standard deviation s of the data, roughly. While a state moves, its evaluation is moved along by the
+        slope that the model would have on data N(0, s^2); infinity holds the noise, as the papers do, and takes more
+        rounds.
     max_rounds: after so many the run ends as it is; None for as many as it takes, at most one a row.
     batch: the most samples of a call, guidance's copies included; None for no bound.
     The others are those of `fastdiff.sample`. Tensors among the keyword arguments whose first dimension is B are told
@@ -88,9 +90,9 @@ def sample_in_time(
     calls = TimeCalls(
         model, plan, tuple(noise.shape), guidance, uncond, guidance_mode, kwargs, model_dtype or noise.dtype, batch
     )  # fmt: skip
-    require_own_times(model, plan, calls, x)
     bound = None if threshold is None else (threshold, threshold_limit)
     rows = Rows(plan, x, guidance if calls.guided else None, sample_seeds(plan, noise, seeds), clamp, bound)
+    require_own_times(model, plan, calls, x)
     held, scales = held_of(plan, spread), _scales(plan)
     run: Picard | Parareal
     if method == "parareal":
@@ -98,7 +100,7 @@ def sample_in_time(
         run = Parareal(plan, rows, calls, held, scales, x, starts, tolerance)
     else:
         mixing = Anderson(history, scales) if method == "anderson" else None
-        run = Picard(rows, calls, held, scales, x, window or plan.nfe, tolerance, mixing)
+        run = Picard(rows, Evaluated(calls, held, x), scales, x, window, tolerance, mixing)
     while not run.done and (max_rounds is None or len(run.residuals) < max_rounds):
         run.round()
     took = InTime(
@@ -116,7 +118,7 @@ def _scales(plan: Plan) -> list[float]:
 def _check_numbers(
     method: str,
     tolerance: float,
-    window: int | None,
+    window: int,
     history: int,
     segments: int | None,
     spread: float,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from ...plans.plan import Plan
@@ -22,14 +22,15 @@ def require_own_times(model: Model, plan: Plan, calls: TimeCalls, x: Tensor) -> 
         return
     one_time = bool(getattr(model, "one_time", False))
     if not one_time:
-        place = torch.zeros(1, dtype=torch.long, device=x.device)
+        place = np.zeros(1, dtype=np.int64)
         ours, theirs = Asked(0, place, x[:1]), Asked(other, place, x[:1])
         first, second = (outputs.m for outputs in calls.outputs([ours, theirs]))
         if _same(first, second):
             one_time = not _same(second, calls.outputs([theirs])[0].m)
     if one_time:
         raise ValueError(
-            "model: it reads one time for all samples of a call, and a run parallel in time has several; use fastdiff.sample"
+            "model: it reads one time for all samples of a call, and a run parallel in time has several; use"
+            " fastdiff.sample"
         )
 
 
