@@ -149,8 +149,8 @@ def report(count: int, longest: int) -> str:
     parts = [
         "# Parallel in time",
         f"`python -m bench.in_time`, torch {torch.__version__}, {processor()}; {count} samples. Cells: calls of the"
-        " model one after the other (of them one that finds out whether the model reads each sample's time),"
-        " evaluations of the network a sample, and the root mean square difference from the run row after row, which makes a call"
+        " model one after the other (one of them finds out whether the model reads each sample's time), evaluations"
+        " of the network a sample, and the root mean square difference from the run row after row, which makes a call"
         " and an evaluation a row. Unless said otherwise"
         f" `{SOLVER}`, method anderson, window 16, tolerance 0.01, spread 1.",
         "## Methods and tolerances",
