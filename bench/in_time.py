@@ -172,7 +172,8 @@ def report(count: int, longest: int) -> str:
         ),
         "## Time on this CPU",
         f"Seconds of the run row after row, and how many times as long the others take; best of {REPEATS}, one thread"
-        " of a machine that others use too. A CPU has no room to spare: there evaluations count, not calls.",
+        f" of a machine that others use too. Networks as small as these leave even a core idle at {count} samples; the"
+        " mixture's evaluation takes less than the rest of a round. Of large networks evaluations count on a CPU.",
         table(["problem", "rows", "row after row", *METHODS], [timed(case, longest) for case in found]),
     ]
     return "\n\n".join(parts)

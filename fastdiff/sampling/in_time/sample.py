@@ -61,7 +61,7 @@ def sample_in_time(
         2024) or "parareal" (SRDS, Selvam et al. 2024).
     tolerance: the root mean square change of a state in a round, over its noise level sigma, below which it is done.
     window: rows of a round, for each sample from its first one that is not done. More take a few rounds less, and more
-        evaluations and memory: about four states a row.
+        evaluations and memory: about four states a row, ten with "anderson".
     history: rounds before the last that "anderson" mixes, 1 to 3. segments: of "parareal", sqrt(rows) if None.
     spread: the standard deviation s of the data, roughly. While a state moves, its evaluation is moved along by the
         slope that the model would have on data N(0, s^2); infinity holds the noise, as the papers do, and takes more
