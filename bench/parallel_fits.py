@@ -1,7 +1,7 @@
 """Plans fitted with several evaluations in a call, beside plans of one, at equal calls.
 
-    python -m bench.parallel_fits                    # MNIST at 6 calls, into bench/results/parallel_fits.md
-    python -m bench.parallel_fits --networks mnist latent --calls 5 6 8
+    python -m bench.parallel_fits                    # at 6 calls, into bench/results/parallel_fits.md
+    python -m bench.parallel_fits --networks mnist --calls 5 6 8
 
 Fits see other noise (8 samples, seeds from 10^6) than they are judged on (seeds 0 to 127).
 """
@@ -48,7 +48,7 @@ def lines(problem: Problem, calls: int) -> Iterator[list[object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--networks", nargs="+", default=["mnist"])
+    parser.add_argument("--networks", nargs="+", default=["mnist", "latent", "terrain"])
     parser.add_argument("--calls", nargs="+", type=int, default=[6])
     options = parser.parse_args()
     torch.set_num_threads(1)

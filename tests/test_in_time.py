@@ -148,6 +148,14 @@ def test_a_chaotic_model_takes_parareal_as_many_rounds_as_segments():
     assert took.rounds == 4
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_on_a_device_the_samples_are_those_of_the_run_row_after_row_there(method):
+    plan, noise, seeds = plan_of("vp", "dpmpp_2m_sde"), start().float().cuda(), list(SEEDS)
+    got, _ = fd.sample_in_time(Model(), plan, noise, method=method, tolerance=0, seeds=seeds)
+    assert torch.equal(got, fd.sample(Model(), plan, noise, seeds=seeds))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", ["batch", "calls"])
 @pytest.mark.parametrize("guidance", [3.0, torch.tensor([1.0, 2.5, 7.0])], ids=["number", "tensor"])

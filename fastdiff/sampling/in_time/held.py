@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...plans.plan import Plan
@@ -40,7 +41,7 @@ class Held(NamedTuple):
 
     def moved(self, m: Tensor, x: Tensor, old: Tensor) -> Tensor:
         """m at x, of m at old. The same bits where the two are equal."""
-        return m.to(x.dtype) + self.slope * (x - old) if self.slope else m
+        return torch.add(m.to(x.dtype), x - old, alpha=self.slope) if self.slope else m
 
     def guessed(self, x: Tensor, x0: Tensor) -> Tensor:
         """m at x if x0 were the prediction."""
