@@ -46,6 +46,8 @@ class TimeCalls:
         self._scales = [row.c_in for row in plan.rows]
         self._guidance, self._uncond, self._kwargs = guidance, uncond, kwargs
         self.guided = is_guided(guidance)
+        if batch == 1 and self.guided and guidance_mode == "batch":
+            raise ValueError("batch: guidance in one call needs 2 samples at least, got 1; use guidance_mode='calls'")
         self.calls = self.evaluations = self.largest = 0
         ModelCalls(model, shape, guidance, uncond, guidance_mode, dict(kwargs))  # its checks
 
@@ -54,7 +56,8 @@ class TimeCalls:
         given = torch.cat([self._given(each) for each in asked])
         times = torch.cat([each.x.new_full((len(each.x),), self._times[each.i]) for each in asked])
         samples = on(np.concatenate([each.places for each in asked]), given)
-        size = max(1, (self._batch or len(given) * 2) // (2 if self.guided and self._mode == "batch" else 1))
+        copies = 2 if self.guided and self._mode == "batch" else 1
+        size = max(1, len(given)) if self._batch is None else self._batch // copies
         parts = zip(given.split(size), times.split(size), samples.split(size), strict=True)
         found = [self._call(*part) for part in parts]
         sizes = [len(each.x) for each in asked]

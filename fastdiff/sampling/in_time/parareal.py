@@ -86,17 +86,18 @@ class Parareal:
         first, count = self._exact, len(self._starts)
         ends = self._run_segments()
         self._exact += 1
-        shift, moved = torch.zeros_like(ends[first].x), np.zeros(len(self._left))
+        shift, moved = torch.zeros_like(ends[first].x), ends[first].x.new_zeros(len(self._left))
         for k in range(first + 1, count):
             start, old = _shifted(ends[k - 1], shift), self._segments[k]
-            moved = np.maximum(moved, self._moved(k, start, old.start))
+            moved = torch.maximum(moved, self._moved(k, start, old.start))
             outputs = self._evaluate({k: start}, 0)[k]
             coarse = self._coarse(k, start.x, outputs)
             shift = coarse - old.coarse
             self._segments[k] = Segment(start, outputs, coarse)
         self._result = self._result.index_copy(0, on(self._left, shift), ends[count - 1].x + shift)
-        self.residuals.append(float(moved.max(initial=0.0)))
-        self._leave(moved <= self._tolerance if self._exact < count else np.ones_like(moved, dtype=bool))
+        residuals = moved.double().cpu().numpy()
+        self.residuals.append(float(residuals.max(initial=0.0)))
+        self._leave((residuals <= self._tolerance) | (self._exact == count))
 
     def _run_segments(self) -> dict[int, Registers[Tensor]]:
         """The registers at the end of each segment."""
@@ -122,13 +123,13 @@ class Parareal:
         ratio = sigma_end / sigma if sigma else 1.0
         return ratio * x + (alpha_end - alpha * ratio) * x0
 
-    def _moved(self, k: int, new: Registers[Tensor], old: Registers[Tensor]) -> np.ndarray:
+    def _moved(self, k: int, new: Registers[Tensor], old: Registers[Tensor]) -> Tensor:
         """[samples] how far the beginning of a segment moved."""
         scale = self._scales[self._starts[k]]
         pairs = [(new.x, old.x, scale), (new.base, old.base, scale)]
         pairs += [(*pair, 1.0) for pair in zip(new.history, old.history, strict=True)]
         sizes = [(a - b).flatten(1).square().mean(1).sqrt() / by for a, b, by in pairs]
-        return torch.stack(sizes).amax(0).double().cpu().numpy()
+        return torch.stack(sizes).amax(0)
 
     def _leave(self, done: np.ndarray) -> None:
         places = np.flatnonzero(~done)
