@@ -3,7 +3,8 @@
 A round evaluates the rows of the window at the states X_j that there are, all at once, and runs the rows in order on
 those outputs: new states Y_j. Up to the first whose residual |Y_j - X_j| is above the tolerance they are done, and the
 window begins there. The first of a window follows from what is done, so that each round ends a row at least, and after
-as many rounds as there are rows the states are those of the run row after row.
+as many rounds as there are rows the states are those of the run row after row. Residuals are held against the noise
+level of their state; the paper's measure, the noise that an ancestral step would add, is 0 between stages of a step.
 """
 
 from __future__ import annotations
