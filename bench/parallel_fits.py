@@ -48,7 +48,7 @@ def lines(problem: Problem, calls: int) -> Iterator[list[object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--networks", nargs="+", default=["mnist", "latent", "terrain"])
+    parser.add_argument("--networks", nargs="+", default=["mnist", "latent"])
     parser.add_argument("--calls", nargs="+", type=int, default=[6])
     options = parser.parse_args()
     torch.set_num_threads(1)
