@@ -24,6 +24,7 @@ from .sampling.adaptive import sample_adaptive
 from .sampling.flow_map import flow_map
 from .sampling.gaussian import GaussianStart
 from .sampling.graph import Captured, CaptureError, capture
+from .sampling.in_time import InTime, sample_in_time
 from .sampling.particles import Particles
 from .sampling.sample import Step, iter_sample, sample
 from .sampling.sharded import Sharded
@@ -36,6 +37,7 @@ __all__ = [
     "Captured",
     "Ensemble",
     "GaussianStart",
+    "InTime",
     "Observation",
     "Particles",
     "Plan",
@@ -60,6 +62,7 @@ __all__ = [
     "plan",
     "sample",
     "sample_adaptive",
+    "sample_in_time",
     "solver",
     "solvers",
     "split_batch",

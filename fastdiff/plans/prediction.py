@@ -17,6 +17,17 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction", "score")
 FORMS = ("data", "noise", "flow")
 
 
+def mixture(prediction: str, alpha: float, sigma: float) -> tuple[float, float]:
+    """(a, b) of the prediction m = a eps + b x0 at one point."""
+    return {
+        "epsilon": (1.0, 0.0),
+        "sample": (0.0, 1.0),
+        "v_prediction": (alpha, -sigma),
+        "flow_prediction": (1.0, -1.0),
+        "score": (-1.0 / sigma if sigma else math.inf, 0.0),
+    }[prediction]
+
+
 def convert(prediction: str, form: str, alpha: float, sigma: float) -> tuple[float, float]:
     """(p_x, p_m) at one point. Raises ValueError where the prediction leaves D undetermined (alpha = 0, sigma = 0).
 
@@ -26,13 +37,7 @@ def convert(prediction: str, form: str, alpha: float, sigma: float) -> tuple[flo
         raise ValueError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {prediction!r}")
     if (prediction, form) == ("sample", "data"):
         return 0.0, 1.0
-    a, b = {
-        "epsilon": (1.0, 0.0),
-        "sample": (0.0, 1.0),
-        "v_prediction": (alpha, -sigma),
-        "flow_prediction": (1.0, -1.0),
-        "score": (-1.0 / sigma if sigma else math.inf, 0.0),
-    }[prediction]
+    a, b = mixture(prediction, alpha, sigma)
     determinant = a * alpha - b * sigma
     if determinant == 0 or not math.isfinite(determinant):
         raise ValueError(
