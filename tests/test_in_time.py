@@ -339,6 +339,7 @@ def test_a_model_that_reads_one_time_is_found_out():
         ({"guidance": fd.guidance.APG(3.0), "uncond": GUIDED["uncond"]}, "guidance: expected a number or a tensor"),
         ({"guidance": 3.0}, "uncond"),
         ({"guidance": 3.0, "uncond": GUIDED["uncond"], "batch": 1}, "batch: guidance in one call needs 2"),
+        ({"guidance": 3.0, "uncond": GUIDED["uncond"], "guidance_mode": "ranks"}, "guidance_mode: 'ranks' is for"),
         ({"guidance": torch.ones(2), "uncond": GUIDED["uncond"]}, "guidance"),
         ({"seeds": [1, 2]}, "seeds"),
     ],

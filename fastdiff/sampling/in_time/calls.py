@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...plans.plan import Plan
-from ..model import Model, ModelCalls, is_guided
+from ..model import Model, ModelCalls, check_mode, is_guided
 from .rows import Outputs
 
 
@@ -41,6 +41,7 @@ class TimeCalls:
         model_dtype: torch.dtype,
         batch: int | None,
     ) -> None:
+        check_mode(guidance_mode)
         self._model, self._shape, self._mode, self._dtype, self._batch = model, shape, guidance_mode, model_dtype, batch
         self._times = [row.t for row in plan.rows]
         self._scales = [row.c_in for row in plan.rows]
