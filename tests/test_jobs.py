@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,16 +82,16 @@ def test_a_thousand_parts_cover_every_seed_once_and_differ_by_one_at_most(count)
     parts = [fd.distributed.shard(range(count), rank=rank, ranks=1000) for rank in range(1000)]
     assert parts[0].start == 0
     assert parts[-1].stop == count
-    assert all(a.stop == b.start for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a.stop == b.start for a, b in pairwise(parts))
     assert {len(part) for part in parts} <= {count // 1000, -(-count // 1000)}
 
 
 def test_a_process_alone_has_all_and_any_sequence_is_divided():
     assert fd.distributed.shard([3, 1, 2]) == [3, 1, 2]
     assert fd.distributed.shard(torch.arange(5), rank=1, ranks=2).tolist() == [2, 3, 4]
-    for given, words in (({"rank": 1}, "rank"), ({"rank": 2, "ranks": 2}, "rank"), ({"ranks": 2}, "rank")):
-        with pytest.raises(ValueError, match=words):
-            fd.distributed.shard([1], **given)
+    for wrong in ({"rank": 1}, {"rank": 2, "ranks": 2}, {"ranks": 2}):
+        with pytest.raises(ValueError, match="rank"):
+            fd.distributed.shard([1], **wrong)
 
 
 @given(st.sets(st.integers(0, 60), min_size=1), st.integers(1, 9))
@@ -102,7 +103,7 @@ def test_seeds_lie_in_the_shards_of_their_numbers(wanted, size):
     assert numbers == sorted({seed // size for seed in wanted})
     parts = [seeds.within(n * size, (n + 1) * size) for n in numbers]
     assert all(parts)
-    assert sum(parts, []) == sorted(wanted)
+    assert list(chain(*parts)) == sorted(wanted)
     assert [seeds.before(part[0]) for part in parts] == [sum(map(len, parts[:i])) for i in range(len(parts))]
 
 
@@ -248,7 +249,7 @@ def test_other_weights_are_another_model(tmp_path):
     model = demo.load_model()
     job(tmp_path, fd.distributed.Draw(model, PLAN, demo.SHAPE, conditions=labels))
     next(model.parameters()).data[0] += 1e-3
-    with pytest.raises(ValueError, match="^model: the job of"):
+    with pytest.raises(ValueError, match=r"^model: the job of"):
         job(tmp_path, fd.distributed.Draw(model, PLAN, demo.SHAPE, conditions=labels))
 
 
