@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
 from itertools import chain, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from job_folders import PLAN, by_seed, files_of, job, labels
 from torch import Tensor
 
 import fastdiff as fd
@@ -21,13 +19,8 @@ from fastdiff import demo
 from fastdiff.distributed.formats import FORMATS
 from fastdiff.distributed.seeds import Seeds
 
-PLAN = demo.fitted_plan(4)
 GUIDED = {"guidance": 3.0, "uncond": {"y": torch.full((1,), demo.NUM_CLASSES)}}
 FLOW = fd.plan("ddim", fd.Schedule.edm(), 3, eta=1.0, grid="karras", prediction="sample")  # it draws noise
-
-
-def labels(seeds: list[int]) -> dict[str, Tensor]:
-    return {"y": torch.tensor(seeds) % 10}
 
 
 @pytest.fixture(scope="module")
@@ -52,26 +45,9 @@ class Counted:
         return self.draw(seeds)
 
 
-def job(folder: Path, draw: Callable, seeds: object = range(40), **options: object) -> fd.distributed.Drawn:
-    told = {} if isinstance(draw, fd.distributed.Draw) else {"told": {"model": "Gaussian"}}
-    return fd.distributed.sample_to(folder, draw, seeds, **{"shard": 16, "micro_batch": 8} | told | options)
-
-
 def pictures(x: Tensor) -> Tensor:
     """[B, 3] as rows of grey."""
     return (x * 50 + 128).clamp(0, 255).to(torch.uint8)[:, None]
-
-
-def by_seed(folder: Path) -> dict[int, bytes]:
-    found = {}
-    for path in folder.glob("shard-*.safetensors"):
-        tensors = load_file(path)
-        found |= {s: x.numpy().tobytes() for s, x in zip(tensors["seeds"].tolist(), tensors["x"], strict=True)}
-    return found
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # Who draws what.

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from test_jobs import PLAN, files_of, job, labels
+from job_folders import PLAN, files_of, job, labels
 from torch import Tensor
 from two_ranks import environment, needs_gloo
 
 import fastdiff as fd
 from fastdiff import demo
 from fastdiff.__main__ import main
-from fastdiff.commands.job import processes
+from fastdiff.commands.processes import processes
 
 pytestmark = [needs_gloo, pytest.mark.slow]
 SEEDS, SHARD, MICRO = range(5, 70), 8, 4

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from .. import demo
 from ..demo.features import measure_of
 from ..distributed import Draw, sample_to
-from ..sampling.ranks import Ranks
 from .output import Output, shows_bars
+from .processes import are_several, processes
 from .sample import MICRO_BATCH, SHARD, labels_of, plan_of, refuse_beside
-
-LONGEST = timedelta(days=7)  # that a process waits for the others' scores
 
 
 def is_wanted(arguments: argparse.Namespace) -> bool:
     """Whether the samples go to shards: where it is asked for, and where torchrun has started several processes."""
-    return arguments.shards is not None or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return arguments.shards is not None or are_several()
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,19 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
             say(", ".join(f"{name} {_short(value)}" for name, value in drawn.scores.items()))
         say(f"{drawn.samples} samples, {table.nfe} NFE, {seconds:.2f} s -> {out}")
     return 0
-
-
-@contextmanager
-def processes() -> Iterator[Ranks]:
-    """Those that torchrun has started, connected; this one alone without it."""
-    starts = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
-    if starts:
-        dist.init_process_group("gloo", timeout=LONGEST)
-    try:
-        yield Ranks()
-    finally:
-        if starts:
-            dist.destroy_process_group()
 
 
 def _conditions(seeds: list[int], label: int | None) -> dict[str, Tensor]:

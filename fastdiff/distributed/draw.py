@@ -66,7 +66,8 @@ class Draw:
         size = len(seeds) if micro_batch is None else micro_batch
         model = self.model if size == len(seeds) else MicroBatched(self.model, len(seeds), size)
         noise = randn((len(seeds), *self.shape), seeds, dtype=self.dtype, device=self.device)
-        x = sample(model, self.plan, noise, seeds=seeds, **self.conditions(seeds), **self.options)
+        given: dict[str, Any] = {**self.conditions(seeds), **self.options}
+        x = sample(model, self.plan, noise, seeds=seeds, **given)
         assert isinstance(x, Tensor)  # not a pair: no trajectory and no particles
         return x
 

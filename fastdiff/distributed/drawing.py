@@ -96,8 +96,9 @@ def sample_to(
     bar = Progress(where.journal, lambda n: len(job.wanted(n)), len(job.seeds), progress and ranks.is_first)
     drawn = 0
     with closing(bar):
-        for number in part_of(sorted(whole), rank=ranks.rank, ranks=ranks.count) if measure is not None else ():
-            measure.add(where.load(number), job.place(number))
+        if measure is not None:
+            for number in part_of(sorted(whole), rank=ranks.rank, ranks=ranks.count):
+                measure.add(where.load(number), job.place(number))
         for number in part_of(left, rank=ranks.rank, ranks=ranks.count):
             content = _made(job, number, where, bar)
             drawn += len(content)

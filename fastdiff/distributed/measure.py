@@ -74,7 +74,12 @@ class Measure:
     def scores(self, total: int, ranks: Ranks) -> dict[str, Any]:
         """Of the `total` samples that all processes have added, the same in all."""
         balls, first = self.balls.merged(ranks), self._first(min(total, self.kept), ranks)
-        found = {"samples": total, "fid": self._frechet(ranks), "kid": self._kernel(first), **balls.scores()}
+        found: dict[str, Any] = {
+            "samples": total,
+            "fid": self._frechet(ranks),
+            "kid": self._kernel(first),
+            **balls.scores(),
+        }
         found["recall"] = recall(balls.real, first, balls.k)
         if balls.labels is not None:
             found["classes"], found["classes_hit"] = balls.classes.tolist(), int((balls.classes > 0).sum())
