@@ -68,7 +68,7 @@ def main() -> None:
     parts = [
         "# Which share of the data is drawn",
         f"`python -m bench.coverage`, torch {torch.__version__}, {processor()}. {SAMPLES} samples without labels but"
-        f" for the last rows, beside {REAL} real pictures and as many others as samples; features of the network itself,"
+        f" for the last rows, beside {REAL} real pictures and as many others; features of the network itself,"
         f" k = {NEIGHBOURS}. Classes are those of the nearest real picture. NFE are of the network for each sample.",
     ]
     for name in DATA:

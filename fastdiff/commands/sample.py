@@ -23,6 +23,7 @@ from .output import Output, differ, shows_bars
 
 BATCH = 256
 SHARD, MICRO_BATCH = 256, 64  # of jobs
+JOB_OPTIONS = ("shards", "shard_size", "micro_batch", "batch", "measure")
 STEPS, GRID = 8, "quadratic"
 MOST_SEEDS = 10**6
 
@@ -120,8 +121,7 @@ def draw(
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, write, and say in one line what it took."""
-    options = ("shard_size", "micro_batch", "batch", "measure")
-    refuse_beside("a single file", arguments, *options, why="give --shards to draw into a folder of shards")
+    refuse_beside("a single file", arguments, *JOB_OPTIONS, why="give --shards to draw into a folder of shards")
     table = plan_of(arguments)
     suffix = arguments.format or ("npy" if arguments.out and arguments.out.suffix == ".npy" else "png")
     default = Path("samples" if arguments.each else f"samples.{suffix}")
