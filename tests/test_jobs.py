@@ -17,6 +17,7 @@ from torch import Tensor
 import fastdiff as fd
 from fastdiff import demo
 from fastdiff.distributed.formats import FORMATS
+from fastdiff.distributed.progress import Progress, closing
 from fastdiff.distributed.seeds import Seeds
 
 GUIDED = {"guidance": 3.0, "uncond": {"y": torch.full((1,), demo.NUM_CLASSES)}}
@@ -151,7 +152,7 @@ def test_webdataset_reads_its_shards(digits, tmp_path):
 
 def test_what_is_whole_is_not_drawn_again(tmp_path):
     first, again, other = Counted(), Counted(), Counted()
-    assert job(tmp_path, first).drawn == 40
+    assert job(tmp_path, first, torch.arange(40)).drawn == 40
     before = files_of(tmp_path)
     assert job(tmp_path, again).drawn == 0
     assert again.seeds == []
@@ -179,6 +180,20 @@ def test_a_damaged_shard_is_told_and_drawn_again(damage, format, tmp_path):
     assert job(tmp_path, Counted(), **options, report=told.append).drawn == 16
     assert told[0] == f"{shard.name} is not as it was written: it is drawn again"
     assert files_of(tmp_path) == before
+
+
+def test_progress_counts_the_shards_of_all_processes_and_gives_up_where_none_comes():
+    whole = [0, 2]
+    progress = Progress(lambda: whole, lambda number: 10, total=35, shown=True)
+    with closing(progress):
+        assert progress.bar.n == 20
+        whole.append(1)
+        progress.drawn(3)
+        assert progress.look() == 3
+        assert progress.bar.n == 33
+        progress.wait_for(3, patience=0)
+        with pytest.raises(RuntimeError, match="1 of 4 shards are missing"):
+            progress.wait_for(4, patience=0)
 
 
 def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path):

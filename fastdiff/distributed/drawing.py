@@ -23,7 +23,7 @@ from .progress import Progress, closing
 from .sharding import shard as part_of
 
 SCORES = "scores.json"
-PATIENCE = 1800.0  # seconds without a new shard
+PATIENCE = 86_400.0  # seconds without a new shard; where a process dies, torchrun ends the others at once
 
 
 class Drawn(NamedTuple):

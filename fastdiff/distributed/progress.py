@@ -22,18 +22,18 @@ class Progress:
         self.seen: dict[int, int] = {}
         self.ahead = 0  # samples of this process that are in no shard yet
         self._looked = time.monotonic()
-        self._bar: Any = None
+        self.bar: Any = None
         if shown:
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=total, unit="sample", smoothing=0.05)
+            self.bar = tqdm(total=total, unit="sample", smoothing=0.05)
             self.look()
-            self._bar.initial = self._bar.n  # what was there does not count as fast work
+            self.bar.initial = self.bar.n  # what was there does not count as fast work
 
     def drawn(self, count: int) -> None:
         """This process has drawn some more."""
         self.ahead += count
-        if self._bar is not None and time.monotonic() - self._looked >= LOOK:
+        if self.bar is not None and time.monotonic() - self._looked >= LOOK:
             self.look()
 
     def written(self) -> None:
@@ -46,9 +46,9 @@ class Progress:
         for number in self.journal():
             if number not in self.seen:
                 self.seen[number] = self.size(number)
-        if self._bar is not None:
-            self._bar.n = max(self._bar.n, sum(self.seen.values()) + self.ahead)
-            self._bar.refresh()
+        if self.bar is not None:
+            self.bar.n = max(self.bar.n, sum(self.seen.values()) + self.ahead)
+            self.bar.refresh()
         return len(self.seen)
 
     def wait_for(self, count: int, patience: float) -> None:
@@ -72,5 +72,5 @@ def closing(progress: Progress) -> Iterator[Progress]:
     try:
         yield progress
     finally:
-        if progress._bar is not None:
-            progress._bar.close()
+        if progress.bar is not None:
+            progress.bar.close()
