@@ -24,7 +24,8 @@ class Draw:
     """The samples of a model by a plan, each from its own seed: `draw(seeds)` -> x0 [B, ...].
 
     model, plan: those of `fastdiff.sample`. shape: of one sample.
-    conditions: a function of seeds, a list of B, that returns the model's keyword arguments for them.
+    conditions: a function of seeds, a list of B, that returns the model's keyword arguments for them, and options of
+        `fastdiff.sample` that are another for each, such as image or guidance.
     name: of the model, for the manifest; of a torch module, if None, the sha256 of its weights.
     dtype, device: of the samples.
     options: those of `fastdiff.sample`, such as guidance and uncond, and the model's own arguments. Not what concerns a
@@ -61,10 +62,11 @@ class Draw:
         self.conditions = conditions or (lambda seeds: {})
 
     @torch.no_grad()
-    def __call__(self, seeds: list[int], micro_batch: int | None = None) -> Tensor:
+    def __call__(self, seeds: Sequence[int], micro_batch: int | None = None) -> Tensor:
         """[B, ...]. micro_batch: how many the network is called on at a time, a divisor of B; all at once if None."""
         size = len(seeds) if micro_batch is None else micro_batch
         model = self.model if size == len(seeds) else MicroBatched(self.model, len(seeds), size)
+        seeds = list(seeds)
         noise = randn((len(seeds), *self.shape), seeds, dtype=self.dtype, device=self.device)
         given: dict[str, Any] = {**self.conditions(seeds), **self.options}
         x = sample(model, self.plan, noise, seeds=seeds, **given)
