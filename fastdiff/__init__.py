@@ -2,7 +2,7 @@
 
 import importlib
 
-from . import guidance, nn, ops, pipelines, posterior  # noqa: F401
+from . import distributed, guidance, nn, ops, pipelines, posterior  # noqa: F401
 from .fitting import fit
 from .inspection.trace import trace
 from .inspection.traced import Trace

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import bench, comfyui, compare, fit, info, sample
+from .commands import bench, comfyui, compare, fit, info, job, sample
 
 INTERRUPTED, NOBODY_READS = 130, 141  # 128 and the number of the signal, as a shell would say
 
@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = commands[arguments.command].run
     if arguments.command == "sample" and arguments.compare:
         run = compare.run
+    elif arguments.command == "sample" and job.is_wanted(arguments):
+        run = job.run
     try:
         status, words = run(arguments), None
         sys.stdout.flush()
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         status, words = NOBODY_READS, None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         status, words = 2, str(error)
     if words is not None:  # here, where the error is gone and with it a bar that was on the line
         print(f"fastdiff {arguments.command}: {words}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,22 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def write_folder(path: Path, save: Callable[[Path], object]) -> None:
+    """`write` of a folder: save(partial folder) fills it. What was at `path` is taken away first."""
+    partial = partial_of(path)
+    try:
+        partial.mkdir(parents=True)
+        try:
+            save(partial)
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 

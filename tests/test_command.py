@@ -98,6 +98,21 @@ def test_trajectory_is_a_strip_from_noise_to_the_result() -> None:
     assert width > 2 * height
 
 
+def test_shards_fill_a_folder_and_the_same_command_goes_on(capsys: pytest.CaptureFixture) -> None:
+    command = ("--seeds", "3-9", "--shards", "png", "--out", "digits", "--shard-size", "4", "--micro-batch", "4")
+    assert fastdiff(*command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "7 samples in 3 shards, of which 0 are there"
+    assert lines[1].startswith("7 samples, 8 NFE, ")
+    assert lines[1].endswith("s -> digits")
+    names = sorted(path.name for path in Path("digits").glob("shard-*/*"))
+    assert names == [f"{seed:09d}.png" for seed in range(3, 10)]
+    assert fastdiff(*command) == 0
+    assert capsys.readouterr().out.startswith("7 samples in 3 shards, of which 3 are there\n")
+    assert fastdiff(*command, "--guidance", "2") == 2
+    assert capsys.readouterr().err.startswith("fastdiff sample: options.guidance: the job of digits/manifest.json was")
+
+
 @pytest.mark.slow
 def test_compare_shows_the_distance_from_the_converged_solution(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -140,6 +155,10 @@ UNREADABLE = {
     ("sample", "--seeds"): ["a-b", "9-3", "", "3,", "0-99999999999", "9223372036854775808"],
     ("sample", "--label"): ["10", "-1", "x"],
     ("sample", "--format"): ["jpg"],
+    ("sample", "--shards"): ["jpg"],
+    ("sample", "--shard-size"): ["0", "x"],
+    ("sample", "--micro-batch"): ["0"],
+    ("sample", "--batch"): ["0"],
     ("sample", "--steps"): ["0", "-3", "2.5", "x"],
     ("sample", "--guidance"): ["nan", "inf", "x"],
     ("fit", "--steps"): ["0", "x"],
@@ -191,6 +210,10 @@ def test_a_list_of_seeds_is_read_in_its_order_or_refused(text: str) -> None:
         (("--solver", "fitted", "--grid", "karras"), "grid", "a fitted plan"),
         (("--plan", "PLAN", "--grid", "karras"), "--grid", "--plan"),
         (("--plan", "PLAN", "--steps", "4"), "--steps", "--plan"),
+        (("--shard-size", "4", "--measure"), "--shard-size, --measure", "a single file"),
+        (("--micro-batch", "4", "--batch", "4"), "--micro-batch, --batch", "a single file"),
+        (("--shards", "png", "--each", "--format", "npy"), "--format, --each", "--shards"),
+        (("--compare", "ddim:2", "--shards", "png"), "--shards", "--compare"),
         (("--compare", "ddim:2", "--solver", "heun"), "--solver", "--compare"),
         (("--compare", "ddim:2", "--plan", "PLAN"), "--plan", "--compare"),
         (("--compare", "ddim:2", "--steps", "8", "--each"), "--steps, --each", "--compare"),
@@ -248,11 +271,12 @@ COMMANDS = {
     "sample --out": ("sample", "--out"),
     "sample --trajectory": ("sample", "--trajectory"),
     "sample --each --out": ("sample", "--each", "--out"),
+    "sample --shards --out": ("sample", "--shards", "png", "--out"),
     "sample --compare --out": ("sample", "--compare", "ddim:2", "--out"),
     "fit --out": ("fit", "--steps", "2", "--out"),
     "fit --folder": ("fit", "--steps", "2", "--out", "plan.json", "--folder"),
 }
-INTO_A_FOLDER = ("sample --each --out", "fit --folder")
+INTO_A_FOLDER = ("sample --each --out", "sample --shards --out", "fit --folder")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -16,15 +16,21 @@ GLOO = dist.is_available() and dist.is_gloo_available()
 needs_gloo = pytest.mark.skipif(not GLOO, reason="torch was built without gloo")
 
 
+def environment() -> dict[str, str]:
+    """That of a process that imports this folder's modules and fastdiff, and finds the others on this machine."""
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(fd.__file__).parents[1])])
+    found = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    if Path("/sys/class/net/lo").exists():
+        found["GLOO_SOCKET_IFNAME"] = "lo"  # else the machine's name has to be one that resolves
+    return found
+
+
 def run_two(module: str, place: Path) -> None:
     """Run `process(rank, place)` of a test's module in each of two processes, and wait until both have ended well."""
     code = f"import sys, pathlib, {module} as t; t.process(int(sys.argv[1]), pathlib.Path(sys.argv[2]))"
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(fd.__file__).parents[1])])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    if Path("/sys/class/net/lo").exists():
-        environment["GLOO_SOCKET_IFNAME"] = "lo"  # else the machine's name has to be one that resolves
+    command = [sys.executable, "-c", code]
     running = [
-        subprocess.Popen([sys.executable, "-c", code, str(rank), str(place)], env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen([*command, str(rank), str(place)], env=environment(), stderr=subprocess.PIPE)
         for rank in range(2)
     ]
     try:

@@ -12,6 +12,7 @@ from ..plans.plan import Plan
 from ..sampling.noise import randn
 from .output import Output, shows_bars
 from .pipeline import DTYPES, fit_folder
+from .processes import processes
 from .sample import refuse_beside
 
 SAMPLES = {"forward": 32, "full": 640}
@@ -102,13 +103,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.folder:
         Output("--folder", arguments.folder, folder=True)
     given = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
-    given |= {"progress": shows_bars(), "report": out.say}
-    if arguments.pipeline is None:
-        out.say(fitting.HEADER)
-        plan = fit_demo(arguments.steps, network=arguments.network or demo.networks()[0], **given)
-    else:
-        of_pipelines = {name: getattr(arguments, name) for name in OF_PIPELINES}
-        plan = fit_folder(arguments.pipeline, arguments.steps, **of_pipelines, **given)
-    out.save(plan.save)
-    out.say(f"{plan.solver}, {plan.nfe} NFE -> {out}")
+    with processes() as ranks:
+        given |= {"progress": shows_bars(), "report": out.say if ranks.is_first else None}
+        if arguments.pipeline is None:
+            if ranks.is_first:
+                out.say(fitting.HEADER)
+            plan = fit_demo(arguments.steps, network=arguments.network or demo.networks()[0], **given)
+        else:
+            of_pipelines = {name: getattr(arguments, name) for name in OF_PIPELINES}
+            plan = fit_folder(arguments.pipeline, arguments.steps, **of_pipelines, **given)
+        if ranks.is_first:
+            out.save(plan.save)
+            out.say(f"{plan.solver}, {plan.nfe} NFE -> {out}")
     return 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import demo
 from ..arguments import finite, whole
+from ..distributed.formats import FORMATS
 from ..plans.build import plan
 from ..plans.default import SOLVER as DEFAULT_SOLVER
 from ..plans.plan import Plan
@@ -22,6 +23,8 @@ from .output import Output, differ, shows_bars
 from .trace import trace_output, write_trace
 
 BATCH = 256
+SHARD, MICRO_BATCH = 256, 64  # of jobs
+JOB_OPTIONS = ("shards", "shard_size", "micro_batch", "batch", "measure")
 STEPS, GRID = 8, "quadratic"
 MOST_SEEDS = 10**6
 
@@ -48,6 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("png", "npy"), help="(default: npy where --out ends in .npy, else png)")
     parser.add_argument("--each", action="store_true", help="one file a seed, named by it, in the folder --out")
     parser.add_argument("--trajectory", type=Path, metavar="STRIP.PNG", help="also write how the first 8 came about")
+    job = parser.add_argument_group("jobs", "many samples into the folder --out, by one process or those of torchrun")
+    job.add_argument(
+        "--shards",
+        choices=tuple(FORMATS),
+        help="what the folder holds; the same command goes on where it was stopped (default under torchrun: png)",
+    )
+    job.add_argument("--shard-size", type=whole(1), metavar="N", help=f"seeds in a shard (default: {SHARD})")
+    job.add_argument(
+        "--micro-batch", type=whole(1), metavar="N", help=f"seeds in a call of the network (default: {MICRO_BATCH})"
+    )
+    job.add_argument(
+        "--batch", type=whole(1), metavar="N", help="seeds that a process draws at a time (default: --micro-batch)"
+    )
+    job.add_argument("--measure", action="store_true", help="distances from the data, in scores.json")
     parser.add_argument(
         "--trace",
         type=Path,
@@ -115,7 +132,8 @@ def guided(guidance: float | None) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, write, and say in one line what it took."""
-    table = _read(arguments) if arguments.plan else _made(arguments)
+    refuse_beside("a single file", arguments, *JOB_OPTIONS, why="give --shards to draw into a folder of shards")
+    table = plan_of(arguments)
     suffix = arguments.format or ("npy" if arguments.out and arguments.out.suffix == ".npy" else "png")
     default = Path("samples" if arguments.each else f"samples.{suffix}")
     outputs = [Output("--out", arguments.out or default, folder=arguments.each)]
@@ -140,7 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def refuse_beside(option: str, arguments: argparse.Namespace, *names: str, why: str) -> None:
     """Raises ValueError where one of the options `names` is given, since it would have no effect beside `option`."""
-    given = [f"--{name}" for name in names if getattr(arguments, name) not in (None, False)]
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
     if given:
         raise ValueError(f"{', '.join(given)}: no effect beside {option}, {why}")
 
@@ -154,6 +172,11 @@ def made(solver: str | None, steps: int, grid: str | None, guided: bool = False)
             raise ValueError(f"grid: no effect beside a fitted plan, which has its own times; got {grid!r}")
         return demo.fitted_plan(steps)
     return plan(solver, demo.schedule(), steps, grid=grid or GRID, prediction=demo.PREDICTION)
+
+
+def plan_of(arguments: argparse.Namespace) -> Plan:
+    """The plan that the options name."""
+    return _read(arguments) if arguments.plan else _made(arguments)
 
 
 def _made(arguments: argparse.Namespace) -> Plan:

@@ -62,7 +62,9 @@ class Course:
 
     def run(self) -> Plan:
         """The best plan that was found until the end or until the budget was spent."""
-        budget, converged = self.target.budget, None
+        budget, converged, ranks = self.target.budget, None, self.target.ranks
+        if ranks.count > 1:
+            self.journal.note("ranks", f"{ranks.count} processes share the model's calls; the first one reports")
         try:
             references = self._begin()
             converged = self._converged(references)

@@ -24,7 +24,9 @@ def is_guided(guidance: float | Tensor | None) -> bool:
 def check_mode(guidance_mode: str, ranks: bool = False) -> None:
     """Raises ValueError unless it is one of the modes. ranks: whether 'ranks' may be one here."""
     if guidance_mode == "ranks" and not ranks:
-        raise ValueError("guidance_mode: 'ranks' is for sample, iter_sample, sample_adaptive and trace, one row at a time")
+        raise ValueError(
+            "guidance_mode: 'ranks' is for sample, iter_sample, sample_adaptive and trace, one row at a time"
+        )
     if guidance_mode not in ("batch", "calls", "ranks"):
         raise ValueError(f"guidance_mode: expected 'batch', 'calls' or 'ranks', got {guidance_mode!r}")
 

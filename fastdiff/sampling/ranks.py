@@ -108,6 +108,10 @@ class Ranks:
         """The largest of all processes' values."""
         return max(self._gathered(value))
 
+    def every(self, value: Value) -> list[Value]:
+        """All processes' values, in their order."""
+        return self._gathered(value)
+
     def from_first(self, make: Callable[[], Value]) -> Value:
         """What the first process makes, in all of them; so is what it raises."""
         if self.count == 1:
@@ -137,7 +141,7 @@ class Ranks:
 
     def bounds(self, count: int) -> tuple[int, int]:
         """The first of this process's rows of so many, and the one after the last."""
-        return self.rank * count // self.count, (self.rank + 1) * count // self.count
+        return bounds(count, self.rank, self.count)
 
     def _reduced(self, values: Tensor, by: str) -> Tensor:
         if self.count == 1:
@@ -152,3 +156,11 @@ class Ranks:
         every: list[Any] = [None] * self.count
         dist.all_gather_object(every, value, group=self.group)
         return every
+
+
+def bounds(count: int, rank: int, ranks: int) -> tuple[int, int]:
+    """The first of so many things that fall to one of the processes, and the one after the last.
+
+    They are neighbours, of each thing there is one owner, and the shares differ by one at most.
+    """
+    return rank * count // ranks, (rank + 1) * count // ranks
