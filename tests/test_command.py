@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_bad_arguments_get_one_line_and_leave_no_file(
 
 
 UNREADABLE = {
-    ("sample", "--seeds"): ["a-b", "9-3", "", "3,", "0-99999999999", "9223372036854775808"],
+    ("sample", "--seeds"): ["a-b", "9-3", "", "3,", "0-9999999999999", "9223372036854775808"],
     ("sample", "--label"): ["10", "-1", "x"],
     ("sample", "--format"): ["jpg"],
     ("sample", "--shards"): ["jpg"],
@@ -198,7 +199,9 @@ def test_a_list_of_seeds_is_read_in_its_order_or_refused(text: str) -> None:
     except argparse.ArgumentTypeError:
         return
     parts = [part.partition("-") for part in text.split(",")]
-    assert seeds == [i for a, dash, b in parts for i in range(int(a), int(b if dash else a) + 1)]
+    ranges = [range(int(a), int(b if dash else a) + 1) for a, dash, b in parts]
+    assert len(seeds) == sum(map(len, ranges))
+    assert list(islice(seeds, 1000)) == list(islice(chain(*ranges), 1000))
 
 
 # An option is honoured or refused, never without effect.
@@ -213,6 +216,7 @@ def test_a_list_of_seeds_is_read_in_its_order_or_refused(text: str) -> None:
         (("--shard-size", "4", "--measure"), "--shard-size, --measure", "a single file"),
         (("--micro-batch", "4", "--batch", "4"), "--micro-batch, --batch", "a single file"),
         (("--shards", "png", "--each", "--format", "npy"), "--format, --each", "--shards"),
+        (("--shards", "png", "--trace", "x.html"), "--trace", "--shards"),
         (("--compare", "ddim:2", "--shards", "png"), "--shards", "--compare"),
         (("--compare", "ddim:2", "--solver", "heun"), "--solver", "--compare"),
         (("--compare", "ddim:2", "--plan", "PLAN"), "--plan", "--compare"),
@@ -234,6 +238,12 @@ def test_an_option_without_effect_is_refused(
     assert error.startswith(f"fastdiff sample: {options}: no effect")
     assert beside in error
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--compare", "ddim:2")])
+def test_more_seeds_than_are_drawn_at_once_want_shards(options: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    assert fastdiff("--seeds", "1-1000001", *options) == 2
+    assert "--seeds: expected at most 1,000,000 without --shards, got 1,000,001" in capsys.readouterr().err
 
 
 def test_a_grid_is_the_plans_where_the_solver_is_not_named() -> None:

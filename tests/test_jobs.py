@@ -16,6 +16,7 @@ from torch import Tensor
 
 import fastdiff as fd
 from fastdiff import demo
+from fastdiff.distributed.folder import JobFolder
 from fastdiff.distributed.formats import FORMATS
 from fastdiff.distributed.progress import Progress, closing
 from fastdiff.distributed.seeds import Seeds
@@ -160,6 +161,30 @@ def test_what_is_whole_is_not_drawn_again(tmp_path):
     assert job(tmp_path, other, batch=40).drawn == 16
     assert other.seeds == list(range(16, 32))
     assert files_of(tmp_path) == before
+
+
+def test_a_shard_has_one_drawer(tmp_path):
+    folder = JobFolder(tmp_path, FORMATS["safetensors"])
+    folder.claim({})
+    assert folder.take(0)
+    assert not folder.take(0)
+    folder.give_back(0)
+    assert folder.take(0)
+    folder.save(0, [1, 2], torch.zeros(2, 3))
+    assert not folder.take(0)
+    assert folder.take(1)
+    folder.claim({})  # the next start, after its drawer was killed
+    assert folder.take(1)
+
+
+def test_a_shard_whose_drawing_failed_is_drawn_by_the_next_call(tmp_path):
+    def failing(seeds):
+        raise OSError("no more memory")
+
+    with pytest.raises(OSError, match="no more memory"):
+        job(tmp_path, failing)
+    assert not list(tmp_path.glob("journal/*"))
+    assert job(tmp_path, Counted()).drawn == 40
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "entry"])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fastdiff.commands.processes import processes
 
 pytestmark = [needs_gloo, pytest.mark.slow]
 SEEDS, SHARD, MICRO = range(5, 70), 8, 4
+SHARDS = 9
 COMMAND = ["sample", "--seeds", "0-39", "--steps", "4", "--shards", "png", "--shard-size", "8", "--micro-batch", "8"]
 
 
@@ -35,6 +37,21 @@ class Logged:
     def __call__(self, seeds: list[int]) -> Tensor:
         with self.log.open("a") as file:  # short lines, which processes append whole
             file.write(" ".join(map(str, seeds)) + "\n")
+        return self.draw(seeds)
+
+
+class Waiting:
+    """Draws digits; in the first process not before the shards of all but one are written."""
+
+    def __init__(self, folder: Path, waits: bool) -> None:
+        self.draw = fd.distributed.Draw(demo.load_model(), PLAN, demo.SHAPE, conditions=labels)
+        self.folder, self.waits = folder, waits
+
+    def __call__(self, seeds: list[int]) -> Tensor:
+        until = time.monotonic() + 100
+        while self.waits and len(list(self.folder.glob("journal/*.json"))) < SHARDS - 1:
+            assert time.monotonic() < until, "nobody draws the slow process's shards"
+            time.sleep(0.05)
         return self.draw(seeds)
 
 
@@ -65,6 +82,12 @@ def process(place: Path) -> None:
         told = []
         draw(place / "killed", place / "log", batch=12, report=told.append)
         assert bool(told) == ranks.is_first
+        slow = job(
+            place / "slow", Waiting(place / "slow", ranks.is_first), SEEDS, shard=SHARD, micro_batch=MICRO,
+            told={"model": "digits"},
+        )  # fmt: skip
+        assert sum(ranks.every(slow.drawn)) == len(SEEDS)
+        assert slow.drawn == 3 if ranks.is_first else slow.drawn > len(SEEDS) // 3  # of the first shard, seeds 5 to 7
         for name, members in (("two", [0, 1]), ("one", [2])):
             group = dist.new_group(members)
             if ranks.rank in members:
@@ -96,7 +119,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("folder", ["killed", "two", "one"])
+@pytest.mark.parametrize("folder", ["killed", "two", "one", "slow"])
 def test_one_two_and_three_processes_write_the_same_bytes(folder, place, single):
     assert files_of(place / folder) == files_of(single / "job")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from ..plans.build import plan
 from ..plans.plan import Plan
 from . import pictures
 from .output import Output, shows_bars
-from .sample import JOB_OPTIONS, draw, labels_of, made, refuse_beside
+from .sample import JOB_OPTIONS, draw, labels_of, made, refuse_beside, refuse_many
 
 CONVERGED_STEPS = 200
 MAX_PICTURES = 12
 
 
 def converged(
-    model: torch.nn.Module, seeds: list[int], labels: Tensor, guidance: float | None = None, **options: Any
+    model: torch.nn.Module, seeds: Sequence[int], labels: Tensor, guidance: float | None = None, **options: Any
 ) -> Tensor:
     """`sample.draw` by a plan that stands for the exact solution: its error is far below that of any plan in use."""
     fine = plan("dpmpp_3m_exact", demo.schedule(), CONVERGED_STEPS, grid="quadratic", prediction=demo.PREDICTION)
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table and write the picture."""
     others = ("solver", "plan", "steps", "format", "each", "trajectory", "trace", *JOB_OPTIONS)
     refuse_beside("--compare", arguments, *others, why="which takes SOLVER:STEPS[:GRID] and writes one picture")
+    refuse_many(arguments)
     if arguments.grid is not None and all(entry.count(":") > 1 for entry in arguments.compare):
         raise ValueError("--grid: no effect, since every plan of --compare names its own")
     plans = [_parse(entry, arguments.grid) for entry in arguments.compare]

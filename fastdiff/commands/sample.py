@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ BATCH = 256
 SHARD, MICRO_BATCH = 256, 64  # of jobs
 JOB_OPTIONS = ("shards", "shard_size", "micro_batch", "batch", "measure")
 STEPS, GRID = 8, "quadratic"
-MOST_SEEDS = 10**6
+MOST_SEEDS, MOST_OF_A_JOB = 10**6, 10**12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def seed_list(text: str) -> list[int]:
-    """ "0-3,7" -> [0, 1, 2, 3, 7]."""
+def seed_list(text: str) -> Sequence[int]:
+    """ "0-3,7" -> [0, 1, 2, 3, 7]. One range alone stays one, however long."""
     parts: list[range] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -87,8 +88,12 @@ def seed_list(text: str) -> list[int]:
             raise argparse.ArgumentTypeError(f"expected numbers and ranges such as 0-63,70, got {text!r}") from None
     if any(part.stop > 2**63 for part in parts):
         raise argparse.ArgumentTypeError(f"expected seeds below 2^63, got {text!r}")
-    if not all(part.start < part.stop <= part.start + MOST_SEEDS for part in parts):
-        raise argparse.ArgumentTypeError(f"expected ranges that rise, of at most {MOST_SEEDS:,} seeds, got {text!r}")
+    if not all(part.start < part.stop <= part.start + MOST_OF_A_JOB for part in parts):
+        raise argparse.ArgumentTypeError(f"expected ranges that rise, of at most {MOST_OF_A_JOB:,} seeds, got {text!r}")
+    if len(parts) == 1:
+        return parts[0]
+    if sum(map(len, parts)) > MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"expected one range, or several of {MOST_SEEDS:,} seeds, got {text!r}")
     return [seed for part in parts for seed in part]
 
 
@@ -99,7 +104,7 @@ def digit(text: str) -> int:
     return int(text)
 
 
-def labels_of(seeds: list[int], label: int | None) -> Tensor:
+def labels_of(seeds: Sequence[int], label: int | None) -> Tensor:
     """[N] int64: the label asked for, or each seed's last digit."""
     return torch.tensor([seed % 10 if label is None else label for seed in seeds])
 
@@ -107,7 +112,7 @@ def labels_of(seeds: list[int], label: int | None) -> Tensor:
 def draw(
     model: torch.nn.Module,
     run: Plan,
-    seeds: list[int],
+    seeds: Sequence[int],
     labels: Tensor,
     guidance: float | None = None,
     dtype: torch.dtype = torch.float32,
@@ -133,6 +138,7 @@ def guided(guidance: float | None) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Draw, write, and say in one line what it took."""
     refuse_beside("a single file", arguments, *JOB_OPTIONS, why="give --shards to draw into a folder of shards")
+    refuse_many(arguments)
     table = plan_of(arguments)
     suffix = arguments.format or ("npy" if arguments.out and arguments.out.suffix == ".npy" else "png")
     default = Path("samples" if arguments.each else f"samples.{suffix}")
@@ -154,6 +160,12 @@ def run(arguments: argparse.Namespace) -> int:
     count, teller = len(arguments.seeds), next((output for output in outputs if output.is_standard), outputs[0])
     teller.say(f"{count} samples, {table.nfe} NFE, {seconds:.2f} s, {count / seconds:.0f} images/s -> {outputs[0]}")
     return 0
+
+
+def refuse_many(arguments: argparse.Namespace) -> None:
+    """Raises ValueError where there are more seeds than are drawn at once."""
+    if len(arguments.seeds) > MOST_SEEDS:
+        raise ValueError(f"--seeds: expected at most {MOST_SEEDS:,} without --shards, got {len(arguments.seeds):,}")
 
 
 def refuse_beside(option: str, arguments: argparse.Namespace, *names: str, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def trace_output(path: Path) -> Output:
 
 
 def write_trace(
-    out: Output, model: torch.nn.Module, plan: Plan, seeds: list[int], labels: torch.Tensor, **options: Any
+    out: Output, model: torch.nn.Module, plan: Plan, seeds: Sequence[int], labels: torch.Tensor, **options: Any
 ) -> None:
     """Trace the first samples, and write it."""
     seeds, labels = seeds[:TRACED], labels[:TRACED]

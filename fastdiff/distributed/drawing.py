@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +61,9 @@ def sample_to(
     same to the bit on devices of one kind with one version of torch.
 
     Shards that are whole are not drawn again: the same call goes on where it was stopped or killed, with any number of
-    processes. The folder is one that all of them see. Nobody waits for others but the first process, which returns when
-    the whole job is done, and all of them under `measure`.
+    processes. The folder is one that all of them see. Each has a part of the shards, and takes from the others' when it
+    is done with its own, so that slow processes do not make the others wait. Nobody waits but the first process, which
+    returns when the whole job is done, and all of them under `measure`.
 
     folder: for the shards, manifest.json, and journal/ with the sha256 of each shard. A damaged shard is drawn again.
     draw: a `fastdiff.distributed.Draw`, or a function of micro_batch seeds that returns their samples [B, ...], such as
@@ -69,7 +71,7 @@ def sample_to(
     seeds: whole numbers, each once: a range, list or tensor.
     format: "safetensors" (x and seeds), "webdataset" (a tar of SEED.png or SEED.npy), or "png" (a folder of SEED.png).
     shard: seeds in a file, a multiple of micro_batch; shard k has those from k shard to (k + 1) shard - 1. A killed
-        process loses the shard that it was at. For an even load there should be ten and more for each process.
+        process loses the shard that it was at. For an even load there should be some for each process.
     micro_batch: seeds in a call of the network. It decides the memory, and the last bits of the samples.
     batch: seeds that a process draws at a time, in calls of micro_batch; rounded up to that. micro_batch if None.
     images: samples [B, ...] to uint8 pictures [B, h, w] or [B, h, w, 3], for "png" and "webdataset".
@@ -99,7 +101,7 @@ def sample_to(
         if measure is not None:
             for number in part_of(sorted(whole), rank=ranks.rank, ranks=ranks.count):
                 measure.add(where.load(number), job.place(number))
-        for number in part_of(left, rank=ranks.rank, ranks=ranks.count):
+        for number in filter(where.take, _turns(left, ranks)):
             content = _made(job, number, where, bar)
             drawn += len(content)
             if measure is not None:
@@ -125,14 +127,24 @@ def _begin(manifest: dict[str, Any], where: JobFolder, ranks: Ranks) -> None:
         raise ValueError(f"folder: expected {where.path} to be one folder for all processes") from None
 
 
+def _turns(left: list[int], ranks: Ranks) -> Iterator[int]:
+    """The shards in the order in which this process asks for them: its part, then those of others, from their ends."""
+    own = part_of(left, rank=ranks.rank, ranks=ranks.count)
+    return chain(own, sorted(set(left) - set(own), reverse=True))
+
+
 def _made(job: Job, number: int, where: JobFolder, bar: Progress) -> Tensor:
-    """The content of a shard, drawn and written."""
+    """The content of a shard that was taken, drawn and written."""
     seeds, parts = job.wanted(number), []
-    for part in job.contents(seeds):
-        parts.append(part)
-        bar.drawn(len(part))
-    content = torch.cat(parts)
-    where.save(number, seeds, content)
+    try:
+        for part in job.contents(seeds):
+            parts.append(part)
+            bar.drawn(len(part))
+        content = torch.cat(parts)
+        where.save(number, seeds, content)
+    except BaseException:
+        where.give_back(number)
+        raise
     bar.written()
     return content
 

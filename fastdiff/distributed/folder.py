@@ -1,7 +1,7 @@
 """A job's folder: manifest.json says what is drawn, journal/ which shards are whole, beside them the shards.
 
 A shard is shard-000000.tar or another format's, and journal/000000.json, written after it, has its seeds, bytes and
-sha256.
+sha256. While a process draws it there is journal/000000.taken.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .. import files
 from .formats import Format
 from .seeds import Seeds
 
-MANIFEST, JOURNAL = "manifest.json", "journal"
+MANIFEST, JOURNAL, TAKEN = "manifest.json", "journal", ".taken"
 SHOWN = 80  # letters of a value in an error
 
 
@@ -43,7 +43,7 @@ class JobFolder:
             text = json.dumps(manifest, indent=1)
             files.write(path, lambda partial: partial.write_text(text + "\n"))
         (self.path / JOURNAL).mkdir(exist_ok=True)
-        for left in self.path.glob(".*.partial*"):  # of a process that was killed
+        for left in (*self.path.glob(".*.partial*"), *(self.path / JOURNAL).glob(f"*{TAKEN}")):  # of who was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def begun(self) -> str | None:
@@ -53,19 +53,39 @@ class JobFolder:
 
     def journal(self) -> list[int]:
         """The numbers of the shards that are said to be whole."""
-        return sorted(int(path.stem) for path in (self.path / JOURNAL).iterdir() if path.stem.isdigit())
+        found = (path for path in (self.path / JOURNAL).iterdir() if path.suffix == ".json")
+        return sorted(int(path.stem) for path in found if path.stem.isdigit())
+
+    def take(self, number: int) -> bool:
+        """Whether the shard is this process's to draw: no other has taken or written it.
+
+        Creating a file that must not exist is atomic, so that of several processes one is told so.
+        """
+        try:
+            self._mark(number).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        if self._entry(number).exists():  # its writer took the mark away in between
+            self.give_back(number)
+            return False
+        return True
+
+    def give_back(self, number: int) -> None:
+        """Let a shard that was taken be taken again, unless it is whole."""
+        self._mark(number).unlink(missing_ok=True)
 
     def shard(self, number: int) -> Path:
         """Where it is."""
         return self.path / f"shard-{number:06d}{self.format.suffix}"
 
     def save(self, number: int, seeds: list[int], content: Tensor) -> None:
-        """Write a shard, and then that it is whole."""
+        """Write a shard that was taken, and then that it is whole."""
         path = self.shard(number)
         self.format.save(path, seeds, content)
         size, digest = contents(path)
         entry = {"shard": path.name, "seeds": str(Seeds(seeds)), "bytes": size, "sha256": digest}
         files.write(self._entry(number), lambda partial: partial.write_text(json.dumps(entry) + "\n"))
+        self.give_back(number)
 
     def is_whole(self, number: int) -> bool:
         """Whether a shard is as it was written. What the journal says of another is taken away."""
@@ -84,6 +104,9 @@ class JobFolder:
 
     def _entry(self, number: int) -> Path:
         return self.path / JOURNAL / f"{number:06d}.json"
+
+    def _mark(self, number: int) -> Path:
+        return self._entry(number).with_suffix(TAKEN)
 
 
 def contents(path: Path) -> tuple[int, str]:
