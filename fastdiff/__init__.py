@@ -24,6 +24,8 @@ from .sampling.graph import Captured, CaptureError, capture
 from .sampling.particles import Particles
 from .sampling.sample import Step, iter_sample, sample
 from .sampling.statistics import Statistics, estimate_statistics
+from .sampling.step_batch import StepBatch
+from .sampling.step_batch_ticket import Ticket
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,6 +42,8 @@ __all__ = [
     "Split",
     "Statistics",
     "Step",
+    "StepBatch",
+    "Ticket",
     "accelerate",
     "backend",
     "cached",
