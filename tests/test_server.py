@@ -200,7 +200,7 @@ def test_an_overloaded_server_says_when_to_come_back_and_loses_nothing(serve):
 
 def test_a_client_that_goes_away_leaves_its_place_to_others(serve):
     model = Model()
-    model.delay = 0.05  # a hundred steps take longer than to see that nobody listens
+    model.delay = 0.2  # a hundred steps take far longer than to see that nobody listens
     client = serve(model, slots=1)
     with client.stream("POST", "/draw", json={"seeds": [1], "steps": 100, "previews": 1, "solver": "ddim"}) as stream:
         next(stream.iter_lines())
@@ -210,14 +210,9 @@ def test_a_client_that_goes_away_leaves_its_place_to_others(serve):
 
 
 def test_what_takes_too_long_is_given_up_and_the_others_finish(serve):
-    model = Model(is_open=False)
-    client = serve(model)
+    client = serve(Model())
     with ThreadPoolExecutor(2) as pool:
-        late = pool.submit(draw, client, seeds=[1], timeout=0.05)
-        assert model.entered.wait(30)
-        patient = pool.submit(draw, client, seeds=[2])
-        time.sleep(0.1)
-        model.gate.set()
+        late, patient = (pool.submit(draw, client, seeds=[k], timeout=limit) for k, limit in ((1, 1e-9), (2, 60)))
         assert late.result()[-1]["status"] == 504
         assert torch.equal(samples(patient.result()[-1]), alone(Model(), [2]))
     assert counts(client) == {"timeout": 1, "done": 1}
@@ -232,27 +227,44 @@ def test_whoever_joins_when_the_samples_are_the_same(serve, policy):
         assert torch.equal(samples(events[-1]), alone(Model(), [k, k + 1], steps=3 + k % 3))
 
 
+class Working:
+    """A worker of one slot, whose model waits at its gate in a step of the first of two jobs."""
+
+    def __init__(self) -> None:
+        name = "examples.server."
+        self.server = importlib.import_module(name + "worker")
+        self.model, self.told = Model(is_open=False), list[tuple[int, Any]]()
+        batch = fd.StepBatch(demo.SHAPE, 1, conditions={"y": torch.tensor(10)})
+        self.worker = self.server.Worker(self.model, batch, importlib.import_module(name + "metrics").Metrics())
+        self.worker.start()
+        plan, job = (
+            fd.plan("ddim", demo.schedule(), 50, prediction="v_prediction"),
+            importlib.import_module(name + "job"),
+        )
+        self.jobs = [job.Job(plan, {"seeds": [k]}, lambda event, k=k: self.told.append((k, event))) for k in range(2)]
+        for each in self.jobs:
+            self.worker.submit(each)
+        assert self.model.entered.wait(30)
+
+
+def test_what_runs_is_given_up_between_two_steps_and_who_waits_gets_its_place():
+    working = Working()
+    working.jobs[0].timeout = 0.0
+    working.model.gate.set()
+    until(lambda: len(working.told) == 2)
+    working.worker.stop()
+    assert [(k, event.kind, event.status) for k, event in working.told] == [(0, "error", 504), (1, "done", 200)]
+    assert torch.equal(working.told[1][1].x, alone(Model(), [1], solver="ddim", steps=50))
+
+
 def test_requests_are_told_that_the_server_ends():
-    server = importlib.import_module("examples.server.worker")
-    job_module, metrics = (
-        importlib.import_module("examples.server.job"),
-        importlib.import_module("examples.server.metrics"),
-    )
-    model, told = Model(is_open=False), []
-    batch = fd.StepBatch(demo.SHAPE, 1, conditions={"y": torch.tensor(10)})
-    worker = server.Worker(model, batch, metrics.Metrics())
-    worker.start()
-    plan = fd.plan("ddim", demo.schedule(), 50, prediction="v_prediction")
-    jobs = [job_module.Job(plan, {"seeds": [k]}, told.append) for k in range(2)]
-    for job in jobs:
-        worker.submit(job)
-    assert model.entered.wait(30)
-    ending = threading.Thread(target=worker.stop)
+    working = Working()
+    ending = threading.Thread(target=working.worker.stop)
     ending.start()
-    until(lambda: worker._stopping)
-    model.gate.set()
+    until(lambda: working.worker._stopping)
+    working.model.gate.set()
     ending.join()
-    assert [event.status for event in told] == [503, 503]
-    assert not worker.healthy
-    with pytest.raises(server.Refused, match="ending"):
-        worker.submit(jobs[0])
+    assert [event.status for _, event in working.told] == [503, 503]
+    assert not working.worker.healthy
+    with pytest.raises(working.server.Refused, match="ending"):
+        working.worker.submit(working.jobs[0])
