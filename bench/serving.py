@@ -206,7 +206,7 @@ def report(capacity: float, rows: list[list[str]], args: argparse.Namespace) -> 
     )
     head = [
         "arrivals a second",
-        "policy",
+        "requests join",
         "served a second",
         "p50 ms",
         "p99 ms",
