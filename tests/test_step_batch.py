@@ -204,6 +204,7 @@ def test_a_plan_stands_in_the_table_once_and_leaves_it_with_its_last_request() -
         ("image", {"seeds": [1], "image": torch.zeros(1, 2)}),
         ("mask", {"seeds": [1], "mask": torch.zeros(SHAPE)}),
         ("clamp", {"seeds": [1], "clamp": -1.0}),
+        ("priority", {"seeds": [1], "priority": float("nan")}),
         ("observation", {"seeds": [1], "observation": None}),
         ("particles", {"seeds": [1], "particles": 2}),
     ],
@@ -213,6 +214,32 @@ def test_a_wrong_request_is_named_and_changes_nothing(argument: str, options: di
     with pytest.raises((TypeError, ValueError), match=argument):
         batch.add(plan_of("ddim", 2), **options)
     assert len(batch) == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "options"),
+    [
+        ("slots", {"slots": 0}),
+        ("shape", {"shape": (2, 0.5)}),
+        ("rows", {"rows": 0}),
+        ("buffers", {"buffers": True}),
+        ("dtype", {"dtype": torch.int64}),
+        ("model_dtype", {"model_dtype": torch.bool}),
+        ("uncond", {"uncond": {"caption": torch.tensor(1)}}),
+        ("uncond", {"uncond": {"label": torch.zeros(2)}}),
+    ],
+)
+def test_a_wrong_batch_is_named(argument: str, options: dict) -> None:
+    with pytest.raises((TypeError, ValueError), match=argument):
+        fd.StepBatch(**{"shape": SHAPE, "slots": 2, "conditions": TOLD} | options)
+
+
+def test_one_seed_is_one_sample_also_without_elements() -> None:
+    batch = fd.StepBatch((0, 3), 2)
+    ticket = batch.add(plan_of("dpmpp_sde", 3), seeds=7)
+    while batch:
+        batch.step(torch.zeros_like(batch.inputs()[0]))
+    assert ticket.result.shape == (1, 0, 3)
 
 
 def test_a_plan_that_does_not_fit_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,7 +16,7 @@ from .program import program_of
 from .rule import Guidance
 from .step_batch_bounds import table_for
 from .step_batch_inputs import Inputs
-from .step_batch_options import Options, check_told
+from .step_batch_options import Options, check_sizes, check_told
 from .step_batch_pool import Pool, Rows, buffers_of
 from .step_batch_queue import Queue
 from .step_batch_request import asked_of
@@ -68,8 +69,7 @@ class StepBatch:
         rows: int = 1024,
         buffers: int | None = None,
     ) -> None:
-        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-            raise ValueError(f"slots: expected a whole number >= 1, got {slots!r}")
+        check_sizes(shape, slots=slots, rows=rows, buffers=1 if buffers is None else buffers)
         model_dtype, device = model_dtype or dtype, torch.empty(0, device=device).device
         for name, kind in (("dtype", dtype), ("model_dtype", model_dtype)):
             if kind not in checks.FLOATS:
@@ -142,6 +142,8 @@ class StepBatch:
             plan, self._options, noise, seeds, guidance, conditions, uncond, image, mask, clamp, threshold,
             threshold_limit,
         )  # fmt: skip
+        if isinstance(priority, bool) or not isinstance(priority, (int, float)) or math.isnan(priority):
+            raise ValueError(f"priority: expected a number, got {priority!r}")
         ticket = Ticket(plan, len(asked.start), _asked=asked)
         self._queue.push(ticket, priority)
         return ticket

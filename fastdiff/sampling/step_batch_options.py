@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,6 +67,15 @@ class Options(NamedTuple):
             raise ValueError(
                 f"{argument}: expected a shape that expands to {shape}, got {tuple(tensor.shape)}"
             ) from error
+
+
+def check_sizes(shape: Sequence[int], **sizes: int) -> None:
+    """Raises ValueError naming the argument."""
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(f"shape: expected whole numbers >= 0, got {shape!r}")
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name}: expected a whole number >= 1, got {size!r}")
 
 
 def check_told(conditions: Told, uncond: Told | None) -> None:

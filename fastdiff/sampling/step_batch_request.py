@@ -50,8 +50,8 @@ def asked_of(
 ) -> Asked:
     """The request as it is kept. Raises TypeError or ValueError naming the argument."""
     check_plan(plan, options)
-    if isinstance(seeds, int):
-        seeds = [seeds]
+    if isinstance(seeds, (int, np.integer)):
+        seeds = [int(seeds)]
     noise = _noise(options, noise, seeds)
     check_sample(plan, noise, image, mask, clamp, threshold, threshold_limit, None)
     n = len(noise)

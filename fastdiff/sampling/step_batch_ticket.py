@@ -44,7 +44,7 @@ class Ticket:
     size: int
     state: str = "waiting"
     i: int = 0
-    result: Tensor | None = None
+    result: Tensor | None = field(default=None, repr=False)
     _asked: Asked | None = field(default=None, repr=False)
 
     @property
