@@ -29,6 +29,8 @@ from .sampling.particles import Particles
 from .sampling.sample import Step, iter_sample, sample
 from .sampling.sharded import Sharded
 from .sampling.statistics import Statistics, estimate_statistics
+from .sampling.step_batch import StepBatch
+from .sampling.step_batch_ticket import Ticket
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,6 +49,8 @@ __all__ = [
     "Split",
     "Statistics",
     "Step",
+    "StepBatch",
+    "Ticket",
     "Trace",
     "accelerate",
     "backend",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from host_reads import HostReads
+from step_batch_cases import batch_of, drain, plan_of, step
 from torch import Tensor
 
 import fastdiff as fd
@@ -42,6 +43,21 @@ def test_neither_do_thresholds_nor_masks() -> None:
     with HostReads() as reads:
         draw("dpmpp_2m", "cpu", threshold=0.9)
         draw("dpmpp_2m", "cpu", image=image, mask=mask)
+    assert reads.seen == []
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_neither_does_a_batch_of_requests(static: bool) -> None:
+    batch = batch_of(3, static=static, previews=True)
+    with HostReads() as reads:
+        for name in ("dpmpp_2m", "unipc", "heun", "dpmpp_sde"):
+            options = {} if static else {"threshold": 0.9}
+            batch.add(plan_of(name, 3), seeds=[1, 2], guidance=2.0, **options)
+        ticket = batch.add(plan_of("ddim", 4), seeds=[1])
+        while not ticket.i:
+            step(batch)
+        batch.x0(ticket)
+        drain(batch)
     assert reads.seen == []
 
 

@@ -46,8 +46,8 @@ def with_x0_input(row: Row, prediction: str) -> Row:
 class Limited(NamedTuple):
     """A plan's rows for runs with bounds on x0. splits: which take a launch of their own for it.
 
-    reading: the plan's table, where those rows read x0. making: the table of the rows that make x0, the plan's own
-    where they are in data form.
+    reading: the plan's table, where those rows read x0. making: the table of rows that only make x0, the plan's own
+    where x itself is x0.
     """
 
     splits: tuple[bool, ...]
@@ -58,9 +58,8 @@ class Limited(NamedTuple):
     def of(cls, rows: Sequence[Row], prediction: str, table: np.ndarray) -> Limited:
         """For the rows of a plan, whose own table is given."""
         parts = tuple(map(splits, rows))
-        if not any(parts):
-            return cls(parts, table, table)
         pairs = list(zip(rows, parts, strict=True))
-        reading = [with_x0_input(row, prediction) if part else row for row, part in pairs]
-        making = [x0_row(row, prediction) if part else row for row, part in pairs]
-        return cls(parts, table_of(reading), table_of(making))
+        making = table_of([x0_row(row, prediction) if part or row.form == "data" else row for row, part in pairs])
+        if not any(parts):
+            return cls(parts, table, making)
+        return cls(parts, table_of([with_x0_input(row, prediction) if part else row for row, part in pairs]), making)

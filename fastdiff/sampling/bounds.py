@@ -47,7 +47,7 @@ class Bounds:
         self._bounded = (data_form | np.array(self._splits)).tolist()
         self._threshold, self._step = threshold, step
         self._quantile = dynamic_threshold if shard is None else shard.dynamic_threshold
-        self._x0 = torch.empty_like(x) if any(self._splits) else None
+        self._x0 = torch.empty_like(x) if any(self._splits) else None  # no step allocates memory
         self._y: Tensor | None = None
 
     def apply(
@@ -71,17 +71,30 @@ class Bounds:
                     raise ValueError(f"guidance: with a bound on x0 it needs a plan in data form, row {i} is not")
             else:
                 m, m_uncond, weighted = y, None, None
-        limit = None
-        if self._threshold is not None and self._bounded[i]:
-            ratio, most = self._threshold
-            prediction = converted_output(self._to_x0[i], x, y, y_uncond, guidance)
-            limit = self._quantile(prediction, ratio=ratio, limit=most)
-        if not self._splits[i]:
-            return m, m_uncond, limit, weighted
-        assert self._x0 is not None
+        if self._splits[i]:
+            return self.x0(i, x, m, m_uncond, guidance), None, None, None
+        return m, m_uncond, self._limit(i, x, y, y_uncond, guidance), weighted
+
+    def x0(self, i: int, x: Tensor, m: Tensor, m_uncond: Tensor | None, guidance: Tensor | None) -> Tensor:
+        """[B, ...] the bounded x0 of row i, in a launch of its own. It is overwritten by the next one."""
+        if self._x0 is None:
+            self._x0 = torch.empty_like(x)
+        limit = self._limit(i, x, m, m_uncond, guidance)
         scale = None if m_uncond is None else guidance
         self._step(self._to_x0, i, x, x, m, m_uncond, [], scale, limit, None, self._x0, None, None, None)
-        return self._x0, None, None, None
+        return self._x0
+
+    def bounds(self, i: int) -> bool:
+        """Whether row i sees a bounded x0. At sigma = 0 rows of other forms see x itself."""
+        return self._bounded[i]
+
+    def _limit(self, i: int, x: Tensor, m: Tensor, m_uncond: Tensor | None, guidance: Tensor | None) -> Tensor | None:
+        """[B] by which the row's x0 is clamped and divided; None without a dynamic threshold."""
+        if self._threshold is None or not self._bounded[i]:
+            return None
+        ratio, most = self._threshold
+        prediction = converted_output(self._to_x0[i], x, m, m_uncond, guidance)
+        return self._quantile(prediction, ratio=ratio, limit=most)
 
     def _combined(self, x: Tensor, m: Tensor, m_uncond: Tensor | None, weighted: Weighted) -> Tensor:
         """The weighted output y, in a buffer of its own; the next state is written where there is one."""

@@ -237,11 +237,20 @@ class Run:
 
     def data_prediction(self, i: int, x_before: Tensor) -> Tensor:
         """[B, ...] x0 as row i saw it: its D, converted to data form. x_before: the x that the row started from."""
-        row, d = self.plan.rows[i], self._calls[i][-1]
+        d = self._calls[i][-1]
         assert d is not None, "an unwatched run does not keep what nobody reads"
-        if row.form == "data":
-            return d
-        if row.p_m == 0:
-            raise ValueError(f"x0: row {i} of the plan does not read the model, so nothing says what x0 is")
-        p_x, p_m = convert(self.plan.prediction, "data", row.alpha, row.sigma)
-        return p_x * x_before + p_m / row.p_m * (d - row.p_x * x_before)
+        return x0_of(self.plan, i, d, x_before)
+
+
+def x0_of(plan: Plan, i: int, d: Tensor, x: Tensor) -> Tensor:
+    """[B, ...] x0 as row i saw it, from its D and the x that it started from: D itself where that is x0.
+
+    Raises ValueError if the row does not read the model.
+    """
+    row = plan.rows[i]
+    if row.form == "data":
+        return d
+    if row.p_m == 0:
+        raise ValueError(f"x0: row {i} of the plan does not read the model, so nothing says what x0 is")
+    p_x, p_m = convert(plan.prediction, "data", row.alpha, row.sigma)
+    return p_x * x + p_m / row.p_m * (d - row.p_x * x)

@@ -14,6 +14,7 @@ from ..ops import checks
 from ..plans.plan import Plan
 from .corrected import CorrectedCalls
 from .correction import Correction, Observed
+from .masked import keep_known
 from .model import Model
 from .parallel import TurnCalls, drive_in_turns, require_turns
 from .particles import ParticleCalls, Particles
@@ -281,12 +282,9 @@ def _from_graph(
 
 @torch.no_grad()
 def _keep_known(run: Run, i: int, noise: Tensor, image: Tensor, mask: Tensor) -> None:
-    """Put the image, noised as x is, where the mask is 0 (Lugmayr et al. 2022, eq. 8, without resampling)."""
+    """Put the image, noised as x and base are, where the mask is 0."""
     row = run.plan.rows[i]
-    places = [(run.x, run.plan.point_after(i))]
+    keep_known(run.x, run.plan.point_after(i), noise, image, mask)
     if run.base is not run.x:
-        places.append((run.base, (row.alpha, row.sigma)))
-    for x, (alpha, sigma) in places:
-        known = alpha * image.to(x.dtype) + sigma * noise.to(x.dtype)
-        x.copy_(torch.where(mask, x, known) if mask.dtype == torch.bool else known + mask * (x - known))
+        keep_known(run.base, (row.alpha, row.sigma), noise, image, mask)
     run.refresh_input()
