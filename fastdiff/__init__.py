@@ -29,8 +29,7 @@ from .sampling.particles import Particles
 from .sampling.sample import Step, iter_sample, sample
 from .sampling.sharded import Sharded
 from .sampling.statistics import Statistics, estimate_statistics
-from .sampling.step_batch import StepBatch
-from .sampling.step_batch_ticket import Ticket
+from .sampling.step_batch import StepBatch, Ticket
 
 __version__ = "0.1.0"
 __all__ = [

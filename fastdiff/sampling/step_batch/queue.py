@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 
-from .step_batch_ticket import Ticket
+from .ticket import Ticket
 
 
 class Queue:

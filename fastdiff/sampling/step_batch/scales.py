@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from ..plans.plan import Plan
-from .guided import plain_scale, rules_of
-from .model import check_guidance, is_guided
-from .rule import Guidance
-from .weights import CONDITIONAL, UNCONDITIONAL
+from ...plans.plan import Plan
+from ..guided import plain_scale, rules_of
+from ..model import check_guidance, is_guided
+from ..rule import Guidance
+from ..weights import CONDITIONAL, UNCONDITIONAL
 
 CALLS = ((CONDITIONAL,), (CONDITIONAL, UNCONDITIONAL))
 

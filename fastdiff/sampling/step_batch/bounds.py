@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import registry
-from ..plans.plan import Plan
-from .bounds import Bounds
-from .program import next_c_in, program_of
-from .step_batch_ticket import Asked
+from ...ops import registry
+from ...plans.plan import Plan
+from ..bounds import Bounds
+from ..program import next_c_in, program_of
+from .ticket import Asked
 
 
 def needs_launch(plan: Plan, asked: Asked) -> bool:

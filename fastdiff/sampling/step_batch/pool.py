@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import registry
-from ..ops.row_table import RowTable
-from ..plans.plan import Plan
-from .program import Assignment, Slots, program_of
+from ...ops import registry
+from ...ops.row_table import RowTable
+from ...plans.plan import Plan
+from ..program import Assignment, Slots, program_of
 
 IDLE = -1
 

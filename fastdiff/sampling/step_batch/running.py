@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .masked import keep_known
-from .program import program_of
-from .run import x0_of
-from .step_batch_bounds import OwnBounds, needs_launch
-from .step_batch_pool import IDLE, Entry, Pool
-from .step_batch_ticket import Asked
+from ..masked import keep_known
+from ..program import program_of
+from ..run import x0_of
+from .bounds import OwnBounds, needs_launch
+from .pool import IDLE, Entry, Pool
+from .ticket import Asked
 
 
 class Running:

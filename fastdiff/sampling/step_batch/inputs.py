@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .model import checked_output
-from .step_batch_pool import IDLE, Pool
+from ..model import checked_output
+from .pool import IDLE, Pool
 
 
 class Inputs:

@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..ops import checks
-from ..ops.reference import compute_dtype
-from ..plans.plan import Plan
-from .program import program_of
-from .rule import Guidance
-from .step_batch_bounds import table_for
-from .step_batch_inputs import Inputs
-from .step_batch_options import Options, check_sizes, check_told
-from .step_batch_pool import Pool, Rows, buffers_of
-from .step_batch_queue import Queue
-from .step_batch_request import asked_of
-from .step_batch_running import Running
-from .step_batch_ticket import Ticket
+from ...ops import checks
+from ...ops.reference import compute_dtype
+from ...plans.plan import Plan
+from ..program import program_of
+from ..rule import Guidance
+from .bounds import table_for
+from .inputs import Inputs
+from .options import Options, check_sizes, check_told
+from .pool import Pool, Rows, buffers_of
+from .queue import Queue
+from .request import asked_of
+from .running import Running
+from .ticket import Ticket
 
 STATIC_BUFFERS = 7  # what the rows of every solver in the catalogue need, but for pndm's 9
 

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import checks
-from ..plans.plan import Plan
-from .noise import randn, seed_tensor
-from .program import program_of
-from .start import check_sample, start_state
-from .step_batch_bounds import needs_launch
-from .step_batch_options import Options
-from .step_batch_pool import buffers_of
-from .step_batch_scales import scales_of
-from .step_batch_ticket import Asked
+from ...ops import checks
+from ...plans.plan import Plan
+from ..noise import randn, seed_tensor
+from ..program import program_of
+from ..start import check_sample, start_state
+from .bounds import needs_launch
+from .options import Options
+from .pool import buffers_of
+from .scales import scales_of
+from .ticket import Asked
 
 
 def check_plan(plan: Plan, options: Options) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import checks
+from ...ops import checks
 
 Told = dict[str, Tensor]
 

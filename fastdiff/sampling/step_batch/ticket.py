@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ..plans.plan import Plan
+from ...plans.plan import Plan
 
 
 class Asked(NamedTuple):
