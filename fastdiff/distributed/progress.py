@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 LOOK, WAIT = 1.0, 0.2  # seconds between looks while drawing, and while waiting for others
+RARELY = 50  # times as long as a look takes are at least between two: a journal may have a million entries
 
 
 class Progress:
@@ -21,7 +22,7 @@ class Progress:
         self.journal, self.size = journal, size
         self.seen: dict[int, int] = {}
         self.ahead = 0  # samples of this process that are in no shard yet
-        self._looked = time.monotonic()
+        self._next = 0.0  # when it looks again
         self.bar: Any = None
         if shown:
             from tqdm.auto import tqdm
@@ -33,7 +34,7 @@ class Progress:
     def drawn(self, count: int) -> None:
         """This process has drawn some more."""
         self.ahead += count
-        if self.bar is not None and time.monotonic() - self._looked >= LOOK:
+        if self.bar is not None and time.monotonic() >= self._next:
             self.look()
 
     def written(self) -> None:
@@ -42,10 +43,12 @@ class Progress:
 
     def look(self) -> int:
         """How many shards are whole."""
-        self._looked = time.monotonic()
+        began = time.monotonic()
         for number in self.journal():
             if number not in self.seen:
                 self.seen[number] = self.size(number)
+        took = time.monotonic() - began
+        self._next = began + took + max(LOOK, RARELY * took)
         if self.bar is not None:
             self.bar.n = max(self.bar.n, sum(self.seen.values()) + self.ahead)
             self.bar.refresh()
