@@ -27,7 +27,7 @@ from .sources import Ask, Kept, Source
 from .space import PlanSpace
 from .trajectory import Trajectory, distances
 
-MAX_ELEMENTS = 2**22  # of all samples in all settings that run together; each keeps some ten such tensors
+MAX_ELEMENTS = 2**20  # of all samples in all settings that run together; each keeps some ten such tensors
 
 Starts = Callable[[Plan], Tensor]  # the samples' first states [S, ...]
 
