@@ -30,7 +30,8 @@ from .quality import GRIDS, RESULTS, Study, contestants, measured, plan_within
 from .store import Store
 
 EVALUATIONS = (4, 5, 6, 8, 10, 15)
-LONG = (20, 50)  # of the default and the simple rules alone
+# Of the default and the simple rules alone.
+OTHERS = (7, 9, 11, 12, 13, 14, 16, 20, 24, 28, 32, 36, 40, 44, 48, 50)
 SIMPLE = {
     "Euler": ("euler", {}),
     "midpoint": ("midpoint", {"coordinate": "flow"}),
@@ -73,14 +74,14 @@ class Judge:
 
 def ours(judge: Judge) -> Iterator[dict]:
     """The default."""
-    for nfe in (*EVALUATIONS, *LONG):
+    for nfe in (*EVALUATIONS, *OTHERS):
         plan = default(judge.problem, nfe)
         yield judge.row("default", "default", plan.grid, nfe, plan)
 
 
 def simple(judge: Judge) -> Iterator[dict]:
     """Euler, midpoint and Heun on uniform times."""
-    for nfe, (name, rule) in product((*EVALUATIONS, *LONG), SIMPLE.items()):
+    for nfe, (name, rule) in product((*EVALUATIONS, *OTHERS), SIMPLE.items()):
         if (plan := plan_within(judge.problem, rule, nfe, "time")) is not None:
             yield judge.row("simple", name, "time", nfe, plan)
 

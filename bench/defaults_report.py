@@ -18,31 +18,53 @@ TITLES = {
     "network": "Networks",
     "guided": "Networks with classifier-free guidance 3",
 }
+BOUND = (
+    "The default's median error over that of the best of Euler, midpoint and Heun on uniform times, on the problem"
+    " where it is largest."
+)
+SHOWN = (4, 5, 6, 8, 10, 15, 20, 50)  # evaluations
 Key = tuple[str, str, str]  # kind, solver, grid
 
 
 def write(store: Store, out: Path) -> None:
     """defaults.md from the rows of defaults.json."""
-    parts = [
-        "# The default plan against all that is not fitted",
-        f"`python -m bench.defaults`, torch {torch.__version__}, {processor()}. Errors are medians over samples of the"
-        " root mean square distance from the converged solution; over problems their geometric mean. A contestant is"
-        " one solver on one grid, the same for every problem; it counts where it serves all of them. Worst is the"
-        " default's error over that of the best of Euler, midpoint and Heun on uniform times, on the problem where it"
-        " is largest. The last ratio is that of root mean square errors to the best contestant's, which a few samples"
-        " in another mode rule. The default's tables for 4 evaluations and more were found, as `python -m"
-        " bench.defaults_search` does, on other mixtures and on these networks from other noise; which of the tables"
-        " found are shipped, and the orders and grids for more evaluations, was chosen on the problems below."
-        " Of 6 evaluations a table found without the networks terrain and series has a median error of 0.0533 and"
-        " 0.0888 there, where the best of Euler, midpoint and Heun has 0.2032 and 0.1105.",
-    ]
+    parts = [preamble()]
     for schedule, title in TITLES.items():
         rows = store.select(schedule=schedule)
         if rows:
             problems = list(dict.fromkeys(row["problem"] for row in rows))
             parts += [f"## {title}", f"Problems ({len(problems)}): {'; '.join(problems)}.", _summary(rows, problems)]
             parts += [_each(rows, problems)]
+    parts += ["## The bound", BOUND, _bound(store)]
     (out / "defaults.md").write_text("\n\n".join(parts) + "\n")
+
+
+def preamble() -> str:
+    return (
+        "# The default plan against all that is not fitted\n\n"
+        f"`python -m bench.defaults`, torch {torch.__version__}, {processor()}. Errors are medians over samples of the"
+        " root mean square distance from the converged solution; over problems their geometric mean. A contestant is"
+        " one solver on one grid, the same for every problem; it counts where it serves all of them. Worst is the"
+        " default's error over that of the best of Euler, midpoint and Heun on uniform times, on the problem where it"
+        " is largest. The last ratio is that of root mean square errors to the best contestant's, which a few samples"
+        " in another mode rule. The tables of variance-preserving schedules are those that `python -m"
+        " bench.defaults_search --use vp` finds on other mixtures and on these networks from other noise; those of"
+        " flows, EDM's schedules and guided runs are of former searches with fewer mixtures. The orders and grids for"
+        " more evaluations were chosen after a look at the problems below. Of 6 evaluations a table found without the"
+        " networks terrain and series has a median error of 0.1621 and 0.1207 there, where the best of Euler, midpoint"
+        " and Heun has 0.1947 and 0.1112."
+    )
+
+
+def _bound(store: Store) -> str:
+    """By kind of schedule and number of evaluations the default's largest ratio to the best simple rule."""
+    rows = {title: found for schedule, title in TITLES.items() if (found := store.select(schedule=schedule))}
+    counts = sorted({row["nfe"] for found in rows.values() for row in found if row["kind"] == "default"})
+    lines = []
+    for nfe in counts:
+        worst = [max((ratio, name) for name, ratio in _to_simple(found, nfe).items()) for found in rows.values()]
+        lines.append([nfe, *(f"{ratio:.2f}, {name}" for ratio, name in worst)])
+    return table(("NFE", *rows), lines)
 
 
 def means(rows: list[dict], problems: list[str], nfe: int, size: str = "median") -> dict[Key, float]:
@@ -70,7 +92,7 @@ def _summary(rows: list[dict], problems: list[str]) -> str:
         "RMSE ratio",
     )
     lines = []
-    for nfe in sorted({row["nfe"] for row in rows}):
+    for nfe in SHOWN:
         found = means(rows, problems, nfe)
         ours = next(error for key, error in found.items() if key[0] == "default")
         others = sorted((error, key) for key, error in found.items() if key[0] != "default")

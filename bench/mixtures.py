@@ -52,6 +52,8 @@ TUNED_ON = (
     Shape(196, 20, 0.5, decay=2.0),
     Shape(128, 30, 0.5, decay=0.5),
     Shape(256, 1, 0.95, decay=2.0),
+    Shape(24, 3, 0.45, decay=0.5),
+    Shape(12, 3, 0.35, decay=0.5),
 )
 JUDGED_ON = (
     Shape(2, 12, 0.06, ring=True),
@@ -72,13 +74,12 @@ class Exact(Problem):
     mean: Mean | None = None
 
 
-def tuned_on(guidance: float | None = None) -> Iterator[Exact]:
-    """What the default's numbers were found on: mixtures, and blurred 8 x 8 digits."""
-    for kind in ("flow", "vp"):
-        shapes = TUNED_ON if kind == "flow" else TUNED_ON[::2]
-        yield from mixtures(kind, [s for s in shapes if guidance is None or s.modes >= 6], 0, guidance)
-        for width in (0.15, 0.4):
-            yield exact(kind, f"digits, width {width:g}", digits_mean(width, guidance), 64)
+def tuned_on(kind: str, guidance: float | None = None) -> Iterator[Exact]:
+    """What the default's numbers were found on, on one kind of schedule: mixtures, and blurred 8 x 8 digits."""
+    shapes = TUNED_ON if guidance is None or kind == "flow" else TUNED_ON[::2]
+    yield from mixtures(kind, [s for s in shapes if guidance is None or s.modes >= 6], 0, guidance)
+    for width in (0.15, 0.4):
+        yield exact(kind, f"digits, width {width:g}", digits_mean(width, guidance), 64)
 
 
 def judged_on() -> Iterator[Exact]:

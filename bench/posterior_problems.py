@@ -12,6 +12,8 @@ from torch import Tensor
 
 DTYPE = torch.float64
 DIRECTIONS = 256  # of the sliced distance
+FIELD_SIZE, FIELD_STD, FIELD_NOISE = 32, 0.5, 0.05
+UPPER_SHARE = 0.9  # of the posterior of `two_modes`
 
 
 @dataclass
@@ -60,18 +62,23 @@ class Problem:
 
 def problems(samples: int) -> Iterator[Problem]:
     """All of them; samples: how many are compared, for the floors."""
-    size, step = 32, torch.arange(32, dtype=DTYPE)
-    distance = step[:, None] - step
-    covariance = 0.25 * torch.exp(-(distance**2) / (2 * 3.0**2)) + 1e-6 * torch.eye(size, dtype=DTYPE)
-    spread = torch.exp(-(distance**2) / (2 * 2.0**2))
+    yield from fields(samples)
+    yield mixture("mixture", samples)
+
+
+def fields(samples: int) -> Iterator[Problem]:
+    """A smooth Gaussian field of 32 elements of standard deviation FIELD_STD under a mask, pooling and a blur."""
+    step = torch.arange(FIELD_SIZE, dtype=DTYPE)
+    apart = (step[:, None] - step) ** 2
+    covariance = FIELD_STD**2 * torch.exp(-apart / (2 * 3.0**2)) + 1e-6 * torch.eye(FIELD_SIZE, dtype=DTYPE)
+    spread = torch.exp(-apart / (2 * 2.0**2))
     operators = {
-        "mask, 1 of 4": torch.eye(size, dtype=DTYPE)[::4],
-        "average pooling x4": pooling(size),
+        "mask, 1 of 4": torch.eye(FIELD_SIZE, dtype=DTYPE)[::4],
+        "average pooling x4": pooling(FIELD_SIZE),
         "blur": spread / spread.sum(1, keepdim=True),
     }
     for name, A in operators.items():
-        yield gaussian(name, covariance, A, 0.05, samples)
-    yield mixture("mixture", samples)
+        yield gaussian(name, covariance, A, FIELD_NOISE, samples)
 
 
 def pooling(size: int) -> Tensor:
@@ -149,3 +156,29 @@ def mixture(name: str, samples: int) -> Problem:
         return float(((x.to(DTYPE) @ directions).sort(0).values - ordered).square().mean().sqrt())
 
     return Problem(name, A, y[None], noise, covariance, mean, error, 4.0, sum(error(draw()) for _ in range(20)) / 20)
+
+
+def two_modes() -> Problem:
+    """N(-1, 0.2^2) and N(1, 0.2^2), the same in both elements, of which the first is measured.
+
+    The error is by how much the share of samples in the upper mode differs from UPPER_SHARE.
+    """
+    width, noise = 0.2, 0.8
+    y = torch.logit(torch.tensor([[UPPER_SHARE]], dtype=DTYPE)) * (noise**2 + width**2) / 2
+    covariance = torch.ones(2, 2, dtype=DTYPE) + width**2 * torch.eye(2, dtype=DTYPE)
+
+    def mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        total = alpha**2 * width**2 + sigma**2
+        middle = 2 * torch.sigmoid(2 * alpha * x.sum(1, keepdim=True) / total) - 1
+        return middle + alpha * width**2 / total * (x - alpha * middle)
+
+    def error(x: Tensor) -> float:
+        return abs(upper_share(x) - UPPER_SHARE)
+
+    A = torch.tensor([[1.0, 0.0]], dtype=DTYPE)
+    return Problem("two modes", A, y, noise, covariance, mean, error, 2.0)
+
+
+def upper_share(x: Tensor) -> float:
+    """Of the samples [B, 2] of `two_modes`, those in the upper mode."""
+    return float((x.mean(1) > 0).double().mean())

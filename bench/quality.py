@@ -38,7 +38,7 @@ SCREENED = 16  # samples on which each solver's best grids are found
 BEHIND = 2.0  # times the error of the best solver there, from which on a solver is not judged on all samples
 PARTS = ("catalogue", "peers", "fits", "frechet")
 NETWORK_EVALUATIONS = (4, 5, 6, 8, 10, 15, 20)
-ROUGH = ("terrain",)  # whose samples still change by 0.4 % of their size beyond 100 steps
+ROUGH = ("terrain", "series")  # whose samples still change by 0.4 % of their size beyond 100 steps
 FITTED = (6, 8, 5, 10, 4, 15)  # evaluations of fits, those that tell most first
 
 LEFT_OUT = {"euler", "unipc_bh1", "heun", "dpm_2"}  # the rows of ddim, a variant of unipc, and those told apart below

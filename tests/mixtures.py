@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.fitting import convergence, forward_stage, reuse_stage, search, stages
+from fastdiff.fitting import convergence, forward_search, forward_stage, grid_moves, reuse_stage, search, stages
 
 SCHEDULE = fd.Schedule.edm(0.01, 20.0)
 MEANS = torch.tensor([[1.5, 0.5, -0.5], [-1.0, 1.0, 0.3], [0.2, -1.4, 0.8]], dtype=torch.float64)
@@ -55,8 +55,8 @@ def shorten_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forward fit that tries little, for tests of what does not depend on how good it is."""
     monkeypatch.setattr(forward_stage, "SHAPES", ("unipc", "dpm_solver_2m"))
     for name in ("MOVED", "MAX_ITERATIONS"):
-        monkeypatch.setattr(forward_stage, name, 1)
-    monkeypatch.setattr(forward_stage, "TRIED", 4)
+        monkeypatch.setattr(grid_moves, name, 1)
+    monkeypatch.setattr(forward_search, "TRIED", 4)
     for name, value in (("TRIED", 3), ("PATTERNS", 2), ("MOVED", 1)):
         monkeypatch.setattr(reuse_stage, name, value)
     monkeypatch.setattr(stages, "NEWTON_SAMPLES", 8)

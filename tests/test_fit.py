@@ -11,7 +11,7 @@ import torch
 from mixtures import SCHEDULE, exact, mean_distance, model, noise, shorten_search
 
 import fastdiff as fd
-from fastdiff.fitting import Trial, budget, forward_stage, stages
+from fastdiff.fitting import Trial, budget, forward_search, stages
 from fastdiff.fitting.search import candidates
 from fastdiff.fitting.sources import ModelSource
 from fastdiff.fitting.tracing import Tracer
@@ -203,7 +203,7 @@ def test_budget_that_ends_with_the_trajectories_leaves_what_they_suggest(monkeyp
     class Spent(ModelSource):
         outputs = exhausted
 
-    monkeypatch.setattr(forward_stage, "ModelSource", Spent)
+    monkeypatch.setattr(forward_search, "ModelSource", Spent)
     trials: list[Trial] = []
     plan = fit(report=trials.append)
     assert not judged(trials)

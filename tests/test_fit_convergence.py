@@ -8,7 +8,7 @@ from mixtures import SCHEDULE, model, noise
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.fitting import Trial, convergence
+from fastdiff.fitting import Trial, convergence, sources
 from fastdiff.fitting.budget import Budget
 from fastdiff.fitting.convergence import BEARABLE, PROBE_SAMPLES, SMALL, TOLERANCE, Converged, contestants, converged
 from fastdiff.fitting.folder import Folder
@@ -68,6 +68,16 @@ def test_what_the_model_has_been_asked_is_not_asked_again():
     again = source.outputs([*asks, Ask(noise(COUNT) + 1e-9, 2.0, noise(COUNT), row, 0)])
     assert subject.samples == 3 * COUNT
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=False))
+
+
+def test_the_answers_that_are_kept_are_those_used_last(monkeypatch):
+    monkeypatch.setattr(sources, "MAX_ANSWERED", 2 * noise(COUNT).numel())
+    subject = Counted()
+    source = ModelSource(target_of(subject), torch.arange(COUNT))
+    row = fd.plan("ddim", SCHEDULE, 1, prediction="sample").rows[0]
+    for t, asked in ((1.0, 1), (2.0, 2), (1.0, 2), (3.0, 3), (1.0, 3), (2.0, 4)):  # 3 takes the place of 2, not of 1
+        source.outputs([Ask(noise(COUNT), t, noise(COUNT), row, 0)])
+        assert subject.samples == asked * COUNT
 
 
 @pytest.mark.parametrize("steps", [3, 6, 15])

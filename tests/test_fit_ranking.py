@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from mixtures import SCHEDULE
 
-from fastdiff.fitting import forward_stage
-from fastdiff.fitting.forward_stage import FIRST_TRIED, TRIED, Search, starts_of
+from fastdiff.fitting import forward_search
+from fastdiff.fitting.forward_search import FIRST_TRIED, TRIED, Search
+from fastdiff.fitting.forward_stage import starts_of
 from fastdiff.fitting.found import Found
 from fastdiff.fitting.search import candidates
 
@@ -75,5 +76,5 @@ def test_the_better_a_grid_the_more_of_its_solvers_are_tried_and_no_more_than_al
 def test_few_settings_are_all_tried(starts, monkeypatch):
     few = starts[:5]
     assert {id(f.candidate) for f in judged(few).ranked(few)} == {id(f.candidate) for f in few}
-    monkeypatch.setattr(forward_stage, "TRIED", 3)
+    monkeypatch.setattr(forward_search, "TRIED", 3)
     assert len(judged(few).ranked(few)) == 3

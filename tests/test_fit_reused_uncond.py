@@ -14,7 +14,7 @@ import fastdiff as fd
 from fastdiff.fitting import Trial, journal
 from fastdiff.fitting.budget import Budget
 from fastdiff.fitting.forward import Setting
-from fastdiff.fitting.forward_stage import folds_of
+from fastdiff.fitting.forward_search import folds_of
 from fastdiff.fitting.found import Found
 from fastdiff.fitting.reused_rows import ReuseForward
 from fastdiff.fitting.search import candidates

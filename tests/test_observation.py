@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -128,6 +129,19 @@ def test_a_nonlinear_a_is_linearised_at_d():
         model, one, zero, observation=fd.Observation(3 * A, Y, NOISE), correction=fd.posterior.Moment(8)
     )
     assert torch.allclose(bent, straight, atol=1e-10)
+
+
+@pytest.mark.parametrize("correction", ["moment", "proximal"])
+def test_a_is_asked_about_each_d_once(correction):
+    """What is checked at the first evaluation is what the correction reads."""
+    asked = []
+
+    def bent(x: Tensor) -> Tensor:
+        asked.append(x.detach().clone())
+        return torch.sin(pool(x))
+
+    sample(fd.Observation(bent, Y, NOISE), fd.posterior.Moment(2) if correction == "moment" else correction)
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(asked, 2))
 
 
 @pytest.mark.filterwarnings("ignore:correction")

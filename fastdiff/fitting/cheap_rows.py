@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 
-from . import forward_stage
-from .forward_stage import LEAST_GAIN, Search, starts_of
+from . import grid_moves
+from .forward_search import Search
+from .forward_stage import starts_of
 from .found import Fit, Found, after_head
 from .search import candidates
 
@@ -79,7 +80,7 @@ def cheap_rows(fit: Fit, full_rows: Found) -> None:
         return
     best, (beside,) = found[0], search.judged([Found.at(full_rows.candidate)])
     if best.mean < HOPELESS * beside.mean:
-        best = search.moved([_swapped(search, f) for f in found[: forward_stage.MOVED]])
+        best = search.moved([_swapped(search, f) for f in found[: grid_moves.MOVED]])
     best = search.complete(best)
     journal.finish(STAGE, [(fit.trial(STAGE, best.name, best.each), best.plan)], {})
 
@@ -93,12 +94,12 @@ def _laid(search: Search, full: int, cheap: int) -> list[Found]:
 
 def _swapped(search: Search, found: Found) -> Found:
     """The setting after swaps of a full row with a cheap one beside it, the best one each time, while they gain."""
-    for _ in range(forward_stage.MAX_ITERATIONS):
+    for _ in range(grid_moves.MAX_ITERATIONS):
         others = neighbours(found.candidate.spec.calls)
         if not others:
             break
         best = search.judged([_with_calls(found, calls) for calls in others])[0]
-        if not best.mean < (1 - LEAST_GAIN) * found.mean:
+        if not best.mean < (1 - grid_moves.LEAST_GAIN) * found.mean:
             break
         found = best
     return found

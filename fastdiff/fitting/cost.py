@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ..plans.plan import Plan
 from ..plans.schedule import Schedule
-from . import cheap_rows, convergence, forward_stage, gauss_newton, reuse_stage, stages
+from . import cheap_rows, convergence, forward_search, gauss_newton, grid_moves, reuse_stage, stages
 from .target import FitTarget
+
+
+class ForwardFit(NamedTuple):
+    """What a forward fit has before it.
+
+    samples: whose trajectories it takes, `drawn` of them known. steps: calls of the plan, of `parallel` evaluations
+    each. starts: how many plans it begins with. plans: how many the catalogue has. reused: whether rows without an
+    unconditional call are tried.
+    """
+
+    samples: int
+    drawn: int
+    steps: int
+    parallel: int
+    starts: int
+    plans: int
+    reused: bool
 
 
 def of_search(target: FitTarget, schedule: Schedule, prediction: str, evaluations: int | None, pace: float) -> str:
@@ -21,32 +40,17 @@ def of_search(target: FitTarget, schedule: Schedule, prediction: str, evaluation
     return f"at least {least:,} evaluations, {_duration(pace * least)} to find a converged plan"
 
 
-def of_forward(
-    target: FitTarget,
-    converged: Plan,
-    drawn: int,
-    count: int,
-    steps: int,
-    starts: int,
-    plans: int,
-    pace: float,
-    parallel: int = 1,
-    reused: bool = False,
-) -> str:
-    """Of the trajectories of `count` samples, `drawn` of them known, the forward fit on them, and the catalogue's race.
-
-    starts: how many plans the forward fit begins with. plans: how many the catalogue has. parallel: evaluations in each
-    call of a fitted plan. reused: whether rows without an unconditional call are tried.
-    """
-    rows = steps * parallel
-    tried = min(starts, forward_stage.TRIED)
-    moves = forward_stage.most_moves(min(starts, forward_stage.MOVED), steps + rows)  # of the grid and of times
+def of_forward(target: FitTarget, converged: Plan, ahead: ForwardFit, pace: float) -> str:
+    """Of the trajectories, the forward fit on them, and the catalogue's race. pace: seconds of an evaluation."""
+    steps, rows, count = ahead.steps, ahead.steps * ahead.parallel, ahead.samples
+    tried = min(ahead.starts, forward_search.TRIED)
+    moves = grid_moves.most_moves(min(ahead.starts, grid_moves.MOVED), steps + rows)  # of the grid and of times
     rounding = 4 * min(count, gauss_newton.NOISE_SAMPLES)
-    traced = (count - drawn) * converged.nfe
+    traced = (count - ahead.drawn) * converged.nfe
     least = count * (rows + steps) + traced
-    most = count * ((tried + moves + 1) * rows + plans * steps) + rounding + traced
+    most = count * ((tried + moves + 1) * rows + ahead.plans * steps) + rounding + traced
     least, most = (part * target.evaluations for part in (least, most))
-    most += reuse_stage.most(steps, count) if reused else 0
+    most += reuse_stage.most(steps, count) if ahead.reused else 0
     return f"{least:,} to {most:,} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"
 
 
@@ -57,9 +61,9 @@ def of_cheap_rows(target: FitTarget, count: int, steps: int, pace: float) -> str
         costs.append(full + cheap * target.cheap)
         laid.append(cheap_rows.LAID * len(cheap_rows.patterns(full, cheap)) * costs[-1])
         swaps, shifts = 2 * full, 2 * (full + cheap) + len(gauss_newton.RIDGES)  # runs in an iteration
-        moves.append((1 + forward_stage.MAX_ITERATIONS * (swaps + shifts)) * costs[-1])
+        moves.append((1 + grid_moves.MAX_ITERATIONS * (swaps + shifts)) * costs[-1])
     least = sum(laid[:2]) + steps + min(costs)
-    most = sum(laid) + steps + forward_stage.MOVED * max(moves) + max(costs)
+    most = sum(laid) + steps + grid_moves.MOVED * max(moves) + max(costs)
     rounding = 4 * min(count, gauss_newton.NOISE_SAMPLES)
     least, most = (target.evaluations * part for part in (count * least, count * most + rounding))
     ahead = f"{least:,.0f} to {most:,.0f} evaluations, {_duration(pace * least)} to {_duration(pace * most)}"

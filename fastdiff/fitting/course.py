@@ -128,9 +128,12 @@ class Course:
         self._limit(tracer)
         with tracer:
             if not self.journal.folder.has("catalogue.json"):
-                sizes = tracer.known, tracer.count, self.steps, len(starts or plans), len(plans)
-                ahead = cost.of_forward(self.target, converged.plan, *sizes, pace, self.parallel, self.reuse_uncond)
-                self.journal.note("cost", f"{ahead}; {tracer.told}")
+                ahead = cost.ForwardFit(
+                    samples=tracer.count, drawn=tracer.known, steps=self.steps, parallel=self.parallel,
+                    starts=len(starts or plans), plans=len(plans), reused=self.reuse_uncond,
+                )  # fmt: skip
+                told = cost.of_forward(self.target, converged.plan, ahead, pace)
+                self.journal.note("cost", f"{told}; {tracer.told}")
             if cheap_rows.counts(self.steps, self.target.cheap) and not self.journal.folder.has("cheap rows.json"):
                 self.journal.note("cost", cost.of_cheap_rows(self.target, tracer.count, self.steps, pace))
             task, found = self._forward(tracer, plans, starts)

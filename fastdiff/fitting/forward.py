@@ -27,7 +27,7 @@ from .sources import Ask, Kept, Source
 from .space import PlanSpace
 from .trajectory import Trajectory, distances
 
-MAX_ELEMENTS = 2**22  # of all samples in all settings that run together; each keeps some ten such tensors
+MAX_ELEMENTS = 2**18  # of all samples in all settings that run together; each keeps some forty such tensors
 
 Starts = Callable[[Plan], Tensor]  # the samples' first states [S, ...]
 
@@ -104,8 +104,8 @@ class Forward:
         for place, plan in enumerate(plans):
             alike.setdefault(tuple(row.call for row in plan.rows) if plan.partial else (), []).append(place)
         for calls, places in alike.items():
-            most = max(1, MAX_ELEMENTS // self.trajectory.end.numel())
-            most = min(most, self.source.cheap_together) if calls else most
+            filled = self.source.cheap_together  # by one call of the model
+            most = filled if calls else max(filled, MAX_ELEMENTS // self.trajectory.end.numel())
             yield from (places[i : i + most] for i in range(0, len(places), most))
 
     def _run(self, runners: list[Runner]) -> list[Fitted]:

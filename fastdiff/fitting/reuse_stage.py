@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .forward import Fitted
-from .forward_stage import Search, folds_of, most_moves, setting_of, starts_of
+from .forward_search import Search, folds_of
+from .forward_stage import starts_of
 from .found import Fit, Found
+from .grid_moves import most_moves, setting_of
 from .reused_rows import ReuseForward
 from .search import Candidate, candidates
 

@@ -45,20 +45,21 @@ class Source(Protocol):
         """
 
 
-MAX_ANSWERED = 2**24  # elements of the latest questions, whose answers are kept
-MAX_KNOWN, MAX_LEVELS = 2**24, 256  # elements of states, and levels, that are kept from one setting for the next
+# A fit should take little more memory than drawing does.
+MAX_ANSWERED = 2**23  # elements of the questions that came up last, whose answers are kept
+MAX_KNOWN, MAX_LEVELS = 2**21, 256  # elements of states, and levels, that are kept from one setting for the next
 
 
 class _Answer:
-    """What the model says to an evaluation, once it has been asked."""
+    """What the model says to an evaluation, once it has been asked. given: as the model reads it."""
 
     def __init__(self, given: Tensor, t: float) -> None:
         self.given, self.t = given, t
         self.output: Tensor
 
-    def is_to(self, ask: Ask) -> bool:
+    def is_to(self, given: Tensor, t: float) -> bool:
         """Whether the evaluation is this one, to the bit."""
-        return ask.t == self.t and torch.equal(ask.given, self.given)
+        return t == self.t and torch.equal(given, self.given)
 
 
 class ModelSource:
@@ -85,16 +86,18 @@ class ModelSource:
         if new:
             for answer, output in zip(new, self._evaluated(new), strict=True):
                 answer.output = output
-            latest = [*self._answers, *new]
-            self._answers = latest[max(0, len(latest) - self._most) :]
-        return [answer.output for answer in answers]
+        used = dict.fromkeys(answers)
+        latest = [*(answer for answer in self._answers if answer not in used), *used]
+        self._answers = latest[max(0, len(latest) - self._most) :]
+        return [answer.output.double() for answer in answers]
 
     def _answer(self, ask: Ask, new: list[_Answer]) -> _Answer:
         """A known one, or one that is now among the new ones, whose output is to come."""
+        given = ask.given.to(self.target.noise.dtype)
         for answer in (*new, *self._answers):
-            if answer.is_to(ask):
+            if answer.is_to(given, ask.t):
                 return answer
-        new.append(_Answer(ask.given, ask.t))
+        new.append(_Answer(given, ask.t))
         return new[-1]
 
     def _evaluated(self, asked: Sequence[_Answer]) -> list[Tensor]:
@@ -104,8 +107,8 @@ class ModelSource:
         found = []
         for part in torch.arange(len(x)).split(self.target.together):
             self.target.budget.check()
-            found.append(self._output(x[part], t[part], places[part]).double())
-        return list(torch.cat(found).split(count))
+            found.append(self._output(x[part], t[part], places[part]))
+        return [output.clone() for output in torch.cat(found).split(count)]  # each is kept as long as it is used
 
     def _in_runs(self, asked: Sequence[Ask], kept: Kept) -> list[Tensor]:
         """The same in runs that remember: each part of the samples keeps what its own full calls left."""

@@ -21,7 +21,7 @@ from .solvers.ancestral import ddim
 from .solvers.dpm_solver_v3 import Statistics
 from .solvers.entry import Solver
 from .solvers.karras import finite_at_zero, midpoint
-from .tabulated import points_of, tabulated
+from .tabulated import points_of, spread_of, tabulated
 
 
 def plan(
@@ -121,6 +121,7 @@ def plan(
     """
     # First of all, while the arguments are the only local names.
     options: dict[str, Any] = {k: v for k, v in locals().items() if k in MEANINGS and v is not None}
+    center = 1.0
     if solver is None:
         own_grid = {"grid": grid, "sigmas": sigmas, "rho": rho, "steps_offset": steps_offset or None}
         least = None if log_snr_min == -np.inf else log_snr_min
@@ -133,7 +134,7 @@ def plan(
             rows = tabulated(points, prediction, table.shares)
             return Plan(tuple(rows), (1.0, 0.0), prediction, TABULATED, TABULATED, schedule.knots())
         solver, grid, rho = SOLVER, chosen.grid, chosen.rho
-        options = {"order": chosen.order}
+        options, center = {"order": chosen.order}, spread_of(schedule) if chosen.centered else 1.0
     elif guided:
         raise ValueError(f"guided: belongs to the default, solver=None; {solver!r} is the same with guidance")
     entry, named_grid = find_solver(solver)
@@ -143,7 +144,7 @@ def plan(
     prediction = schedule.default_prediction if prediction is None else prediction
     grid = grid if grid is not None else named_grid or "time"
     points = make_grid(
-        schedule, steps, grid, final_sigma=final_sigma, sigmas=sigmas, start=start, rho=rho,
+        schedule, steps, grid, final_sigma=final_sigma, sigmas=sigmas, start=start, rho=rho, center=center,
         steps_offset=steps_offset, log_snr_min=log_snr_min, prediction=prediction,
     )  # fmt: skip
     if order is not None:

@@ -1,10 +1,10 @@
 """What `fastdiff.plan(None, schedule, evaluations)` is: the solver and the grid without a fit, by measurement.
 
-Of 4 to 9 or 10 evaluations a table of numbers (`tabulated`), found by `python -m bench.defaults_search` on mixtures and
-networks; of others the solver `adams_moulton` on the grid "power" or "logistic". `python -m bench.defaults` measures it
-on other mixtures and on the networks from other noise, against every solver of the catalogue on every grid, the simple
-rules and other packages' own samplers, and writes bench/results/defaults.md. The lines below were chosen by what is
-measured there.
+Of 4 to 9, 10 or 13 evaluations a table of numbers (`tabulated`), found by `python -m bench.defaults_search` on mixtures
+and networks; of others the solver `adams_moulton` on the grid "power" or "logistic". `python -m bench.defaults`
+measures it on other mixtures and on the networks from other noise, against every solver of the catalogue on every grid,
+the simple rules and other packages' own samplers, and writes bench/results/defaults.md. The lines below were chosen by
+what is measured there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ TABULATED = "tabulated"
 
 
 class Default(NamedTuple):
-    """Of runs without a table, with up to so many evaluations: the order of `adams_moulton`, the grid and its rho."""
+    """Of runs without a table, with up to so many evaluations: the order of `adams_moulton`, the grid and its rho.
+
+    centered: whether the grid's levels are those of data of the spread that the schedule is made for (`spread_of`).
+    """
 
     evaluations: float
     order: int
     rho: float
     grid: str = "power"
+    centered: bool = False
 
 
 ANY = float("inf")
@@ -37,9 +41,9 @@ FLOW = (Default(3, 2, 1.35), Default(5, 2, 1.5), Default(11, 3, 1.75), Default(A
 VP = (
     Default(3, 2, 1.35),
     Default(6, 2, 1.5, "logistic"),
-    Default(14, 3, 1.3, "logistic"),
-    Default(30, 3, 1.4, "logistic"),
-    Default(ANY, 4, 1.4, "logistic"),
+    Default(19, 3, 1.4, "logistic", centered=True),
+    Default(50, 3, 1.5, "logistic", centered=True),
+    Default(ANY, 4, 1.5, "logistic", centered=True),
 )
 VE = (Default(3, 3, 1.2), Default(6, 2, 1.5, "logistic"), Default(ANY, 3, 1.5, "logistic"))
 # Guidance makes the problem stiff.

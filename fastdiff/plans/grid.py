@@ -35,6 +35,7 @@ def make_grid(
     sigmas: ArrayLike | None = None,
     start: float = 1.0,
     rho: float | None = None,
+    center: float = 1.0,
     steps_offset: int = 0,
     log_snr_min: float = -np.inf,
     prediction: str | None = None,
@@ -62,6 +63,7 @@ def make_grid(
     final_sigma: "zero" ends on clean data, "sigma_min" at the least noise of the grid.
     start: keep the last int(start * steps) steps only (image to image).
     rho: of "karras" (7 if None), "power" and "logistic" (1.5) and "polyexponential" (1).
+    center: of "power" and "logistic": the levels are those of s / center.
     steps_offset: added to the indices of "leading".
     log_snr_min: grids that are uniform in a function of lambda begin here at the earliest.
     prediction: what the model predicts; arrays may go down to its `Schedule.least_time` instead of t_min.
@@ -73,7 +75,7 @@ def make_grid(
         points = _explicit_sigmas(schedule, _sequence("sigmas", sigmas))
     elif isinstance(grid, str):
         assert steps is not None  # a named grid has a number of steps, as checked above
-        points = _named(schedule, int(steps), grid, final_sigma, rho, steps_offset, log_snr_min)
+        points = _named(schedule, int(steps), grid, final_sigma, rho, center, steps_offset, log_snr_min)
         steps = None if grid in MENU_GRIDS else steps
     else:
         points = schedule.at(_sequence("grid", grid))
@@ -94,6 +96,7 @@ def _named(
     grid: str,
     final_sigma: str,
     rho: float | None,
+    center: float,
     steps_offset: int,
     log_snr_min: float,
 ) -> Points:
@@ -103,7 +106,7 @@ def _named(
     if grid in ("time", "quadratic"):
         points = schedule.at(_times(schedule, count, grid, to_zero))
     elif grid in _FLOW_TIMES:
-        points = _in_flow_time(schedule, count, grid, rho or 1.5, to_zero)
+        points = _in_flow_time(schedule, count, grid, rho or 1.5, center, to_zero)
     elif grid in _INDEX_SPACINGS:
         points = schedule.at(_indices(schedule, count, grid, steps_offset))
     elif grid.startswith("ays"):
@@ -149,22 +152,27 @@ def _tempered(level: Any, rho: float) -> Any:
     return root / (root + (1 - level) ** (1 / rho))
 
 
+def times_odds(level: Any, factor: float) -> Any:
+    """The level, sigma / (alpha + sigma), whose sigma / alpha is so many times as much."""
+    return factor * level / (1 + (factor - 1) * level)
+
+
 _FLOW_TIMES = {"power": _root, "logistic": _tempered}
 
 
-def _in_flow_time(schedule: Schedule, count: int, grid: str, rho: float, to_zero: bool) -> Points:
+def _in_flow_time(schedule: Schedule, count: int, grid: str, rho: float, center: float, to_zero: bool) -> Points:
     """Uniform in a function of the flow's time, unshifted; to t_min where a step short of clean data would be below."""
     spaced = _FLOW_TIMES[grid]
 
     def to(t: float) -> float:
         level = float(schedule.coordinate(schedule.at(t), "flow"))
-        return float(spaced(schedule.unshift_time(level), rho))
+        return float(spaced(times_odds(schedule.unshift_time(level), 1 / center), rho))
 
     first, least = to(schedule.t_max), to(schedule.t_min)
     u = np.linspace(first, 0.0, count + 1)[:-1]
     if not to_zero or u[-1] < least:
         u = np.linspace(first, least, count)
-    levels = schedule.shift_time(spaced(u, 1 / rho))
+    levels = schedule.shift_time(times_odds(spaced(u, 1 / rho), center))
     if to_zero:
         levels = schedule.stretch_times(levels)
     last = schedule.at(schedule.t_min) if u[-1] == least else None

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .grid import times_odds
 from .row import LinearUpdate, Row
-from .schedule import Flow, Points, Schedule
+from .schedule import Points, Schedule
 from .solvers.exponential import first_order
 
 EDM_SPREAD = 0.5  # sigma_data of Karras et al. 2022
@@ -39,17 +40,18 @@ class Table(NamedTuple):
 def spread_of(schedule: Schedule) -> float:
     """Of the data that a schedule is made for, in its own units.
 
-    A flow's shift counts for half, in log sigma / alpha: it stands for data of more pixels, not of a larger spread.
+    Who places half of the times at a sigma / alpha of s has data of large structures, or of many pixels, rather than of
+    a spread of s: s counts for half, in its logarithm. Of a flow s is its shift.
     """
     if schedule.kind == "ve":
         return EDM_SPREAD
-    return math.sqrt(schedule.shift) if isinstance(schedule, Flow) else 1.0
+    middle = schedule.at(schedule.shift_time(np.asarray(0.5 * (schedule.t_max + schedule.t_clean))))
+    return math.sqrt(float(middle.sigma / middle.alpha))
 
 
 def scaled_levels(levels: Any, first: float, spread: float) -> Any:
     """`Table.levels` as the flow's time on a schedule whose first level is `first`, for data of that spread."""
-    levels = levels * (first / (spread - (spread - 1) * first))
-    return spread * levels / (1 + (spread - 1) * levels)
+    return times_odds(levels * times_odds(first, 1 / spread), spread)
 
 
 def points_of(table: Table, schedule: Schedule) -> Points | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ops import checks
+from ..sampling.corrected import capturing
 from .likelihood import ByFunction, Gaussian, Likelihood
 from .linearised import Linearised
 from .noise_model import noise_of
@@ -38,7 +39,7 @@ class Measurements:
             raise ValueError(f"y: expected floating-point numbers [B, ...], got {y.dtype} of shape {tuple(y.shape)}")
         if not y.isfinite().all():
             raise ValueError("y: expected finite numbers")
-        self._shape, self._complex = tuple(y.shape), y.is_complex()
+        self._shape, self._complex, self._checked = tuple(y.shape), y.is_complex(), False
         self.y = real(y.detach())
         self.operator = operator_of(A, adjoint, pinv, self._complex)
         self.likelihood = _likelihood(noise_of(A) if noise is None else noise, self.y, self._complex)
@@ -76,6 +77,7 @@ class Measurements:
             return (v.repeat_interleave(batch // max(count, 1), 0) if several else v).to(like)
 
         whole = copy.copy(self)
+        whole._checked = False
         whole._shape = (batch, *self._shape[1:])
         whole.y = spread(self.y)
         std = getattr(self.likelihood, "std", None)
@@ -91,12 +93,16 @@ class Measurements:
         return y
 
     def linearised(self, x0: Tensor) -> Linearised:
-        """A about x0 [B, ...]: A x0 + J dx."""
-        return Linearised(self.operator, x0, self.measured(x0), self.likelihood)
+        """A about x0 [B, ...]: A x0 + J dx. Its first value is checked as `check` does."""
+        check = None if self._checked or capturing(x0) else self._check
+        return Linearised(self.operator, x0, self.measured(x0), self.likelihood, check)
 
     def check(self, denoised: Tensor) -> None:
         """Raises ValueError where A, on the first D [B, ...], gives no finite real tensor of y's shape."""
-        y, there = self.measured(denoised), self.operator(denoised)
+        self._check(self.operator(denoised), self.measured(denoised))
+
+    def _check(self, there: Tensor, y: Tensor) -> None:
+        self._checked = True
         checks.require_tensor("A", there)
         if there.is_complex() != self._complex and there.shape[:-1] == y.shape:
             raise ValueError("y: expected complex numbers, as A gives")

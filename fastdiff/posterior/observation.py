@@ -70,6 +70,8 @@ class Observation(Measurements):
 class Bound(Correction):
     """A method bound to an observation."""
 
+    checks = True
+
     def __init__(self, method: Method, observation: Measurements) -> None:
         self.method, self.observation = method, observation
 

@@ -85,7 +85,7 @@ class CorrectedEvaluator(ByRow):
     def __call__(self, given: Tensor, t: Tensor) -> tuple[Tensor, None]:
         run, calls = self._run, self._calls
         at = self._recorded(given, t) if calls.correction.gradients else self._plain(given, t)
-        if run.i == 0 and calls.observation is not None and not _capturing(run.x):
+        if run.i == 0 and calls.observation is not None and not calls.correction.checks and not capturing(run.x):
             calls.observation.check(at.denoised)
         corrected = self._corrected(at)
         if not isinstance(corrected, Tensor) or corrected.shape != run.x.shape:
@@ -148,7 +148,7 @@ class CorrectedEvaluator(ByRow):
         return scaled if copies == 1 else scaled.repeat(copies, *[1] * (x.ndim - 1))
 
 
-def _capturing(x: Tensor) -> bool:
+def capturing(x: Tensor) -> bool:
     """Whether a CUDA graph is being captured, in which the host cannot look at numbers."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 

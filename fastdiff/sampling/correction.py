@@ -65,7 +65,10 @@ class Correction:
     """Base of the corrections of `fastdiff.posterior`: frozen values that say how D becomes D'.
 
     gradients: whether it calls `Evaluation.vjp`. The model then records a graph, of one evaluation at a time.
+    checks: whether what it asks of A goes through the observation, which checks the first answer.
     """
+
+    checks = False
 
     @property
     def gradients(self) -> bool:
@@ -85,6 +88,11 @@ class Correction:
     def plan(self, plan: Plan) -> Plan:
         """The plan to run instead: for methods that change the noise of rows, too."""
         return plan
+
+
+def is_corrected(observation: Observed | None, correction: object) -> bool:
+    """Whether these options of `fastdiff.sample` correct D."""
+    return observation is not None or correction is not None
 
 
 class ByFunction(Correction):
@@ -113,7 +121,10 @@ class Observed(Protocol):
         ...
 
     def check(self, denoised: Tensor) -> None:
-        """Raises ValueError where A, on the first D, gives no finite tensor of the observation's shape."""
+        """Raises ValueError where A, on the first D, gives no finite tensor of the observation's shape.
+
+        For corrections that leave it to the run.
+        """
         ...
 
     def log_likelihood(self, x0: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from ..keywords import check_keywords
 from ..plans.plan import Plan
 from .corrected import CorrectedCalls
 from .correcting import corrected_calls
-from .correction import Correction, Observed
+from .correction import Correction, Observed, is_corrected
 from .guided import GuidedCalls, calls_of
 from .model import Model, ModelCalls
 from .over_ranks import OverRanks, check_gradients, check_sharded, refuse_with_shard
@@ -45,11 +45,6 @@ class Request(NamedTuple):
     shard: Sharded | None
     kwargs: dict[str, object]
 
-    @property
-    def corrected(self) -> bool:
-        """Whether anything corrects D."""
-        return self.observation is not None or self.correction is not None
-
     def begin(self, model: Model, plan: Plan, noise: Tensor, watched: bool) -> tuple[Run, Calls]:
         """Check every argument; return the run before its first row and the calls that it makes."""
         check_sample(
@@ -72,7 +67,7 @@ class Request(NamedTuple):
             check_sharded(self.shard, uncorrected, noise.shape)
         calls: Calls = uncorrected
         x = start_state(plan, noise, self.image)
-        if self.corrected or self.particles != 1:
+        if is_corrected(self.observation, self.correction) or self.particles != 1:
             calls = corrected_calls(
                 uncorrected, plan, x, self.observation, self.correction, self.particles, rows is not None
             )

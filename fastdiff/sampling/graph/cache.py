@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ...plans.plan import Plan
+from ..correction import is_corrected
 from ..guided import plain_scale
 from ..model import Model, is_guided
 from ..rule import Guidance
@@ -40,7 +41,7 @@ def sample_captured(
         if _weak(model):
             _kept[model] = found
     changed = {"uncond": named["uncond"]}
-    if not _corrected(named):
+    if not _keeps_scale(named):
         changed["guidance"] = named["guidance"]
     return found[1](noise, plan=plan, seeds=seeds, image=image, **changed, **arguments)
 
@@ -52,9 +53,9 @@ CAPTURED = (
 """The options of `sample` that `capture` has, too."""
 
 
-def _corrected(named: dict) -> bool:
-    """Whether D is corrected: the graph then keeps the observation, and the scale of guidance as a number."""
-    return named["observation"] is not None or named["correction"] is not None
+def _keeps_scale(named: dict) -> bool:
+    """Whether the graph keeps the scale of guidance as a number, and the observation: where D is corrected."""
+    return is_corrected(named["observation"], named["correction"])
 
 
 def _weak(model: Model) -> bool:
@@ -68,7 +69,7 @@ def _signature(model: Model, plan: Plan, noise: Tensor, named: dict, arguments: 
     if isinstance(guidance, Guidance) and plain_scale(plan, guidance) is None:
         guided = id(guidance)  # the graph keeps it, so the number is of no other
     fixed: tuple[object, ...] = tuple(repr(named.get(name)) for name in CAPTURED[2:7])
-    if _corrected(named):
+    if _keeps_scale(named):
         correction = named["correction"]
         kept = correction if isinstance(correction, str) else id(correction)
         fixed += repr(guidance), id(named["observation"]), kept

@@ -11,7 +11,7 @@ from ...keywords import check_keywords, options_of
 from ...ops import registry
 from ...plans.plan import Plan
 from ..correcting import corrected_calls
-from ..correction import Correction, Observed
+from ..correction import Correction, Observed, is_corrected
 from ..guided import GuidedCalls, calls_of, plain_scale
 from ..model import Model, ModelCalls, check_mode, is_guided
 from ..request import Calls
@@ -61,7 +61,7 @@ def capture(
         raise ValueError(f"guidance: {calls.of!r} decides during the run whether to go on; a captured run cannot")
     if example.numel() == 0:
         raise ValueError(f"example: expected at least one element, got shape {tuple(example.shape)}")
-    if observation is not None or correction is not None:
+    if is_corrected(observation, correction):
         x = start_state(plan, example, None)
         calls = corrected_calls(uncorrected, plan, x, observation, correction, 1, False)
         if calls.correction.gradients:
