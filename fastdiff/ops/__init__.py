@@ -5,6 +5,18 @@ from .definitions.gram import gram
 from .definitions.group_norm import group_norm
 from .definitions.solver_step import StepResult, make_row, solver_step
 from .definitions.threshold import dynamic_threshold
+from .definitions.token_stats import TokenStats, token_stats
 from .registry import backend
 
-__all__ = ["StepResult", "attention", "backend", "dynamic_threshold", "gram", "group_norm", "make_row", "solver_step"]
+__all__ = [
+    "StepResult",
+    "TokenStats",
+    "attention",
+    "backend",
+    "dynamic_threshold",
+    "gram",
+    "group_norm",
+    "make_row",
+    "solver_step",
+    "token_stats",
+]

@@ -21,6 +21,10 @@ def _solver_step(case: CallSpec) -> tuple[str, ...]:
     return {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(case.device, ())
 
 
+def _token_stats(case: CallSpec) -> tuple[str, ...]:
+    return {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(case.device, ())
+
+
 def _gram(case: CallSpec) -> tuple[str, ...]:
     return {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(case.device, ())
 
@@ -67,4 +71,10 @@ def _is_faster_on_cpu(case: CallSpec) -> bool:
     return queries >= 32 and keys > 1
 
 
-_TABLE = {"solver_step": _solver_step, "gram": _gram, "group_norm": _group_norm, "attention": _attention}
+_TABLE = {
+    "solver_step": _solver_step,
+    "gram": _gram,
+    "group_norm": _group_norm,
+    "attention": _attention,
+    "token_stats": _token_stats,
+}

@@ -14,7 +14,7 @@ from .auto_choice import preferred
 from .call_spec import CallSpec, Implementation
 
 BACKENDS = ("reference", "cpu", "triton", "cuda", "torch")
-OPS = ("solver_step", "gram", "group_norm", "attention")
+OPS = ("solver_step", "gram", "group_norm", "attention", "token_stats")
 
 _forced: ContextVar[str | None] = ContextVar("fastdiff_backend", default=None)
 
