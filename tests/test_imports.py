@@ -27,6 +27,8 @@ FLOORS = (
     ("fastdiff.fitting",),
     (
         "fastdiff.schedulers",
+        "fastdiff.token_schedulers",
+        "fastdiff.flow_matching",
         "fastdiff.guiders",
         "fastdiff.kdiffusion",
         "fastdiff.comfyui",
