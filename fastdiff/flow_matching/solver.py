@@ -92,4 +92,4 @@ class MixtureDiscreteEulerSolver:
         """x_1, drawn from the model's law."""
         out = self.model(x=x, t=t.repeat(len(x)), **extras).to(dtype)
         logits = out if self.logits else out.log()
-        return token_stats(logits, temperature=1.0, **draws.of_rows(len(x))).sample  # type: ignore[arg-type]
+        return token_stats(logits, temperature=1.0, **draws.of_rows(len(x))).sample

@@ -6,7 +6,8 @@ are those of the torch calls that other packages make, so that their seeds keep 
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ LEAST, MOST = -(2**63), 2**63 - 1
 class Draws(Protocol):
     """One step's."""
 
-    def of_rows(self, batch: int) -> dict[str, object]:
+    def of_rows(self, batch: int) -> dict[str, Any]:
         """seeds and index for `ops.token_stats`."""
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
@@ -40,7 +41,7 @@ class GeneratorDraws:
         self.generator, self.device = generator, device
         self.source = device if generator is None else generator.device
 
-    def of_rows(self, batch: int) -> dict[str, object]:
+    def of_rows(self, batch: int) -> dict[str, Any]:
         seeds = torch.randint(LEAST, MOST, (batch,), device=self.source, generator=self.generator)
         return {"seeds": self._here(seeds), "index": 0}
 
@@ -65,11 +66,11 @@ class SeededDraws:
     def __init__(self, seeds: Tensor, step: int) -> None:
         self.seeds, self.next = seeds, STREAMS * step
 
-    def of_rows(self, batch: int) -> dict[str, object]:
+    def of_rows(self, batch: int) -> dict[str, Any]:
         return {"seeds": self.seeds, "index": self._index()}
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        places = torch.arange(shape[1:].numel(), device=self.seeds.device).view(1, *shape[1:]).expand(shape)
+        places = torch.arange(math.prod(shape[1:]), device=self.seeds.device).view(1, *shape[1:]).expand(shape)
         return uniform_rows(self.seeds, torch.full_like(self.seeds, self._index()), places)
 
     def tokens(self, vocabulary: int, shape: tuple[int, ...]) -> Tensor:

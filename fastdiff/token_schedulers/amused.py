@@ -16,6 +16,7 @@ from .base import TokenScheduler, at, begins_anew, ranks
 class AmusedScheduler(TokenScheduler, diffusers.AmusedScheduler):
     """Chang et al. 2022, arXiv:2202.04200, by confidence + temperature Gumbel (Patil et al. 2024, arXiv:2401.01808)."""
 
+    temperatures: Tensor
     set_timesteps = begins_anew(diffusers.AmusedScheduler.set_timesteps)
 
     def step(
@@ -44,7 +45,7 @@ class AmusedScheduler(TokenScheduler, diffusers.AmusedScheduler):
         count = torch.minimum(unknown.sum(-1, keepdim=True) - 1, count).clamp(min=1)
         masked = unknown & (ranks(doubt.masked_fill(~unknown, -torch.inf)) < count) & (timestep != 0)
         prev_sample = torch.where(masked, self.config.mask_token_id, clean)
-        found = (prev_sample.view(shape), clean.view(shape))
+        found: tuple = (prev_sample.view(shape), clean.view(shape))
         return AmusedSchedulerOutput(*found) if return_dict else found
 
     def add_noise(self, sample: Tensor, timesteps: int | Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -22,6 +22,8 @@ class TokenScheduler:
 
     seeds: Sequence[int] | Tensor | None = None
     config: Any
+    num_inference_steps: int
+    timesteps: Any
     _steps = 0  # since set_timesteps: a run of several blocks goes through its timesteps several times
 
     def _draws(self, generator: torch.Generator | None, model_output: Tensor) -> Draws:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import diffusers
 import torch
 from diffusers.schedulers.scheduling_block_refinement import BlockRefinementSchedulerOutput
@@ -18,6 +20,8 @@ class BlockRefinementScheduler(TokenScheduler, diffusers.BlockRefinementSchedule
     `step` reads the logits once and no tensor's value; `check_block_should_continue` reads one.
     """
 
+    _transfer_schedule: Any
+    _committed: Any
     set_timesteps = begins_anew(diffusers.BlockRefinementScheduler.set_timesteps)
     check_eos_finished = staticmethod(eos_finished)
 
@@ -74,7 +78,7 @@ class BlockRefinementScheduler(TokenScheduler, diffusers.BlockRefinementSchedule
             self._committed = moved | ~waiting
             noise = draws.tokens(model_output.shape[-1], sample.shape)
             prev_sample = torch.where(self._committed, prev_sample, noise)
-        found = (prev_sample, moved, edited, tokens, probs, model_output)
+        found: tuple = (prev_sample, moved, edited, tokens, probs, model_output)
         return BlockRefinementSchedulerOutput(*found) if return_dict else found
 
     @staticmethod

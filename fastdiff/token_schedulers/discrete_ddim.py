@@ -49,7 +49,7 @@ class DiscreteDDIMScheduler(TokenScheduler, diffusers.DiscreteDDIMScheduler):
         route = draws.route(weights / weights.sum(-1, keepdim=True))
         prev_sample = torch.where(route == 0, stats.sample, sample)
         prev_sample = torch.where(route == 2, draws.tokens(vocabulary, sample.shape), prev_sample)
-        found = (prev_sample, stats.sample, stats.log_prob.exp(), model_output)
+        found: tuple = (prev_sample, stats.sample, stats.log_prob.exp(), model_output)
         return DiscreteDDIMSchedulerOutput(*found) if return_dict else found
 
     def step_correct(
@@ -77,7 +77,7 @@ class DiscreteDDIMScheduler(TokenScheduler, diffusers.DiscreteDDIMScheduler):
         resampled = conditional.sample.gather(-1, positions)
         probability = conditional.log_prob.gather(-1, positions).exp()
         prev_sample = sample.scatter(-1, positions, resampled)
-        found = (prev_sample, resampled, probability, model_output)
+        found: tuple = (prev_sample, resampled, probability, model_output)
         return DiscreteDDIMSchedulerOutput(*found) if return_dict else found
 
     def _positions(self, p: Conditional, u: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class EntropyBoundScheduler(TokenScheduler, diffusers.EntropyBoundScheduler):
         accepted = torch.zeros_like(bounded).scatter_(-1, order, bounded)
         noise = draws.tokens(model_output.shape[-1], sample.shape)
         prev_sample = torch.where(accepted, stats.sample, noise)
-        found = (prev_sample, accepted, stats.sample, stats.drawn_log_prob.exp(), model_output / temperature)
+        found: tuple = (prev_sample, accepted, stats.sample, stats.drawn_log_prob.exp(), model_output / temperature)
         return EntropyBoundSchedulerOutput(*found) if return_dict else found
 
     def _temperature(self, timestep: int | Tensor) -> float | Tensor:

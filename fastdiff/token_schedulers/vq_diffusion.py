@@ -17,6 +17,14 @@ class VQDiffusionScheduler(TokenScheduler, diffusers.VQDiffusionScheduler):
     That has the law of diffusers' step, which makes the posterior of all classes, sum_{x0} p(x0) q(x_{t-1} | x_t, x0).
     """
 
+    log_at: Tensor
+    log_bt: Tensor
+    log_ct: Tensor
+    log_cumprod_at: Tensor
+    log_cumprod_bt: Tensor
+    log_cumprod_ct: Tensor
+    mask_class: int
+    num_embed: int
     set_timesteps = begins_anew(diffusers.VQDiffusionScheduler.set_timesteps)
 
     def step(
@@ -46,4 +54,5 @@ class VQDiffusionScheduler(TokenScheduler, diffusers.VQDiffusionScheduler):
         route = draws.route(torch.stack([clean, stay, classes * clean_b * to_any], dim=-1))
         prev_sample = torch.where(route == 0, stats.sample, sample)
         prev_sample = torch.where(route == 2, draws.tokens(classes, sample.shape), prev_sample)
-        return VQDiffusionSchedulerOutput(prev_sample=prev_sample) if return_dict else (prev_sample,)
+        found: tuple = (prev_sample,)
+        return VQDiffusionSchedulerOutput(*found) if return_dict else found
