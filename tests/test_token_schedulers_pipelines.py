@@ -16,6 +16,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What begins a step of CUDA graphs takes seconds to import, and there are none here."""
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+
+
 def tokens(make: object, scheduler: object, **options: object) -> Tensor:
     pipe, arguments = make(scheduler)
     pipe.set_progress_bar_config(disable=True)

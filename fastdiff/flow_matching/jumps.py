@@ -38,10 +38,11 @@ def jump(
     differs = (clean != x).double()
     free = div_free if isinstance(div_free, Tensor) else torch.full((), div_free, device=x.device)
     free = free.double().clamp(min=0)
-    # k (1 - k) / k' times the rates, which at k = 0 are infinite where div_free is not 0.
-    to_clean = (1 + free) * k * differs
+    # The rates times (1 - k) scale / k'. The source's has 1 / k, which is infinite at the start.
+    scale = torch.where(free > 0, k, 1.0)
+    to_clean = (1 + free) * scale * differs
     to_source = free * (1 - k) * (1 - source.p[x]) if source else torch.zeros_like(to_clean)
-    rate = ((to_clean + to_source) * speed / (k * (1 - k))).where(k > 0, _at_start(differs, to_source, speed))
+    rate = ((to_clean + to_source) * speed / ((1 - k) * scale)).nan_to_num(nan=0.0, posinf=torch.inf)
     jumps = draws.uniform(x.shape) < -torch.expm1(-h * rate)
     target = clean
     if source:
@@ -49,8 +50,3 @@ def jump(
         inside = ((u - to_clean) / to_source).clamp(0, 1)  # uniform, given that it is the source's turn
         target = torch.where(u < to_clean, clean, source.draw_other(x, inside))
     return torch.where(jumps, target, x)
-
-
-def _at_start(differs: Tensor, to_source: Tensor, speed: Tensor) -> Tensor:
-    """The sum of the rates at k = 0."""
-    return torch.where(to_source > 0, torch.inf, differs * speed)
