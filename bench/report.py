@@ -1,4 +1,4 @@
-"""python -m bench.report [cpu | gram | guidance | dropin | group_norm | attention | token_stats]: to bench/results/."""
+"""`python -m bench.report [names of REPORTS]`, all without a name: tables to bench/results/."""
 
 from __future__ import annotations
 
@@ -123,6 +123,20 @@ def token_stats_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def token_schedulers_table(rows: list[dict]) -> str:
+    """One row a group: a step's best time, and how many times that diffusers' takes; then what both do in it."""
+    head = "step | fastdiff ms | diffusers, best | median | traffic | operations | waits | theirs | operations | waits"
+    lines = [f"| {head} |", "|---" * 10 + "|"]
+    for group, members in by_contestant(rows).items():
+        ours, theirs = members["fastdiff"], members["diffusers"]
+        ratios = (f"{theirs['stats'][key] / ours['stats'][key]:.1f}" for key in ("min", "median"))
+        cells = [f"{ours['stats']['min'] * 1e3:.2f}", *ratios]
+        for row in (ours, theirs):
+            cells += [str(row["extra_info"][key]) for key in ("traffic", "operations", "waits")]
+        lines.append(f"| {group} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def guidance_table(rows: list[dict]) -> str:
     """One row a method and shape: fastdiff's step against its own CFG step, and what the other contestants take."""
     groups = by_contestant(rows)
@@ -199,6 +213,19 @@ def write_token_stats() -> None:
     _write_for_device("token_stats", "Draws from logits", text, token_stats_table(measure("token_stats")))
 
 
+def write_token_schedulers() -> None:
+    text = (
+        " The columns after fastdiff's best time say how many times that a step of diffusers' class takes,"
+        " best and median. Traffic is what the operations read and write of tensors with a vocabulary's size, over the"
+        " bytes of the logits; waits are values that the host reads, torch.multinomial's check of its weights too."
+        " EntropyBoundScheduler's outputs have the logits over the temperature, which is two of its traffic; the classes"
+        " of images get the vocabulary on an axis that is not the last, and moving it is two of theirs."
+    )
+    _write(
+        "token_schedulers_cpu", "Steps of token schedulers", text, token_schedulers_table(measure("token_schedulers"))
+    )
+
+
 def write_guidance() -> None:
     text = (
         " A step combines the outputs c and u and makes the update of DPM-Solver++ 2M, best times. The columns"
@@ -242,6 +269,7 @@ REPORTS = {
     "group_norm": write_group_norm,
     "attention": write_attention,
     "token_stats": write_token_stats,
+    "token_schedulers": write_token_schedulers,
 }
 
 

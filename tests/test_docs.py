@@ -180,6 +180,7 @@ def test_examples_in_docstrings_print_what_they_say():
         ("fastdiff.posterior", "posterior"),
         ("fastdiff.patch.perturb", "perturb"),
         ("fastdiff.schedulers", "schedulers"),
+        ("fastdiff.token_schedulers", "schedulers"),
         ("fastdiff.guiders", "guiders"),
         ("fastdiff.pipelines", "pipelines fitting"),
     ],
