@@ -218,8 +218,8 @@ def write_token_schedulers() -> None:
         " The columns after fastdiff's best time say how many times that a step of diffusers' class takes,"
         " best and median. Traffic is what the operations read and write of tensors with a vocabulary's size, over the"
         " bytes of the logits; waits are values that the host reads, torch.multinomial's check of its weights too."
-        " EntropyBoundScheduler's outputs have the logits over the temperature, which is two of its traffic; the classes"
-        " of images get the vocabulary on an axis that is not the last, and moving it is two of theirs."
+        " EntropyBoundScheduler's outputs have the logits over the temperature, which is two of its traffic; the"
+        " classes of images get the vocabulary on an axis that is not the last, and moving it is two of theirs."
     )
     _write(
         "token_schedulers_cpu", "Steps of token schedulers", text, token_schedulers_table(measure("token_schedulers"))

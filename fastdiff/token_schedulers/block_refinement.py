@@ -15,7 +15,7 @@ from .eos import eos_finished
 
 
 class BlockRefinementScheduler(TokenScheduler, diffusers.BlockRefinementScheduler):
-    """LLaDA2's and DiffusionGemma's sampler (arXiv:2512.15745), with or without a mask token.
+    """LLaDA2's and DiffusionGemma's sampler, with or without a mask token; editing is LLaDA2.1's (arXiv:2602.08676).
 
     `step` reads the logits once and no tensor's value; `check_block_should_continue` reads one.
     """
@@ -48,13 +48,8 @@ class BlockRefinementScheduler(TokenScheduler, diffusers.BlockRefinementSchedule
         editing = self.config.editing_threshold if editing_threshold is None else editing_threshold
         draws = self._draws(generator, model_output)
         greedy = temperature == 0 or sampling_method not in ("auto", "multinomial")
-        stats = token_stats(
-            model_output,
-            temperature=0.0 if greedy else temperature,
-            top_k=None if greedy or not top_k or top_k < 0 else top_k,
-            top_p=None if greedy or top_p is None or top_p >= 1 else top_p,
-            **({} if greedy else draws.of_rows(len(sample))),
-        )
+        options = {} if greedy else self._drawn(temperature, top_k, top_p) | draws.of_rows(len(sample))
+        stats = token_stats(model_output, **options)
         tokens, probs = stats.sample, stats.max_prob if greedy else stats.drawn_log_prob.exp()
         confidence = probs.nan_to_num(0.0)  # what has no law comes last
 
@@ -80,6 +75,12 @@ class BlockRefinementScheduler(TokenScheduler, diffusers.BlockRefinementSchedule
             prev_sample = torch.where(self._committed, prev_sample, noise)
         found: tuple = (prev_sample, moved, edited, tokens, probs, model_output)
         return BlockRefinementSchedulerOutput(*found) if return_dict else found
+
+    @staticmethod
+    def _drawn(temperature: float, top_k: int | None, top_p: float | None) -> dict[str, Any]:
+        """Options of the draw. diffusers takes 0 and less for no top_k, and 1 and more for no top_p."""
+        top_k = None if top_k is None or top_k <= 0 else top_k
+        return {"temperature": temperature, "top_k": top_k, "top_p": None if top_p is None or top_p >= 1 else top_p}
 
     @staticmethod
     def _surest(confidence: Tensor, waiting: Tensor, count: int | Tensor, threshold: float) -> Tensor:
