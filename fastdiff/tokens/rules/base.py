@@ -77,6 +77,12 @@ class Moment:
         """[B, K] float64 in (0, 1), of the step's stream for choices."""
         return self.uniforms(self.i * STREAMS + CHOICE + stream)
 
+    def shuffle(self) -> Tensor:
+        """[B, K] float64 in (0, 1), the same at every step of a window: a random order of its positions."""
+        if "order" not in self.memory:
+            self.memory["order"] = self.uniform()
+        return self.memory["order"]
+
     def commit(self, chosen: Tensor, tokens: Tensor) -> Tensor:
         """The window's tokens with new ones where chosen."""
         return torch.where(chosen, tokens, self.tokens)
