@@ -65,7 +65,9 @@ class Curve:
         """The standard error of `excess` over the texts, before the curve is made to fall."""
         self._check(sizes)
         places = np.arange(self.length)
-        return float(_standard_error(np.array([[excess(np.interp(places, self.knots, row), sizes)] for row in self.rows])))
+        return float(
+            _standard_error(np.array([excess(np.interp(places, self.knots, row), sizes) for row in self.rows]))
+        )
 
     def _check(self, sizes: Sequence[int]) -> None:
         if any(size < 0 for size in sizes) or sum(sizes) != self.length:

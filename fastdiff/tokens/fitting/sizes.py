@@ -42,11 +42,11 @@ def best_sizes(curve: Values, steps: int) -> tuple[int, ...]:
     return (end, *reversed(sizes))
 
 
-def _one_more(reached: list[float], slopes: list[float], first: int) -> tuple[list[float], NDArray[np.int32]]:
+def _one_more(reached: list[float], slopes: list[float], first: int) -> tuple[list[float], list[int]]:
     """C_n from C_{n-1}, and where its last steps begin. first: the fewest tokens that n - 1 steps reach."""
     offsets = [c - a * h for a, (c, h) in enumerate(zip(reached, slopes, strict=False))]
     found = [np.inf] * len(reached)
-    origin = np.zeros(len(reached), np.int32)
+    origin = [0] * len(reached)
     lines: list[int] = []
     lowest = 0
     for b in range(first + 1, len(reached)):
