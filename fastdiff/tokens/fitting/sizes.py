@@ -16,10 +16,8 @@ def excess(curve: Values, sizes: Sequence[int]) -> float:
     The expected divergence in nats of random-order sampling with these sizes from that with one token a step
     (arXiv:2511.04647). curve: h(0) .. h(L - 1); sizes: adding up to L.
     """
-    sizes = np.asarray(sizes)
-    began = np.cumsum(sizes) - sizes
-    stays = sizes > 0
-    return float(sizes[stays] @ curve[began[stays]] - curve.sum())
+    counts = np.array([size for size in sizes if size])
+    return float(counts @ curve[counts.cumsum() - counts] - curve.sum())
 
 
 def best_sizes(curve: Values, steps: int) -> tuple[int, ...]:
@@ -65,7 +63,7 @@ def _add(lines: list[int], new: int, slopes: list[float], offsets: list[float]) 
         if offsets[lines[-1]] <= offsets[new]:
             return
         lines.pop()
-    while len(lines) > 1 and _is_above(*lines[-2:], new, slopes, offsets):
+    while len(lines) > 1 and _is_above(lines[-2], lines[-1], new, slopes, offsets):
         lines.pop()
     lines.append(new)
 

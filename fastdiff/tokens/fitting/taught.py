@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...ops import TokenStats, token_stats
 from ..calls import TokenCalls
-from ..rules.base import Moment, Rule
+from ..rules.base import Count, Moment, Rule
 from ..rules.ranked import RandomOrder
 
 
@@ -43,7 +43,7 @@ class Taught(Rule):
     def adaptive(self) -> bool:  # type: ignore[override]
         return self._rule.adaptive
 
-    def most_steps(self, masks: int) -> int:
+    def most_steps(self, masks: Count) -> Count:
         return self._rule.most_steps(masks)
 
     def advance(self, m: Moment) -> Tensor:
@@ -75,6 +75,8 @@ class _Reader:
 
     def log_law(self, tokens: Tensor, alpha: Tensor) -> Tensor:
         law = self._calls.log_law(tokens, alpha)
+        if int(self.text.max()) >= law.shape[-1]:
+            raise ValueError(f"texts: expected tokens below the model's {law.shape[-1]}, got {int(self.text.max())}")
         self.nll = -law.gather(-1, self.text[..., None])[..., 0]
         return law
 

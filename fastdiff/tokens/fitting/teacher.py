@@ -78,6 +78,8 @@ class Teacher(NamedTuple):
             runs = [batch.taught(plan, order)[0].taken for order in range(orders)]
             means = torch.stack([torch.stack([taken.mean for taken in run]) for run in runs])
             rows.append(means.view(-1, len(sizes), means.shape[-1]).mean(0).T.cpu().numpy())
+        if not all(np.isfinite(row).all() for row in rows):
+            raise ValueError("texts: one has a token that the model forbids, of probability 0")
         return Curve(sum(sizes), np.cumsum((0, *sizes[:-1])), np.concatenate(rows))
 
     def taught(self, plan: Plan, order: int) -> tuple[Taught, int]:
@@ -110,5 +112,5 @@ def rows_of(value: Value, rows: slice, count: int) -> Value:
     if isinstance(value, Mapping):
         return {name: rows_of(each, rows, count) for name, each in value.items()}  # type: ignore[return-value]
     if isinstance(value, Tensor) and value.ndim and len(value) == count:
-        return value[rows]
+        return value[rows]  # type: ignore[return-value]
     return value

@@ -33,6 +33,8 @@ def make_teacher(
     checks.require_dtype("texts", texts, torch.int64)
     if texts.ndim < 2 or not texts.numel():
         raise ValueError(f"texts: expected tokens [N, ...], got the shape {tuple(texts.shape)}")
+    if int(texts.min()) < 0:
+        raise ValueError(f"texts: expected tokens >= 0, got {int(texts.min())}")
     for name, value in (("calls", calls), ("batch", batch)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
