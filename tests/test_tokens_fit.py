@@ -16,13 +16,11 @@ import fastdiff as fd
 from fastdiff.tokens.fitting.curve import falling
 from fastdiff.tokens.fitting.limits import best_limits
 from fastdiff.tokens.fitting.sizes import best_sizes, excess
-from fastdiff.tokens.fitting.texts import make_teacher
-from fastdiff.tokens.sampling import Request
+from fastdiff.tokens.fitting.texts import PLAIN, make_teacher
 
 
 def teacher_of(chain, texts):
-    request = Request(None, 1.0, None, None, None, None, "batch", (), None, None, None, None, False, 0, True, None)
-    return make_teacher(chain, texts, chain.mask, 1, len(texts), None, None, request, 0, {})
+    return make_teacher(chain, texts, chain.mask, 1, len(texts), None, None, PLAIN, 0, {})
 
 
 def all_sizes(length, steps):

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ..build import plan as plan_of
 from ..calls import Time
-from ..sampling import Request
 from ..token_plan import Plan
 from .curve import Curve
 from .limits import LIMITED, best_limits
 from .teacher import MOST_ORDERS, Teacher
-from .texts import knot_sizes, length_of, make_teacher
+from .texts import PLAIN, knot_sizes, length_of, make_teacher
 
 SIZED = ("random", "confidence", "margin", "entropy")
 FITTED = (*SIZED, *LIMITED)
@@ -69,9 +68,9 @@ def information_curve(
     >>> curve.values.round(3)[:2]
     array([2.303, 2.303])
     """
-    request = Request(
-        None, 1.0, None, None, guidance, uncond, guidance_mode, exclude, None, None, None, time, shift, block_start,
-        see_ahead, None,
+    request = PLAIN._replace(
+        guidance=guidance, uncond=uncond, guidance_mode=guidance_mode, exclude=exclude, time=time, shift=shift,
+        block_start=block_start, see_ahead=see_ahead,
     )  # fmt: skip
     return _curve(make_teacher(model, texts, mask_id, calls, batch, block, open, request, seed, kwargs), calls, block)
 
@@ -132,9 +131,9 @@ def fit(
     4
     """
     names = _names(rules)
-    request = Request(
-        None, 1.0, None, None, guidance, uncond, guidance_mode, exclude, None, None, None, time, shift, block_start,
-        see_ahead, None,
+    request = PLAIN._replace(
+        guidance=guidance, uncond=uncond, guidance_mode=guidance_mode, exclude=exclude, time=time, shift=shift,
+        block_start=block_start, see_ahead=see_ahead,
     )  # fmt: skip
     if isinstance(held_out, bool) or not isinstance(held_out, (int, float)) or not 0 < held_out < 1:
         raise ValueError(f"held_out: expected a share in (0, 1), got {held_out!r}")

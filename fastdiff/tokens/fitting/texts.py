@@ -15,6 +15,9 @@ from ..sampling import Request
 from ..token_plan import Plan
 from .teacher import MOST_ORDERS, Teacher
 
+# Draws at temperature 1 of the whole law, which is what plans are compared by.
+PLAIN = Request(None, 1.0, None, None, None, None, "batch", (), None, None, None, None, False, 0, True, None)
+
 
 def knot_sizes(length: int, count: int) -> tuple[int, ...]:
     """At most `count` steps over the tokens, few first, where the curve is steep; the last one is of one token."""
