@@ -24,12 +24,12 @@ START = 2**32 - 1  # the random number of the first tokens, of no step
 class Step:
     """One step of a run, as `iter_sample` yields it.
 
-    i: of its block, from 0. block: (start, stop) of its positions in the sequence. tokens: [B, ...] after the step, a
-    tensor of its own. changed: [B, ...] bool, where the step changed them. left: [B] masks that the block still has.
-    finished: whether the block is now final in all samples: what a model keeps of it, such as keys and values, can be
-    made once and for all. evaluations: of the network for each sample, in the run so far. stats: what the model said of
-    the window's positions (see `ops.token_stats`), [B, K], None where the rule reads whole laws; window: where K begins
-    and ends.
+    i: of its block, from 0. block: (start, stop) of its positions in the sequence. tokens: [B, ...] after the step;
+    later steps do not write into it. changed: [B, ...] bool, where the step changed them. left: [B] masks that the
+    block still has. finished: whether the block is now final in all samples: what a model keeps of it, such as keys and
+    values, can be made once and for all. evaluations: of the network for each sample, in the run so far. stats: what
+    the model said of the window's positions (see `ops.token_stats`), [B, K], None where the rule reads whole laws;
+    window: where K begins and ends.
     """
 
     i: int

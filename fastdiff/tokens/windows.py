@@ -20,15 +20,18 @@ class Window(NamedTuple):
 def windows_of(open: Tensor, block: int | None, start: int) -> list[Window]:
     """The windows of the blocks that have anything open, in their order. open: [B, N]; read here, once a run.
 
-    The first block begins at `start`; what lies before it is part of it.
+    The first block ends `block` after `start`: what lies before `start`, such as a prompt, is part of it.
     """
     length = open.shape[1]
+    if not open.numel():
+        return []
     edges = [0, *range(start + block, length, block), length] if block else [0, length]
-    columns = open.any(0).tolist() if open.numel() else []
+    reached = open.cumsum(1)[:, [edge - 1 for edge in edges[1:]]]
+    masks = reached.diff(dim=1, prepend=reached.new_zeros(len(open), 1)).amax(0).tolist()
+    columns = open.any(0).tolist()
     found = []
-    for first, last in itertools.pairwise(edges):
-        places = [i for i in range(first, last) if columns and columns[i]]
+    for (first, last), count in zip(itertools.pairwise(edges), masks, strict=True):
+        places = [i for i in range(first, last) if columns[i]]
         if places:
-            masks = int(open[:, first:last].sum(-1).amax())
-            found.append(Window((first, last), places[0], places[-1] + 1, masks))
+            found.append(Window((first, last), places[0], places[-1] + 1, count))
     return found
