@@ -32,6 +32,7 @@ class Taken(NamedTuple):
 class Taught(Rule):
     """Commits the text's tokens where `rule` would commit those that it draws.
 
+    Of random order each seed has one, whatever the sizes: plans are compared on the same orders.
     text: [B, N] int64. seeds: [B], of the draws by which the rule chooses. taken: what every step did so far.
     """
 
@@ -48,8 +49,7 @@ class Taught(Rule):
 
     def advance(self, m: Moment) -> Tensor:
         reader = _Reader(m.model, self._text, self._seeds)  # type: ignore[arg-type]
-        # One order for each text, whatever the plan: plans are then compared on the same orders.
-        inner = replace(m, model=reader, uniforms=lambda index: m.uniforms(0))
+        inner = replace(m, model=reader)
         chosen = self._rule.advance(inner) != m.tokens
         m.latest = inner.latest
         count = m.masked.sum(-1)
@@ -79,6 +79,9 @@ class _Reader:
             raise ValueError(f"texts: expected tokens below the model's {law.shape[-1]}, got {int(self.text.max())}")
         self.nll = -law.gather(-1, self.text[..., None])[..., 0]
         return law
+
+    def draw(self, log_weights: Tensor, index: int) -> Tensor:
+        return self._calls.draw(log_weights, index)
 
     def stats(
         self, tokens: Tensor, index: int, alpha: Tensor, current_shift: Tensor | float | None = None
