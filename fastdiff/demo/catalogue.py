@@ -11,6 +11,7 @@ from ..plans.schedule import Schedule
 from .autoencoder import Autoencoder
 from .dit import DiT
 from .edm import Preconditioned
+from .masked import MaskedTransformer
 from .unet import UNet
 
 
@@ -32,6 +33,15 @@ class Diffusion(Kind):
     shape: tuple[int, ...]
     num_classes: int = 0
     decoder: Kind | None = None
+
+
+@dataclass(frozen=True)
+class Masked(Kind):
+    """A kind of network that fills in masked tokens. vocabulary: the number of tokens, the last of which is the mask."""
+
+    vocabulary: int
+    shape: tuple[int, ...]
+    num_classes: int
 
 
 def preconditioned_unet(sigma_data: float = 0.5, **config: int) -> nn.Module:
@@ -93,6 +103,15 @@ TERRAIN = Diffusion(
     "v_prediction",
     (1, 16, 16),
 )
+
+def masked(name: str, vocabulary: int, length: int, num_classes: int, **size: int) -> Masked:
+    """A masked transformer of tokens [length]."""
+    config = {"vocabulary": vocabulary, "length": length, "num_classes": num_classes, **size}
+    return Masked(name, MaskedTransformer, config, vocabulary, (length,), num_classes)
+
+
+TEXT = masked("text", 1024, 128, 6, width=160, depth=5, heads=5, hidden=480)
+DIGIT_TOKENS = masked("digit-tokens", 6, 64, 10, width=96, depth=4, heads=3, hidden=256)
 
 KINDS = {kind.name: kind for kind in (DIGITS, MNIST, LATENT, TERRAIN, COLOUR, SERIES)}
 SHIPPED = ("digits", "mnist", "latent", "terrain", "colour", "series")  # those whose weights are in the package

@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from ..arguments import positive, whole
 from ..files import write
-from .catalogue import DIGITS, Diffusion
+from .catalogue import DIGITS, Diffusion, Masked
 from .lessons import LESSONS
 from .loading import EXAMPLES
-from .losses import denoising_loss, reconstruction_loss
+from .losses import denoising_loss, masked_loss, reconstruction_loss
 from .network import decoder, statistics
 
 PARTS = ("model", "ema", "optimizer")
@@ -99,12 +99,14 @@ class Trainer:
     def loss(self, picked: Tensor) -> Tensor:
         """The loss of these examples, some of them without their labels."""
         x = self.data.x[picked]
-        if not isinstance(self.kind, Diffusion):
+        if not isinstance(self.kind, Diffusion | Masked):
             return reconstruction_loss(self.model, x)
         if not self.kind.num_classes:
             return denoising_loss(self.model, self.kind, x)
         unlabelled = torch.rand(len(picked)) < self.recipe.label_dropout
         y = torch.where(unlabelled, self.kind.num_classes, self.data.y[picked])
+        if isinstance(self.kind, Masked):
+            return masked_loss(self.model, self.kind, x, y=y)
         return denoising_loss(self.model, self.kind, x, y=y)
 
     def save(self, path: Path) -> None:
@@ -138,13 +140,15 @@ class Trainer:
         write(folder / f"{self.network}.json", lambda partial: partial.write_text(text))
 
     def _statistics(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation over the data, in its natural units, of each of `statistics`."""
+        """Mean and standard deviation over the data, in its natural units, of each of `statistics`; tokens have none."""
+        if isinstance(self.kind, Masked):
+            return {}
         decode = decoder(self.kind.decoder if isinstance(self.kind, Diffusion) else None)
         values = statistics(torch.cat([decode(x) for x in self.data.x.split(500)]))
         return {name: (float(value.mean()), float(value.std())) for name, value in values.items()}
 
 
-def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int = 1000) -> None:
+def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int = 250) -> None:
     """Run to the end, with a checkpoint every so many steps, and export.
 
     minutes: where the length of the run is open, the decay begins early enough to end after about that time.
