@@ -16,7 +16,7 @@ from ..plans.build import plan
 from ..plans.plan import Plan
 from . import pictures
 from .output import Output, shows_bars
-from .sample import draw, labels_of, made, refuse_beside
+from .sample import draw, labels_of, made, refuse_beside, refuse_tokens
 
 CONVERGED_STEPS = 200
 MAX_PICTURES = 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections import Counter
@@ -13,7 +14,7 @@ WORD = re.compile(r" ?[A-Za-z]+| ?[^A-Za-z ]+| ")  # a space belongs to the word
 
 
 class BytePairs:
-    """A vocabulary: the signs of the alphabet, then one piece for each merge of two pieces, in the order of learning."""
+    """A vocabulary: the signs of the alphabet, then a piece for each merge of two pieces, in the order of learning."""
 
     def __init__(self, alphabet: str, merges: Sequence[tuple[str, str]]) -> None:
         self.alphabet, self.merges = alphabet, [(left, right) for left, right in merges]
@@ -39,7 +40,7 @@ class BytePairs:
     def _encode_word(self, word: str) -> list[int]:
         pieces = list(word)
         while len(pieces) > 1:
-            pair = min(zip(pieces, pieces[1:], strict=False), key=lambda p: self._rank.get(p, len(self._rank)))
+            pair = min(itertools.pairwise(pieces), key=lambda p: self._rank.get(p, len(self._rank)))
             if pair not in self._rank:
                 break
             pieces = merged(pieces, pair)
@@ -64,7 +65,7 @@ class BytePairs:
         while len(alphabet) + len(merges) < size:
             pairs: Counter[tuple[str, str]] = Counter()
             for pieces, count in words:
-                for pair in zip(pieces, pieces[1:], strict=False):
+                for pair in itertools.pairwise(pieces):
                     pairs[pair] += count
             if not pairs:
                 break

@@ -20,7 +20,7 @@ class Lesson:
 
 SHORT = {"warmup": 200, "ema": 0.998}  # for runs of a few thousand steps
 SMALL = {"warmup": 200, "batch": 32, "ema": 0.0}  # for shorter ones: the rate ends at zero, which averages enough
-TEXTUAL = {"warmup": 100, "batch": 32, "ema": 0.995, "dropout": 0.0, "learning_rate": 2e-3}
+TEXTUAL = {"warmup": 30, "batch": 32, "ema": 0.98, "dropout": 0.0, "learning_rate": 4e-3, "decay": 0.5}
 
 LESSONS = {
     lesson.kind.name: lesson

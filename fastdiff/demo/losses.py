@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from ..plans.schedule import Schedule
 from .catalogue import Diffusion, Masked
+from .masked import MaskedTransformer
 
 
 def times(schedule: Schedule, count: int) -> Tensor:
@@ -56,18 +57,21 @@ def reconstruction_loss(model: nn.Module, x: Tensor) -> Tensor:
     return mse_loss(model(x), x)
 
 
-def masked_loss(model: nn.Module, kind: Masked, x0: Tensor, **conditions: Tensor) -> Tensor:
-    """Cross-entropy of the masked tokens x0 [B, N], the mean over those of a row (Nie et al. 2025, eq. 14).
+def masked_loss(
+    model: MaskedTransformer, kind: Masked, x0: Tensor, y: Tensor, shares: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
+    """Cross-entropy of the masked tokens x0 [B, N] of classes y [B], the mean over those of a row.
 
-    In each row k tokens are masked, k uniform in 1..N and stratified over the batch: the mean is a bound of the
-    negative log-likelihood per token, of less variance than with k binomial. bfloat16, which halves the time at least.
+    In each row k tokens are masked, k / N uniform in `shares` and stratified over the batch: from 0 to 1 the mean is a
+    bound of the negative log-likelihood per token (Nie et al. 2025, eq. 14). In bfloat16, which is fast.
     """
     rows, length = x0.shape
-    share = (torch.randperm(rows) + torch.rand(rows)) / rows
+    least, most = shares
+    share = least + (most - least) * (torch.randperm(rows) + torch.rand(rows)) / rows
     count = 1 + (share * length).long().clamp(max=length - 1)
-    rank = torch.rand(rows, length).argsort(1).argsort(1)
-    masked = rank < count[:, None]
+    masked = torch.rand(rows, length).argsort(1).argsort(1) < count[:, None]
     with torch.autocast(x0.device.type, torch.bfloat16):
-        logits = model(x0.masked_fill(masked, kind.vocabulary - 1), **conditions)
+        states = model.states(x0.masked_fill(masked, kind.vocabulary - 1), y)
+        logits = model.logits(states[masked])
     weight = (masked / count[:, None])[masked] / rows
-    return (cross_entropy(logits[masked].float(), x0[masked], reduction="none") * weight).sum()
+    return (cross_entropy(logits.float(), x0[masked], reduction="none") * weight).sum()

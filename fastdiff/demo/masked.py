@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -22,12 +24,31 @@ def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.softmax(3) @ v
 
 
+class Neighbours(nn.Module):
+    """y_i = sum_k w_k x_{i + offset_k} in each channel of x [B, N, width], zeros beyond the ends.
+
+    Near the identity at first. With it the network learns in a hundred steps what tokens say of those beside them.
+    """
+
+    def __init__(self, width: int, offsets: Sequence[int]) -> None:
+        super().__init__()
+        self.offsets, self.reach = offsets, max(map(abs, offsets))
+        self.weight = nn.Parameter(0.3 * torch.randn(len(offsets), width))
+        with torch.no_grad():
+            self.weight[list(offsets).index(0)] += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, padded = x.shape[1], pad(x, (0, 0, self.reach, self.reach))
+        shifted = (padded[:, self.reach + i : self.reach + i + count] for i in self.offsets)
+        return sum((w * part for w, part in zip(self.weight, shifted, strict=True)), torch.zeros(()))
+
+
 class Block(nn.Module):
     """Attention in both directions and an MLP, each after a norm; tokens [B, N, width]."""
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, offsets: Sequence[int]) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.neighbours = heads, Neighbours(width, offsets)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -36,7 +57,9 @@ class Block(nn.Module):
         )
 
     def forward(self, h: Tensor, angles: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm1(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, N, D]
+        q, k, v = (
+            self.qkv(self.neighbours(self.norm1(h))).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # [B, H, N, D]
         attend = explicit if self.training else attention
         joined = attend(rotated(q, angles), rotated(k, angles), v).transpose(1, 2).flatten(2)
         h = h + self.out(joined)
@@ -47,11 +70,19 @@ class MaskedTransformer(nn.Module):
     """Logits [B, N, vocabulary] of the tokens x [B, N] with labels y [B], N <= length; it needs no time.
 
     The last token (`vocabulary - 1`) is the mask, whose logits are -inf. The last label (`num_classes`) means "no
-    label"; y=None is the same. Fewer tokens than `length` are read as the beginning of what is masked behind them.
+    label"; y=None is the same. offsets: which tokens are neighbours, 0 among them. Fewer tokens than `length` are read as the beginning of what is masked behind them.
     """
 
     def __init__(
-        self, vocabulary: int, length: int, width: int, depth: int, heads: int, hidden: int, num_classes: int
+        self,
+        vocabulary: int,
+        length: int,
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int,
+        num_classes: int,
+        offsets: Sequence[int],
     ) -> None:
         super().__init__()
         self.length, self.mask_id, self.num_classes = length, vocabulary - 1, num_classes
@@ -60,7 +91,7 @@ class MaskedTransformer(nn.Module):
         self.label = nn.Embedding(num_classes + 1, width)
         for table in (self.tokens_in, self.label):
             nn.init.normal_(table.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, offsets) for _ in range(depth))
         for block in self.blocks:
             for layer in (block.out, block.mlp[3]):
                 nn.init.normal_(layer.weight, std=0.02 / (2 * depth) ** 0.5)
@@ -70,6 +101,14 @@ class MaskedTransformer(nn.Module):
         self.register_buffer("angles", torch.arange(length)[:, None] * frequencies, persistent=False)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return pad(self.logits(self.states(x, y)), (0, 1), value=float("-inf"))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[..., vocabulary - 1] of states [..., width]: without the mask's."""
+        return states @ self.tokens_in.weight[:-1].T
+
+    def states(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """What the logits are linear in, [B, N, width]."""
         if y is None:
             y = torch.full((len(x),), self.num_classes, device=x.device)
         count = x.shape[1]
@@ -77,5 +116,4 @@ class MaskedTransformer(nn.Module):
         h = h + self.position + self.label(y)[:, None]
         for block in self.blocks:
             h = block(h, self.angles)
-        logits = self.norm_out(h[:, :count]) @ self.tokens_in.weight[:-1].T
-        return pad(logits, (0, 1), value=float("-inf"))
+        return self.norm_out(h[:, :count])

@@ -15,11 +15,10 @@ from .byte_pairs import BytePairs
 from .catalogue import TEXT
 from .data import HELD, Data
 from .loading import WEIGHTS
+from .tokens import VOCABULARY
 
-STYLES = ("law", "history", "wisdom", "prophets", "gospels", "letters")
-FIRST_BOOK = (1, 6, 18, 23, 40, 45)  # of each style, from Genesis 1 to Revelation 66
+FIRST_BOOK = (1, 6, 18, 23, 40, 45)  # of law, history, wisdom, prophets, gospels, letters; Genesis 1 to Revelation 66
 HELD_OUT = 20  # one chapter of so many is kept from the training
-VOCABULARY = WEIGHTS / "text.vocabulary.json"
 
 
 class Chapter(NamedTuple):
@@ -59,13 +58,13 @@ def split() -> tuple[list[Chapter], list[Chapter]]:
 
 def vocabulary() -> BytePairs:
     """The pieces that ship with the model."""
-    return BytePairs.load(VOCABULARY)
+    return BytePairs.load(WEIGHTS / VOCABULARY)
 
 
 def windows(parts: list[Chapter], pieces: BytePairs, length: int) -> tuple[Tensor, Tensor]:
-    """Tokens [N, length] from the beginning of each verse on, across the chapters of one style, and their styles [N]."""
+    """Tokens [N, length] from the beginning of each verse on, across chapters of one style, and their styles [N]."""
     rows, styles = [], []
-    for style in range(len(STYLES)):
+    for style in range(len(FIRST_BOOK)):
         verses = [verse for chapter in parts if chapter.style == style for verse in chapter.verses]
         encoded = [pieces.encode(" " + verse) for verse in verses]  # a space before each word, also the first
         stream = torch.tensor([number for verse in encoded for number in verse])
@@ -89,4 +88,4 @@ def learn_vocabulary() -> None:
     """Write the vocabulary anew: `python -c 'from fastdiff.demo import texts; texts.learn_vocabulary()'`."""
     learnt, _ = split()
     text = " ".join(verse for chapter in learnt for verse in chapter.verses)
-    BytePairs.learn(text, TEXT.vocabulary - 1).save(VOCABULARY)
+    BytePairs.learn(text, TEXT.vocabulary - 1).save(WEIGHTS / VOCABULARY)
