@@ -37,6 +37,7 @@ def distances(x: Tensor, exact: Tensor) -> np.ndarray:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and write the picture."""
+    refuse_tokens(arguments)
     others = ("solver", "plan", "steps", "format", "each", "trajectory")
     refuse_beside("--compare", arguments, *others, why="which takes SOLVER:STEPS[:GRID] and writes one picture")
     if arguments.grid is not None and all(entry.count(":") > 1 for entry in arguments.compare):

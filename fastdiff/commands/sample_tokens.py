@@ -48,10 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     start = _start(net, arguments).expand(len(seeds), -1)
     out = Output("--out", arguments.out or _default_path(arguments), binary=_is_picture(arguments))
     began = time.perf_counter()
-    x, calls = draw(net, plan, start, seeds, labels, arguments.guidance, temperature=_temperature(arguments))
+    x, nfe = draw(net, plan, start, seeds, labels, arguments.guidance, temperature=_temperature(arguments))
     seconds = time.perf_counter() - began
     out.save(_saved(net, x, seeds, labels, arguments))
-    out.say(f"{len(seeds)} samples, {calls} network calls, {seconds:.2f} s -> {out}")
+    out.say(f"{len(seeds)} samples, {nfe} NFE, {seconds:.2f} s -> {out}")
     return 0
 
 
@@ -64,22 +64,17 @@ def draw(
     guidance: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, int]:
-    """The tokens of these seeds, in batches, and the network's calls of a batch; each depends on its seed alone."""
-    calls = 0
-
-    def model(x: Tensor, **conditions: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return net.model(x, **conditions)
-
+    """The tokens of these seeds, in batches, and the evaluations of one; each sample depends on its seed alone."""
     if guidance is not None:
         options |= {"guidance": guidance, "uncond": net.uncond()}
-    parts = []
+    parts, most = [], 0
     for first in range(0, len(seeds), BATCH):
         part = slice(first, first + BATCH)
-        x = tokens.sample(model, plan, start[part], net.mask_id, seeds=seeds[part], y=labels[part], **options)
+        options |= {"seeds": seeds[part], "y": labels[part], "return_evaluations": True}
+        x, evaluations = tokens.sample(net.model, plan, start[part], net.mask_id, **options)
         parts.append(x)
-    return torch.cat(parts), -(-calls // len(parts))
+        most = max(most, evaluations)
+    return torch.cat(parts), most
 
 
 def _refuse(arguments: argparse.Namespace) -> None:

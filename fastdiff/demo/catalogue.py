@@ -113,9 +113,8 @@ def masked(name: str, vocabulary: int, length: int, num_classes: int, **size: in
 
 
 TEXT = masked("text", 1024, 128, 6, width=160, depth=5, heads=5, hidden=480, offsets=(-2, -1, 0, 1, 2))
-DIGIT_TOKENS = masked(
-    "digit-tokens", 6, 64, 10, width=96, depth=4, heads=3, hidden=256, offsets=(-9, -8, -7, -1, 0, 1, 7, 8, 9)
-)
+AROUND = (-9, -8, -7, -1, 0, 1, 7, 8, 9)  # a pixel among eight others, in rows of eight
+DIGIT_TOKENS = masked("digit-tokens", 6, 64, 10, width=96, depth=4, heads=3, hidden=256, offsets=AROUND)
 
 KINDS = {kind.name: kind for kind in (DIGITS, MNIST, LATENT, TERRAIN, COLOUR, SERIES)}
 SHIPPED = ("digits", "mnist", "latent", "terrain", "colour", "series")  # those whose weights are in the package

@@ -57,9 +57,8 @@ class Block(nn.Module):
         )
 
     def forward(self, h: Tensor, angles: Tensor) -> Tensor:
-        q, k, v = (
-            self.qkv(self.neighbours(self.norm1(h))).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # [B, H, N, D]
+        parts = self.qkv(self.neighbours(self.norm1(h))).unflatten(2, (3, self.heads, -1))
+        q, k, v = parts.permute(2, 0, 3, 1, 4)  # [B, H, N, D] each
         attend = explicit if self.training else attention
         joined = attend(rotated(q, angles), rotated(k, angles), v).transpose(1, 2).flatten(2)
         h = h + self.out(joined)
@@ -70,7 +69,8 @@ class MaskedTransformer(nn.Module):
     """Logits [B, N, vocabulary] of the tokens x [B, N] with labels y [B], N <= length; it needs no time.
 
     The last token (`vocabulary - 1`) is the mask, whose logits are -inf. The last label (`num_classes`) means "no
-    label"; y=None is the same. offsets: which tokens are neighbours, 0 among them. Fewer tokens than `length` are read as the beginning of what is masked behind them.
+    label"; y=None is the same. offsets: which tokens are neighbours, 0 among them. Fewer tokens than `length` are read
+    as the beginning of what is masked behind them.
     """
 
     def __init__(
