@@ -2,7 +2,7 @@
 
 import importlib
 
-from . import guidance, nn, ops, pipelines, posterior  # noqa: F401
+from . import guidance, nn, ops, pipelines, posterior, tokens  # noqa: F401
 from .fitting import fit
 from .ops import backend
 from .patch import accelerate, perturb  # noqa: F401

@@ -24,7 +24,7 @@ FLOORS = (
     ("fastdiff.ops",),
     ("fastdiff.sampling",),
     ("fastdiff.nn", "fastdiff.guidance", "fastdiff.posterior"),
-    ("fastdiff.fitting",),
+    ("fastdiff.fitting", "fastdiff.tokens"),
     (
         "fastdiff.schedulers",
         "fastdiff.guiders",
