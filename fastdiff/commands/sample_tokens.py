@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import demo, tokens
 from ..arguments import finite, whole
+from ..tokens.rules.catalogue import RULES
 from . import pictures
 from .output import Output
 from .sample import BATCH, DIGITS, SEEDS, refuse_beside
@@ -96,7 +97,7 @@ def _plan(arguments: argparse.Namespace) -> tokens.Plan:
     if arguments.plan:
         return tokens.Plan.load(arguments.plan)
     rule = arguments.rule or "random"
-    adaptive = rule in tokens.RULES and tokens.RULES[rule].adaptive
+    adaptive = rule in RULES and RULES[rule].adaptive
     steps = arguments.steps if arguments.steps or adaptive else STEPS[arguments.model]
     return tokens.plan(rule, steps, sizes="uniform" if adaptive else "cosine")
 
