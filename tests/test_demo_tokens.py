@@ -97,7 +97,7 @@ def test_the_mask_is_never_drawn(net):
 
 def test_no_label_is_the_label_of_none(net):
     x = net.examples[:2]
-    torch.testing.assert_close(net.model(x), net.model(x, **{"y": net.uncond()["y"].expand(2)}))
+    torch.testing.assert_close(net.model(x), net.model(x, y=net.uncond()["y"].expand(2)))
 
 
 @pytest.mark.parametrize("rule", ["random", "confidence", "remdm"])
@@ -118,10 +118,9 @@ def test_gaps_are_filled_and_the_rest_stays(text, rule):
 
 
 def test_guidance_moves_text(text):
-    plain, guided = (
-        draw(text, text.blank(2, 32), [0, 1], **g) for g in ({}, {"guidance": 3.0, "uncond": text.uncond()})
-    )
-    assert not torch.equal(plain, guided)
+    guided = {"guidance": 3.0, "uncond": text.uncond()}
+    plain, moved = (draw(text, text.blank(2, 32), [0, 1], **options) for options in ({}, guided))
+    assert not torch.equal(plain, moved)
 
 
 def test_more_tokens_than_the_model_has_are_refused(text):
