@@ -178,6 +178,7 @@ def test_examples_in_docstrings_print_what_they_say():
         ("fastdiff.nn", "nn"),
         ("fastdiff.guidance", "guidance"),
         ("fastdiff.posterior", "posterior"),
+        ("fastdiff.tokens", "tokens"),
         ("fastdiff.patch.perturb", "perturb"),
         ("fastdiff.schedulers", "schedulers"),
         ("fastdiff.guiders", "guiders"),

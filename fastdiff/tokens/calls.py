@@ -30,8 +30,8 @@ class TokenCalls:
     """The calls of one run: model(tokens [B, ...], **kwargs) -> logits, on the window at hand.
 
     window: (start, stop) of the flat positions that logits are read of, in the block, which may be all that the model
-    gives logits for; seen: how many it is given. evaluations: of the network for each sample so far. vocabulary: V,
-    once it was called.
+    gives logits for; seen: how many it is given. evaluations: of the network for each sample so far. lawless: [B, K]
+    rows of the window without a law in any call since it was None. vocabulary: V, once it was called.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class TokenCalls:
         self.seen = self.tokens.shape[1]
         self.block = self.window = (0, self.seen)
         self.evaluations = 0
+        self.lawless: Tensor | None = None
         self._vocabulary: int | None = None
 
     @property
@@ -85,12 +86,14 @@ class TokenCalls:
         start, stop = self.window
         positions = torch.arange(start, stop, device=tokens.device).expand_as(tokens)
         draws = self._draws
-        return token_stats(
+        found = token_stats(
             logits, tokens if current_shift is not None else None, seeds=draws.seeds, index=index,
             positions=positions, temperature=draws.temperature, top_k=draws.top_k, top_p=draws.top_p,
             logits_uncond=uncond, guidance=None if uncond is None else self.guidance, current_shift=current_shift,
             exclude=self._excluded(),
         )  # fmt: skip
+        self._note(found.max_prob.isnan())
+        return found
 
     def log_law(self, tokens: Tensor, alpha: Tensor) -> Tensor:
         """ln of the law that tokens are drawn from, [B, K, V] float64."""
@@ -104,7 +107,9 @@ class TokenCalls:
             z[..., token] = -math.inf
         t = self._draws.temperature
         t = t if isinstance(t, Tensor) else torch.full_like(alpha, t)
-        return (z / t.view(-1, 1, 1).clamp(min=1e-30)).log_softmax(-1)
+        law = (z / t.view(-1, 1, 1).clamp(min=1e-30)).log_softmax(-1)
+        self._note(law.isnan().any(-1))
+        return law
 
     def logits(self, tokens: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor | None]:
         """The window's logits [B, K, V] where it has these tokens, and the unconditional ones. alpha: [B] float64."""
@@ -154,6 +159,9 @@ class TokenCalls:
         if start:
             return logits[:, start - 1 : stop - 1]
         return torch.cat([logits[:, :1], logits[:, : stop - 1]], 1)
+
+    def _note(self, lawless: Tensor) -> None:
+        self.lawless = lawless if self.lawless is None else self.lawless | lawless
 
     def _excluded(self) -> tuple[int, ...]:
         size = self._vocabulary or 0

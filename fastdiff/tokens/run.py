@@ -141,9 +141,10 @@ class Run:
 
     def _look(self, m: Moment) -> None:
         """Remember whether a row that matters had no law."""
-        if m.latest is not None:
+        if self.calls.lawless is not None:
             rows = m.masked if self.plan.rule.keeps else m.open
-            self.lawless = self.lawless | (rows & m.latest.max_prob.isnan()).any()
+            self.lawless = self.lawless | (rows & self.calls.lawless).any()
+            self.calls.lawless = None
 
     def _masked(self) -> Tensor:
         return self.open & (self.tokens == self.mask_id)
