@@ -1,6 +1,7 @@
 """Tokens by masked or uniform diffusion: plans, the rules they go by, and sampling."""
 
 from .build import plan
+from .fitting import Curve, Trial, fit, information_curve
 from .rules.bounded import EntropyBound, Factor, Threshold
 from .rules.editing import Editing
 from .rules.ranked import Confidence, Entropy, Margin, RandomOrder
@@ -14,6 +15,7 @@ from .token_plan import Plan
 __all__ = [
     "Ancestral",
     "Confidence",
+    "Curve",
     "Editing",
     "Entropy",
     "EntropyBound",
@@ -26,7 +28,10 @@ __all__ = [
     "Step",
     "ThetaTrapezoidal",
     "Threshold",
+    "Trial",
     "Uniform",
+    "fit",
+    "information_curve",
     "iter_sample",
     "plan",
     "sample",
