@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,6 +88,18 @@ def by_steps(contest: Contest, steps: Iterable[int]) -> list[Row]:
     return [contest.run(name, plan(n)) for name, plan in rules.items() for n in steps]
 
 
+def fitted(contest: Contest, steps: Iterable[int], texts: int = 48) -> list[Row]:
+    """Random order with the sizes that dynamic programming finds on the curve of texts that the network learned."""
+    x, y = contest.judge.learnt
+    some = torch.from_numpy(np.random.default_rng(0).permutation(len(x))[:texts])
+    curve = fd.tokens.information_curve(contest.model, x[some], contest.net.mask_id, calls=128, y=y[some])
+    print(
+        f"curve: {curve.values[0]:.2f} to {curve.values[-1]:.2f} nats, {curve.entropy / curve.length:.2f} in the mean"
+    )
+    plans = [fd.tokens.plan("random", sizes=curve.best(n)) for n in steps]
+    return [contest.run("random, fitted sizes", plan) for plan in plans]
+
+
 def by_bounds(contest: Contest) -> list[Row]:
     """Rules that decide how many steps they need."""
     rows = [contest.run(f"threshold {tau}", fd.tokens.plan(fd.tokens.Threshold(tau))) for tau in (0.2, 0.5)]
@@ -154,12 +167,12 @@ def draw(rows: list[Row], real: dict[str, float], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--samples", type=int, default=36)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     contest = Contest(arguments.samples)
     real = contest.judge.held_out(128, arguments.samples)
-    rows = by_steps(contest, STEPS) + by_bounds(contest) + variations(contest)
+    rows = by_steps(contest, STEPS) + fitted(contest, STEPS) + by_bounds(contest) + variations(contest)
     (arguments.out / "text.md").write_text(rendered(rows, real, arguments.samples))
     draw(rows, real, arguments.out / "text.png")
 

@@ -76,7 +76,7 @@ class TextJudge:
         learnt, self.held = texts.split()
         stream = [n for chapter in learnt for verse in chapter.verses for n in vocabulary.encode(" " + verse)]
         self.model = NGrams(np.array(stream), len(vocabulary))
-        x, y = texts.windows(learnt, vocabulary, 128)
+        self.learnt = x, y = texts.windows(learnt, vocabulary, 128)
         self.classifier = MultinomialNB().fit(self._histogram(x.numpy()), y.numpy())
 
     def measure(self, tokens: Tensor, styles: Tensor) -> dict[str, float]:
