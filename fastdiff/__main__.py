@@ -25,7 +25,10 @@ def parser() -> argparse.ArgumentParser:
         (bench, "bench", "measure the solver step and the sampler here, in about a minute"),
         (comfyui, "comfyui", "install the nodes into ComfyUI, or list them"),
     ):
-        module.add_arguments(commands.add_parser(name, help=text, description=text))
+        command = commands.add_parser(name, help=text, description=text)
+        module.add_arguments(command)
+        if module is sample:
+            sample_tokens.add_arguments(command)
     return top
 
 
