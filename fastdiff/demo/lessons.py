@@ -33,6 +33,6 @@ LESSONS = {
         Lesson(LATENT, data.latents, SMALL),
         Lesson(TERRAIN, data.terrain, SMALL),
         Lesson(TEXT, texts.texts, TEXTUAL),
-        Lesson(DIGIT_TOKENS, data.digit_tokens, TEXTUAL | {"batch": 64, "dropout": 0.1}),
+        Lesson(DIGIT_TOKENS, data.digit_tokens, TEXTUAL | {"batch": 64, "dropout": 0.1, "masking": 200}),
     )
 }

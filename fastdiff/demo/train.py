@@ -31,7 +31,6 @@ from .losses import denoising_loss, masked_loss, reconstruction_loss
 from .network import decoder, statistics
 from .optimizers import Optimizer
 
-MASKING = 800  # steps until all tokens may be masked: with few masks a network learns sooner what tokens say of others
 PARTS = ("model", "ema", "optimizer")
 
 
@@ -47,6 +46,7 @@ class Recipe:
     ema: float = 0.999
     dropout: float = 0.1
     label_dropout: float = 0.1
+    masking: int = 800  # steps until all tokens may be masked: from few masks a network learns sooner what tokens share
 
 
 def learning_rate(step: int, steps: int | None, recipe: Recipe) -> float:
@@ -114,7 +114,7 @@ class Trainer:
         unlabelled = torch.rand(len(picked)) < self.recipe.label_dropout
         y = torch.where(unlabelled, self.kind.num_classes, self.data.y[picked])
         if isinstance(self.kind, Masked):
-            most = 0.5 + 0.5 * min(1.0, self.step / MASKING)
+            most = 0.5 + 0.5 * min(1.0, self.step / self.recipe.masking)
             return masked_loss(self.model, self.kind, x, y, shares=(0.05, most))
         return denoising_loss(self.model, self.kind, x, y=y)
 
