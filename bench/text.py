@@ -167,7 +167,7 @@ def draw(rows: list[Row], real: dict[str, float], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=36)
+    parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     contest = Contest(arguments.samples)
