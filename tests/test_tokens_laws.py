@@ -58,7 +58,7 @@ def test_chains_are_right(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("sizes", [(1, 3), (2, 1, 1), (1, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 3), (1, 1, 1, 1)], ids=str)
 def test_random_order_has_its_law(name: str, sizes: tuple[int, ...]) -> None:
     chain = CHAINS[name]()
     law = random_order(chain, 4, sizes)
@@ -117,9 +117,8 @@ def test_without_remasking_remdm_is_ancestral_bit_for_bit() -> None:
     assert torch.equal(draw(chain, ft.plan(ft.ReMDM(0.0), 7), 16, 20, seeds=seeds), ancestral)
 
 
-@pytest.mark.parametrize("schedule", ["cap", "rescale"])
-@pytest.mark.parametrize("eta", [0.0, 0.2, 1.0])
-def test_masks_are_binomial_whatever_is_masked_again(schedule: str, eta: float) -> None:
+@pytest.mark.parametrize(("eta", "schedule"), [(0.2, "cap"), (0.2, "rescale"), (1.0, "cap")])
+def test_masks_are_binomial_whatever_is_masked_again(eta: float, schedule: str) -> None:
     chain, length, steps = markov(3), 6, 4
     plan = ft.plan(ft.ReMDM(eta, schedule), steps)
     for step in ft.iter_sample(chain, plan, masks(COUNT, length, 3), 3):

@@ -32,10 +32,10 @@ EVERY = pytest.mark.parametrize("name", PLANS)
 
 def model(tokens: Tensor, scale: float | Tensor = 2.0) -> Tensor:
     """Logits of every token from all tokens, by elementwise operations: the same in any batch."""
-    places = torch.arange(1, tokens.shape[1] + 1)
+    places, sizes = (torch.arange(1, n + 1, device=tokens.device) for n in (tokens.shape[1], SIZE))
     seen = torch.sin(tokens * 1.3 + places * 0.7)
     around = seen.sum(1, keepdim=True) - 0.5 * seen + 0.1 * places
-    logits = 2 * torch.sin(around[..., None] * torch.arange(1, SIZE + 1) + 0.3 * torch.arange(SIZE))
+    logits = 2 * torch.sin(around[..., None] * sizes + 0.3 * sizes)
     return (scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale) * logits.double()
 
 
@@ -293,6 +293,21 @@ def test_fixed_steps_do_not_wait_for_the_device(name: str) -> None:
             draw(ft.plan(rule, steps), tokens, seeds=torch.tensor([1, 2]))
         seen.append(len(reads.seen))
     assert seen[0] == seen[1]
+
+
+@pytest.mark.gpu
+@EVERY
+def test_a_gpu_draws_the_same_and_is_not_waited_for(name: str) -> None:
+    tokens, options = some_given(), {"vocabulary": SIZE, "seeds": [1, 2, 3]}
+    right, calls = draw(PLANS[name], tokens, seeds=[1, 2, 3], return_evaluations=True)
+    run = ft.iter_sample(model, PLANS[name], tokens.cuda(), MASK, **options)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        last = next(step for step in run if step.finished)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(last.tokens.cpu(), right)
+    assert calls <= last.evaluations <= calls + 1  # it knows of the end one step late
 
 
 def test_no_gradients_are_recorded() -> None:

@@ -83,12 +83,10 @@ class TokenCalls:
     ) -> TokenStats:
         """What the model says of the window's tokens [B, K], and draws for them."""
         logits, uncond = self.logits(tokens, alpha)
-        start, stop = self.window
-        positions = torch.arange(start, stop, device=tokens.device).expand_as(tokens)
         draws = self._draws
         found = token_stats(
             logits, tokens if current_shift is not None else None, seeds=draws.seeds, index=index,
-            positions=positions, temperature=draws.temperature, top_k=draws.top_k, top_p=draws.top_p,
+            positions=self._positions(tokens), temperature=draws.temperature, top_k=draws.top_k, top_p=draws.top_p,
             logits_uncond=uncond, guidance=None if uncond is None else self.guidance, current_shift=current_shift,
             exclude=self._excluded(),
         )  # fmt: skip
@@ -96,20 +94,27 @@ class TokenCalls:
         return found
 
     def log_law(self, tokens: Tensor, alpha: Tensor) -> Tensor:
-        """ln of the law that tokens are drawn from, [B, K, V] float64."""
+        """ln of the law that tokens are drawn from, [B, K, V] float32, float64 if the logits are."""
         logits, uncond = self.logits(tokens, alpha)
-        z = logits.double()
+        z = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if uncond is not None:
-            g = torch.as_tensor(self.guidance, dtype=torch.float64).to(z.device, non_blocking=True)
+            g = torch.as_tensor(self.guidance, dtype=z.dtype).to(z.device, non_blocking=True)
             allowed = (z != -math.inf) & (uncond != -math.inf)
             z = torch.where(allowed, uncond + g.view(-1, 1, 1) * (z - uncond), -math.inf)
         for token in self._excluded():
             z[..., token] = -math.inf
         t = self._draws.temperature
         t = t if isinstance(t, Tensor) else torch.full_like(alpha, t)
-        law = (z / t.view(-1, 1, 1).clamp(min=1e-30)).log_softmax(-1)
+        z = z - z.amax(-1, keepdim=True)
+        law = (z / t.to(z.dtype).view(-1, 1, 1).clamp(min=1e-30)).log_softmax(-1)
         self._note(law.isnan().any(-1))
         return law
+
+    def draw(self, log_weights: Tensor, index: int) -> Tensor:
+        """[B, K] tokens from weights [B, K, V] given by their logarithms."""
+        positions = self._positions(log_weights[..., 0])
+        seeds = self._draws.seeds
+        return token_stats(log_weights, seeds=seeds, index=index, positions=positions, temperature=1.0).sample
 
     def logits(self, tokens: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor | None]:
         """The window's logits [B, K, V] where it has these tokens, and the unconditional ones. alpha: [B] float64."""
@@ -159,6 +164,10 @@ class TokenCalls:
         if start:
             return logits[:, start - 1 : stop - 1]
         return torch.cat([logits[:, :1], logits[:, : stop - 1]], 1)
+
+    def _positions(self, tokens: Tensor) -> Tensor:
+        """[B, K] of the window in the whole."""
+        return torch.arange(*self.window, device=tokens.device).expand(tokens.shape)
 
     def _note(self, lawless: Tensor) -> None:
         self.lawless = lawless if self.lawless is None else self.lawless | lawless

@@ -28,6 +28,8 @@ class Evaluate(Protocol):
 
     def log_law(self, tokens: Tensor, alpha: Tensor) -> Tensor: ...
 
+    def draw(self, log_weights: Tensor, index: int) -> Tensor: ...
+
     @property
     def vocabulary(self) -> int: ...
 
@@ -76,6 +78,12 @@ class Moment:
     def uniform(self, stream: int = 0) -> Tensor:
         """[B, K] float64 in (0, 1), of the step's stream for choices."""
         return self.uniforms(self.i * STREAMS + CHOICE + stream)
+
+    def shuffle(self) -> Tensor:
+        """[B, K] float64 in (0, 1), the same at every step of a window: a random order of its positions."""
+        if "order" not in self.memory:
+            self.memory["order"] = self.uniform()
+        return self.memory["order"]
 
     def commit(self, chosen: Tensor, tokens: Tensor) -> Tensor:
         """The window's tokens with new ones where chosen."""

@@ -20,7 +20,7 @@ class RandomOrder(Rule):
     name: ClassVar[str] = "random"
 
     def advance(self, m: Moment) -> Tensor:
-        return m.commit(most(m.uniform(), m.quota, m.masked), m.evaluate().sample)
+        return m.commit(most(m.shuffle(), m.quota, m.masked), m.evaluate().sample)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class FirstHitting(Rule):
         u = m.uniform(1).gather(-1, first)[:, 0]
         noise = noise * u ** (1 / left.clamp(min=1))
         m.memory["noise"] = noise
-        return m.commit(most(m.uniform(), m.quota, m.masked), m.evaluate(alpha=1 - noise).sample)
+        return m.commit(most(m.shuffle(), m.quota, m.masked), m.evaluate(alpha=1 - noise).sample)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class ThetaTrapezoidal(Rule):
     The last step, which is infinitely long, is the ancestral one. Of second order where no rate is cut off at 0; where
     one token forbids another some are, and the order is the first, with a smaller error than `Ancestral`'s.
     theta: in (0, 1); 0.3 to 0.5 is usual.
-    It reads the whole law of each position: several times what other rules read.
+    It computes with the whole law of each position, which other rules only read.
     """
 
     theta: float = 0.4
@@ -42,20 +42,14 @@ class ThetaTrapezoidal(Rule):
         if then >= 1:
             return m.commit(m.masked, m.evaluate().sample)
         length = math.log1p(-now) - math.log1p(-then)
-        first = m.model.log_law(m.tokens, m.alpha).exp()
+        log_first = m.model.log_law(m.tokens, m.alpha)
+        first = log_first.exp()
         jump = m.masked & (m.uniform() < -math.expm1(-self.theta * length))
-        middle = m.commit(jump, drawn(first, m.uniforms(m.i * STREAMS)))
+        middle = m.commit(jump, m.model.draw(log_first, m.i * STREAMS))
         halfway = 1 - (1 - m.alpha) * math.exp(-self.theta * length)
         second = m.model.log_law(middle, halfway).exp()
         a = 1 / (2 * self.theta * (1 - self.theta))
         rates = (a * second - (a - 1) * first).clamp(min=0)
         chance = -torch.expm1(-(1 - self.theta) * length * rates.sum(-1))
         late = (m.open & (middle == m.mask_id)) & (m.uniform(1) < chance)
-        return torch.where(late, drawn(rates, m.uniforms(m.i * STREAMS + 1)), middle)
-
-
-def drawn(weights: Tensor, uniform: Tensor) -> Tensor:
-    """[B, K] the first token at which the sum of the weights [B, K, V] exceeds its number in (0, 1) of the whole."""
-    sums = weights.cumsum(-1)
-    found = torch.searchsorted(sums, uniform[..., None] * sums[..., -1:], right=True)
-    return found.squeeze(-1).clamp(max=weights.shape[-1] - 1)
+        return torch.where(late, m.model.draw(rates.log(), m.i * STREAMS + 1), middle)
