@@ -92,9 +92,9 @@ class MaskedTransformer(nn.Module):
         for table in (self.tokens_in, self.label):
             nn.init.normal_(table.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, offsets) for _ in range(depth))
-        for block in self.blocks:
-            for layer in (block.out, block.mlp[3]):
-                nn.init.normal_(layer.weight, std=0.02 / (2 * depth) ** 0.5)
+        for name, weight in self.blocks.named_parameters():
+            if name.endswith(("out.weight", "mlp.3.weight")):  # the ends of residual branches
+                nn.init.normal_(weight, std=0.02 / (2 * depth) ** 0.5)
         self.norm_out = nn.LayerNorm(width)
         planes = width // heads // 2
         frequencies = 10_000.0 ** (-torch.arange(planes) / planes)

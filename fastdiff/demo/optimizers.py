@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .masked import MaskedTransformer
+
 MUON = 5.0  # its rate over AdamW's
 
 
@@ -16,7 +18,7 @@ class Optimizer:
     The matrices then learn in about two thirds of the steps. Needs torch 2.9. `scale` of a group is its rate's factor.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: MaskedTransformer) -> None:
         matrices = [
             p for module in model.blocks.modules() if isinstance(module, nn.Linear) for p in module.parameters()
         ]

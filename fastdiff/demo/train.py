@@ -109,7 +109,7 @@ class Trainer:
         x = self.data.x[picked]
         if not isinstance(self.kind, Diffusion | Masked):
             return reconstruction_loss(self.model, x)
-        if not self.kind.num_classes:
+        if isinstance(self.kind, Diffusion) and not self.kind.num_classes:
             return denoising_loss(self.model, self.kind, x)
         unlabelled = torch.rand(len(picked)) < self.recipe.label_dropout
         y = torch.where(unlabelled, self.kind.num_classes, self.data.y[picked])
