@@ -16,7 +16,7 @@ from ..plans.build import plan
 from ..plans.plan import Plan
 from . import pictures
 from .output import Output, shows_bars
-from .sample import draw, labels_of, made, refuse_beside
+from .sample import draw, labels_of, made, refuse_beside, refuse_tokens
 
 CONVERGED_STEPS = 200
 MAX_PICTURES = 12
@@ -37,6 +37,7 @@ def distances(x: Tensor, exact: Tensor) -> np.ndarray:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and write the picture."""
+    refuse_tokens(arguments)
     others = ("solver", "plan", "steps", "format", "each", "trajectory")
     refuse_beside("--compare", arguments, *others, why="which takes SOLVER:STEPS[:GRID] and writes one picture")
     if arguments.grid is not None and all(entry.count(":") > 1 for entry in arguments.compare):

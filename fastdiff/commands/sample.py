@@ -22,11 +22,17 @@ from .output import Output, differ, shows_bars
 
 BATCH = 256
 STEPS, GRID = 8, "quadratic"
+DIGITS = "digits"  # the model that this file draws with
+SEEDS = list(range(64))
+OF_TOKENS = ("rule", "temperature", "prompt", "length", "style")  # options of the models that draw tokens
 MOST_SEEDS = 10**6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `fastdiff sample`."""
+    parser.add_argument(
+        "--model", choices=(DIGITS, *demo.token_networks()), default=DIGITS, help="(default: %(default)s)"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--solver",
@@ -37,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=whole(1), help=f"steps of the solver (default: {STEPS})")
     parser.add_argument("--grid", help=f"time grid (default: {GRID}, or the default solver's own)")
     parser.add_argument(
-        "--seeds", type=seed_list, default="0-63", help="such as 0-63 or 3,7,20-29 (default: %(default)s)"
+        "--seeds", type=seed_list, default=SEEDS, help="such as 0-63 or 3,7,20-29 (default: 0-63; for text 0-3)"
     )
     parser.add_argument("--label", type=digit, help="draw this digit only (default: the seed's last digit)")
     parser.add_argument("--guidance", type=finite, help="classifier-free guidance scale (default: none)")
@@ -104,6 +110,7 @@ def draw(
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, write, and say in one line what it took."""
+    refuse_tokens(arguments)
     table = _read(arguments) if arguments.plan else _made(arguments)
     suffix = arguments.format or ("npy" if arguments.out and arguments.out.suffix == ".npy" else "png")
     default = Path("samples" if arguments.each else f"samples.{suffix}")
@@ -122,6 +129,11 @@ def run(arguments: argparse.Namespace) -> int:
     count, teller = len(arguments.seeds), next((output for output in outputs if output.is_standard), outputs[0])
     teller.say(f"{count} samples, {table.nfe} NFE, {seconds:.2f} s, {count / seconds:.0f} images/s -> {outputs[0]}")
     return 0
+
+
+def refuse_tokens(arguments: argparse.Namespace) -> None:
+    """Raises ValueError where an option is given that only models of tokens have."""
+    refuse_beside(f"--model {DIGITS}", arguments, *OF_TOKENS, why="which draws no tokens")
 
 
 def refuse_beside(option: str, arguments: argparse.Namespace, *names: str, why: str) -> None:
