@@ -26,6 +26,21 @@ def copy_bandwidth(bytes_moved: int, threads: int) -> float:
 
 
 @functools.cache
+def read_bandwidth(bytes_read: int, threads: int) -> float:
+    """Bytes a second of torch's sum of a float32 buffer of that size: best of many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    source = torch.zeros(max(bytes_read // 4, 1024))
+    best = float("inf")
+    for _ in range(max(20, min(2000, 2**30 // max(bytes_read, 1)))):
+        began = time.perf_counter()
+        source.sum()
+        best = min(best, time.perf_counter() - began)
+    torch.set_num_threads(before)
+    return 4 * source.numel() / best
+
+
+@functools.cache
 def matmul_rate(device: str, dtype: torch.dtype, threads: int) -> float:
     """Operations a second of torch's product of two matrices: best of many. On the CPU always that of float32."""
     before = torch.get_num_threads()

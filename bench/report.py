@@ -1,4 +1,4 @@
-"""python -m bench.report [cpu | rows | gram | guidance | dropin | group_norm | attention]: into bench/results/."""
+"""`python -m bench.report [names of REPORTS]`, all without a name: tables to bench/results/."""
 
 from __future__ import annotations
 
@@ -108,6 +108,35 @@ def gram_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def token_stats_table(rows: list[dict]) -> str:
+    """One row a group: fastdiff's best time and share of the read bandwidth, and how many times that others take."""
+    names = ("block_refinement", "entropy_bound", "discrete_ddim", "llada")
+    lines = [f"| what, shape, dtype, threads | fastdiff ms | of read | {' | '.join(names)} |", "|---" * 7 + "|"]
+    for group, members in by_contestant(rows).items():
+        ours = members["fastdiff"]
+        best, median = (ours["stats"][key] for key in ("min", "median"))
+        cells = [f"{best * 1e3:.2f}", f"{ours['extra_info'].get('of_read_bandwidth', 0):.0%}"]
+        for name in names:
+            theirs = members[name]["stats"] if name in members else None
+            cells.append(f"{theirs['min'] / best:.1f}, {theirs['median'] / median:.1f}" if theirs else "")
+        lines.append(f"| {group} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def token_schedulers_table(rows: list[dict]) -> str:
+    """One row a group: a step's best time, and how many times that diffusers' takes; then what both do in it."""
+    head = "step | fastdiff ms | diffusers, best | median | traffic | operations | waits | theirs | operations | waits"
+    lines = [f"| {head} |", "|---" * 10 + "|"]
+    for group, members in by_contestant(rows).items():
+        ours, theirs = members["fastdiff"], members["diffusers"]
+        ratios = (f"{theirs['stats'][key] / ours['stats'][key]:.1f}" for key in ("min", "median"))
+        cells = [f"{ours['stats']['min'] * 1e3:.2f}", *ratios]
+        for row in (ours, theirs):
+            cells += [str(row["extra_info"][key]) for key in ("traffic", "operations", "waits")]
+        lines.append(f"| {group} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def guidance_table(rows: list[dict]) -> str:
     """One row a method and shape: fastdiff's step against its own CFG step, and what the other contestants take."""
     groups = by_contestant(rows)
@@ -192,6 +221,29 @@ def write_gram() -> None:
     _write_for_device("gram", "Inner products", text, gram_table(measure("gram")))
 
 
+def write_token_stats() -> None:
+    text = (
+        " The other columns say how many times fastdiff's time theirs takes, best and then median: a step of diffusers'"
+        " schedulers, whose part beside the logits is small, and LLaDA's reference sampler. The temperature is 0.7"
+        " where tokens are drawn, top_k is 50 and top_p 0.9. The share of the machine's read bandwidth, that of torch's"
+        " sum of a float32 buffer as large, counts one read of the logits."
+    )
+    _write_for_device("token_stats", "Draws from logits", text, token_stats_table(measure("token_stats")))
+
+
+def write_token_schedulers() -> None:
+    text = (
+        " The columns after fastdiff's best time say how many times that a step of diffusers' class takes,"
+        " best and median. Traffic is what the operations read and write of tensors with a vocabulary's size, over the"
+        " bytes of the logits; waits are values that the host reads, torch.multinomial's check of its weights too."
+        " EntropyBoundScheduler's outputs have the logits over the temperature, which is two of its traffic; the"
+        " classes of images get the vocabulary on an axis that is not the last, and moving it is two of theirs."
+    )
+    _write(
+        "token_schedulers_cpu", "Steps of token schedulers", text, token_schedulers_table(measure("token_schedulers"))
+    )
+
+
 def write_guidance() -> None:
     text = (
         " A step combines the outputs c and u and makes the update of DPM-Solver++ 2M, best times. The columns"
@@ -246,6 +298,8 @@ REPORTS = {
     "dropin": write_dropin,
     "group_norm": write_group_norm,
     "attention": write_attention,
+    "token_stats": write_token_stats,
+    "token_schedulers": write_token_schedulers,
 }
 
 

@@ -148,7 +148,7 @@ def timed(method: Callable, spent: Counter) -> Callable:
 def row(name: str) -> str:
     """A line of the table."""
     if name not in fastdiff.schedulers.__all__:
-        reason = "tokens: not a linear step" if name.startswith(TOKENS) else "no: part of one decoder"
+        reason = "tokens: see token_schedulers_cpu.md" if name.startswith(TOKENS) else "no: part of one decoder"
         return f"| {name} | {reason} |" + " |" * 7
     kind, found, apart = getattr(fastdiff.schedulers, name), Counter(), []
     worst = 0.0

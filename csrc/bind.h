@@ -46,4 +46,12 @@ void bind_gram(PyObject* workspace);
 PyObject* gram_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 PyObject* gram_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
+// workspace(bytes, device), as for group_norm.
+void bind_token_stats(PyObject* workspace);
+
+// (logits [B, L, V], logits_uncond, current, positions, seeds, index, temperature, guidance, current_shift, top_k, top_p,
+// exclude, numbers [7, B, L], tokens [2, B, L]) -> None; a row's logits are neighbours, all else is contiguous.
+PyObject* token_stats_cpu(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+PyObject* token_stats_cuda(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+
 }  // namespace fastdiff

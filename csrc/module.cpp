@@ -18,6 +18,7 @@ void bind(py::type tensor_type, py::dict kinds, py::function thread_count, py::f
   fastdiff::bind_solver_step(plain_values.ptr(), plain_layout.ptr());
   fastdiff::bind_group_norm(workspace.ptr());
   fastdiff::bind_gram(workspace.ptr());
+  fastdiff::bind_token_stats(workspace.ptr());
 }
 
 py::list usable_isas() {
@@ -61,10 +62,12 @@ PyMethodDef ops[] = {
     {"attention_cpu", function(fastdiff::attention_cpu), METH_FASTCALL, "Attention on the CPU."},
     {"group_norm_cpu", function(fastdiff::group_norm_cpu), METH_FASTCALL, "Group norm on the CPU."},
     {"gram_cpu", function(fastdiff::gram_cpu), METH_FASTCALL, "Inner products on the CPU."},
+    {"token_stats_cpu", function(fastdiff::token_stats_cpu), METH_FASTCALL, "Draws from logits on the CPU."},
 #ifdef FASTDIFF_CUDA
     {"attention_cuda", function(fastdiff::attention_cuda), METH_FASTCALL, "Attention on a CUDA device."},
     {"group_norm_cuda", function(fastdiff::group_norm_cuda), METH_FASTCALL, "Group norm on a CUDA device."},
     {"gram_cuda", function(fastdiff::gram_cuda), METH_FASTCALL, "Inner products on a CUDA device."},
+    {"token_stats_cuda", function(fastdiff::token_stats_cuda), METH_FASTCALL, "Draws from logits on a CUDA device."},
     {"solver_step_cuda", function(fastdiff::solver_step_cuda), METH_FASTCALL, "One row of a plan, on a CUDA device."},
     {"solver_step_rows_cuda", function(fastdiff::solver_step_rows_cuda), METH_FASTCALL, "The same, on a CUDA device."},
     {"solver_step_pack", function(fastdiff::solver_step_pack), METH_FASTCALL, "One row as an entry of a device table."},

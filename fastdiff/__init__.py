@@ -2,7 +2,7 @@
 
 import importlib
 
-from . import distributed, guidance, nn, ops, pipelines, posterior  # noqa: F401
+from . import distributed, guidance, nn, ops, pipelines, posterior, tokens  # noqa: F401
 from .fitting import fit
 from .inspection.trace import trace
 from .inspection.traced import Trace
@@ -76,10 +76,11 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """diffusers' schedulers and guiders on fastdiff, imported when first asked for: diffusers is optional and slow."""
     if name == "SchedulerMixin" or (name.endswith("Scheduler") and not name.startswith("_")):
-        from . import schedulers
+        from . import schedulers, token_schedulers
 
-        if name in schedulers.__all__:
-            return getattr(schedulers, name)
+        for room in (schedulers, token_schedulers):
+            if name in room.__all__:
+                return getattr(room, name)
     if name == "guiders" or (name.endswith("Guidance") and not name.startswith("_")):
         guiders = importlib.import_module(".guiders", __name__)
         if name == "guiders" or name in guiders.__all__:

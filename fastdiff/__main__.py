@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import bench, comfyui, compare, fit, info, job, sample
+from .commands import bench, comfyui, compare, fit, info, job, sample, sample_tokens
 
 INTERRUPTED, NOBODY_READS = 130, 141  # 128 and the number of the signal, as a shell would say
 
@@ -19,13 +19,16 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"fastdiff {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
     for module, name, text in (
-        (sample, "sample", "draw handwritten digits with the shipped model"),
+        (sample, "sample", "draw handwritten digits, or text, with the shipped models"),
         (fit, "fit", "fit a plan to a shipped network or a pipeline: fewer steps for the same error"),
         (info, "info", "versions, devices, and which kernel serves which op"),
         (bench, "bench", "measure the solver step and the sampler here, in about a minute"),
         (comfyui, "comfyui", "install the nodes into ComfyUI, or list them"),
     ):
-        module.add_arguments(commands.add_parser(name, help=text, description=text))
+        command = commands.add_parser(name, help=text, description=text)
+        module.add_arguments(command)
+        if module is sample:
+            sample_tokens.add_arguments(command)
     return top
 
 
@@ -34,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     commands = {"sample": sample, "fit": fit, "info": info, "bench": bench, "comfyui": comfyui}
     run = commands[arguments.command].run
-    if arguments.command == "sample" and arguments.compare:
+    if arguments.command == "sample" and arguments.model != sample.DIGITS:
+        run = sample_tokens.run
+    elif arguments.command == "sample" and arguments.compare:
         run = compare.run
     elif arguments.command == "sample" and job.is_wanted(arguments):
         run = job.run

@@ -24,6 +24,7 @@ BACKENDS = {
     "gram": ("reference", "cpu", "triton", "cuda"),
     "group_norm": ("reference", "torch", "cpu", "triton", "cuda"),
     "attention": ("reference", "torch", "cpu", "triton", "cuda"),
+    "token_stats": ("reference", "cpu", "triton", "cuda"),
 }
 ON_GPU = ("triton", "cuda")
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"  # a hundred times slower than a device: fewer cases there

@@ -61,7 +61,11 @@ def linear_prediction(net, x, t):
 def test_the_digits_come_first_and_the_names_are_the_files():
     assert demo.networks()[0] == "digits"
     decoders = {KINDS[name].decoder.name for name in demo.networks() if KINDS[name].decoder}
-    assert {path.stem for path in WEIGHTS.glob("*.safetensors")} == {*demo.networks(), *decoders}
+    assert {path.stem for path in WEIGHTS.glob("*.safetensors")} == {
+        *demo.networks(),
+        *demo.token_networks(),
+        *decoders,
+    }
 
 
 def test_an_unknown_name_lists_the_known_ones():

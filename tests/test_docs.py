@@ -10,6 +10,7 @@ import importlib.util
 import io
 import pkgutil
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def check(block: Block, page: str, names: dict[str, object]) -> None:
 @pytest.mark.parametrize("page", pages_with("sh"))
 def test_the_commands_of_a_page_run(page):
     lines = [line for block in blocks_of(page) if block.language == "sh" for line in block.code.splitlines()]
-    commands = [match[1].split() for line in lines for match in re.finditer(r"(?:^|&& )fastdiff ([^#&]*)", line)]
+    commands = [shlex.split(match[1]) for line in lines for match in re.finditer(r"(?:^|&& )fastdiff ([^#&]*)", line)]
     for command in commands:
         assert main([*command, *FASTER.get(command[0], [])]) == 0, command
 
@@ -179,8 +180,10 @@ def test_examples_in_docstrings_print_what_they_say():
         ("fastdiff.guidance", "guidance"),
         ("fastdiff.posterior", "posterior"),
         ("fastdiff.distributed", "distributed"),
+        ("fastdiff.tokens", "tokens"),
         ("fastdiff.patch.perturb", "perturb"),
         ("fastdiff.schedulers", "schedulers"),
+        ("fastdiff.token_schedulers", "schedulers"),
         ("fastdiff.guiders", "guiders"),
         ("fastdiff.pipelines", "pipelines fitting"),
     ],

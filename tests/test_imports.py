@@ -24,9 +24,11 @@ FLOORS = (
     ("fastdiff.ops",),
     ("fastdiff.sampling",),
     ("fastdiff.nn", "fastdiff.guidance", "fastdiff.posterior", "fastdiff.distributed"),
-    ("fastdiff.fitting", "fastdiff.inspection"),
+    ("fastdiff.fitting", "fastdiff.inspection", "fastdiff.tokens"),
     (
         "fastdiff.schedulers",
+        "fastdiff.token_schedulers",
+        "fastdiff.flow_matching",
         "fastdiff.guiders",
         "fastdiff.kdiffusion",
         "fastdiff.comfyui",

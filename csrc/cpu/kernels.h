@@ -9,6 +9,7 @@
 #include "group_norm.h"
 #include "../attention.h"
 #include "../solver_step.h"
+#include "../token_stats.h"
 
 namespace fastdiff::cpu {
 
@@ -21,6 +22,7 @@ struct Kernels {
   void (*group_norm_affine)(const GroupNorm&, const Slices&, int64_t first, int64_t last);
   void (*group_norm_rows)(const GroupNorm&, const Slices&, int64_t first, int64_t last);
   void (*gram)(const Gram&, double* partial, int64_t first, int64_t last);
+  void (*token_stats)(const TokenStats&, int64_t first, int64_t last);
 };
 
 #ifdef FASTDIFF_ISA
@@ -32,6 +34,7 @@ void group_norm_moments(const GroupNorm&, const Slices&, int64_t first, int64_t 
 void group_norm_affine(const GroupNorm&, const Slices&, int64_t first, int64_t last);
 void group_norm_rows(const GroupNorm&, const Slices&, int64_t first, int64_t last);
 void gram(const Gram&, double* partial, int64_t first, int64_t last);
+void token_stats(const TokenStats&, int64_t first, int64_t last);
 }  // namespace FASTDIFF_ISA
 #endif
 

@@ -17,7 +17,7 @@ from ..plans.build import plan
 from ..plans.plan import Plan
 from . import pictures
 from .output import Output, shows_bars
-from .sample import JOB_OPTIONS, draw, labels_of, made, refuse_beside, refuse_many
+from .sample import JOB_OPTIONS, draw, labels_of, made, refuse_beside, refuse_many, refuse_tokens
 
 CONVERGED_STEPS = 200
 MAX_PICTURES = 12
@@ -38,6 +38,7 @@ def distances(x: Tensor, exact: Tensor) -> np.ndarray:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and write the picture."""
+    refuse_tokens(arguments)
     others = ("solver", "plan", "steps", "format", "each", "trajectory", "trace", *JOB_OPTIONS)
     refuse_beside("--compare", arguments, *others, why="which takes SOLVER:STEPS[:GRID] and writes one picture")
     refuse_many(arguments)

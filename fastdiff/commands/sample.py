@@ -27,11 +27,17 @@ BATCH = 256
 SHARD, MICRO_BATCH = 256, 64  # of jobs
 JOB_OPTIONS = ("shards", "shard_size", "micro_batch", "batch", "measure")
 STEPS, GRID = 8, "quadratic"
+DIGITS = "digits"  # the model that this file draws with
+SEEDS = range(64)
+OF_TOKENS = ("rule", "temperature", "prompt", "length", "style")  # options of the models that draw tokens
 MOST_SEEDS, MOST_OF_A_JOB = 10**6, 10**12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `fastdiff sample`."""
+    parser.add_argument(
+        "--model", choices=(DIGITS, *demo.token_networks()), default=DIGITS, help="(default: %(default)s)"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--solver",
@@ -42,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=whole(1), help=f"steps of the solver (default: {STEPS})")
     parser.add_argument("--grid", help=f"time grid (default: {GRID}, or the default solver's own)")
     parser.add_argument(
-        "--seeds", type=seed_list, default="0-63", help="such as 0-63 or 3,7,20-29 (default: %(default)s)"
+        "--seeds", type=seed_list, default=SEEDS, help="such as 0-63 or 3,7,20-29 (default: 0-63; for text 0-3)"
     )
     parser.add_argument("--label", type=digit, help="draw this digit only (default: the seed's last digit)")
     parser.add_argument("--guidance", type=finite, help="classifier-free guidance scale (default: none)")
@@ -137,6 +143,7 @@ def guided(guidance: float | None) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, write, and say in one line what it took."""
+    refuse_tokens(arguments)
     refuse_beside("a single file", arguments, *JOB_OPTIONS, why="give --shards to draw into a folder of shards")
     refuse_many(arguments)
     table = plan_of(arguments)
@@ -166,6 +173,11 @@ def refuse_many(arguments: argparse.Namespace) -> None:
     """Raises ValueError where there are more seeds than are drawn at once."""
     if len(arguments.seeds) > MOST_SEEDS:
         raise ValueError(f"--seeds: expected at most {MOST_SEEDS:,} without --shards, got {len(arguments.seeds):,}")
+
+
+def refuse_tokens(arguments: argparse.Namespace) -> None:
+    """Raises ValueError where an option is given that only models of tokens have."""
+    refuse_beside(f"--model {DIGITS}", arguments, *OF_TOKENS, why="which draws no tokens")
 
 
 def refuse_beside(option: str, arguments: argparse.Namespace, *names: str, why: str) -> None:

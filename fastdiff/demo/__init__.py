@@ -8,6 +8,8 @@ Beside it lie small networks of other kinds, predictions and schedules, to try s
     net = demo.network("mnist")  # one of demo.networks()
     x = fd.sample(net.model, plan, noise, **net.conditions(seeds))
 
+Two more draw tokens, text and digits of five grey levels: `demo.token_network("text")`, in `fastdiff.demo.tokens`.
+
 Trained by `fastdiff.demo.train` on data of ordinary packages, which sampling does not need. The plans that ship with it
 (`fitted_plan`) are what `fastdiff fit --steps N --out fastdiff/demo/plans/N.json` makes.
 """
@@ -25,12 +27,16 @@ from ..plans.schedule import Schedule
 from .catalogue import DIGITS
 from .loading import WEIGHTS, read
 from .network import DemoNetwork, network, networks, statistics
+from .tokens import DigitTokens, TextNetwork, TokenNetwork, token_network, token_networks
 
 __all__ = [
     "NUM_CLASSES",
     "PREDICTION",
     "SHAPE",
     "DemoNetwork",
+    "DigitTokens",
+    "TextNetwork",
+    "TokenNetwork",
     "fitted_plan",
     "fitted_steps",
     "load_model",
@@ -39,6 +45,8 @@ __all__ = [
     "schedule",
     "statistics",
     "to_images",
+    "token_network",
+    "token_networks",
 ]
 
 PREDICTION = DIGITS.prediction

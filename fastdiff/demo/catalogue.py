@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from ..plans.schedule import Schedule
 from .autoencoder import Autoencoder
 from .dit import DiT
 from .edm import Preconditioned
+from .masked import MaskedTransformer
 from .unet import UNet
 
 
@@ -20,7 +22,7 @@ class Kind:
 
     name: str
     build: Callable[..., nn.Module]
-    config: dict[str, int | float]
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,15 @@ class Diffusion(Kind):
     shape: tuple[int, ...]
     num_classes: int = 0
     decoder: Kind | None = None
+
+
+@dataclass(frozen=True)
+class Masked(Kind):
+    """A kind of network that fills in masked tokens. vocabulary: the number of tokens; the last is the mask."""
+
+    vocabulary: int
+    shape: tuple[int, ...]
+    num_classes: int
 
 
 def preconditioned_unet(sigma_data: float = 0.5, **config: int) -> nn.Module:
@@ -93,6 +104,17 @@ TERRAIN = Diffusion(
     "v_prediction",
     (1, 16, 16),
 )
+
+
+def masked(name: str, vocabulary: int, length: int, num_classes: int, **size: int | tuple[int, ...]) -> Masked:
+    """A masked transformer of tokens [length]."""
+    config = {"vocabulary": vocabulary, "length": length, "num_classes": num_classes, **size}
+    return Masked(name, MaskedTransformer, config, vocabulary, (length,), num_classes)
+
+
+TEXT = masked("text", 1024, 128, 6, width=160, depth=5, heads=5, hidden=480, offsets=(-2, -1, 0, 1, 2))
+AROUND = (-9, -8, -7, -1, 0, 1, 7, 8, 9)  # a pixel among eight others, in rows of eight
+DIGIT_TOKENS = masked("digit-tokens", 6, 64, 10, width=96, depth=4, heads=3, hidden=256, offsets=AROUND)
 
 KINDS = {kind.name: kind for kind in (DIGITS, MNIST, LATENT, TERRAIN, COLOUR, SERIES)}
 SHIPPED = ("digits", "mnist", "latent", "terrain", "colour", "series")  # those whose weights are in the package

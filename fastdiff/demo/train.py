@@ -24,11 +24,12 @@ from tqdm import tqdm
 
 from ..arguments import positive, whole
 from ..files import write
-from .catalogue import DIGITS, Diffusion
+from .catalogue import DIGITS, Diffusion, Masked
 from .lessons import LESSONS
 from .loading import EXAMPLES
-from .losses import denoising_loss, reconstruction_loss
+from .losses import denoising_loss, masked_loss, reconstruction_loss
 from .network import decoder, statistics
+from .optimizers import Optimizer
 
 PARTS = ("model", "ema", "optimizer")
 
@@ -45,6 +46,7 @@ class Recipe:
     ema: float = 0.999
     dropout: float = 0.1
     label_dropout: float = 0.1
+    masking: int = 800  # steps until all tokens may be masked: from few masks a network learns sooner what tokens share
 
 
 def learning_rate(step: int, steps: int | None, recipe: Recipe) -> float:
@@ -71,8 +73,13 @@ class Trainer:
             if isinstance(module, nn.Dropout):
                 module.p = recipe.dropout
         self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+        self.optimizer = self._optimizer()
         self.data = LESSONS[network].data()
+
+    def _optimizer(self) -> torch.optim.Optimizer | Optimizer:
+        if isinstance(self.kind, Masked):
+            return Optimizer(self.model)
+        return torch.optim.AdamW(self.model.parameters(), weight_decay=0.01, betas=(0.9, 0.99), fused=True)
 
     def set_length(self, steps: int) -> None:
         """Decide the length of the run. Raises ValueError where the steps made so far do not belong to such a run."""
@@ -87,7 +94,8 @@ class Trainer:
         """Make one step and return the loss."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
         loss = self.loss(torch.randperm(len(self.data.x))[: self.recipe.batch])
-        self.optimizer.param_groups[0]["lr"] = learning_rate(self.step, self.steps, self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.get("scale", 1.0) * learning_rate(self.step, self.steps, self.recipe)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -99,12 +107,15 @@ class Trainer:
     def loss(self, picked: Tensor) -> Tensor:
         """The loss of these examples, some of them without their labels."""
         x = self.data.x[picked]
-        if not isinstance(self.kind, Diffusion):
+        if not isinstance(self.kind, Diffusion | Masked):
             return reconstruction_loss(self.model, x)
-        if not self.kind.num_classes:
+        if isinstance(self.kind, Diffusion) and not self.kind.num_classes:
             return denoising_loss(self.model, self.kind, x)
         unlabelled = torch.rand(len(picked)) < self.recipe.label_dropout
         y = torch.where(unlabelled, self.kind.num_classes, self.data.y[picked])
+        if isinstance(self.kind, Masked):
+            most = 0.5 + 0.5 * min(1.0, self.step / self.recipe.masking)
+            return masked_loss(self.model, self.kind, x, y, shares=(0.05, most))
         return denoising_loss(self.model, self.kind, x, y=y)
 
     def save(self, path: Path) -> None:
@@ -138,13 +149,15 @@ class Trainer:
         write(folder / f"{self.network}.json", lambda partial: partial.write_text(text))
 
     def _statistics(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation over the data, in its natural units, of each of `statistics`."""
+        """Mean and standard deviation over the data, in natural units, of each of `statistics`; tokens have none."""
+        if isinstance(self.kind, Masked):
+            return {}
         decode = decoder(self.kind.decoder if isinstance(self.kind, Diffusion) else None)
         values = statistics(torch.cat([decode(x) for x in self.data.x.split(500)]))
         return {name: (float(value.mean()), float(value.std())) for name, value in values.items()}
 
 
-def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int = 1000) -> None:
+def train(trainer: Trainer, folder: Path, minutes: float = math.inf, every: int = 250) -> None:
     """Run to the end, with a checkpoint every so many steps, and export.
 
     minutes: where the length of the run is open, the decay begins early enough to end after about that time.

@@ -60,4 +60,21 @@ def group_norm_cpu(
     silu: int,
     /,
 ) -> bool: ...
+def token_stats_cpu(
+    logits: Tensor,
+    logits_uncond: Tensor | None,
+    current: Tensor | None,
+    positions: Tensor | None,
+    seeds: Tensor | None,
+    index: Tensor | None,
+    temperature: Tensor | None,
+    guidance: Tensor | None,
+    current_shift: Tensor | None,
+    top_k: int,
+    top_p: float,
+    exclude: Sequence[int] | None,
+    numbers: Tensor,
+    tokens: Tensor,
+    /,
+) -> None: ...
 def attention_cpu(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float, /) -> None: ...

@@ -21,6 +21,10 @@ def _solver_step(case: CallSpec) -> tuple[str, ...]:
     return {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(case.device, ())
 
 
+def _token_stats(case: CallSpec) -> tuple[str, ...]:
+    return {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(case.device, ())
+
+
 def _gram(case: CallSpec) -> tuple[str, ...]:
     return {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(case.device, ())
 
@@ -73,4 +77,5 @@ _TABLE = {
     "gram": _gram,
     "group_norm": _group_norm,
     "attention": _attention,
+    "token_stats": _token_stats,
 }

@@ -95,6 +95,28 @@ def _group_norm(run: Callable[..., Any]) -> Callable[..., Tensor]:
     return group_norm
 
 
+def _token_stats(run: Callable[..., Any]) -> Callable[..., None]:
+    """Of rows whose logits are neighbours, [B, L, V]; others are copied. The results are contiguous."""
+
+    def token_stats(logits: Tensor, logits_uncond: Tensor | None, *given: Any) -> None:
+        *values, top_k, top_p, exclude, numbers, tokens = given
+        shape = (logits.shape[0], logits.shape[1:-1].numel(), logits.shape[-1])
+
+        def rows(t: Tensor) -> Tensor:
+            t = t.reshape(shape)
+            return t if t.stride(-1) == 1 else t.contiguous()
+
+        def flat(t: Tensor) -> Tensor:
+            return (t if t.ndim < 2 else t.reshape(shape[:2])).contiguous()
+
+        uncond = None if logits_uncond is None else rows(logits_uncond)
+        plain = [None if t is None else flat(t) for t in values]
+        out = numbers.view(-1, *shape[:2]), tokens.view(-1, *shape[:2])
+        run(rows(logits), uncond, *plain, top_k, top_p, exclude, *out)
+
+    return token_stats
+
+
 def _stream(device: int) -> int:
     return torch.cuda.current_stream(device).cuda_stream
 
@@ -159,6 +181,14 @@ def _refuse_large_heads(case: CallSpec) -> str | None:
     return f"serves head sizes up to {MAX_HEAD_SIZE}, not {size}" if size > MAX_HEAD_SIZE else None
 
 
+def _refuse_cpu_token_stats(case: CallSpec) -> str | None:
+    return _refuse_cpu(case) or _refuse_double(case)
+
+
+def _refuse_cuda_token_stats(case: CallSpec) -> str | None:
+    return _refuse_cuda(case) or _refuse_double(case)
+
+
 def _no_cuda(*_: object) -> Any:
     raise RuntimeError("fastdiff.ops._C was built without CUDA")
 
@@ -174,6 +204,10 @@ IMPLEMENTS = {
     ("cpu", "group_norm"): Implementation(_group_norm(_C.group_norm_cpu), _refuse_cpu_group_norm),
     ("cuda", "group_norm"): Implementation(
         _group_norm(getattr(_C, "group_norm_cuda", _no_cuda)), _refuse_cuda_group_norm
+    ),
+    ("cpu", "token_stats"): Implementation(_token_stats(_C.token_stats_cpu), _refuse_cpu_token_stats),
+    ("cuda", "token_stats"): Implementation(
+        _token_stats(getattr(_C, "token_stats_cuda", _no_cuda)), _refuse_cuda_token_stats
     ),
     ("cpu", "attention"): Implementation(_attention(_C.attention_cpu), _refuse_cpu_attention),
     ("cuda", "attention"): Implementation(_attention(getattr(_C, "attention_cuda", _no_cuda)), _refuse_cuda_attention),

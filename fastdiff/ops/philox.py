@@ -66,3 +66,17 @@ def uniform(seeds: Tensor, index: int) -> Tensor:
     zero = torch.zeros_like(seeds)
     word = _philox4x32([zero + index, zero, zero, zero + 1], [seeds & _WORD, (seeds >> 32) & _WORD])[0]
     return (word.to(torch.float64) + 0.5) * 2.0**-32
+
+
+def uniform_rows(seeds: Tensor, index: Tensor | None, positions: Tensor) -> Tensor:
+    """A number in (0, 1) for each row of a sample's logits, float64, [B, ...] like positions (int64).
+
+    Of the words r_0, r_1 of the counter (position mod 2^32, position div 2^32, index, 2) under the sample's seed it is
+    (r_0 2^20 + r_1 div 2^12 + 1/2) 2^-52. seeds: [B] int64. index: [B] int64 in [0, 2^32), 0 where None.
+    """
+    shape = (-1, *[1] * (positions.ndim - 1))
+    zero, key = torch.zeros_like(positions), seeds.view(shape)
+    noise = zero if index is None else zero + index.view(shape)
+    counter = [positions & _WORD, (positions >> 32) & _WORD, noise & _WORD, zero + 2]
+    high, low, *_ = _philox4x32(counter, [key & _WORD, (key >> 32) & _WORD])
+    return ((high << 20 | low >> 12).to(torch.float64) + 0.5) * 2.0**-52

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..plans.table import MAX_NOISE, reads_noise
 from .call_spec import Implementation
 from .philox import normal
+from .reference_tokens import run_token_stats
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -267,4 +268,5 @@ IMPLEMENTS = {
     "gram": Implementation(run_gram),
     "group_norm": Implementation(group_norm),
     "attention": Implementation(attention),
+    "token_stats": Implementation(run_token_stats),
 }

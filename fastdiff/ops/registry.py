@@ -14,7 +14,7 @@ from .auto_choice import preferred
 from .call_spec import CallSpec, Implementation
 
 BACKENDS = ("reference", "cpu", "triton", "cuda", "torch")
-OPS = ("solver_step", "solver_step_rows", "gram", "group_norm", "attention")
+OPS = ("solver_step", "solver_step_rows", "gram", "group_norm", "attention", "token_stats")
 
 _OWN_MODULES = {("reference", "solver_step_rows"): "reference_rows"}
 

@@ -1,0 +1,1 @@
+"""Rules: which tokens a step changes."""
