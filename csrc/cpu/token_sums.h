@@ -11,7 +11,8 @@ namespace fastdiff::cpu {
 namespace {
 
 constexpr float kLog2e = 1.44269504089f;
-constexpr float kLeastExponent = -3e38f;  // in place of -inf, which 0 must not be multiplied by
+constexpr double kLargest = 0x1.fffffep127;  // float
+constexpr float kLeastExponent = -3e38f;     // in place of -inf, which 0 must not be multiplied by
 
 // d = z - largest <= 0, finite.
 inline Floats below(Floats z, Floats largest) { return max(broadcast(kLeastExponent), z - largest); }
@@ -22,7 +23,7 @@ inline Floats weight(Floats d, Floats scale) { return exp2_of_negative(d * scale
 // log2(e) / temperature.
 inline float scale_of(double inverse) {
   const double scale = inverse * static_cast<double>(kLog2e);
-  return static_cast<float>(scale > kLargestInverse ? kLargestInverse : scale);
+  return static_cast<float>(scale > kLargest ? kLargest : scale);
 }
 
 // What logits are counted from, so that the padding's weights are 0 whatever the largest logit.
