@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import INTERPRETING
+from host_reads import HostReads
 from token_rows import Options, assert_right
 from torch import Tensor
 
@@ -260,6 +261,15 @@ def test_without_a_temperature_nothing_is_drawn(backend: str, device: str) -> No
     assert found.current_prob is None
     seeded = call(backend, device, z, seeds=draw_seeds(2), temperature=torch.zeros(2, dtype=F64))
     assert torch.equal(seeded.sample, found.argmax)
+
+
+def test_the_host_reads_no_value(backend: str, device: str) -> None:
+    z, seeds = torch.randn(2, 3, 50, device=device), draw_seeds(2).to(device)
+    current, given = torch.zeros(2, 3, dtype=torch.int64, device=device), {"temperature": 0.8, "exclude": [4]}
+    with fd.backend(backend), HostReads() as reads:
+        token_stats(z, current, seeds=seeds, index=7, top_k=9, top_p=0.9, current_shift=-1.0, **given)
+        token_stats(z, seeds=seeds, logits_uncond=z, guidance=2.0, positions=current, **given)
+    assert reads.seen == []
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 5), (2, 0, 5), (0, 5)], ids=str)

@@ -18,7 +18,7 @@ def inverse_temperature(temperature, sample):
 
 @triton.jit
 def final_logits(
-    logits, uncond, guidance, current, shift, row, sample, at, end, vocabulary, E0, E1, E2, E3
+    logits, uncond, guidance, current, shift, row, sample, at, end, E0, E1, E2, E3
 ):  # fmt: skip
     """z of tokens `at` in float32; -inf from `end` on. logits and uncond point to the row."""
     there = at < end
