@@ -36,7 +36,8 @@ class Rows {
     const float scale = scale_of(inverse);
     for (int64_t s = 0; s < sums_.count; ++s) {
       const Stretch stretch = reader_.read(s * kStretch);
-      tempered ? add_stretch<true>(stretch, scale, s, sums_) : add_stretch<false>(stretch, scale, s, sums_);
+      const int64_t bytes = sizeof(S);
+      tempered ? add_stretch<true>(stretch, bytes, scale, s, sums_) : add_stretch<false>(stretch, bytes, scale, s, sums_);
     }
     const float largest = largest_of_row();
     Law drawn;
