@@ -29,11 +29,12 @@ VARIANTS = {  # of diffusers' arguments
 
 
 class Result(NamedTuple):
-    """Tokens and the probability that the contestant gives each, under the plain law or the drawn one."""
+    """Tokens, the probability that the contestant gives each, and the temperature of that probability's law."""
 
     tokens: Tensor
     probability: Tensor
-    plain: bool
+    temperature: float = 1.0
+    in_half: bool = False  # the logits are divided by the temperature in their own precision
 
 
 @lru_cache(maxsize=1)  # one draw for all contestants
@@ -49,8 +50,8 @@ def ours(z: Tensor, options: dict) -> Callable[[], Result]:
     def run() -> Result:
         stats = token_stats(z, seeds=seeds, index=1, **options)
         if options["temperature"] == 0:
-            return Result(stats.sample, stats.max_prob, True)
-        return Result(stats.sample, stats.drawn_log_prob.exp(), False)
+            return Result(stats.sample, stats.max_prob)
+        return Result(stats.sample, stats.drawn_log_prob.exp(), options["temperature"])
 
     return run
 
@@ -62,7 +63,7 @@ def block_refinement(z: Tensor, options: dict) -> Callable[[], Result]:
 
     def run() -> Result:
         out = scheduler.step(z, 3, tokens, mask_token_id=z.shape[-1] - 1, **options)
-        return Result(out.sampled_tokens, out.sampled_probs, options["temperature"] == 0)
+        return Result(out.sampled_tokens, out.sampled_probs, options["temperature"] or 1.0, True)
 
     return run
 
@@ -75,7 +76,7 @@ def entropy_bound(z: Tensor, options: dict) -> Callable[[], Result]:
 
     def run() -> Result:
         out = scheduler.step(z, 3, tokens)
-        return Result(out.sampled_tokens, out.sampled_probs, False)
+        return Result(out.sampled_tokens, out.sampled_probs, t, True)
 
     return run
 
@@ -87,7 +88,7 @@ def discrete_ddim(z: Tensor, options: dict) -> Callable[[], Result]:
 
     def run() -> Result:
         out = scheduler.step(z, 3, tokens, **options)
-        return Result(out.sampled_tokens, out.sampled_probs, True)
+        return Result(out.sampled_tokens, out.sampled_probs)
 
     return run
 
@@ -108,7 +109,7 @@ def llada(z: Tensor, options: dict) -> Callable[[], Result]:
             noisy = wide.exp() / (-torch.log(torch.rand_like(wide))) ** t
         tokens = noisy.argmax(-1)
         p = torch.softmax(z.to(torch.float64), dim=-1)
-        return Result(tokens, p.gather(-1, tokens[..., None])[..., 0], True)
+        return Result(tokens, p.gather(-1, tokens[..., None])[..., 0])
 
     return run
 
@@ -124,37 +125,38 @@ CASES = [(variant, name) for variant in VARIANTS for name, (_, serves) in CONTES
 
 
 def check(found: Result, z: Tensor, options: dict) -> None:
-    """The probabilities against float64, and that tokens are ones that may be drawn."""
-    for b, row in enumerate(z[:, ::8].double().unbind(0)):
-        tokens, given = found.tokens[b, ::8], found.probability[b, ::8].double()
-        law = row if found.plain else row / options["temperature"]
-        for token, p, logits, x in zip(tokens.tolist(), given.tolist(), row, law, strict=True):
-            ordered = x.softmax(0).sort(descending=True, stable=True)
-            kept = torch.ones_like(ordered.values, dtype=torch.bool)
-            if "top_k" in options:
-                kept &= logits[ordered.indices] >= logits.topk(options["top_k"]).values[-1]
-            if "top_p" in options:
-                kept &= ordered.values.cumsum(0) - ordered.values < options["top_p"] + 1e-6
-            right = (x[token] - x[ordered.indices[kept]].logsumexp(0)).exp().item()
-            # diffusers divides halves by the temperature in their own precision.
-            assert abs(p - right) <= (1e-5 if z.dtype == torch.float32 else 5e-2) * max(right, 1e-6) + 1e-12, (p, right)
+    """The probabilities against float64, under the law that top_k and top_p leave."""
+    rows, tokens, given = (t[:, ::8].flatten(0, 1) for t in (z, found.tokens, found.probability))
+    scaled = rows / found.temperature if found.in_half else rows.double() / found.temperature
+    for token, p, x in zip(tokens.tolist(), given.tolist(), scaled, strict=True):
+        ordered, order = x.sort(descending=True, stable=True)
+        kept = torch.ones_like(ordered, dtype=torch.bool)
+        if "top_k" in options:
+            kept &= ordered >= ordered[options["top_k"] - 1]
+        law = torch.where(kept, ordered.double(), -torch.inf).softmax(0)
+        if "top_p" in options:
+            kept &= law.cumsum(0) - law < options["top_p"]
+        law = law[kept] / law[kept].sum()
+        place = (order[kept] == token).nonzero()
+        # diffusers' nucleus ends a little elsewhere, because it sums halves in their own precision.
+        right = law[place[0, 0]].item() if len(place) else law[-1].item()
+        assert abs(p - right) <= (3e-2 if found.in_half else 1e-4) * right, (p, right)
 
 
 # Contestants of one group run one after another, so that they meet the same machine.
 @pytest.mark.parametrize(("variant", "contestant"), CASES)
-@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(("shape", "dtype"), SETTINGS, ids=str)
 def test_token_stats(
-    benchmark, threads: None, shape: tuple[int, ...], dtype: torch.dtype, count: int, variant: str, contestant: str
+    benchmark, threads: None, shape: tuple[int, ...], dtype: torch.dtype, variant: str, contestant: str
 ) -> None:
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     z, options = operands(shape, dtype), VARIANTS[variant]
     run = CONTESTANTS[contestant][0](z, options)
     check(run(), z, options)
-    benchmark.group = f"{variant}, {shape}, {str(dtype)[6:]}, {count} thread{'s' * (count > 1)}"
-    rounds = 40 if contestant == "fastdiff" else 4
+    benchmark.group = f"{variant}, {shape}, {str(dtype)[6:]}"
+    rounds = 40 if contestant == "fastdiff" else 3
     benchmark.pedantic(run, rounds=rounds, iterations=1, warmup_rounds=1)
     if benchmark.stats is not None and contestant == "fastdiff":
         moved = z.numel() * z.element_size()
         rate = moved / benchmark.stats.stats.min
-        benchmark.extra_info["of_read_bandwidth"] = round(rate / read_bandwidth(moved, count), 3)
+        benchmark.extra_info["of_read_bandwidth"] = round(rate / read_bandwidth(moved, 1), 3)

@@ -111,7 +111,7 @@ def gram_table(rows: list[dict]) -> str:
 def token_stats_table(rows: list[dict]) -> str:
     """One row a group: fastdiff's best time and share of the read bandwidth, and how many times that others take."""
     names = ("block_refinement", "entropy_bound", "discrete_ddim", "llada")
-    lines = [f"| what, shape, dtype, threads | fastdiff ms | of read | {' | '.join(names)} |", "|---" * 7 + "|"]
+    lines = [f"| what, shape, dtype | fastdiff ms | of read | {' | '.join(names)} |", "|---" * 7 + "|"]
     for group, members in by_contestant(rows).items():
         ours = members["fastdiff"]
         best, median = (ours["stats"][key] for key in ("min", "median"))
@@ -226,7 +226,8 @@ def write_token_stats() -> None:
         " The other columns say how many times fastdiff's time theirs takes, best and then median: a step of diffusers'"
         " schedulers, whose part beside the logits is small, and LLaDA's reference sampler. The temperature is 0.7"
         " where tokens are drawn, top_k is 50 and top_p 0.9. The share of the machine's read bandwidth, that of torch's"
-        " sum of a float32 buffer as large, counts one read of the logits."
+        " sum of a float32 buffer as large, counts one read of the logits. One thread, on a machine that had other"
+        " work."
     )
     _write_for_device("token_stats", "Draws from logits", text, token_stats_table(measure("token_stats")))
 

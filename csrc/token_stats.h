@@ -9,8 +9,8 @@
 namespace fastdiff {
 
 constexpr int kMaxExcluded = 4;
-// Of a temperature: 0 and -inf stay what they are when multiplied by it.
-constexpr double kLeastInverse = 1e-30, kLargestInverse = 0x1.fffffep127;
+// A temperature is taken as one between these: its inverse leaves 0 and -inf what they are when multiplied by it.
+constexpr double kLeastTemperature = 0x1p-127, kLargestTemperature = 1e30;
 
 // The order of the results, each [batch, length].
 enum { kLogProb, kMaxProb, kMargin, kEntropy, kCurrentProb, kDrawnLogProb, kDrawnEntropy, kTokenNumbers };
@@ -37,14 +37,12 @@ struct TokenStats {
   int64_t* tokens;  // [kTokenResults, batch, length]
 };
 
-// 0 where the sample is drawn at temperature 0: it is the argmax.
+// At temperature 0 the sample is the argmax, and nothing is drawn.
 #if defined(__CUDACC__)
 __host__ __device__
 #endif
-static inline double inverse_temperature(double temperature) {
-  if (!(temperature > 0)) return 0;
-  const double inverse = 1 / temperature;
-  return inverse < kLeastInverse ? kLeastInverse : inverse > kLargestInverse ? kLargestInverse : inverse;
+static inline double bounded_temperature(double t) {
+  return t < kLeastTemperature ? kLeastTemperature : t > kLargestTemperature ? kLargestTemperature : t;
 }
 
 }  // namespace fastdiff

@@ -94,7 +94,7 @@ def test_guidance_shift_and_rows_without_a_law(twin: Path) -> None:
     assert not one.tokens[:, 0, 1:].count_nonzero()
 
 
-REGISTERS = {"part": 128, "row": 128, "cut": 128}
+REGISTERS = {"part": 80, "row": 128, "cut": 232}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import INTERPRETING
+from host_reads import HostReads
 from token_rows import Options, assert_right
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from fastdiff.ops import TokenStats, token_stats
 OP = "token_stats"
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 DTYPES = [F32, F16] + [BF16] * (not INTERPRETING)  # broken in the interpreter
-SIZES = [1, 2, 7, 1000, 2500] if INTERPRETING else [1, 2, 3, 7, 31, 64, 257, 1000, 4099, 20011]
+SIZES = [1, 7, 1500] if INTERPRETING else [1, 2, 3, 7, 31, 64, 257, 1000, 4099, 20011]
 OPTIONS = {
     "plain": Options(),
     "greedy": Options(temperature=0.0),
@@ -46,8 +47,12 @@ def equal(a: TokenStats, b: TokenStats) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True) if x is not None)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# In the interpreter each set of options meets one dtype.
+KINDS = [(dtype, name) for d, dtype in enumerate(DTYPES) for n, name in enumerate(OPTIONS)
+         if not INTERPRETING or (d + n) % 2 == 0]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "name"), KINDS, ids=str)
 def test_equals_the_definition(backend: str, device: str, dtype: torch.dtype, name: str) -> None:
     options = OPTIONS[name]
     for size in SIZES:
@@ -90,7 +95,7 @@ def part_of_a_sequence(z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", [strided, transposed, padded, misaligned, part_of_a_sequence])
-@pytest.mark.parametrize("dtype", [F32, F16], ids=str)
+@pytest.mark.parametrize("dtype", [*[F32] * (not INTERPRETING), F16], ids=str)
 def test_layouts_give_the_same_bits(backend: str, device: str, dtype: torch.dtype, layout: Callable) -> None:
     z = (3 * torch.randn(2, 5, 1237)).to(dtype)
     options = {"seeds": draw_seeds(2), "temperature": 0.9}
@@ -107,7 +112,7 @@ def test_more_dimensions_are_rows_in_their_order(backend: str, device: str) -> N
     assert torch.equal(single.sample, flat.sample[:, 0])
 
 
-@pytest.mark.parametrize("filters", [{}, {"top_k": 20, "top_p": 0.8}], ids=str)
+@pytest.mark.parametrize("filters", [{}, *[{"top_k": 20, "top_p": 0.8}] * (not INTERPRETING)], ids=str)
 def test_a_row_has_the_same_bits_in_any_batch_and_any_part_of_its_sequence(
     backend: str, device: str, filters: dict
 ) -> None:
@@ -125,7 +130,7 @@ def test_a_row_has_the_same_bits_in_any_batch_and_any_part_of_its_sequence(
 
 
 def test_every_row_has_its_own_random_number(backend: str, device: str) -> None:
-    z = torch.zeros(1, 1, 1000).expand(3, 40, 1000)
+    z = torch.zeros(1, 1, 1000).expand(3, 10, 1000)
     seeds = torch.tensor([5, 6, 5])
     first, second = (call(backend, device, z, seeds=seeds, temperature=1.0, index=i).sample for i in (0, 1))
     assert torch.equal(first[0], first[2])
@@ -135,7 +140,7 @@ def test_every_row_has_its_own_random_number(backend: str, device: str) -> None:
 
 @pytest.mark.parametrize("size", [7, *[1000] * (not INTERPRETING)])
 def test_tokens_are_drawn_as_often_as_their_law_says(backend: str, device: str, size: int) -> None:
-    count = 2000 if INTERPRETING else 10_000 if backend == "reference" else 200_000
+    count = 50 if INTERPRETING else 10_000 if backend == "reference" else 200_000
     z = 2 * torch.randn(1, 1, size)
     drawn = call(backend, device, z.expand(1, count, size), seeds=draw_seeds(1), temperature=0.8).sample
     q = (z.double()[0, 0] / 0.8).softmax(-1)
@@ -187,19 +192,22 @@ def test_a_shift_leaves_the_current_token_out(backend: str, device: str) -> None
 
 
 def test_equal_logits(backend: str, device: str) -> None:
-    z = torch.tensor([1.0, 3.0, 3.0, 2.0, 2.0, 2.0, 0.0]).repeat(1, 400, 1)
-    seeds = draw_seeds(1)
-    first = call(backend, device, z, seeds=seeds, temperature=1.0)
-    assert set(first.argmax.unique().tolist()) == {1}
-    assert not first.margin.count_nonzero()
-    three = call(backend, device, z, seeds=seeds, temperature=1.0, top_k=3).sample
-    assert set(three.unique().tolist()) == {1, 2, 3, 4, 5}  # all that are equal to the third largest
-    z = torch.zeros(1, 400, 6)
-    half = call(backend, device, z, seeds=seeds, temperature=1.0, top_p=0.45).sample
-    assert set(half.unique().tolist()) == {0, 1, 2}  # of equal tokens the first
+    count = 8 if INTERPRETING else 400  # of which each token that may be drawn gets one, but once in 10^15
+
+    def drawn(z: list[float], **filters: float) -> set[int]:
+        rows = torch.tensor(z).repeat(1, count, 1)
+        found = call(backend, device, rows, seeds=draw_seeds(1), temperature=1.0, **filters)
+        assert not found.margin.count_nonzero()
+        assert (found.argmax == z.index(max(z))).all()
+        return set(found.sample.unique().tolist())
+
+    three, half = drawn([1.0, 3.0, 3.0, 2.0, 2.0, 2.0, 0.0], top_k=3), drawn([0.0] * 6, top_p=0.45)
+    assert three <= {1, 2, 3, 4, 5}  # all that are equal to the third largest
+    assert half <= {0, 1, 2}  # of equal tokens the first
+    assert INTERPRETING or (len(three), len(half)) == (5, 3)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[-1:] if INTERPRETING else DTYPES, ids=str)
 def test_rows_without_a_law_have_no_numbers_and_the_others_are_as_they_were(
     backend: str, device: str, dtype: torch.dtype
 ) -> None:
@@ -253,6 +261,15 @@ def test_without_a_temperature_nothing_is_drawn(backend: str, device: str) -> No
     assert found.current_prob is None
     seeded = call(backend, device, z, seeds=draw_seeds(2), temperature=torch.zeros(2, dtype=F64))
     assert torch.equal(seeded.sample, found.argmax)
+
+
+def test_the_host_reads_no_value(backend: str, device: str) -> None:
+    z, seeds = torch.randn(2, 3, 50, device=device), draw_seeds(2).to(device)
+    current, given = torch.zeros(2, 3, dtype=torch.int64, device=device), {"temperature": 0.8, "exclude": [4]}
+    with fd.backend(backend), HostReads() as reads:
+        token_stats(z, current, seeds=seeds, index=7, top_k=9, top_p=0.9, current_shift=-1.0, **given)
+        token_stats(z, seeds=seeds, logits_uncond=z, guidance=2.0, positions=current, **given)
+    assert reads.seen == []
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 5), (2, 0, 5), (0, 5)], ids=str)

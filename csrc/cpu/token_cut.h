@@ -109,7 +109,7 @@ class TokenCut {
     const double each = outside / static_cast<double>(t_.vocabulary) * 0.999;
     if (!(each > 0)) return -kInfinity;
     const double least = static_cast<double>(largest_) + __builtin_log(each) / inverse;
-    return least > -kLargestInverse ? static_cast<float>(least - 1e-6 * __builtin_fabs(least)) : -kInfinity;
+    return least > -kLargest ? static_cast<float>(least - 1e-6 * __builtin_fabs(least)) : -kInfinity;
   }
 
   // Where the largest of the tokens that are left reach the mass: in a bucket of logits, and in it by selection.

@@ -15,6 +15,7 @@ constexpr float kInfinity = __builtin_inff();
 struct Stretch {
   const float* z;
   int64_t begin, count, padded;
+  uintptr_t next;  // where the logits behind them lie, in memory
 };
 
 template <class S>
@@ -35,8 +36,9 @@ class TokenReader {
   Stretch read(int64_t begin) {
     const int64_t left = t_.vocabulary - begin, n = left < kStretch ? left : kStretch;
     const int64_t padded = (n + kTogether - 1) / kTogether * kTogether;
+    const auto next = reinterpret_cast<uintptr_t>(logits_ + begin + n);
     if constexpr (sizeof(S) == sizeof(float)) {
-      if (!uncond_ && n == padded && !is_changed(begin, n)) return {logits_ + begin, begin, n, padded};
+      if (!uncond_ && n == padded && !is_changed(begin, n)) return {logits_ + begin, begin, n, padded, next};
     }
     int64_t i = 0;
     if (uncond_) {
@@ -48,7 +50,7 @@ class TokenReader {
     }
     for (; i < padded; ++i) copy_[i] = -kInfinity;
     change(begin, n);
-    return {copy_, begin, n, padded};
+    return {copy_, begin, n, padded, next};
   }
 
  private:

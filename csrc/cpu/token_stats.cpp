@@ -31,12 +31,13 @@ class Rows {
   void run(int64_t row) {
     reader_.set_row(row);
     const int64_t sample = row / t_.length;
-    const double inverse = t_.temperature ? inverse_temperature(t_.temperature[sample]) : 0;
+    const double t = t_.temperature ? t_.temperature[sample] : 0, inverse = t > 0 ? 1 / bounded_temperature(t) : 0;
     const bool tempered = inverse > 0 && inverse != 1;
     const float scale = scale_of(inverse);
     for (int64_t s = 0; s < sums_.count; ++s) {
       const Stretch stretch = reader_.read(s * kStretch);
-      tempered ? add_stretch<true>(stretch, scale, s, sums_) : add_stretch<false>(stretch, scale, s, sums_);
+      const int64_t bytes = sizeof(S);
+      tempered ? add_stretch<true>(stretch, bytes, scale, s, sums_) : add_stretch<false>(stretch, bytes, scale, s, sums_);
     }
     const float largest = largest_of_row();
     Law drawn;

@@ -10,11 +10,16 @@
 namespace fastdiff::cpu {
 namespace {
 
+constexpr int64_t kCacheLine = 64;  // bytes
 constexpr float kLog2e = 1.44269504089f;
-constexpr float kLeastExponent = -3e38f;  // in place of -inf, which 0 must not be multiplied by
+constexpr double kLargest = 0x1.fffffep127;  // float
+constexpr float kLeastExponent = -3e38f;     // in place of -inf, which 0 must not be multiplied by
 
 // d = z - largest <= 0, finite.
 inline Floats below(Floats z, Floats largest) { return max(broadcast(kLeastExponent), z - largest); }
+
+// Asks for memory that is needed soon, if it is there at all.
+inline void fetch(uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); }
 
 // Weights e^(d / temperature), in base 2.
 inline Floats weight(Floats d, Floats scale) { return exp2_of_negative(d * scale); }
@@ -22,7 +27,7 @@ inline Floats weight(Floats d, Floats scale) { return exp2_of_negative(d * scale
 // log2(e) / temperature.
 inline float scale_of(double inverse) {
   const double scale = inverse * static_cast<double>(kLog2e);
-  return static_cast<float>(scale > kLargestInverse ? kLargestInverse : scale);
+  return static_cast<float>(scale > kLargest ? kLargest : scale);
 }
 
 // What logits are counted from, so that the padding's weights are 0 whatever the largest logit.
@@ -68,15 +73,17 @@ inline Floats lanes_largest(const Stretch& stretch) {
   return max(max(most[0], most[1]), max(most[2], most[3]));
 }
 
-// NaN comes into the sums, and so does that of +inf - inf.
+// NaN comes into the sums, and so does that of +inf - inf. `bytes` of a logit in memory: the next stretch is fetched while
+// this one's sums are made, or the memory would have nothing to do.
 template <bool kTempered>
-inline void add_stretch(const Stretch& stretch, float scale, int64_t s, StretchSums& to) {
+inline void add_stretch(const Stretch& stretch, int64_t bytes, float scale, int64_t s, StretchSums& to) {
   const Floats most = lanes_largest(stretch);
   store(to.lanes + s * kLanes, most);
   to.largest[s] = largest_of(most);
   const Floats from = broadcast(finite_or_zero(to.largest[s]));
   Floats sum[2] = {}, moment[2] = {}, drawn[2] = {}, drawn_moment[2] = {};
   for (int64_t i = 0; i < stretch.padded; i += 2 * kLanes) {
+    for (int64_t at = i * bytes; at < (i + 2 * kLanes) * bytes; at += kCacheLine) fetch(stretch.next + at);
 #pragma GCC unroll 2
     for (int u = 0; u < 2; ++u) {
       const Floats d = below(load(stretch.z + i + u * kLanes), from);

@@ -104,7 +104,7 @@ FASTDIFF_DEVICE void token_cut_thread(const TokenCall& c, int64_t which, int thr
       const double bound = c.t.top_p * sum_over_block(static_cast<double>(own), thread, kCutThreads, shared.sum);
       const uint32_t key = reach_key(row, bound, above, thread, shared, mass);
       const double each = static_cast<double>(weight(below(logit_of(key), largest), scale));
-      double needed = each > 0 ? ceil((bound - above) / each) : 1;
+      double needed = each > 0 ? ceil((bound - above) * reciprocal(each)) : 1;
       const double most = static_cast<double>(c.t.vocabulary);
       needed = needed >= 1 ? (needed < most ? needed : most) : 1;  // NaN becomes 1
       cut.last = token_of_key(row, key, static_cast<int64_t>(needed), thread, shared);

@@ -10,7 +10,8 @@
 namespace fastdiff::cuda {
 
 constexpr float kLog2e = 1.44269504089f;
-constexpr float kLeastExponent = -3e38f;  // in place of -inf, which 0 must not be multiplied by
+constexpr double kLargest = 0x1.fffffep127;  // float
+constexpr float kLeastExponent = -3e38f;     // in place of -inf, which 0 must not be multiplied by
 constexpr float kInfinity = __builtin_inff();
 constexpr int kWarpLanes = 32;
 
@@ -23,7 +24,8 @@ struct TokenRow {
 
   FASTDIFF_DEVICE TokenRow(const TokenCall& c, int64_t which) : call(c), row(which) {
     const TokenStats& t = c.t;
-    sample = row / t.length, position = row - sample * t.length;
+    // Blocks of a grid number less than 2^31, and divisions of 64 bits are calls.
+    sample = static_cast<uint32_t>(row) / static_cast<uint32_t>(t.length), position = row - sample * t.length;
     logits.data = const_cast<void*>(t.logits.data), uncond.data = const_cast<void*>(t.uncond.data);
     logits.dtype = uncond.dtype = t.dtype;
     guidance = t.guidance ? static_cast<float>(t.guidance[sample]) : 0;
@@ -87,17 +89,34 @@ struct TokenRow {
 
 FASTDIFF_DEVICE float finite_or_zero(float largest) { return largest - largest == 0 ? largest : 0; }
 // z - largest, of which NaN stays and -inf becomes a number that may be multiplied by 0.
-FASTDIFF_DEVICE float below(float z, float largest) { return z == -kInfinity ? kLeastExponent : z - largest; }
+FASTDIFF_DEVICE float below(float z, float largest) {
+  const float d = z - largest;
+  return d < kLeastExponent ? kLeastExponent : d;
+}
 FASTDIFF_DEVICE float weight(float d, float scale) { return exp2_fast(d * scale); }
 
 // log2(e) / temperature.
 FASTDIFF_DEVICE float scale_of(double inverse) {
   const double scale = inverse * static_cast<double>(kLog2e);
-  return static_cast<float>(scale > kLargestInverse ? kLargestInverse : scale);
+  return static_cast<float>(scale > kLargest ? kLargest : scale);
+}
+
+// 1 / v of a normal number, by Newton's method: the division of doubles is a call, which costs stack.
+FASTDIFF_DEVICE double reciprocal(double v) {
+#if defined(__CUDACC__)
+  double r;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(r) : "d"(v));
+  r = fma(r, fma(-v, r, 1.0), r);
+  r = fma(r, fma(-v, r, 1.0), r);
+  return fma(r, fma(-v, r, 1.0), r);
+#else
+  return 1 / v;
+#endif
 }
 
 FASTDIFF_DEVICE double inverse_of(const TokenCall& c, int64_t sample) {
-  return c.t.temperature ? inverse_temperature(c.t.temperature[sample]) : 0;
+  const double t = c.t.temperature ? c.t.temperature[sample] : 0;
+  return t > 0 ? reciprocal(bounded_temperature(t)) : 0;
 }
 
 // In the order of the logits; -0 is 0.

@@ -9,7 +9,7 @@
 namespace fastdiff::cuda {
 namespace {
 
-__global__ void __launch_bounds__(kCutThreads) token_cut_kernel(const __grid_constant__ TokenCall call) {
+__global__ void __launch_bounds__(kCutThreads, 1) token_cut_kernel(const __grid_constant__ TokenCall call) {
   __shared__ CutShared shared;
   token_cut_thread(call, blockIdx.x, threadIdx.x, &shared);
 }
@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kTokenThreads) token_part_kernel(const __grid_
   token_part_thread(call, blockIdx.x, threadIdx.x, &shared);
 }
 
-__global__ void __launch_bounds__(kTokenThreads) token_row_kernel(const __grid_constant__ TokenCall call) {
+__global__ void __launch_bounds__(kTokenThreads, 1) token_row_kernel(const __grid_constant__ TokenCall call) {
   __shared__ RowShared shared;
   token_row_thread(call, blockIdx.x, threadIdx.x, &shared);
 }

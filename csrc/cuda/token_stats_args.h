@@ -12,7 +12,7 @@ constexpr int kTokenWidth = 8;  // neighbouring logits that a thread takes at on
 constexpr int kTokenTurns = 2;  // as often
 constexpr int kTurn = kTokenThreads * kTokenWidth;
 constexpr int kPart = kTurn * kTokenTurns;
-constexpr int kCutThreads = 512;
+constexpr int kCutThreads = 256;
 
 // Of a part: its two largest logits and where the first is, the sums of w = e^(z - m) and of w (z - m), where m is the
 // largest, and the same at the temperature; then what the last sum counts for in the row's.

@@ -19,7 +19,7 @@ FASTDIFF_DEVICE int64_t token_of(int64_t part, int turn, int thread) {
 
 FASTDIFF_DEVICE void token_part_thread(const TokenCall& c, int64_t block, int thread, void* memory) {
   PartShared& shared = *static_cast<PartShared*>(memory);
-  const int64_t which = block / c.parts, part = block - which * c.parts;
+  const int64_t which = static_cast<uint32_t>(block) / static_cast<uint32_t>(c.parts), part = block - which * c.parts;
   const TokenRow row(c, which);
   float z[kTokenTurns][kTokenWidth];
 #pragma unroll
@@ -107,7 +107,7 @@ FASTDIFF_DEVICE int64_t draw_token(const TokenCall& c, const TokenRow& row, cons
   constexpr int kEach = kPart / kTokenThreads;
   if (thread == 0) {
     shared.part = reach(c.parts, target, [&](int64_t p) { return parts[p].share; });
-    shared.target = target / parts[shared.part].share;
+    shared.target = target * reciprocal(parts[shared.part].share);
   }
   sync_block();
   const TokenPart part = parts[shared.part];
@@ -185,14 +185,15 @@ FASTDIFF_DEVICE void token_row_thread(const TokenCall& c, int64_t which, int thr
   }
   if (thread != 0) return;
   const double x = static_cast<double>(row.logit(sample)) - largest, log_sum = log(plain.sum), log_drawn = log(drawn.sum);
+  const double whole = reciprocal(plain.sum);
   double current = 0;
   if (t.current && t.current[which] >= 0 && t.current[which] < t.vocabulary) {
-    current = exp(static_cast<double>(row.logit(t.current[which])) - largest) / plain.sum;
+    current = exp(static_cast<double>(row.logit(t.current[which])) - largest) * whole;
   }
-  const double margin = -expm1(static_cast<double>(top.second) - largest) / plain.sum;
+  const double margin = -expm1(static_cast<double>(top.second) - largest) * whole;
   write_row(c, which,
-            {x - log_sum, 1 / plain.sum, margin, log_sum - plain.moment / plain.sum, current,
-             inverse > 0 ? inverse * x - log_drawn : 0, log_drawn - inverse * (drawn.moment / drawn.sum)},
+            {x - log_sum, whole, margin, log_sum - plain.moment * whole, current,
+             inverse > 0 ? inverse * x - log_drawn : 0, log_drawn - inverse * (drawn.moment * reciprocal(drawn.sum))},
             top.token, sample);
 }
 

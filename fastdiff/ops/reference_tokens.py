@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .philox import uniform_rows
 
-LEAST_INVERSE, LARGEST_INVERSE = 1e-30, float(torch.finfo(torch.float32).max)  # of a temperature: 0 d and -inf d keep
+TEMPERATURES = (2.0**-127, 1e30)  # the least and the largest there are: 0 and -inf stay what they are over them
 
 
 def token_stats(
@@ -109,7 +109,7 @@ def _drawn_law(
     if temperature is None:
         return torch.zeros_like(d), greedy
     t = _per_sample(temperature, d)
-    logs = d * (1 / t).clamp(LEAST_INVERSE, LARGEST_INVERSE)
+    logs = d * (1 / t.clamp(*TEMPERATURES))
     weights = logs.exp()
     if top_k:
         least = d.topk(min(top_k, d.shape[-1]), -1).values[..., -1:]

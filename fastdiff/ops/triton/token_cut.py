@@ -26,20 +26,20 @@ def _reach(
     digit = tl.arange(0, 16)
     found = tl.full((), 0, tl.uint32)
     above = tl.full((), 0.0, tl.float64)
-    for step in tl.static_range(8):
-        threshold = found + (digit.to(tl.uint32) << (28 - 4 * step))
+    unit = tl.full((), 1 << 28, tl.uint32)  # of the digit that is looked for
+    for _ in range(8):
+        threshold = found + digit.to(tl.uint32) * unit
         total = tl.zeros([16], tl.float64)
         for start in range(0, vocabulary, BLOCK):
             at = start + tl.arange(0, BLOCK)
-            z = final_logits(
-                logits, uncond, guidance, current, shift, row, sample, at, vocabulary, vocabulary, E0, E1, E2, E3
-            )
+            z = final_logits(logits, uncond, guidance, current, shift, row, sample, at, vocabulary, E0, E1, E2, E3)
             key = key_of(z)
             value = _measure(z, key, at, vocabulary, largest, inverse, least, MASS)
             total += tl.sum(tl.where(key[:, None] >= threshold[None, :], value[:, None], 0.0), 0).to(tl.float64)
         last = tl.max(tl.where(total >= bound, digit, 0), 0)
         above = tl.where(last < 15, tl.sum(tl.where(digit == last + 1, total, 0.0), 0), above)
-        found += last.to(tl.uint32) << (28 - 4 * step)
+        found += last.to(tl.uint32) * unit
+        unit = unit >> 4
     return found, above
 
 
@@ -61,9 +61,7 @@ def token_cut_kernel(
     most = tl.full([BLOCK], -float("inf"), tl.float32)
     for start in range(0, vocabulary, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        z = final_logits(
-            logits, uncond, guidance, current, shift, row, sample, at, vocabulary, vocabulary, E0, E1, E2, E3
-        )
+        z = final_logits(logits, uncond, guidance, current, shift, row, sample, at, vocabulary, E0, E1, E2, E3)
         most = tl.maximum(most, z)
     largest = finite_or_zero(tl.max(most, 0))
     least = tl.full((), 0, tl.uint32)
@@ -77,9 +75,7 @@ def token_cut_kernel(
         total = tl.full((), 0.0, tl.float64)
         for start in range(0, vocabulary, BLOCK):
             at = start + tl.arange(0, BLOCK)
-            z = final_logits(
-                logits, uncond, guidance, current, shift, row, sample, at, vocabulary, vocabulary, E0, E1, E2, E3
-            )
+            z = final_logits(logits, uncond, guidance, current, shift, row, sample, at, vocabulary, E0, E1, E2, E3)
             total += tl.sum(_measure(z, key_of(z), at, vocabulary, largest, inverse, least, True), 0).to(tl.float64)
         bound = total * tl.load(top_p)
         least, above = _reach(
@@ -93,9 +89,7 @@ def token_cut_kernel(
         before = 0
         for start in range(0, vocabulary, BLOCK):
             at = start + tl.arange(0, BLOCK)
-            z = final_logits(
-                logits, uncond, guidance, current, shift, row, sample, at, vocabulary, vocabulary, E0, E1, E2, E3
-            )
+            z = final_logits(logits, uncond, guidance, current, shift, row, sample, at, vocabulary, E0, E1, E2, E3)
             equal = ((key_of(z) == least) & (at < vocabulary)).to(tl.int32)
             here = (equal != 0) & (before + tl.cumsum(equal, 0) == needed)
             last = tl.minimum(last, tl.min(tl.where(here, at, vocabulary), 0).to(tl.int64))

@@ -12,13 +12,13 @@ def inverse_temperature(temperature, sample):
     inverse = tl.full((), 0.0, tl.float64)
     if temperature is not None:
         t = tl.load(temperature + sample)
-        inverse = tl.where(t > 0, tl.minimum(tl.maximum(1.0 / tl.where(t > 0, t, 1.0), 1e-30), 3.4028234e38), 0.0)
+        inverse = tl.where(t > 0, 1.0 / tl.minimum(tl.maximum(t, 5.877471754111438e-39), 1e30), 0.0)
     return inverse
 
 
 @triton.jit
 def final_logits(
-    logits, uncond, guidance, current, shift, row, sample, at, end, vocabulary, E0, E1, E2, E3
+    logits, uncond, guidance, current, shift, row, sample, at, end, E0, E1, E2, E3
 ):  # fmt: skip
     """z of tokens `at` in float32; -inf from `end` on. logits and uncond point to the row."""
     there = at < end
@@ -37,7 +37,8 @@ def final_logits(
 @triton.jit
 def below(z, largest):
     """z - largest, of which NaN stays and -inf becomes a number that may be multiplied by 0."""
-    return tl.where(z == -float("inf"), -3e38, z - largest)
+    d = z - largest
+    return tl.where(d < -3e38, -3e38, d)
 
 
 @triton.jit

@@ -37,7 +37,7 @@ def token_parts_kernel(
     if uncond is not None:
         uncond += sample * uncond_b + row % length * uncond_l
     at = (pid % parts).to(tl.int32) * PART + tl.arange(0, PART)
-    z = final_logits(logits, uncond, guidance, current, shift, row, sample, at, vocabulary, vocabulary, E0, E1, E2, E3)
+    z = final_logits(logits, uncond, guidance, current, shift, row, sample, at, vocabulary, E0, E1, E2, E3)
     largest = tl.max(z, 0)
     argmax = tl.minimum(tl.min(tl.where(z == largest, at, vocabulary), 0), vocabulary - 1)
     second = tl.max(tl.where(at == argmax, -float("inf"), z), 0)
@@ -130,11 +130,9 @@ def token_rows_kernel(
         before = tl.sum(tl.where(part < reached, share, 0.0), 0)
         mass = tl.maximum(tl.sum(tl.where(part == reached, share, 0.0), 0), 1e-300)
         at = reached * PART + tl.arange(0, PART)
-        z = final_logits(
-            logits, uncond, guidance, current, shift, row, sample, at, vocabulary, vocabulary, E0, E1, E2, E3
-        )
-        weight = tl.exp(below(z, tl.sum(tl.where(part == reached, finite_or_zero(largest), 0.0), 0))
-                        * scale.to(tl.float32))  # fmt: skip
+        z = final_logits(logits, uncond, guidance, current, shift, row, sample, at, vocabulary, E0, E1, E2, E3)
+        own_largest = tl.sum(tl.where(part == reached, finite_or_zero(largest), 0.0), 0)
+        weight = tl.exp(below(z, own_largest) * scale.to(tl.float32))
         weight = tl.where(at < vocabulary, weight, 0.0)
         if cut is not None:
             weight = tl.where(is_kept(cut, row, z, at), weight, 0.0)
@@ -143,14 +141,14 @@ def token_rows_kernel(
         target = (u * drawn_total - before) / mass * tl.sum(weight, 0)
         drawn = tl.minimum(_reach(weight, at, target, parts * PART), vocabulary - 1)
         token = tl.where((inverse > 0) & lawful, drawn.to(tl.int64), argmax)
-    x = _logit(logits, uncond, guidance, current, shift, row, sample, token, vocabulary, E0, E1, E2, E3) - most
+    x = final_logits(logits, uncond, guidance, current, shift, row, sample, token, vocabulary, E0, E1, E2, E3) - most
     log_total = tl.log(total)
     log_prob = x - log_total
     current_prob = total * 0
     if current is not None:
         known = tl.load(current + row)
         inside = (known >= 0) & (known < vocabulary)
-        now = _logit(
+        now = final_logits(
             logits, uncond, guidance, current, shift, row, sample, tl.where(inside, known, 0), vocabulary,
             E0, E1, E2, E3,
         )  # fmt: skip
@@ -168,13 +166,6 @@ def token_rows_kernel(
     _store(numbers, 6, rows, row, drawn_entropy, lawful)
     tl.store(tokens + row, argmax)
     tl.store(tokens + rows + row, token)
-
-
-@triton.jit
-def _logit(logits, uncond, guidance, current, shift, row, sample, token, vocabulary, E0, E1, E2, E3):
-    return final_logits(
-        logits, uncond, guidance, current, shift, row, sample, token, vocabulary, vocabulary, E0, E1, E2, E3
-    )
 
 
 @triton.jit
@@ -205,7 +196,8 @@ def run(
     """The contract of `reference_tokens.run_token_stats`."""
     batch, length, vocabulary = logits.shape[0], logits.shape[1:-1].numel(), logits.shape[-1]
     rows, parts = batch * length, -(-vocabulary // PART)
-    logits, uncond = (None if t is None else _rows(t, (batch, length, vocabulary)) for t in (logits, logits_uncond))
+    shape = (batch, length, vocabulary)
+    logits, uncond = _rows(logits, shape), None if logits_uncond is None else _rows(logits_uncond, shape)
     current, positions, seeds, index = (
         None if t is None else t.contiguous() for t in (current, positions, seeds, index)
     )
