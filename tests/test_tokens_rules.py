@@ -14,6 +14,9 @@ def test_the_sizes_are_how_many_are_committed() -> None:
     tokens[1, :7] = 1
     left = [s.left.tolist() for s in ft.iter_sample(model, ft.plan("random", sizes=[1, 2, 4, 7]), tokens, MASK)]
     assert left == [[13, 6], [11, 5], [7, 3], [0, 0]]  # 14 exactly; of 7 the half, rounded up
+    steps = list(ft.iter_sample(model, ft.plan("random", 40), tokens[:1], MASK))
+    assert len(steps) == 14  # more steps than tokens are no more calls
+    assert [s.finished for s in steps] == [False] * 13 + [True]
     changed = [int(s.changed.sum()) for s in ft.iter_sample(model, ft.plan("margin", 4), tokens[:1], MASK)]
     assert changed == [4, 3, 4, 3]
 

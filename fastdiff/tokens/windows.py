@@ -9,12 +9,15 @@ from torch import Tensor
 
 
 class Window(NamedTuple):
-    """A block, and its part from the first position that is open in any sample to the last. masks: the most of one."""
+    """A block, and its part from the first position that is open in any sample to the last.
+
+    counts: the different numbers of open positions that samples have in it.
+    """
 
     block: tuple[int, int]
     start: int
     stop: int
-    masks: int
+    counts: frozenset[int]
 
 
 def windows_of(open: Tensor, block: int | None, start: int) -> list[Window]:
@@ -27,11 +30,11 @@ def windows_of(open: Tensor, block: int | None, start: int) -> list[Window]:
         return []
     edges = [0, *range(start + block, length, block), length] if block else [0, length]
     reached = open.cumsum(1)[:, [edge - 1 for edge in edges[1:]]]
-    masks = reached.diff(dim=1, prepend=reached.new_zeros(len(open), 1)).amax(0).tolist()
+    counts = reached.diff(dim=1, prepend=reached.new_zeros(len(open), 1)).T.tolist()
     columns = open.any(0).tolist()
     found = []
-    for (first, last), count in zip(itertools.pairwise(edges), masks, strict=True):
+    for (first, last), each in zip(itertools.pairwise(edges), counts, strict=True):
         places = [i for i in range(first, last) if columns[i]]
         if places:
-            found.append(Window((first, last), places[0], places[-1] + 1, count))
+            found.append(Window((first, last), places[0], places[-1] + 1, frozenset(each)))
     return found
