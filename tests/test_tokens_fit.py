@@ -168,12 +168,12 @@ def test_what_a_run_is_taught_is_the_divergence_of_its_rule():
 
 
 @pytest.mark.parametrize("rule", ["threshold", "factor", "entropy_bound"])
-def test_a_limit_is_moved_until_the_steps_are_as_many_as_asked_for(rule):
+def test_a_fitted_limit_makes_no_more_steps_than_asked_for_in_the_mean(rule):
     chain = chains.hidden_markov(3, 6)
     texts = chain.draw(24, 12)
     assert fd.tokens.fit(chain, texts, 5, chain.mask, rules=rule, batch=24).rule.name == rule
     teacher = teacher_of(chain, texts)
-    assert 3 < teacher.lesson(best_limits(teacher, rule, 5, None)).steps <= 5
+    assert 1 <= teacher.lesson(best_limits(teacher, rule, 5, None)).steps <= 5
 
 
 def test_prompts_stay_and_blocks_have_a_plan_each():

@@ -16,7 +16,7 @@ LIMITED: dict[str, Callable[[tuple[float, ...]], Rule]] = {
     "factor": lambda levels: Factor(tuple(math.exp(-level) for level in levels)),
     "entropy_bound": lambda levels: EntropyBound(tuple(math.exp(-level) for level in levels)),
 }
-LEAST, MOST = -6.0, 14.0
+LEAST, MOST = -10.0, 14.0
 ROUNDS = 8
 SLOPES = (0.0, -2.0, 2.0)  # of the levels over the steps
 
@@ -24,7 +24,7 @@ SLOPES = (0.0, -2.0, 2.0)  # of the levels over the steps
 def best_limits(teacher: Teacher, name: str, steps: int, block: int | None) -> Plan | None:
     """The plan of at most `steps` steps in the mean under which the texts are most probable; None where none is.
 
-    Levels that are the same at all steps, fall and rise are each moved until the steps are as many as may be.
+    Levels that are the same at all steps, fall and rise are each moved by bisection to as many steps as may be.
     """
     found = [found for slope in SLOPES for found in _bisected(teacher, name, steps, block, slope)]
     return min(found, key=lambda pair: float(pair[1].nll.mean()))[0] if found else None

@@ -49,7 +49,8 @@ class Taught(Rule):
 
     def advance(self, m: Moment) -> Tensor:
         reader = _Reader(m.model, self._text, self._seeds)  # type: ignore[arg-type]
-        inner = replace(m, model=reader)
+        # The order would else be that of the first step with a size: plans are compared on the same orders.
+        inner = replace(m, model=reader, uniforms=lambda index: m.uniforms(0))
         chosen = self._rule.advance(inner) != m.tokens
         m.latest = inner.latest
         count = m.masked.sum(-1)
