@@ -7,48 +7,10 @@ import types
 import pytest
 import torch
 from host_reads import HostReads
+from token_models import EVERY, MASK, PLANS, SIZE, draw, model, some_given
 from torch import Tensor
 
 from fastdiff import tokens as ft
-
-SIZE, MASK = 11, 11
-PLANS = {
-    "random": ft.plan("random", 3),
-    "ancestral": ft.plan("ancestral", 4, sizes="cosine"),
-    "first_hitting": ft.plan("first_hitting"),
-    "confidence": ft.plan(ft.Confidence(1.0), 3),
-    "margin": ft.plan("margin", sizes=[1, 2, 4]),
-    "entropy": ft.plan("entropy", 3),
-    "threshold": ft.plan(ft.Threshold(0.3)),
-    "factor": ft.plan(ft.Factor(2.0), 4),
-    "entropy_bound": ft.plan(ft.EntropyBound(2.0)),
-    "remdm": ft.plan(ft.ReMDM(0.3, "confidence"), 5),
-    "editing": ft.plan(ft.Editing(0.3, 0.4)),
-    "trapezoidal": ft.plan("trapezoidal", 3),
-    "uniform": ft.plan(ft.Uniform(1, 2), 3),
-}
-EVERY = pytest.mark.parametrize("name", PLANS)
-
-
-def model(tokens: Tensor, scale: float | Tensor = 2.0) -> Tensor:
-    """Logits of every token from all tokens, by elementwise operations: the same in any batch."""
-    places, sizes = (torch.arange(1, n + 1, device=tokens.device) for n in (tokens.shape[1], SIZE))
-    seen = torch.sin(tokens * 1.3 + places * 0.7)
-    around = seen.sum(1, keepdim=True) - 0.5 * seen + 0.1 * places
-    logits = 2 * torch.sin(around[..., None] * sizes + 0.3 * sizes)
-    return (scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale) * logits.double()
-
-
-def draw(plan: ft.Plan, tokens: Tensor, **options: object) -> Tensor:
-    return ft.sample(options.pop("model", model), plan, tokens, MASK, vocabulary=SIZE, **options)
-
-
-def some_given(batch: int = 3, length: int = 12) -> Tensor:
-    """A prompt, and tokens here and there behind it."""
-    tokens = torch.randint(SIZE, (batch, length))
-    open = torch.rand(batch, length) < 0.7
-    open[:, :2], open[:, -1] = False, True
-    return tokens.masked_fill(open, MASK)
 
 
 def in_blocks(plan: ft.Plan, block: int) -> ft.Plan:
@@ -128,15 +90,6 @@ def test_tokens_of_any_shape_are_those_of_a_line(name: str) -> None:
     assert torch.equal(found, draw(PLANS[name], tokens, seeds=seeds).view(2, 3, 4))
 
 
-def test_the_sizes_are_how_many_are_committed() -> None:
-    tokens = torch.full((2, 14), MASK)
-    tokens[1, :7] = 1
-    left = [s.left.tolist() for s in ft.iter_sample(model, ft.plan("random", sizes=[1, 2, 4, 7]), tokens, MASK)]
-    assert left == [[13, 6], [11, 5], [7, 3], [0, 0]]  # 14 exactly; of 7 the half, rounded up
-    changed = [int(s.changed.sum()) for s in ft.iter_sample(model, ft.plan("margin", 4), tokens[:1], MASK)]
-    assert changed == [4, 3, 4, 3]
-
-
 def test_blocks_are_made_one_after_the_other_and_each_is_finished_once() -> None:
     tokens, seen = some_given(2, 14), []
 
@@ -158,63 +111,6 @@ def test_a_model_may_give_the_logits_of_the_block_alone() -> None:
     tokens, plan, seeds = some_given(2, 12), ft.plan("confidence", 2, block=4), [1, 2]
     found = draw(plan, tokens, seeds=seeds, see_ahead=False, model=lambda x: model(x)[:, -4:])
     assert torch.equal(found, draw(plan, tokens, seeds=seeds, see_ahead=False))
-
-
-def test_adaptive_rules_commit_what_their_bounds_say() -> None:
-    tokens = torch.full((4, 12), MASK)
-    for rule in (ft.Threshold((0.6, 0.3)), ft.Factor(1.5), ft.EntropyBound(1.0), ft.EntropyBound(2.0, "confidence")):
-        before = tokens
-        for step in ft.iter_sample(model, ft.plan(rule), tokens, MASK):
-            prob, entropy = step.stats.log_prob.exp(), step.stats.entropy
-            for b in range(4):
-                places = [i for i in range(12) if before[b, i] == MASK]
-                p = {i: float(prob[b, i]) for i in places}
-                sure = sorted(places, key=lambda i: -p[i])
-                if isinstance(rule, ft.Threshold):
-                    right = [i for i in sure if p[i] > (0.6 if step.i == 0 else 0.3)]
-                elif isinstance(rule, ft.Factor):
-                    fits = [n for n in range(1, len(sure) + 1) if (n + 1) * (1 - p[sure[n - 1]]) < 1.5]
-                    right = sure[: max(fits, default=0)]
-                else:
-                    h = {i: float(entropy[b, i]) for i in places}
-                    order = sorted(places, key=h.get) if rule.by == "entropy" else sure
-                    sums = [[h[i] for i in order[:k]] for k in range(1, len(order) + 1)]
-                    right = order[: sum(sum(each) - max(each) <= rule.gamma for each in sums)]
-                    sure = order
-                assert set(step.changed[b].nonzero()[:, 0].tolist()) == set(right or sure[:1])
-            before = step.tokens
-
-
-def test_ranked_rules_commit_the_largest_scores() -> None:
-    tokens = torch.full((3, 9), MASK)
-    for name in ("confidence", "margin", "entropy"):
-        step = next(ft.iter_sample(model, ft.plan(name, 3), tokens, MASK, temperature=0.0))
-        score = {"confidence": step.stats.max_prob, "margin": step.stats.margin, "entropy": -step.stats.entropy}[name]
-        right = torch.zeros_like(step.changed).scatter(1, score.topk(3, 1).indices, True)
-        assert torch.equal(step.changed, right)
-        assert torch.equal(step.tokens[right], step.stats.argmax[right])
-
-
-def test_an_adaptive_run_ends_when_all_is_done_and_never_after_its_steps() -> None:
-    tokens = torch.full((2, 30), MASK)
-    counts = {}
-    for tau in (0.0, 0.4, 1.0):
-        counts[tau] = draw(ft.plan(ft.Threshold(tau)), tokens, temperature=0.0, return_evaluations=True)[1]
-    assert counts[0.0] == 1 < counts[0.4] < counts[1.0] == 30
-    assert draw(ft.plan(ft.Threshold(1.0), 5), tokens, return_evaluations=True)[1] == 5
-
-
-def test_editing_replaces_what_the_model_has_come_to_doubt() -> None:
-    def after_all(tokens: Tensor) -> Tensor:
-        """1 while there are masks, 2 once there are none."""
-        token = torch.where((tokens == MASK).any(1, keepdim=True), 1, 2).expand_as(tokens)
-        return 20.0 * torch.nn.functional.one_hot(token, SIZE)
-
-    tokens = torch.full((1, 6), MASK)
-    tokens[0, 2] = 5
-    drawn = draw(ft.plan(ft.Editing()), tokens, model=after_all)
-    assert drawn.tolist() == [[2, 2, 5, 2, 2, 2]]
-    assert draw(ft.plan(ft.Editing(edit=1.0)), tokens, model=after_all).tolist() == [[1, 1, 5, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("name", ["confidence", "trapezoidal"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Sequence
 
 from .rules.base import Rule
@@ -41,12 +42,12 @@ def plan(
         if steps is None and not rule.adaptive:
             raise ValueError(f"steps: expected a whole number >= 1 for the rule {rule.name}, got None")
         return Plan(rule, None if steps is None else _named(sizes, steps), block)
-    numbers = tuple(sizes)
-    if steps is not None and steps != len(numbers):
-        raise ValueError(f"sizes: expected one for each of {steps} steps, got {len(numbers)}")
-    made = Plan(rule, numbers, block)
-    if block is not None and sum(numbers) != block:
-        raise ValueError(f"sizes: expected them to add up to the block's length {block}, got {sum(numbers)}")
+    each = tuple(int(size) if isinstance(size, numbers.Integral) else size for size in sizes)
+    if steps is not None and steps != len(each):
+        raise ValueError(f"sizes: expected one for each of {steps} steps, got {len(each)}")
+    made = Plan(rule, each, block)
+    if block is not None and sum(each) != block:
+        raise ValueError(f"sizes: expected them to add up to the block's length {block}, got {sum(each)}")
     return made
 
 

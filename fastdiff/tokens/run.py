@@ -12,7 +12,7 @@ from torch import Tensor
 from ..ops import TokenStats
 from ..ops.philox import uniform_rows
 from .calls import TokenCalls
-from .rules.base import Moment
+from .rules.base import Count, Moment
 from .stopping import Stop, Watch
 from .token_plan import Plan
 from .windows import Window, windows_of
@@ -24,12 +24,12 @@ START = 2**32 - 1  # the random number of the first tokens, of no step
 class Step:
     """One step of a run, as `iter_sample` yields it.
 
-    i: of its block, from 0. block: (start, stop) of its positions in the sequence. tokens: [B, ...] after the step, a
-    tensor of its own. changed: [B, ...] bool, where the step changed them. left: [B] masks that the block still has.
-    finished: whether the block is now final in all samples: what a model keeps of it, such as keys and values, can be
-    made once and for all. evaluations: of the network for each sample, in the run so far. stats: what the model said of
-    the window's positions (see `ops.token_stats`), [B, K], None where the rule reads whole laws; window: where K begins
-    and ends.
+    i: of its block, from 0. block: (start, stop) of its positions in the sequence. tokens: [B, ...] after the step;
+    later steps do not write into it. changed: [B, ...] bool, where the step changed them. left: [B] masks that the
+    block still has. finished: whether the block is now final in all samples: what a model keeps of it, such as keys and
+    values, can be made once and for all. evaluations: of the network for each sample, in the run so far. stats: what
+    the model said of the window's positions (see `ops.token_stats`), [B, K], None where the rule reads whole laws;
+    window: where K begins and ends.
     """
 
     i: int
@@ -76,10 +76,11 @@ class Run:
         calls.seen = self.tokens.shape[1] if self._see_ahead else window.block[1]
         count = self._masked()[:, a:b].sum(-1)
         done = count == 0 if rule.adaptive else torch.zeros_like(count, dtype=torch.bool)
-        steps = self.plan.steps or rule.most_steps(window.masks)
+        steps = self.plan.steps or rule.most_steps(max(window.counts))
+        active = [i for i in range(steps) if not self._idle(i, window)]
         watch = Watch() if rule.adaptive or (rule.keeps and self._stop) else None
         memory: dict[str, Tensor] = {}
-        for i in range(steps):
+        for i in active:
             before, calls.tokens = self.tokens, self.tokens
             moment = self._moment(i, steps, window, count, memory)
             inside = torch.where(open & ~done[:, None], rule.advance(moment), moment.tokens)
@@ -93,7 +94,7 @@ class Run:
                 self.tokens = self._stop.filled(self.tokens, self.open)
             masked = self._masked()[:, a:b]
             over = done if rule.adaptive and not rule.keeps else ~masked.any(-1)
-            finished = i == steps - 1 or bool(watch and watch(over.all()))
+            finished = i == active[-1] or bool(watch and watch(over.all()))
             if self._stop and finished:
                 self._close(self._stop)
             yield Step(
@@ -124,10 +125,15 @@ class Run:
         left = masked.sum(-1)
         quota = torch.zeros_like(left)
         if self.plan.reached is not None:
-            reached = self.plan.reached
-            target = (2 * count * reached[i + 1] + reached[-1]) // (2 * reached[-1])
-            quota = (target - (count - left)).clamp(min=0)
+            quota = (share_of(count, self.plan.reached, i + 1) - (count - left)).clamp(min=0)
         return quota.clamp(min=1) if self.plan.rule.adaptive else quota
+
+    def _idle(self, i: int, window: Window) -> bool:
+        """Whether step i would commit nothing in any sample: more steps than tokens make no more calls."""
+        reached = self.plan.reached
+        if reached is None or self.plan.rule.adaptive or self.plan.rule.timed:
+            return False
+        return all(share_of(n, reached, i) == share_of(n, reached, i + 1) for n in window.counts)
 
     def _grid(self, i: int) -> tuple[float, float]:
         """The shares before and after step i."""
@@ -156,3 +162,8 @@ class Run:
         """A number in (0, 1) for each position of the span, [B, K] float64."""
         positions = torch.arange(*span, device=self._seeds.device).expand(len(self._seeds), -1)
         return uniform_rows(self._seeds, torch.full_like(self._seeds, index), positions)
+
+
+def share_of(count: Count, reached: tuple[int, ...], i: int) -> Count:
+    """Of so many masks those that stand before step i, rounded."""
+    return (2 * count * reached[i] + reached[-1]) // (2 * reached[-1])

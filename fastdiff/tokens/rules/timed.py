@@ -74,8 +74,8 @@ class ReMDM(Rule):
         require("eta", self.eta, is_number(self.eta) and 0 <= self.eta <= 1, "a number in [0, 1]")
         schedules = ("cap", "rescale", "confidence")
         require("schedule", self.schedule, self.schedule in schedules, f"one of {', '.join(schedules)}")
-        ordered = len(self.window) == 2 and all(map(is_number, self.window))
-        right = ordered and 0 <= self.window[0] <= self.window[1] <= 1
+        pair = isinstance(self.window, tuple) and len(self.window) == 2 and all(map(is_number, self.window))
+        right = pair and 0 <= self.window[0] <= self.window[1] <= 1
         require("window", self.window, right, "two numbers 0 <= a <= b <= 1")
 
     def sigma(self, now: float, then: float, progress: float) -> float:
