@@ -449,7 +449,7 @@ def test_info_names_every_op_and_backend_with_a_reason(capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert f"torch       {torch.__version__}" in text
     table = text.split("\n\n")[1].splitlines()
-    assert len(table) == 4 * 5
+    assert len(table) == 5 * 5
     assert all(" yes" in line or " no: " in line for line in table)
     assert "solver_step reference  yes" in table
 
