@@ -15,7 +15,7 @@ MUON = 5.0  # its rate over AdamW's
 class Optimizer:
     """AdamW for the tables and norms of a transformer, Muon (Jordan et al. 2024) for the matrices of its blocks.
 
-    The matrices then learn in about two thirds of the steps. Needs torch 2.9. `scale` of a group is its rate's factor.
+    Needs torch 2.9. `scale` of a group is its rate's factor.
     """
 
     def __init__(self, model: MaskedTransformer) -> None:
