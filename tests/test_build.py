@@ -233,7 +233,7 @@ def test_the_data_files_are_in_the_wheel(pure: Path) -> None:
     names = set(zipfile.ZipFile(pure).namelist())
     data = (f.relative_to(ROOT) for kind in ("weights", "plans") for f in ROOT.glob(f"fastdiff/demo/{kind}/*"))
     wanted = {"fastdiff/py.typed", *map(str, data)}
-    assert len(wanted) == 20
+    assert len(wanted) == 25
     assert wanted <= names
     assert not any(name.startswith(("tests/", "bench/", "csrc/")) for name in names)
 

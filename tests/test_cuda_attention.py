@@ -290,7 +290,7 @@ def test_keys_may_be_shared_by_heads(twin: Path) -> None:
     check(twin, [case._replace(k=case.k[:1, :1].expand(2, 3, 150, 64), v=case.v[:, :1].expand(2, 3, 150, 64))])
 
 
-@pytest.mark.parametrize("scale", [0.0, -0.25, 1.5])
+@pytest.mark.parametrize("scale", [0.0, -0.25, 0.75])
 def test_the_scale_may_be_any_number(twin: Path, scale: float) -> None:
     shapes = [(1, 2, 33, 77, 40), (1, 1, 33, 140, 72), (1, 1, 20, 40, 24)]
     check(twin, [make_case(s, dtype, scale=scale) for s in shapes for dtype in (torch.float16, torch.float32)])

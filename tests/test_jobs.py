@@ -129,7 +129,8 @@ def test_images_are_those_of_sample_with_the_seed(digits, tmp_path):
 def test_a_shard_holds_what_was_drawn_and_is_read_back(format, digits, tmp_path):
     if FORMATS[format].module:
         pytest.importorskip(FORMATS[format].module)
-    job(tmp_path, digits, range(5, 20), format=format, images=demo.to_images)
+    threads = torch.get_num_threads()  # what is drawn below has
+    job(tmp_path, digits, range(5, 20), format=format, images=demo.to_images, threads=threads)
     kind = FORMATS[format]
     found = torch.cat([kind.load(tmp_path / f"shard-{k:06d}{kind.suffix}") for k in range(2)])
     x = torch.cat([digits(list(range(k, k + 8))) for k in (0, 8, 16)])[5:20]
@@ -161,6 +162,18 @@ def test_what_is_whole_is_not_drawn_again(tmp_path):
     assert job(tmp_path, other, batch=40).drawn == 16
     assert other.seeds == list(range(16, 32))
     assert files_of(tmp_path) == before
+
+
+def test_the_threads_of_the_process_change_nothing(tmp_path):
+    draw, before = fd.distributed.Draw(demo.load_model(), PLAN, demo.SHAPE, conditions=labels), torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        job(tmp_path / str(threads), draw, range(16), micro_batch=4)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+    with pytest.raises(ValueError, match=r"^threads: the job of .* was begun with 1, got 2"):
+        job(tmp_path / "1", draw, range(16), micro_batch=4, threads=2)
 
 
 def test_a_shard_has_one_drawer(tmp_path):

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         drawn = sample_to(
             out.path, draw, arguments.seeds, format=kind, images=demo.to_images, batch=arguments.batch,
             shard=arguments.shard_size or SHARD, micro_batch=arguments.micro_batch or MICRO_BATCH,
+            threads=arguments.threads or 1,
             measure=measure_of("digits", pictures=kind != "safetensors") if arguments.measure else None,
             progress=shows_bars(), report=say,
         )  # fmt: skip

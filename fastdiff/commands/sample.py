@@ -25,7 +25,7 @@ from .trace import trace_output, write_trace
 
 BATCH = 256
 SHARD, MICRO_BATCH = 256, 64  # of jobs
-JOB_OPTIONS = ("shards", "shard_size", "micro_batch", "batch", "measure")
+JOB_OPTIONS = ("shards", "shard_size", "micro_batch", "batch", "threads", "measure")
 STEPS, GRID = 8, "quadratic"
 DIGITS = "digits"  # the model that this file draws with
 SEEDS = range(64)
@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--batch", type=whole(1), metavar="N", help="seeds that a process draws at a time (default: --micro-batch)"
     )
+    job.add_argument("--threads", type=whole(1), metavar="N", help="of each process, part of the job (default: 1)")
     job.add_argument("--measure", action="store_true", help="distances from the data, in scores.json")
     parser.add_argument(
         "--trace",

@@ -45,6 +45,7 @@ def sample_to(
     shard: int = 256,
     micro_batch: int = 16,
     batch: int | None = None,
+    threads: int = 1,
     images: Callable[[Tensor], Any] | None = None,
     told: Mapping[str, object] | None = None,
     measure: Measure | None = None,
@@ -55,10 +56,10 @@ def sample_to(
 ) -> Drawn:
     """Draw a sample for each seed into files in a folder, shared by the processes of torch.distributed.
 
-    A sample depends on its seed, the draw and micro_batch: not on the number of processes, on the batch, on how samples
-    are put into shards, or on which other seeds are asked for. The network is always called on the micro_batch seeds
-    k micro_batch to (k + 1) micro_batch - 1 together, also where only some of them are asked for. So samples are the
-    same to the bit on devices of one kind with one version of torch.
+    A sample depends on its seed, the draw, micro_batch and threads: not on the number of processes, on the batch, on
+    how samples are put into shards, or on which other seeds are asked for. The network is always called on the
+    micro_batch seeds k micro_batch to (k + 1) micro_batch - 1 together, also where only some of them are asked for. So
+    samples are the same to the bit on devices of one kind with one version of torch.
 
     Shards that are whole are not drawn again: the same call goes on where it was stopped or killed, with any number of
     processes. The folder is one that all of them see. Each has a part of the shards, and takes from the others' when it
@@ -74,6 +75,7 @@ def sample_to(
         process loses the shard that it was at. For an even load there should be some for each process.
     micro_batch: seeds in a call of the network. It decides the memory, and the last bits of the samples.
     batch: seeds that a process draws at a time, in calls of micro_batch; rounded up to that. micro_batch if None.
+    threads: torch's, on the CPU, in each process. It decides the last bits, too, so that it belongs to the job.
     images: samples [B, ...] to uint8 pictures [B, h, w] or [B, h, w, 3], for "png" and "webdataset".
     told: what the manifest says of a function as draw, to tell it from others: model, plan, ...; of a Draw, more.
     measure: scores of what is written, over all processes, also in scores.json.
@@ -83,7 +85,7 @@ def sample_to(
     Raises TypeError or ValueError naming the argument, also for a folder that was begun with another model, plan,
     option or version; ImportError for a format without its package; RuntimeError where other processes are gone.
     """
-    job, ranks = Job(draw, seeds, format, shard, micro_batch, batch, images, told), Ranks(group)
+    job, ranks = Job(draw, seeds, format, shard, micro_batch, batch, threads, images, told), Ranks(group)
     where = JobFolder(Path(folder), FORMATS[format])
     say = report if report is not None and ranks.is_first else lambda text: None
     if ranks.count > 1:

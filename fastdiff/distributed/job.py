@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from itertools import groupby
 from typing import Any
@@ -29,6 +30,7 @@ class Job:
         shard: int,
         micro_batch: int,
         batch: int | None,
+        threads: int,
         images: Callable[[Tensor], Any] | None,
         told: Mapping[str, object] | None,
     ) -> None:
@@ -39,7 +41,8 @@ class Job:
             raise ImportError(f"format: {format!r} needs {needed}; {INSTALL}")
         if FORMATS[format].pictures and images is None:
             raise ValueError(f"images: {format!r} needs a function from samples to pictures")
-        for name, value in (("micro_batch", micro_batch), ("shard", shard), ("batch", batch or micro_batch)):
+        sizes = {"micro_batch": micro_batch, "shard": shard, "batch": batch or micro_batch, "threads": threads}
+        for name, value in sizes.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
         if shard % micro_batch:
@@ -47,7 +50,7 @@ class Job:
         if not isinstance(draw, Draw) and not told:
             raise ValueError("told: a folder has to know a function again, say what it draws: told={'model': ...}")
         self.draw, self.seeds, self.format, self.images, self.told = draw, Seeds(seeds), format, images, told
-        self.shard, self.micro_batch = shard, micro_batch
+        self.shard, self.micro_batch, self.threads = shard, micro_batch, threads
         self.together = -(-(batch or micro_batch) // micro_batch)  # micro-batches
 
     def manifest(self) -> dict[str, Any]:
@@ -62,6 +65,7 @@ class Job:
             "format": self.format,
             "shard": self.shard,
             "micro_batch": self.micro_batch,
+            "threads": self.threads,
             "images": None if self.format == "safetensors" else described(self.images),
             "versions": {name: metadata.version(name) for name in ("fastdiff", "torch")},
             **said,
@@ -83,7 +87,8 @@ class Job:
         for first in range(0, len(numbers), self.together):
             now = numbers[first : first + self.together]
             every = [seed for k in now for seed in self._block(k)]
-            x = self._samples(every)
+            with _threads(self.threads):
+                x = self._samples(every)
             places = [i * self.micro_batch + s % self.micro_batch for i, k in enumerate(now) for s in blocks[k]]
             yield self._content(x[torch.tensor(places, device=x.device)])
 
@@ -108,3 +113,14 @@ class Job:
 
     def _block(self, number: int) -> range:
         return range(number * self.micro_batch, (number + 1) * self.micro_batch)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many of torch's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
