@@ -102,10 +102,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where one process was killed and three have gone on."""
     place = tmp_path_factory.mktemp("jobs")
     command = [sys.executable, "-c", "import sys, pathlib, test_jobs_ranks as t; t.killed(pathlib.Path(sys.argv[1]))"]
-    assert subprocess.run([*command, str(place)], env=environment()).returncode == -signal.SIGKILL
+    assert subprocess.run([*command, str(place)], env=environment(), cwd=place).returncode == -signal.SIGKILL
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
     done = subprocess.run(
-        [*torchrun, "-m", "test_jobs_ranks", str(place)], env=environment(), capture_output=True, timeout=300
+        [*torchrun, "-m", "test_jobs_ranks", str(place)], env=environment(), cwd=place, capture_output=True, timeout=300
     )
     assert done.returncode == 0, done.stderr.decode()
     return place

@@ -17,7 +17,10 @@ needs_gloo = pytest.mark.skipif(not GLOO, reason="torch was built without gloo")
 
 
 def environment() -> dict[str, str]:
-    """That of a process that imports this folder's modules and fastdiff, and finds the others on this machine."""
+    """That of a process that imports this folder's modules and fastdiff, and finds the others on this machine.
+
+    It has to begin in another folder than the checkout, whose fastdiff would be imported first and has no kernels.
+    """
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(fd.__file__).parents[1])])
     found = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     if Path("/sys/class/net/lo").exists():
@@ -30,7 +33,7 @@ def run_two(module: str, place: Path) -> None:
     code = f"import sys, pathlib, {module} as t; t.process(int(sys.argv[1]), pathlib.Path(sys.argv[2]))"
     command = [sys.executable, "-c", code]
     running = [
-        subprocess.Popen([*command, str(rank), str(place)], env=environment(), stderr=subprocess.PIPE)
+        subprocess.Popen([*command, str(rank), str(place)], env=environment(), cwd=place, stderr=subprocess.PIPE)
         for rank in range(2)
     ]
     try:

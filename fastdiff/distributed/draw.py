@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..keywords import check_keywords, options_of
-from ..ops import checks
+from ..ops import checks, registry
+from ..ops.call_spec import CallSpec
 from ..plans.plan import Plan
 from ..sampling.model import Model
 from ..sampling.noise import randn
@@ -73,6 +74,10 @@ class Draw:
         assert isinstance(x, Tensor)  # not a pair: no trajectory and no particles
         return x
 
+    @property
+    def _device(self) -> torch.device:
+        return torch.device(self.device or "cpu")
+
     def told(self, seeds: list[int]) -> dict[str, object]:
         """What the manifest says of it. seeds: some, whose conditions stand for those of all."""
         plan = self.plan.to_dict()
@@ -80,7 +85,10 @@ class Draw:
             "model": self.name or f"{type(self.model).__qualname__} sha256 {weights_digest(self.model)}",
             "shape": list(self.shape),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "device": torch.device(self.device or "cpu").type,
+            "device": self._device.type,
+            "kernels": registry.chosen(
+                "solver_step", CallSpec(self._device.type, self.dtype, (len(seeds), *self.shape))
+            ),
             "conditions": described(self.conditions(seeds)),
             "options": described(self.options),
             "plan": {"solver": self.plan.solver, "evaluations": self.plan.nfe, "sha256": digest(plan), "table": plan},
