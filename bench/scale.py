@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastdiff.sampling.ranks import bounds
+
 from .machine import processor
 from .markdown import table
 from .scale_folder import Costs, measured
@@ -65,8 +67,8 @@ def fixed_parts(job: Job, rng: np.random.Generator, together: int) -> float:
 
 def parts(job: Job) -> np.ndarray:
     """[devices] shards of each: as even as whole shards can be."""
-    shards, bounds = -(-job.samples // job.shard), np.arange(job.devices + 1)
-    return np.diff(bounds * shards // job.devices)
+    shards = -(-job.samples // job.shard)
+    return np.array([last - first for first, last in (bounds(shards, r, job.devices) for r in range(job.devices))])
 
 
 def _group(job: Job, rng: np.random.Generator, takes: np.ndarray, shards: np.ndarray) -> float:

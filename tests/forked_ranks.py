@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -15,18 +14,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-
-import fastdiff as fd
+from two_ranks import environment
 
 
 def run_ranks(module: str, place: Path, count: int) -> None:
     """Run `process(rank, place)` of a test's module in each of so many processes; all have to end well."""
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(fd.__file__).parents[1])])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    if Path("/sys/class/net/lo").exists():
-        environment["GLOO_SOCKET_IFNAME"] = "lo"  # else the machine's name has to be one that resolves
     command = [sys.executable, __file__, module, str(place), str(count)]
-    ended = subprocess.run(command, env=environment, stderr=subprocess.PIPE, timeout=300, check=False)
+    ended = subprocess.run(command, env=environment(), stderr=subprocess.PIPE, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr.decode()
 
 

@@ -15,7 +15,7 @@ from ..arguments import finite, whole
 from ..tokens.rules.catalogue import RULES
 from . import pictures
 from .output import Output
-from .sample import BATCH, DIGITS, JOB_OPTIONS, SEEDS, refuse_beside, refuse_many
+from .sample import BATCH, DIGITS, JOB_OPTIONS, SEEDS, labels_of, refuse_beside, refuse_many
 
 STEPS = {"text": 64, "digit-tokens": 16}
 TEXT_SEEDS = range(4)
@@ -112,7 +112,7 @@ def _temperature(arguments: argparse.Namespace) -> float:
 
 def _labels(net: demo.TokenNetwork, arguments: argparse.Namespace, seeds: list[int]) -> Tensor:
     if arguments.model != "text":
-        return torch.tensor([seed % 10 if arguments.label is None else arguments.label for seed in seeds])
+        return labels_of(seeds, arguments.label)
     if arguments.style is None:
         return net.uncond()["y"].expand(len(seeds))
     if arguments.style not in net.classes:

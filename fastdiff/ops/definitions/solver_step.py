@@ -116,13 +116,18 @@ def solver_step(
         list(others), state, weights, write_state,
     )  # fmt: skip
     _check(call)
-    new_x, new_base, converted, model_input, new_state = torch.ops.fastdiff.solver_step(*call)
+    return result_of(call, torch.ops.fastdiff.solver_step(*call))
+
+
+def result_of(call: Any, outputs: Outputs) -> StepResult:
+    """What the op returned for a `_Call`, or one of `solver_step_rows`, without what was not asked for."""
+    new_x, new_base, converted, model_input, new_state = outputs
     return StepResult(
         new_x,
         converted,
-        new_base if write_base else None,
-        model_input if input_dtype is not None else None,
-        new_state if write_state else None,
+        new_base if call.write_base else None,
+        model_input if call.input_dtype is not None else None,
+        new_state if call.write_state else None,
     )
 
 

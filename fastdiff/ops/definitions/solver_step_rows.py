@@ -14,7 +14,7 @@ from .. import checks, reference, reference_rows, registry
 from ..layout import empty_input
 from ..row_table import slot_numbers
 from ..torch_library import register
-from .solver_step import Outputs, StepResult, check_operands
+from .solver_step import Outputs, StepResult, check_operands, result_of
 
 __all__ = ["solver_step_rows"]
 
@@ -79,14 +79,7 @@ def solver_step_rows(
         list(others), state, weights, write_state,
     )  # fmt: skip
     _check(call)
-    new_x, new_base, converted, model_input, new_state = torch.ops.fastdiff.solver_step_rows(*call)
-    return StepResult(
-        new_x,
-        converted,
-        new_base if write_base else None,
-        model_input if input_dtype is not None else None,
-        new_state if write_state else None,
-    )
+    return result_of(call, torch.ops.fastdiff.solver_step_rows(*call))
 
 
 def _check(call: _Call) -> None:
