@@ -30,6 +30,7 @@ FLOORS = (
         "fastdiff.token_schedulers",
         "fastdiff.flow_matching",
         "fastdiff.guiders",
+        "fastdiff.hosts",
         "fastdiff.kdiffusion",
         "fastdiff.comfyui",
         "fastdiff.deepinv",

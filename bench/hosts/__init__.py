@@ -1,0 +1,1 @@
+"""fastdiff beside the samplers of each field's own library, at equal numbers of evaluations."""
