@@ -1,4 +1,4 @@
-"""`fastdiff.deepinv` and `Observation(physics, y)`: deepinv's protocol, on stand-ins and on deepinv where it is."""
+"""`fastdiff.hosts.deepinv` and `Observation(physics, y)`: its protocol, on stand-ins and on deepinv where it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import fastdiff as fd
-from fastdiff.deepinv import PosteriorSampler
+from fastdiff.hosts.deepinv import PosteriorSampler
 
 MEAN, STD, NOISE = 0.5, 0.2, 0.1
 SHAPE = (1, 4, 4)
@@ -166,8 +166,8 @@ def test_it_is_a_reconstructor_of_deepinvs_where_that_is(monkeypatch):
     models = types.SimpleNamespace(Reconstructor=Reconstructor)
     monkeypatch.setitem(sys.modules, "deepinv", types.SimpleNamespace(models=models))
     monkeypatch.setitem(sys.modules, "deepinv.models", models)
-    monkeypatch.delitem(sys.modules, "fastdiff.deepinv.sampler")
-    assert issubclass(importlib.import_module("fastdiff.deepinv.sampler").PosteriorSampler, Reconstructor)
+    monkeypatch.delitem(sys.modules, "fastdiff.hosts.deepinv.sampler")
+    assert issubclass(importlib.import_module("fastdiff.hosts.deepinv.sampler").PosteriorSampler, Reconstructor)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""fastdiff.flow_matching: the solver of discrete flows, on stand-ins with the package's protocol."""
+"""fastdiff.hosts.flow_matching: the solver of discrete flows, on stand-ins with the package's protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from host_reads import HostReads
 from token_peers import assert_law
 from torch import Tensor
 
-from fastdiff.flow_matching import MixtureDiscreteEulerSolver
+from fastdiff.hosts.flow_matching import MixtureDiscreteEulerSolver
 
 N, V, NOW = 40_000, 6, 2
 P0 = torch.tensor([0.3, 0.1, 0.15, 0.25, 0.0, 0.2])

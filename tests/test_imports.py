@@ -28,12 +28,10 @@ FLOORS = (
     (
         "fastdiff.schedulers",
         "fastdiff.token_schedulers",
-        "fastdiff.flow_matching",
         "fastdiff.guiders",
         "fastdiff.hosts",
         "fastdiff.kdiffusion",
         "fastdiff.comfyui",
-        "fastdiff.deepinv",
         "fastdiff.dpm_solver",
         "fastdiff.patch",
         "fastdiff.pipelines",

@@ -21,9 +21,9 @@ class Row:
     """One line of the table of hosts.
 
     host, version: the library's, as installed. use: which of its loops, and on what. evaluations: of the network for
-    each sample, the same for both. own, ours: errors as `error` gives them. own_name, our_name: the sampler; the own one
-    is the library's default, and where it offers several, there is a row for each that a user would take. parity: the
-    largest difference over the data's spread of the two at the library's settings, None where it was not measured.
+    each sample, the same for both. own, ours: errors as `error` gives them. own_name, our_name: the sampler; the own
+    one is the library's default, and where it offers several, there is a row for each that a user would take. parity:
+    the largest difference over the data's spread of the two at the library's settings, None where it was not measured.
     default: whether this is the library's own default number of evaluations.
     """
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..ops import token_stats
-from ..sampling.noise import seed_tensor
-from ..sampling.token_draws import Draws, GeneratorDraws, SeededDraws
+from ...ops import token_stats
+from ...sampling.noise import seed_tensor
+from ...sampling.token_draws import Draws, GeneratorDraws, SeededDraws
 from .jumps import Source, jump
 from .times import nearest, times_of
 

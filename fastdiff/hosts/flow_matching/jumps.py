@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..sampling.token_draws import Draws
+from ...sampling.token_draws import Draws
 
 
 class Source(NamedTuple):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..plans.build import plan as make_plan
-from ..plans.plan import Plan
-from ..plans.schedule import Schedule
-from ..posterior.observation import Observation
-from ..sampling.correction import Correction
-from ..sampling.noise import randn
-from ..sampling.sample import sample
+from ...plans.build import plan as make_plan
+from ...plans.plan import Plan
+from ...plans.schedule import Schedule
+from ...posterior.observation import Observation
+from ...sampling.correction import Correction
+from ...sampling.noise import randn
+from ...sampling.sample import sample
 from .denoiser import InRange
 
 if TYPE_CHECKING:
