@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -11,7 +13,7 @@ from .catalogue import Diffusion, Masked
 from .masked import MaskedTransformer
 
 
-def denoising_loss(model: nn.Module, kind: Diffusion, x0: Tensor, **conditions: Tensor) -> Tensor:
+def denoising_loss(model: nn.Module, kind: Diffusion, x0: Tensor, **conditions: Any) -> Tensor:
     """Mean squared error of the prediction; of an EDM divided by c_out^2. The rows of x0 are in random order."""
     t = usual(kind.schedule, strata(len(x0), shuffle=False), kind.prediction)
     weighting = edm(float(model.sigma_data)) if kind.schedule.kind == "ve" else None  # type: ignore[arg-type]

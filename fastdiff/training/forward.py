@@ -13,7 +13,7 @@ from ..ops import checks
 from ..plans.prediction import PREDICTIONS, mixture
 from ..plans.schedule import Points, Schedule, require_schedule
 
-FARTHEST = 20.0  # of log-SNR in weights: beyond it only one of data and noise is left, also in float64
+FARTHEST = 20.0  # of log_snr: beyond it only one of data and noise is left
 
 
 def noised(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..ops import checks
-from ..plans.schedule import Schedule
+from ..plans.schedule import Schedule, require_schedule
 from ..sampling.model import checked_output
 from ..sampling.network import as_model
 from .forward import check, data_per_prediction, noised, require_prediction, target
@@ -47,6 +47,7 @@ def loss(
     generator: of times and noise, on any device.
     Raises TypeError or ValueError naming the argument.
     """
+    require_schedule(schedule)
     prediction = schedule.default_prediction if prediction is None else prediction
     require_prediction(prediction)
     if reduction not in ("mean", "none"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..plans.schedule import Schedule, require_schedule
+from .forward import FARTHEST
 
 
 def strata(
@@ -56,8 +57,8 @@ def log_normal(schedule: Schedule, u: Tensor, mean: float = -1.2, std: float = 1
     """
     require_schedule(schedule)
     _positive("std", std)
-    sigma = torch.exp(mean + std * torch.special.ndtri(u))
-    return _of_float64(schedule.at_coordinate(_float64(sigma), "sigma").t, u)
+    sigma = torch.exp((mean + std * torch.special.ndtri(u)).clamp(-FARTHEST, FARTHEST))
+    return _of_float64(schedule.t_of_log_snr(-np.log(_float64(sigma))), u)
 
 
 def usual(schedule: Schedule, u: Tensor, prediction: str | None = None) -> Tensor:

@@ -57,9 +57,7 @@ def likelihood(schedule: Schedule, t: Tensor) -> Tensor:
     difference over 2e-4 of the schedule's times.
     """
     span = STEP * (schedule.t_max - schedule.t_min)
-    times = t.detach().cpu().double().numpy()
-    before = np.clip(times - span, schedule.t_min, schedule.t_max)
-    after = np.clip(times + span, schedule.t_min, schedule.t_max)
-    low, high = (inside(schedule, torch.from_numpy(at)).log_snr for at in (before, after))
-    slope = torch.from_numpy((low - high) / (after - before))  # SNR = exp(2 log_snr)
+    middle = np.clip(t.detach().cpu().double().numpy(), schedule.t_min + span, schedule.t_max - span)
+    before, after = (inside(schedule, torch.from_numpy(at)).log_snr for at in (middle - span, middle + span))
+    slope = torch.from_numpy((before - after) / (2 * span))  # SNR = exp(2 log_snr)
     return (slope.to(t.device) * snr(schedule, t)).float()
