@@ -58,7 +58,7 @@ def written(net: demo.TextNetwork, calls: int, count: int) -> dict[str, tuple[Te
     start = net.read(PROMPT, net.length).expand(count, -1)
     plans = {
         "fastdiff, random order, cosine sizes": fd.tokens.plan("random", calls, sizes="cosine"),
-        "fastdiff, random order, fitted sizes": fitted(net, calls),
+        "fastdiff, random order, fitted sizes": net.plan(calls),
         "fastdiff, surest first": fd.tokens.plan("confidence", calls),
     }
     found = {
@@ -73,18 +73,14 @@ def written(net: demo.TextNetwork, calls: int, count: int) -> dict[str, tuple[Te
     return {name: (tokens, styles) for name, tokens in found.items()}
 
 
-def fitted(net: demo.TextNetwork, calls: int) -> fd.tokens.Plan:
-    """Sizes by dynamic programming on the information curve of 16 held-out pieces."""
-    curve = fd.tokens.information_curve(net.model, net.examples, net.mask_id, calls=64, y=net.labels)
-    return fd.tokens.plan("random", sizes=curve.best(calls))
-
-
 def recovered(net: demo.TextNetwork, rule: str, calls: int) -> float:
     """The share of masked tokens of held-out text that the most probable ones get right."""
     gaps = torch.rand(net.examples.shape, generator=torch.Generator().manual_seed(0)) < GAPS
     start = net.examples.masked_fill(gaps, net.mask_id)
     plan = fd.tokens.plan(rule, calls, sizes="cosine")
-    filled = fd.tokens.sample(net.model, plan, start, net.mask_id, temperature=0.0, seeds=range(len(start)), y=net.labels)
+    filled = fd.tokens.sample(
+        net.model, plan, start, net.mask_id, temperature=0.0, seeds=range(len(start)), y=net.labels
+    )
     return float((filled == net.examples)[gaps].float().mean())
 
 

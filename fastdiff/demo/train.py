@@ -30,6 +30,7 @@ from .loading import EXAMPLES
 from .losses import denoising_loss, masked_loss, reconstruction_loss
 from .network import decoder, statistics
 from .optimizers import Optimizer
+from .tokens import described
 
 PARTS = ("model", "ema", "optimizer")
 
@@ -148,10 +149,10 @@ class Trainer:
         text = json.dumps(description, indent=2) + "\n"
         write(folder / f"{self.network}.json", lambda partial: partial.write_text(text))
 
-    def _statistics(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation over the data, in natural units, of each of `statistics`; tokens have none."""
+    def _statistics(self) -> dict[str, Any]:
+        """Mean and standard deviation over the data, in natural units, of each of `statistics`; of tokens the curve."""
         if isinstance(self.kind, Masked):
-            return {}
+            return described(self.ema.module.eval(), self.data.held_x, self.data.held_y)
         decode = decoder(self.kind.decoder if isinstance(self.kind, Diffusion) else None)
         values = statistics(torch.cat([decode(x) for x in self.data.x.split(500)]))
         return {name: (float(value.mean()), float(value.std())) for name, value in values.items()}
