@@ -61,7 +61,8 @@ def odeint(
     given = dict(options or {})
 
     def theirs() -> Any:
-        return _torchdiffeq(func, y0, t, rtol, atol, method, options, event_fn)
+        known = None if options is None else {name: value for name, value in options.items() if name != "data_at"}
+        return _torchdiffeq(func, y0, t, rtol, atol, method, known, event_fn)
 
     if (method is None and "evaluations" not in given) or (isinstance(method, str) and method in THEIRS):
         return theirs()
