@@ -158,8 +158,8 @@ def terrain_maps(path: Path) -> str:
     ranks = found["rank"][..., ~seen].flatten()
     inside = float(((ranks > 0.05) & (ranks < 0.95)).double().mean())
     return (
-        f"{MEMBERS} members of {len(truth)} terrains from an eighth of their heights, {plan.nfe} evaluations: the spread is"
-        f" {float(spread.square().mean().sqrt()):.3f}, the error of the mean {float(error.square().mean().sqrt()):.3f}"
+        f"{MEMBERS} members of {len(truth)} terrains from an eighth of their heights, {plan.nfe} evaluations: the spread"
+        f" is {float(spread.square().mean().sqrt()):.3f}, the error of the mean {float(error.square().mean().sqrt()):.3f}"
         f" (root mean square); their correlation is {together:.2f}; {100 * inside:.0f} % of the truth has between 5 and"
         f" 95 % of the members below it."
     )
@@ -170,11 +170,11 @@ def main() -> None:
     parts = [
         "# Which modes are drawn",
         f"`python -m bench.understanding`, torch {torch.__version__}, {processor()}. {SAMPLES} samples of mixtures"
-        f" through their exact posterior mean, {DIGITS} digits without a label beside the half of the real ones that"
-        f" the classifier has not seen; k = {NEIGHBOURS}. wrong mass: half of the sum over modes of |share drawn - weight|; rarest: the share of the"
-        " least likely mode over its weight; outside: the share of samples beyond the radius that holds 99.9 % of a"
-        " mode; unsure: the share to which the classifier gives no class 90 %. The grid is uniform in time but for the"
-        " default.",
+        f" through their exact posterior mean; {DIGITS} digits without a label beside the half of the real ones that"
+        f" the classifier has not seen; k = {NEIGHBOURS}. wrong mass: half of the sum over modes of |share drawn -"
+        " weight|; rarest: the share of the least likely mode over its weight; outside: the share of samples beyond"
+        " the radius that holds 99.9 % of a mode; unsure: the share to which the classifier gives no class 90 %. The"
+        " grid is uniform in time but for the default.",
     ]
     parts += ["## The maps of an ensemble", terrain_maps(RESULTS.with_suffix(".png"))]
     for mixture in mixtures():
