@@ -1,6 +1,6 @@
 """Which modes are drawn, and how often, by solver and number of steps; and the maps of an ensemble.
 
-    python -m bench.understanding             # a few minutes on one core; writes bench/results/understanding.md and .png
+    python -m bench.understanding         # minutes on one core; writes bench/results/understanding.md and .png
 
 Mixtures have modes of known weights, the rarest far less likely than the commonest; digits have classes by a classifier
 that never saw the judged half. No sampler has to be better than as many exact samples, which stand first.
@@ -27,8 +27,9 @@ from .machine import processor
 from .markdown import table
 
 RESULTS = Path(__file__).parent / "results" / "understanding.md"
-SAMPLES, NEIGHBOURS = 2000, 5
-STEPS = (4, 6, 10, 20)
+SAMPLES, DIGITS, NEIGHBOURS = 1000, 300, 5
+MEMBERS = 24
+STEPS = (4, 6, 10)
 SOLVERS: dict[str, tuple[str | None, dict[str, object]]] = {
     "ddim": ("ddim", {"grid": "time"}),
     "dpmpp_2m": ("dpmpp_2m", {"grid": "time"}),
@@ -132,22 +133,22 @@ def digits_rows() -> Iterator[tuple[object, ...]]:
         shares = coverage(real, x, features=features, k=NEIGHBOURS)
         return line(title, steps, torch.from_numpy(probability.argmax(1)), weights, unsure, shares)
 
-    yield row("the other half", "", torch.from_numpy(judge.fitted))
+    yield row("real digits", "", torch.from_numpy(judge.fitted[:DIGITS]))
     for title, (solver, options) in SOLVERS.items():
         for steps in STEPS:
             plan = fd.plan(solver, net.schedule, steps, prediction=net.prediction, **options)
-            noise = fd.noise.randn((len(real), *net.shape), range(len(real)))
-            yield row(title, steps, fd.sample(net.model, plan, noise, seeds=range(len(real))))
+            noise = fd.noise.randn((DIGITS, *net.shape), range(DIGITS))
+            yield row(title, steps, fd.sample(net.model, plan, noise, seeds=range(DIGITS)))
 
 
 def terrain_maps(path: Path) -> str:
     """Draw the maps of heights given an eighth of them, and say how spread and error go together."""
     net = demo.network("terrain")
-    truth = net.examples[:8]
+    truth = net.examples[:4]
     seen = torch.rand(truth.shape[-2:], generator=torch.Generator().manual_seed(0)) < 1 / 8
     observation = fd.Observation(lambda x: x[..., seen], truth[..., seen], noise=0.05)
-    plan = fd.plan("dpm_solver_2m", net.schedule, 20, grid="quadratic", prediction=net.prediction)
-    members = fd.ensemble(net.model, plan, (8, *net.shape), 48, observation=observation)
+    plan = fd.plan("dpm_solver_2m", net.schedule, 12, grid="quadratic", prediction=net.prediction)
+    members = fd.ensemble(net.model, plan, (4, *net.shape), MEMBERS, observation=observation)
     draw_maps(members, path, truth, item=2)
     with Image.open(path) as image:
         image.convert("RGB").quantize(128).save(path, optimize=True)
@@ -156,11 +157,12 @@ def terrain_maps(path: Path) -> str:
     together = float(torch.corrcoef(torch.stack([spread, error]))[0, 1])
     ranks = found["rank"][..., ~seen].flatten()
     inside = float(((ranks > 0.05) & (ranks < 0.95)).double().mean())
+    sizes = (float(of.square().mean().sqrt()) for of in (spread, error))
     return (
-        f"48 members of 8 terrains from an eighth of their heights, 20 evaluations: the spread is"
-        f" {float(spread.square().mean().sqrt()):.3f}, the error of the mean {float(error.square().mean().sqrt()):.3f}"
-        f" (root mean square); their correlation is {together:.2f}; {100 * inside:.0f} % of the truth has between 5 and"
-        f" 95 % of the members below it."
+        f"{MEMBERS} members of {len(truth)} terrains from an eighth of their heights, {plan.nfe} evaluations: the root"
+        " mean square of the spread is {:.3f}, of the error of the mean {:.3f};".format(*sizes)
+        + f" their correlation is {together:.2f}; {100 * inside:.0f} % of the truth has between 5 and 95 % of the"
+        " members below it."
     )
 
 
@@ -169,16 +171,17 @@ def main() -> None:
     parts = [
         "# Which modes are drawn",
         f"`python -m bench.understanding`, torch {torch.__version__}, {processor()}. {SAMPLES} samples of mixtures"
-        f" through their exact posterior mean, and as many digits without a label as the judged half has; k ="
-        f" {NEIGHBOURS}. wrong mass: half of the sum over modes of |share drawn - weight|; rarest: the share of the"
-        " least likely mode over its weight; outside: the share of samples beyond the radius that holds 99.9 % of a"
-        " mode; unsure: the share to which the classifier gives no class 90 %. The grid is uniform in time but for the"
-        " default.",
+        f" through their exact posterior mean; {DIGITS} digits without a label beside the half of the real ones that"
+        f" the classifier has not seen; k = {NEIGHBOURS}. wrong mass: half of the sum over modes of |share drawn -"
+        " weight|; rarest: the share of the least likely mode over its weight; outside: the share of samples beyond"
+        " the radius that holds 99.9 % of a mode; unsure: the share to which the classifier gives no class 90 %. The"
+        " grid is uniform in time but for the default.",
     ]
+    parts += ["## The maps of an ensemble", terrain_maps(RESULTS.with_suffix(".png"))]
     for mixture in mixtures():
         parts += [f"## {mixture.name}", table(HEAD, mixture_rows(mixture))]
+        RESULTS.write_text("\n\n".join(parts) + "\n")
     parts += ["## digits", table(DIGITS_HEAD, digits_rows())]
-    parts += ["## The maps of an ensemble", terrain_maps(RESULTS.with_suffix(".png"))]
     RESULTS.write_text("\n\n".join(parts) + "\n")
 
 

@@ -51,13 +51,14 @@ def edm(sigma_data: float = 0.5) -> Weighting:
 
 
 def likelihood(schedule: Schedule, t: Tensor) -> Tensor:
-    """w = -dSNR/dt / 2, with t uniform: the bound of the log-likelihood (Kingma et al. 2021, eq. 18).
+    """w = |dSNR/dt| / 2, with t uniform: the bound of the log-likelihood (Kingma et al. 2021, eq. 18).
 
     The same as g(t)^2 / 2 for the score (Song et al. 2021, "Maximum likelihood training", eq. 7). The derivative is a
     difference over 2e-4 of the schedule's times.
     """
-    span = STEP * (schedule.t_max - schedule.t_min)
-    middle = np.clip(t.detach().cpu().double().numpy(), schedule.t_min + span, schedule.t_max - span)
+    low, high = sorted((schedule.t_min, schedule.t_max))
+    span = STEP * (high - low)
+    middle = np.clip(t.detach().cpu().double().numpy(), low + span, high - span)
     before, after = (inside(schedule, torch.from_numpy(at)).log_snr for at in (middle - span, middle + span))
-    slope = torch.from_numpy((before - after) / (2 * span))  # SNR = exp(2 log_snr)
+    slope = torch.from_numpy(abs(after - before) / (2 * span))  # SNR = exp(2 log_snr)
     return (slope.to(t.device) * snr(schedule, t)).float()
