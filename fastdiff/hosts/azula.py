@@ -1,9 +1,9 @@
 """azula's sampler protocol on fastdiff's plans. azula itself is not imported.
 
-    from fastdiff.hosts.azula import Sampler
+from fastdiff.hosts.azula import Sampler
 
-    sampler = Sampler(denoiser, steps=8)  # was: azula.sample.DDIMSampler(denoiser, steps=64)
-    x0 = sampler(sampler.init((16, 3, 64, 64)))
+sampler = Sampler(denoiser, steps=8)  # was: azula.sample.DDIMSampler(denoiser, steps=64)
+x0 = sampler(sampler.init((16, 3, 64, 64)))
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..sampling.sample import sample
 from .placed import Levels, placed
 
 __all__ = ["Sampler"]
+LEAST_GUIDED = 6  # evaluations under measurements (MMPS, JFPS, DiffPIR)
 
 
 class Sampler:
@@ -35,7 +36,8 @@ class Sampler:
     start, stop, steps, silent, dtype, device: azula's. A run of the default to stop = 0 ends on clean data, where
         azula's end at sigma_0.
     guided: of the default; whether it takes the lower order that guidance asks for. If None, where the denoiser wraps
-        another one, as azula's guided ones do.
+        another one, as azula's guided ones do, and steps are not too few. TMPD gets DDIM's: its predictions are too
+        rough for any other.
     options: of `fastdiff.plan`, with a name as solver: `grid`, `order`, `eta` ...
 
     Noise of stochastic plans belongs to torch's generator, as azula's does. Raises TypeError or ValueError naming the
@@ -65,8 +67,7 @@ class Sampler:
             raise ValueError(f"start, stop: expected 0 <= stop < start <= 1, got {start} and {stop}")
         self.denoiser, self.solver, self.options = denoiser, solver, options
         self.start, self.stop, self.steps, self.silent = start, stop, steps, silent
-        self.dtype, self.device = dtype, device
-        self.guided = isinstance(getattr(denoiser, "denoiser", None), torch.nn.Module) if guided is None else guided
+        self.dtype, self.device, self.guided = dtype, device, guided
         self.plan  # noqa: B018 - wrong options are told here
 
     @property
@@ -79,7 +80,9 @@ class Sampler:
         """What a call runs, in the plan's own times. It is made anew, by the attributes as they are."""
         return self._plan(self._levels(self.start, self.stop))
 
-    def init(self, shape: Sequence[int], mean: float | Tensor = 0.0, var: float | Tensor = 1.0, **kwargs: Any) -> Tensor:
+    def init(
+        self, shape: Sequence[int], mean: float | Tensor = 0.0, var: float | Tensor = 1.0, **kwargs: Any
+    ) -> Tensor:
         """x at `start`, [*shape]: Gaussian, of mean alpha m and variance alpha^2 v + sigma^2 for data of m and v."""
         scales = self.denoiser.schedule(self.timesteps[0])
         alpha, sigma = (torch.as_tensor(v).to(**kwargs) for v in scales)
@@ -110,7 +113,17 @@ class Sampler:
         if isinstance(self.solver, str):
             return self._named(self.solver, levels, np.linspace(self.start, self.stop, self.steps + 1))
         end = "zero" if self.stop == 0 else "sigma_min"
-        return make_plan(None, levels.schedule(), self.steps, guided=self.guided, final_sigma=end)
+        if self.guided is None and _is(self.denoiser, "TMPDenoiser"):
+            return make_plan("ddim", levels.schedule(), self.steps, grid="power", final_sigma=end)
+        return make_plan(None, levels.schedule(), self.steps, guided=self._low_order, final_sigma=end)
+
+    @property
+    def _low_order(self) -> bool:
+        """Whether the default takes the order for guidance. With measurements few steps do better without it."""
+        if self.guided is not None:
+            return self.guided
+        least = LEAST_GUIDED if hasattr(self.denoiser, "y") else 1
+        return isinstance(getattr(self.denoiser, "denoiser", None), torch.nn.Module) and self.steps >= least
 
     def _named(self, solver: str, levels: Levels, times: np.ndarray) -> Plan:
         if "grid" in self.options:
@@ -128,3 +141,7 @@ class Sampler:
         x0 = sample(model, plan, x * (entry / plan.init_scale), progress=not silent)
         assert isinstance(x0, Tensor)
         return x0 * leave
+
+
+def _is(denoiser: object, name: str) -> bool:
+    return name in (kind.__name__ for kind in type(denoiser).__mro__)
