@@ -8,7 +8,7 @@ x0 = sampler(sampler.init((16, 3, 64, 64)))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Sampler:
 
     def __init__(
         self,
-        denoiser: Callable[..., Any],
+        denoiser: Any,
         solver: str | Plan | None = None,
         *,
         start: float = 1.0,
