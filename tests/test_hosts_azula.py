@@ -131,7 +131,7 @@ def test_keywords_are_the_denoisers():
 
 def test_guided_denoisers_get_a_lower_order_and_rough_ones_the_lowest():
     plain, guided = Sampler(Denoiser(), steps=8).plan, Sampler(Guided(Denoiser()), steps=8).plan
-    assert guided == fd.plan(None, Sampler(Denoiser())._levels(1, 0).schedule(), 8, guided=True)
+    assert guided == fd.plan(None, Sampler(Denoiser())._levels(1, 0).as_flow(), 8, guided=True)
     assert plain != guided
     assert Sampler(Guided(Denoiser()), steps=8, guided=False).plan == plain
     assert Sampler(Guided(Denoiser()), steps=4).plan == Sampler(Denoiser(), steps=4).plan

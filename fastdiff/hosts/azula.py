@@ -114,8 +114,8 @@ class Sampler:
             return self._named(self.solver, levels, np.linspace(self.start, self.stop, self.steps + 1))
         end = "zero" if self.stop == 0 else "sigma_min"
         if self.guided is None and _is(self.denoiser, "TMPDenoiser"):
-            return make_plan("ddim", levels.schedule(), self.steps, grid="power", final_sigma=end)
-        return make_plan(None, levels.schedule(), self.steps, guided=self._low_order, final_sigma=end)
+            return make_plan("ddim", levels.as_flow(), self.steps, grid="power", final_sigma=end)
+        return make_plan(None, levels.as_flow(), self.steps, guided=self._low_order, final_sigma=end)
 
     @property
     def _low_order(self) -> bool:
@@ -127,10 +127,10 @@ class Sampler:
 
     def _named(self, solver: str, levels: Levels, times: np.ndarray) -> Plan:
         if "grid" in self.options:
-            return make_plan(solver, levels.schedule(), self.steps, final_sigma="sigma_min", **self.options)
+            return make_plan(solver, levels.as_flow(), self.steps, final_sigma="sigma_min", **self.options)
         points = levels.at(times)
         ratios = points.sigma / (points.alpha + points.sigma)
-        return make_plan(solver, levels.schedule(), sigmas=ratios, **self.options)
+        return make_plan(solver, levels.as_flow(), sigmas=ratios, **self.options)
 
     def _run(self, plan: Plan, levels: Levels, x: Tensor, kwargs: dict[str, Any], silent: bool) -> Tensor:
         plan, entry, leave = placed(plan, levels)

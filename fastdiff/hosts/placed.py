@@ -13,8 +13,9 @@ import numpy as np
 
 from ..plans.plan import Plan
 from ..plans.prediction import FORMS, convert
-from ..plans.schedule import Flow, Points
+from ..plans.schedule import Flow, Points, Schedule
 
+LEAST = 1e-9  # level, where the library's is 0
 HALVINGS = 60  # of the interval of times: to float64's rounding
 
 
@@ -48,9 +49,16 @@ class Levels:
             late, early = np.where(above, middle.t, late), np.where(above, early, middle.t)
         return self.at((late + early) / 2)
 
-    def schedule(self) -> LevelsAsFlow:
-        """The same levels as a flow's times sigma / (alpha + sigma)."""
+    def as_flow(self) -> Schedule:
+        """The same levels as a flow's times sigma / (alpha + sigma), for data of unit spread."""
         return LevelsAsFlow(self.most, self.least)
+
+    def as_edm(self) -> Schedule:
+        """The same levels as EDM's times sigma / alpha, for data of spread 0.5."""
+        least = max(self.least / (1 - self.least), LEAST)
+        schedule = Schedule.edm(least, self.most / (1 - self.most))
+        schedule.default_prediction = "sample"
+        return schedule
 
 
 class LevelsAsFlow(Flow):
@@ -59,7 +67,7 @@ class LevelsAsFlow(Flow):
     default_prediction = "sample"
 
     def __init__(self, most: float, least: float) -> None:
-        super().__init__(1.0, max(least, 1e-9), None)
+        super().__init__(1.0, max(least, LEAST), None)
         self.t_max = most
 
 
