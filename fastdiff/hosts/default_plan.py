@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,14 @@ def default_plan(schedule: Schedule, evaluations: int, prediction: str, scale: f
 def partial_plan(schedule: Schedule, first: float, evaluations: int, prediction: str, scale: float = 1.0) -> Plan:
     """From data with noise added to data. first: its time as of a flow, sigma / (alpha + sigma), below 1.
 
-    Two orders of a multistep method in the flow's time; under guidance DPM-Solver++ 2M, on uniform times.
+    schedule: a flow, or EDM's up to that noise. Guidance asks for two orders, and for uniform times of few evaluations.
     """
     guided = scale >= GUIDED
+    given: dict[str, Any] = {"prediction": prediction, "order": min(2, evaluations)}
+    if schedule.kind == "ve" and not guided:
+        return plan(None, schedule, evaluations, prediction=prediction)
+    if schedule.kind == "ve" and evaluations > 4:
+        return plan("adams_moulton", schedule, evaluations, grid="logistic", **given)
     levels = first * np.linspace(1, 0, evaluations + 1) ** (1.0 if guided else RHO)
     sigmas = levels if schedule.kind == "flow" else levels / (1 - levels)
-    if guided:
-        return plan("dpmpp_2m", schedule, sigmas=sigmas, prediction=prediction)
-    return plan("adams_moulton", schedule, sigmas=sigmas, prediction=prediction, order=min(2, evaluations))
+    return plan("dpmpp_2m" if guided else "adams_moulton", schedule, sigmas=sigmas, **given)

@@ -34,10 +34,13 @@ def patch(model: Any, solver: str | Plan | None = None, *, guided: bool = True) 
         of 3.
 
     The trajectory that `sample` returns has the plan's states, at the plan's times.
-    Raises TypeError for another model, TypeError or ValueError for a solver, ImportError without torchdiffeq.
+    Raises TypeError for another model, TypeError or ValueError for a solver, ValueError for a model that is patched
+    already, ImportError without torchdiffeq.
     """
     if not isinstance(getattr(model, "odeint_kwargs", None), dict) or not callable(getattr(model, "sample", None)):
         raise TypeError(f"model: expected an f5_tts CFM, with sample and odeint_kwargs, got {type(model).__name__}")
+    if model.odeint_kwargs.get("method") == METHOD:
+        raise ValueError("model: it draws with fastdiff already; undo that first")
     plan_of(solver, (0.0, 1.0), guided)  # complains now
     from torchdiffeq._impl.odeint import SOLVERS
 

@@ -30,9 +30,12 @@ def patch(model: Any, solver: str | Plan | None = None, *, guided: bool = False)
         `fastdiff.Schedule.flow()`, a fitted one too, is run whatever n_timesteps is.
     guided: whether the estimator applies guidance at a scale well above 1, as `fastdiff.plan(None, guided=)`.
 
-    Raises TypeError for a model without such a decoder, TypeError or ValueError for a solver.
+    Raises TypeError for a model without such a decoder, TypeError or ValueError for a solver, ValueError for a model
+    that is patched already.
     """
     decoder = _decoder_of(model)
+    if isinstance(decoder, _Decoder):
+        raise ValueError("model: it draws with fastdiff already; undo that first")
     plan_of(solver, (0.0, 1.0), guided)  # complains now
     handle = Handle(model, "hosts.matcha_tts.patch")
     new = type(type(decoder).__name__, (_Decoder, type(decoder)), {})

@@ -18,7 +18,7 @@ from .loop import Callback, draw
 FLOW = Schedule.flow()
 CLEANEST = 2.0  # the log SNR, log((1 - t) / t), of the last step but one on the package's grid
 NOISIEST = -6.0  # and of the first
-NAMES = {"euler": ("euler", {}), "dpmpp": ("dpmpp_2m", {"max_ratio": math.inf})}
+NAMES: dict[str, tuple[str, dict[str, Any]]] = {"euler": ("euler", {}), "dpmpp": ("dpmpp_2m", {"max_ratio": math.inf})}
 
 
 def sample_rf(
@@ -70,8 +70,7 @@ def _plan(sampler_type: str | Plan | None, first: float, steps: int, scale: floa
     if isinstance(sampler_type, Plan):
         return sampler_type
     if sampler_type is None:
-        whole = first == 1
-        if whole:
+        if first == 1:
             return default_plan(FLOW, steps, "flow_prediction", scale)
         return partial_plan(FLOW, first, steps, "flow_prediction", scale)
     name, options = NAMES.get(sampler_type, (sampler_type, {}))
