@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def unit_v(x: Tensor, t: Tensor) -> Tensor:
+    """v of unit Gaussian data at any time: x has unit variance, and says nothing of v."""
+    return 0 * x
+
+
+def unit_velocity(x: Tensor, t: Tensor) -> Tensor:
+    """noise - x0 of unit Gaussian data, t = 1 at noise."""
+    t = t.view(-1, *[1] * (x.ndim - 1))
+    return (2 * t - 1) / ((1 - t) ** 2 + t**2) * x
 
 
 def field(x: Tensor, t: Tensor, cond: Tensor | float) -> Tensor:
@@ -84,3 +95,12 @@ class Matcha(nn.Module):
 def matcha_tts() -> Any:
     """A whole model: its flow is `decoder`."""
     return SimpleNamespace(decoder=Matcha())
+
+
+def stable_audio_tools() -> dict[str, ModuleType]:
+    """The package's modules by name, with the two functions that are replaced."""
+    modules = {}
+    for name in ("", ".inference", ".inference.sampling", ".inference.generation"):
+        module = modules["stable_audio_tools" + name] = ModuleType("stable_audio_tools" + name)
+        vars(module).update(__path__=[], sample_k=len, sample_rf=len)
+    return modules

@@ -6,12 +6,12 @@ import itertools
 import math
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from speech_stand_ins import stable_audio_tools
 from torch import Tensor
 
 import fastdiff as fd
@@ -192,15 +192,11 @@ def test_unknown_names_are_errors_with_the_packages_words(noise: Tensor) -> None
 
 
 def test_patch_puts_both_into_both_modules_and_undo_takes_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = {}
-    for name in ("", ".inference", ".inference.sampling", ".inference.generation"):
-        module = ModuleType("stable_audio_tools" + name)
-        module.__path__ = []  # type: ignore[attr-defined]
-        module.sample_k = module.sample_rf = len  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        modules[name] = module
+    modules = stable_audio_tools()
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
     handle = stable_audio.patch()
-    inference = [modules[".inference.sampling"], modules[".inference.generation"]]
+    inference = [modules[f"stable_audio_tools.inference.{name}"] for name in ("sampling", "generation")]
     assert all(module.sample_k is sample_k and module.sample_rf is sample_rf for module in inference)
     with pytest.raises(ValueError, match="draws with fastdiff already"):
         stable_audio.patch()
