@@ -157,11 +157,12 @@ def terrain_maps(path: Path) -> str:
     together = float(torch.corrcoef(torch.stack([spread, error]))[0, 1])
     ranks = found["rank"][..., ~seen].flatten()
     inside = float(((ranks > 0.05) & (ranks < 0.95)).double().mean())
+    sizes = (float(of.square().mean().sqrt()) for of in (spread, error))
     return (
-        f"{MEMBERS} members of {len(truth)} terrains from an eighth of their heights, {plan.nfe} evaluations: the spread"
-        f" is {float(spread.square().mean().sqrt()):.3f}, the error of the mean {float(error.square().mean().sqrt()):.3f}"
-        f" (root mean square); their correlation is {together:.2f}; {100 * inside:.0f} % of the truth has between 5 and"
-        f" 95 % of the members below it."
+        f"{MEMBERS} members of {len(truth)} terrains from an eighth of their heights, {plan.nfe} evaluations: the root"
+        " mean square of the spread is {:.3f}, of the error of the mean {:.3f};".format(*sizes)
+        + f" their correlation is {together:.2f}; {100 * inside:.0f} % of the truth has between 5 and 95 % of the"
+        " members below it."
     )
 
 

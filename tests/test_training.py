@@ -42,6 +42,13 @@ def test_uniform_flow_times_are_shifted_and_begin_where_the_target_is_finite():
     assert training.uniform(schedule, u, "epsilon")[0] == pytest.approx(schedule.t_min)
 
 
+def test_times_on_a_clock_that_runs_from_noise_to_data_go_backwards():
+    backwards = fd.Schedule.from_functions(lambda t: t, lambda t: 1 - t, 1.0, 0.0)
+    u = torch.rand(6, dtype=torch.float64)
+    for law in (training.uniform, training.logit_normal, training.log_normal):
+        torch.testing.assert_close(law(backwards, u), 1 - law(fd.Schedule.flow(), u))
+
+
 @pytest.mark.parametrize("schedule", [fd.Schedule.edm(), fd.Schedule.vp(), fd.Schedule.scaled_linear()])
 def test_log_normal_times_have_normal_log_noise(schedule):
     u = torch.linspace(0.3, 0.9, 7, dtype=torch.float64)

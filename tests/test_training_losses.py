@@ -22,6 +22,7 @@ SCHEDULES = {
     "edm": fd.Schedule.edm(),
     "flow": fd.Schedule.flow(shift=3.0),
     "zero snr": fd.Schedule.scaled_linear().zero_terminal_snr(),
+    "backwards": fd.Schedule.from_functions(lambda t: t, lambda t: 1 - t, 1.0, 0.0),
 }
 WEIGHTINGS = {"none": None, "snr": snr, "min-snr": min_snr(), "edm": edm(), "likelihood": likelihood}
 MEAN, SPREAD = 0.7, 0.4  # of Gaussian data

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..ops import checks
+from ..plans.points import Points
 from ..plans.prediction import PREDICTIONS, mixture
-from ..plans.schedule import Points, Schedule, require_schedule
+from ..plans.schedule import Schedule
+from ..plans.schedule_argument import require_schedule
 
 FARTHEST = 20.0  # of log_snr: beyond it only one of data and noise is left
 

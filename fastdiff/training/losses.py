@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..ops import checks
-from ..plans.schedule import Schedule, require_schedule
+from ..plans.schedule import Schedule
+from ..plans.schedule_argument import require_schedule
 from ..sampling.model import checked_output
 from ..sampling.network import as_model
 from .forward import check, data_per_prediction, noised, require_prediction, target

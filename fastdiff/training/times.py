@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..plans.schedule import Schedule, require_schedule
+from ..plans.schedule import Schedule
+from ..plans.schedule_argument import require_schedule
 from .forward import FARTHEST
 
 
