@@ -48,6 +48,8 @@ NEIGHBOURS = {
     ("fastdiff.guiders", "fastdiff.patch"),  # guiders perturb networks
     ("fastdiff.comfyui", "fastdiff.kdiffusion"),  # nodes run samplers
     ("fastdiff.comfyui", "fastdiff.patch"),  # and accelerate models
+    ("fastdiff.hosts", "fastdiff.kdiffusion"),  # stable-audio-tools runs k-diffusion's samplers
+    ("fastdiff.hosts", "fastdiff.patch"),  # a change of a host has a handle
 }
 
 # What a kernel knows of a plan: the record that it reads.
