@@ -72,9 +72,7 @@ def _data(mean: Mean, y: np.ndarray, t: np.ndarray) -> np.ndarray:
     return mean(torch.from_numpy(y), 1 - sigma, sigma).numpy()
 
 
-def measured(
-    use: str, run: Callable[..., np.ndarray], noise: np.ndarray, same: float | None = None
-) -> Iterator[Row]:
+def measured(use: str, run: Callable[..., np.ndarray], noise: np.ndarray, same: float | None = None) -> Iterator[Row]:
     exact = torch.from_numpy(run(noise, 500, "fastdiff"))
 
     def off(steps: int, method: str) -> float:

@@ -30,16 +30,27 @@ class Path(NamedTuple):
 def path_of(potential: Any, adapted: bool) -> Path:
     """The path of potential.vector_field_estimator. adapted: whether only potential.gradient knows the whole score.
 
-    Raises TypeError for an estimator that is none of sbi's VP, sub-VP, VE and flow.
+    Raises TypeError for an estimator that is none of sbi's VP, VE and flow.
     """
     estimator = potential.vector_field_estimator
     if hasattr(estimator, "noise_scale"):
         return _flow(potential, estimator, adapted)
+    path = None
     if hasattr(estimator, "sigma_max"):
-        return _variance_exploding(potential, estimator)
-    if hasattr(estimator, "beta_max"):
-        return _variance_preserving(potential, estimator)
-    raise TypeError(f"potential_fn: expected a VP, sub-VP, VE or flow estimator, got {type(estimator).__name__}")
+        path = _variance_exploding(potential, estimator)
+    elif hasattr(estimator, "beta_max"):
+        path = _variance_preserving(potential, estimator)
+    if path is None or not _tells(path, estimator):
+        raise TypeError(f"potential_fn: expected a VP, VE or flow estimator, got {type(estimator).__name__}")
+    return path
+
+
+def _tells(path: Path, estimator: Any) -> bool:
+    """Whether the path's alpha and sigma are the estimator's: sub-VP has VP's numbers and another sigma."""
+    t = 0.5 * (estimator.t_min + estimator.t_max)
+    theirs = (float(f(torch.full((1,), t))) for f in (estimator.mean_t_fn, estimator.std_fn))
+    ours = path.schedule.at(path.t_of(t))[1:]
+    return all(math.isclose(a, float(b), rel_tol=1e-4) for a, b in zip(theirs, ours, strict=True))
 
 
 def _flow(potential: Any, estimator: Any, adapted: bool) -> Path:
