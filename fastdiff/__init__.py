@@ -30,6 +30,7 @@ from .sampling.sample import Step, iter_sample, sample
 from .sampling.sharded import Sharded
 from .sampling.statistics import Statistics, estimate_statistics
 from .sampling.step_batch import StepBatch, Ticket
+from .sampling.stepper import Stepper, stepper
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Statistics",
     "Step",
     "StepBatch",
+    "Stepper",
     "Ticket",
     "Trace",
     "accelerate",
@@ -69,6 +71,7 @@ __all__ = [
     "solver",
     "solvers",
     "split_batch",
+    "stepper",
     "trace",
 ]
 

@@ -16,7 +16,8 @@ from .jumps import with_jumps
 from .options import MEANINGS, check_names, check_order, check_values
 from .plan import Plan
 from .row import Row
-from .schedule import Points, Schedule, require_schedule
+from .schedule import Points, Schedule
+from .schedule_argument import require_schedule
 from .solvers.ancestral import ddim
 from .solvers.dpm_solver_v3 import Statistics
 from .solvers.entry import Solver

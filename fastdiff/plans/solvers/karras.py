@@ -173,7 +173,7 @@ def _over(a: float, b: float) -> float:
 
 def finite_at_zero(schedule: Schedule, prediction: str) -> bool:
     """Whether the model can be asked at sigma = 0."""
-    return schedule.least_time(prediction) == schedule.t_clean
+    return float(schedule.sigma(schedule.least_time(prediction))) == 0
 
 
 def two_stage(schedule: Schedule, prediction: str, rules: Rules, coordinate: str | None) -> Step:
