@@ -26,10 +26,10 @@ class Estimator:
         raise NotImplementedError
 
     def mean_t_fn(self, times: Tensor) -> Tensor:
-        return self.alpha_sigma(times)[0]
+        return self.alpha_sigma(times)[0].unsqueeze(-1)
 
     def std_fn(self, times: Tensor) -> Tensor:
-        return self.alpha_sigma(times)[1]
+        return self.alpha_sigma(times)[1].unsqueeze(-1)
 
     def data(self, theta: Tensor, x_o: Tensor, t: Tensor) -> Tensor:
         """E[theta_0 | theta_t = theta], of theta_0 ~ N(x_o, spread^2)."""

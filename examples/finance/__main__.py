@@ -101,7 +101,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Paths of {LENGTH} days\n\n{table(('paths', *FACTS), lines)}\n", flush=True)
 
     tests = {name: back_test(forecast, data, blocks) for name, forecast in forecasters(net, data, members)}
-    head = ["forecast", "CRPS", *(f"{word} {level:.0%}" for level in LEVELS for word in ("below", "Kupiec p", "pinball"))]
+    head = [
+        "forecast",
+        "CRPS",
+        *(f"{word} {level:.0%}" for level in LEVELS for word in ("below", "Kupiec p", "pinball")),
+    ]
     print(f"Forecasts of {HORIZON} days\n\n{table(head, [(name, *line) for name, (line, _) in tests.items()])}")
     if asked.out is not None:
         draw(asked.out, made, {name: fan for name, (_, fan) in tests.items()}, data, blocks)

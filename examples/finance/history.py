@@ -30,7 +30,7 @@ class Market(NamedTuple):
 
     def learnt(self) -> np.ndarray:
         """Returns [paths, LENGTH] of the days that the network learnt from."""
-        known = [self.returns(days)[: -HELD] for days in self.days]
+        known = [self.returns(days)[:-HELD] for days in self.days]
         return np.concatenate([r[: len(r) // LENGTH * LENGTH].reshape(-1, LENGTH) for r in known])
 
 

@@ -9,7 +9,6 @@ n_steps counts evaluations of the trees for each sample.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,19 +41,17 @@ Field = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (y [..., D], t [..., 1
 
 
 class Path(NamedTuple):
-    """A schedule in a time of its own, what the trees predict, and diffgbm's time of the schedule's."""
+    """A schedule in diffgbm's time, and the trees: what they predict is the schedule's default prediction."""
 
     schedule: Schedule
-    prediction: str
     field: Field
-    time: Callable[[float], float]
 
 
 class Solver(BaseSDESolver):
     """The probability flow ODE in n_steps evaluations: `plan` is the default of `fastdiff.plan`.
 
-    No noise is drawn: `pf_ode` makes no difference. It serves the SDEs "vpsde" and "vesde", and flow matching on any
-    path; a positive `velocity_stochasticity` is refused. Raises ValueError naming what is wrong.
+    No noise is drawn: `pf_ode` makes no difference. It serves every SDE, and flow matching on any path; a positive
+    `velocity_stochasticity` is refused. Raises ValueError naming what is wrong.
     """
 
     plan: str | Plan | None = None
@@ -68,12 +65,12 @@ class Solver(BaseSDESolver):
         path = path_of(self.sde)
         plan = self.plan
         if not isinstance(plan, Plan):
-            plan = make_plan(plan, path.schedule, self.n_steps, prediction=path.prediction)
+            plan = make_plan(plan, path.schedule, self.n_steps)
         elif plan.nfe != self.n_steps:
             raise ValueError(f"n_steps: expected {plan.nfe}, the plan's evaluations, got {self.n_steps}")
 
         def model(y: Tensor, t: Tensor) -> Tensor:
-            times = np.full((*y.shape[:-1], 1), path.time(float(t[0])))
+            times = np.full((*y.shape[:-1], 1), max(float(t[0]), LEAST_TIME))
             return torch.from_numpy(np.ascontiguousarray(path.field(y.numpy(), times), dtype=np.float64))
 
         noise = torch.from_numpy(np.array(y0, dtype=np.float64)) / plan.init_scale
@@ -90,19 +87,18 @@ def path_of(reverse: Any) -> Path:
     if hasattr(reverse, "stochasticity_schedule"):
         raise ValueError("velocity_stochasticity: expected 0, a fastdiff solver draws no noise")
     if hasattr(reverse, "velocity_fn"):
-        return Path(Schedule.flow(), "flow_prediction", reverse.velocity_fn, lambda t: max(t, LEAST_TIME))
+        return Path(Schedule.flow(), reverse.velocity_fn)
     if not hasattr(reverse, "score_fn"):
         raise ValueError(f"sde: expected a reversed SDE with its score or velocity, got {reverse!r}")
-    forward = reverse.sde
-    low, high = forward.hyperparam_min, forward.hyperparam_max
-    if type(forward).__name__ == "VPSDE":
-        return Path(Schedule.vp(low, high, LEAST_TIME), "score", reverse.score_fn, lambda t: t)
-    if type(forward).__name__ == "VESDE":
-        # sigma^2 = low^2 ((high / low)^(2 t) - 1)
-        rate = 2 * math.log(high / low)
-        ends = (low * math.sqrt(math.expm1(rate * t)) for t in (LEAST_TIME, 1.0))
-        return Path(Schedule.edm(*ends), "score", reverse.score_fn, lambda s: math.log1p((s / low) ** 2) / rate)
-    raise ValueError(f"sde: expected VPSDE or VESDE, got {forward!r}")
+
+    def alpha(t: np.ndarray) -> np.ndarray:
+        return reverse.sde.get_mean_std_pt_given_y0(np.ones_like(t), t)[0]
+
+    def sigma(t: np.ndarray) -> np.ndarray:
+        return reverse.sde.get_mean_std_pt_given_y0(np.ones_like(t), t)[1]
+
+    schedule = Schedule.from_functions(alpha, sigma, LEAST_TIME, reverse.t_reverse_origin, prediction="score")
+    return Path(schedule, reverse.score_fn)
 
 
 def register(name: str, plan: str | Plan | None = None) -> type[Solver]:

@@ -6,7 +6,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +49,7 @@ class FastdiffPredictor(Predictor):
     Observations that are independent and identically distributed, and sbi's guidance, change the score inside sbi and
     are left alone: the plan is then of low order.
 
-    potential_fn: sbi's VectorFieldBasedPotential of a VP, VE or flow estimator.
+    potential_fn: sbi's VectorFieldBasedPotential, of a score estimator with marginals (VP, sub-VP, VE) or a flow.
     plan: None for the default of `fastdiff.plan`; the name of a solver of `fastdiff.solvers()`, which takes its steps
         at sbi's times; or a plan, of `fastdiff.fit` for instance.
     ts: [K] the times that `sample` is given as `ts`. The steps are then at these, of the solver adams_moulton if plan
@@ -119,14 +118,11 @@ class FastdiffPredictor(Predictor):
             if accepted != count:
                 raise ValueError(f"steps: expected {accepted + 1} for this plan, got {count + 1}")
             return self.plan
-        options: dict[str, Any] = {"prediction": path.prediction}
         if self.plan is None and self.ts is None:
-            return make_plan(None, path.schedule, count, guided=adapted, **options)
-        points = path.schedule.at(np.array([path.t_of(float(t)) for t in times]))
-        sigmas = path.schedule.coordinate(points)
-        if self.plan is None:
-            options["order"] = min(2, count)
-        return make_plan(self.plan or "adams_moulton", path.schedule, sigmas=sigmas, **options)
+            return make_plan(None, path.schedule, count, guided=adapted)
+        sigmas = path.schedule.coordinate(path.schedule.at(times.double().cpu().numpy()))
+        order = min(2, count) if self.plan is None else None
+        return make_plan(self.plan or "adams_moulton", path.schedule, sigmas=sigmas, order=order)
 
 
 def _same(t: float, other: float) -> bool:
