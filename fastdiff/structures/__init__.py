@@ -1,6 +1,6 @@
 """Point sets in space, such as molecules and proteins: noise without a centre, random frames, rigid alignment.
 
-Shapes are [B, N, d], B sets of N points in d dimensions, mostly 3. A mask [B, N] or [N] is 1 at points and 0 at padding.
+Shapes are [B, N, d], B sets of N points in d dimensions, mostly 3. A mask [B, N] or [N] is 1 at points, 0 at padding.
 """
 
 from .centre import centre, centred_noise

@@ -18,7 +18,9 @@ def check_points(name: str, x: Tensor, mask: Tensor | None = None) -> None:
         raise ValueError(f"{name}: expected points [B, N, d], got shape {tuple(x.shape)}")
     if mask is not None and tuple(mask.shape) not in ((x.shape[1],), tuple(x.shape[:2])):
         shape = tuple(mask.shape)
-        raise ValueError(f"mask: expected shape {tuple(x.shape[:2])} or {(x.shape[1],)}, one for each point, got {shape}")
+        raise ValueError(
+            f"mask: expected shape {tuple(x.shape[:2])} or {(x.shape[1],)}, one for each point, got {shape}"
+        )
 
 
 def weights_of(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import make_row, solver_step
-from ..sampling.noise import seed_tensor
+from ..sampling.noise import randn, seed_tensor
 from .centre import check_points, mean_point, weights_of
 from .rigid import align as aligned
 from .rigid import random_rotations
@@ -57,7 +56,8 @@ class Equivariant:
         else:
             # A frame belongs to a seed and a time: no state, and no value of t is read on the host.
             keys = seed_tensor(self.seeds, len(x), x.device) ^ _bits(t).expand(len(x))
-            turn, shift = _normals(4, keys, TURN, x), _normals(3, keys, SHIFT, x)
+            options: dict[str, Any] = {"dtype": x.dtype, "device": x.device}
+            turn, shift = (randn((len(x), n), keys, index=j, **options) for n, j in ((4, TURN), (3, SHIFT)))
         return random_rotations(len(x), turn), self.translation * shift[:, None]
 
 
@@ -66,7 +66,7 @@ def equivariant(
     *,
     prediction: str = "sample",
     mask: Tensor | None = None,
-    translation: float = 1.0,
+    translation: float = 0.0,
     align: bool = False,
     seeds: Sequence[int] | Tensor | None = None,
 ) -> Equivariant:
@@ -81,9 +81,9 @@ def equivariant(
     rigid motion, and the history keeps one frame.
 
     model: model(x [B, N, 3], t [B], **kwargs) -> [B, N, 3]. mask: [B, N] or [N], 1 at points, 0 at padding.
-    translation: in the units of x. align: of "sample"; move each answer rigidly onto x (Kabsch), as Boltz does.
-    seeds: B whole numbers: the frame of a sample then depends on its seed and on t alone, in any batch; from torch's
-    generator if None. Models that are equivariant themselves need none of this.
+    translation: of frames, in the units of x; 0 for models of centred points. align: of "sample"; move each answer
+    rigidly onto x (Kabsch), as Boltz does. seeds: B whole numbers: the frame of a sample then depends on its seed and
+    on t alone, in any batch; from torch's generator if None. Models that are equivariant themselves need none of this.
     Raises TypeError or ValueError naming the argument.
     """
     if not callable(model):
@@ -100,8 +100,3 @@ def equivariant(
 def _bits(t: Tensor) -> Tensor:
     """Whole numbers that differ where the times do."""
     return t.float().contiguous().view(torch.int32).long() * 0x9E3779B1
-
-
-def _normals(count: int, keys: Tensor, index: int, like: Tensor) -> Tensor:
-    out = torch.empty(len(keys), count, dtype=like.dtype, device=like.device)
-    return solver_step(out, out, make_row(xi_a=[1.0], noise=[index]), seeds=keys).x
