@@ -24,7 +24,7 @@ FLOORS = (
     ("fastdiff.ops",),
     ("fastdiff.sampling",),
     ("fastdiff.nn", "fastdiff.guidance", "fastdiff.posterior", "fastdiff.distributed", "fastdiff.structures"),
-    ("fastdiff.fitting", "fastdiff.inspection", "fastdiff.tokens"),
+    ("fastdiff.fitting", "fastdiff.inspection", "fastdiff.tokens", "fastdiff.training"),
     (
         "fastdiff.schedulers",
         "fastdiff.token_schedulers",
