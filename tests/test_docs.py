@@ -180,6 +180,7 @@ def test_examples_in_docstrings_print_what_they_say():
         ("fastdiff.guidance", "guidance"),
         ("fastdiff.posterior", "posterior"),
         ("fastdiff.distributed", "distributed"),
+        ("fastdiff.structures", "structures"),
         ("fastdiff.tokens", "tokens"),
         ("fastdiff.training", "training"),
         ("fastdiff.patch.perturb", "perturb"),

@@ -23,7 +23,7 @@ FLOORS = (
     ("fastdiff.plans",),
     ("fastdiff.ops",),
     ("fastdiff.sampling",),
-    ("fastdiff.nn", "fastdiff.guidance", "fastdiff.posterior", "fastdiff.distributed"),
+    ("fastdiff.nn", "fastdiff.guidance", "fastdiff.posterior", "fastdiff.distributed", "fastdiff.structures"),
     ("fastdiff.fitting", "fastdiff.inspection", "fastdiff.tokens", "fastdiff.training"),
     (
         "fastdiff.schedulers",

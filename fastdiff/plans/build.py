@@ -48,6 +48,7 @@ def plan(
     s_tmin: float | None = None,
     s_tmax: float | None = None,
     max_churn: float | None = None,
+    step_scale: float | None = None,
     form: str | None = None,
     correction: str | None = None,
     exact: bool | None = None,
@@ -108,6 +109,7 @@ def plan(
     the options of one, what they mean and what they are by default. Often used:
     order: of the method. eta: fresh noise, 0 for the ODE and 1 for the reverse SDE. s_noise: factor of all fresh noise.
     s_churn, s_tmin, s_tmax, max_churn: noise put back before steps (Karras et al. 2022, algorithm 2).
+    step_scale: of euler; longer steps, as models of structures take them (Abramson et al. 2024, algorithm 18).
     lower_order_final: let the order fall to 1 over the last steps.
     max_ratio: of solvers that extrapolate in lambda; a step so many times longer than the one before is of first order.
         2.5 by default; math.inf is the method as published.
