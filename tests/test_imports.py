@@ -48,6 +48,7 @@ NEIGHBOURS = {
     ("fastdiff.guiders", "fastdiff.patch"),  # guiders perturb networks
     ("fastdiff.comfyui", "fastdiff.kdiffusion"),  # nodes run samplers
     ("fastdiff.comfyui", "fastdiff.patch"),  # and accelerate models
+    ("fastdiff.hosts", "fastdiff.patch"),  # policies are changed in place, with undo
 }
 
 # What a kernel knows of a plan: the record that it reads.
