@@ -8,13 +8,6 @@ In two and three dimensions, on latents, with conditions by concatenation or cro
 classifier-free guidance and with a ControlNet: the inferers ask for `timesteps`, `step` and `add_noise`, and no more.
 """
 
-try:
-    import monai.networks.schedulers  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "fastdiff.hosts.monai: expected monai to be installed (pip install monai), whose schedulers these extend"
-    ) from error
-
 from .multistep import PlanScheduler, PNDMScheduler
 from .single import DDIMScheduler, DDPMScheduler, RFlowScheduler
 

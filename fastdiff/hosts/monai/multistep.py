@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import monai.networks.schedulers as theirs
 import torch
 from torch import Tensor
 
 from ...plans.build import plan as make_plan
 from ...plans.plan import Plan
+from . import theirs
 from .driven import Driven
 from .training import Training, training_of
 
@@ -30,8 +30,8 @@ class PlanScheduler(theirs.Scheduler):
     """
 
     def __init__(self, scheduler: theirs.Scheduler, solver: str | Plan | None = None, **options: Any) -> None:
-        torch.nn.Module.__init__(self)
         training_of(scheduler, 1)
+        torch.nn.Module.__init__(self)
         if isinstance(solver, Plan) and options:
             raise ValueError(f"{next(iter(options))}: a plan has its own; give a solver's name")
         self._trained = (scheduler,)  # not as a part: MONAI's RFlowScheduler is a module that was never set up

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import monai.networks.schedulers as theirs
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from ...plans.prediction import convert
 from ...plans.row import LinearUpdate, Row
 from ...plans.schedule import Points
 from ...plans.solvers.ancestral import ddim_clipped_row, ddim_row, step_down
+from . import theirs
 from .take import take
 
 
@@ -118,7 +118,9 @@ class DDPMScheduler(_Single, theirs.DDPMScheduler):
         history = (float(t.alpha) * beta / variance,)
         noise = ((1, spread),) if draws else ()
         p = convert(str(self.prediction_type), "data", float(s.alpha), float(s.sigma))
-        return Row(float(s.t), float(s.alpha), float(s.sigma), "data", *p, LinearUpdate(0.0, ratio * left, history, noise))
+        return Row(
+            float(s.t), float(s.alpha), float(s.sigma), "data", *p, LinearUpdate(0.0, ratio * left, history, noise)
+        )
 
 
 class RFlowScheduler(theirs.RFlowScheduler):

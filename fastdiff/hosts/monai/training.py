@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from monai.networks.schedulers import RFlowScheduler, Scheduler
-
 from ...plans.schedule import Schedule
+from .theirs import RFlowScheduler, Scheduler
 
 
 class Training(NamedTuple):
