@@ -35,6 +35,11 @@ def solution(noise: Tensor, mean: Tensor, sigma: float = 80.0) -> Tensor:
     return mean + SPREAD * (sigma * noise - mean) / math.hypot(SPREAD, sigma)
 
 
+def off(x: Tensor, noise: Tensor, mean: Tensor, sigma: float = 80.0) -> float:
+    """The greatest distance from the ODE's end, over the greatest number given: the same for any numbers, nearly."""
+    return float((x - solution(noise, mean, sigma)).abs().max() / torch.stack([noise, mean]).abs().max())
+
+
 MOST = math.sqrt(2) - 1
 
 
@@ -96,19 +101,19 @@ def test_any_solver_and_any_plan_run():
     plan = fd.plan("dpm_solver_2m", fd.Schedule.edm(0.01, 20), 12, grid="karras", prediction="sample")
     ours = deterministic_sampler(net, noise, lr, solver=plan)
     assert net.sigmas == pytest.approx([row.t for row in plan.rows])
-    torch.testing.assert_close(ours, solution(noise, lr, 20.0), rtol=0, atol=0.05)
+    assert off(ours, noise, lr, 20.0) < 0.05
     named = deterministic_sampler(net, noise, lr, solver="dpm_solver_2m", sigma_min=0.01, sigma_max=20.0, num_steps=12)
-    torch.testing.assert_close(named, ours, rtol=0, atol=0.05)
+    assert off(named, noise, lr, 20.0) < 0.05
 
 
 @pytest.mark.parametrize("discretization", ["edm", "ve", "vp", "iddpm"])
 def test_every_discretization_converges(discretization):
     net, (noise, lr) = theirs.Net(), drawn()
     ours = deterministic_sampler(net, noise, lr, num_steps=60, solver="heun", discretization=discretization)
-    torch.testing.assert_close(ours, solution(noise, lr, net.sigmas[0]), rtol=0, atol=0.02)
+    assert off(ours, noise, lr, net.sigmas[0]) < 0.02
 
 
-@pytest.mark.parametrize(("solver", "most"), [(None, 0.1), ("unipc", 0.1), ("heun", 1.0)])
+@pytest.mark.parametrize(("solver", "most"), [(None, 0.1), ("unipc", 0.1), ("heun", 0.5)])
 def test_levels_are_those_that_the_network_knows(solver, most):
     class Known(theirs.Net):
         sigma_min, sigma_max = 0.01, 40.0
@@ -119,7 +124,7 @@ def test_levels_are_those_that_the_network_knows(solver, most):
 
     net, (noise, lr) = Known(), drawn()
     x = deterministic_sampler(net, noise, lr, num_steps=8, solver=solver)
-    torch.testing.assert_close(x, solution(noise, lr, 40.0), rtol=0, atol=most)
+    assert off(x, noise, lr, 40.0) < most
     nearest = net.round_sigma(torch.tensor(net.sigmas, dtype=torch.float64)).tolist()
     assert net.sigmas == pytest.approx(nearest, rel=1e-6)
 
