@@ -12,6 +12,7 @@ import comfy_guiders
 import deepinv_stand_ins
 import diffusers
 import hosts
+import monai_stand_ins
 import pytest
 import speech_stand_ins
 import tiny_modular
@@ -88,6 +89,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, module in speech_stand_ins.stable_audio_tools().items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "deepinv", types.SimpleNamespace(physics=deepinv_stand_ins))
+    for name, module in monai_stand_ins.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in [name for name in sys.modules if name.startswith("fastdiff.hosts.monai")]:
+        monkeypatch.delitem(sys.modules, name)  # it has been made for another MONAI, or for none
     for mark in installation.MARKS:  # in the folder that the commands of the pages run in
         path = Path("ComfyUI", mark)
         path.parent.mkdir(parents=True, exist_ok=True)
