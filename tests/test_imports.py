@@ -49,8 +49,7 @@ NEIGHBOURS = {
     ("fastdiff.comfyui", "fastdiff.kdiffusion"),  # nodes run samplers
     ("fastdiff.comfyui", "fastdiff.patch"),  # and accelerate models
     ("fastdiff.hosts", "fastdiff.kdiffusion"),  # stable-audio-tools runs k-diffusion's samplers
-    ("fastdiff.hosts", "fastdiff.patch"),  # a change of a host has a handle
-    ("fastdiff.hosts", "fastdiff.patch"),  # policies are changed in place, with undo
+    ("fastdiff.hosts", "fastdiff.patch"),  # a change in place has a handle that undoes it
 }
 
 # What a kernel knows of a plan: the record that it reads.

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..ops import checks
 from ..plans.points import Points
 from ..plans.prediction import PREDICTIONS, mixture
-from ..plans.schedule import Points, Schedule
 from ..plans.schedule import Schedule
 from ..plans.schedule_argument import require_schedule
 
