@@ -23,6 +23,7 @@ from fastdiff import demo
 
 PROMPT, BLOCK, TEMPERATURE = "In those days", 32, 0.8
 GAPS = 0.4  # the share of held-out tokens that is masked
+SHOWN = 230  # signs of an example
 
 
 class Logits(nn.Module):
@@ -114,7 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
             scores = critic.measure(tokens, styles) if critic else {}
             perplexity = f"{scores['perplexity']:.1f}" if scores else ""
             rows.append((calls, name, perplexity, f"{distinct(tokens):.2f}"))
-            texts.append(f"- {name}, {calls} calls: {net.write(tokens[4:5])[0]}")
+            if calls in (budgets[0], budgets[-1]):
+                texts.append(f"- {name}, {calls} calls: {net.write(tokens[4:5])[0][:SHOWN]}")
     filling = [
         (calls, *(f"{recovered(net, rule, calls):.3f}" for rule in ("random", "confidence", "margin")))
         for calls in (1, *budgets)
