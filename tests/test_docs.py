@@ -181,6 +181,7 @@ def test_examples_in_docstrings_print_what_they_say():
         ("fastdiff.posterior", "posterior"),
         ("fastdiff.distributed", "distributed"),
         ("fastdiff.tokens", "tokens"),
+        ("fastdiff.inspection", "index"),
         ("fastdiff.training", "training"),
         ("fastdiff.patch.perturb", "perturb"),
         ("fastdiff.schedulers", "schedulers"),

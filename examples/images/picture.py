@@ -29,7 +29,7 @@ def draw(digits: Digits, style: Style, passes: int, folder: Path) -> None:
             (f"{task}: {name}, {n}", methods[name](n)) for n in (4, 8) for name in ("diffusers Euler", "fastdiff")
         ]
     lines.append(("style of", style.reference.expand(SHOWN, -1, -1, -1)))
-    lines += [(name, x) for name, _, x in style.results(passes, (0.1,))]
+    lines += [(name, x) for name, _, x in style.results(passes, (0.3,))]
     figure, axes = plt.subplots(len(lines), 1, figsize=(7, 0.66 * len(lines)))
     figure.subplots_adjust(0.36, 0.005, 0.995, 0.995, 0, 0.06)  # a layout of so many is slow to compute
     for axis, (name, x) in zip(axes, lines, strict=True):
