@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few pictures and steps")
     parser.add_argument("--out", type=Path, help="folder for a picture")
     asked = parser.parse_args(argv)
-    count, counts, fine = (16, (4,), 16) if asked.quick else (100, (4, 6, 8, 10), 48)
+    count, counts, fine = (16, (4,), 12) if asked.quick else (100, (4, 6, 8, 10), 48)
     judge = Judge(100, 20) if asked.quick else Judge(1500, 100)
     tasks = digits.Digits(count)
     for name, (y, methods) in tasks.tasks().items():
