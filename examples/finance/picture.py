@@ -16,19 +16,19 @@ def draw(
     """finance.png in the folder: a path of each kind above, the last forecasts of the S&P 500 below."""
     from matplotlib.figure import Figure
 
-    above = [name for name in made if name.split(",")[0] in ("history", "GJR-GARCH-t", "fastdiff")][:3]
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    above = [name for name in made if name.split(",")[0] in ("history", "GJR-GARCH-t", "fastdiff")][:4]
+    figure = Figure(figsize=(12, 5.5), layout="constrained")
     for k, name in enumerate(above):
-        axes = figure.add_subplot(2, 3, k + 1, title=name, ylim=(-9, 9))
+        axes = figure.add_subplot(2, 4, k + 1, title=name, ylim=(-9, 9))
         axes.plot(made[name][len(made[name]) // 2], linewidth=0.6)
         axes.set_ylabel("daily return, %" if k == 0 else "")
-    shown = [name for name in fans if name != "history"][:3]
+    shown = [name for name in fans if name != "history"][:4]
     horizon = fans[shown[0]].shape[1]
     r = data.returns(data.days[0])
     begin = len(r) - HELD + (blocks - 1) * horizon
     past, came = np.cumsum(r[begin - 40 : begin]), np.cumsum(r[begin : begin + horizon])
     for k, name in enumerate(shown):
-        axes = figure.add_subplot(2, 3, 4 + k, title=name)
+        axes = figure.add_subplot(2, 4, 5 + k, title=name)
         ahead = past[-1] + np.cumsum(fans[name], axis=1)
         for low, high, shade in ((0.01, 0.99, 0.15), (0.05, 0.95, 0.25), (0.25, 0.75, 0.4)):
             band = np.quantile(ahead, (low, high), axis=0)
