@@ -43,7 +43,7 @@ def rows() -> Iterator[Row]:
 
 
 def converged(net: Net, noise: Tensor) -> Tensor:
-    plan = fd.plan("dpm_solver_2m", fd.Schedule.edm(1e-4, 80.0), 2000, grid="logsnr", prediction="sample")
+    plan = fd.plan("dpm_solver_2m", fd.Schedule.edm(1e-4, 80.0), 1000, grid="logsnr", prediction="sample")
     return fd.sample(lambda x, t: net(x, x, t[0]), plan, noise)
 
 
