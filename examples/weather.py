@@ -99,13 +99,13 @@ def draw_picture(columns: dict[str, Tensor], histograms: dict[str, Tensor], path
         for j, (name, fields) in enumerate(columns.items()):
             axes = figure.add_subplot(grid[i, j * len(histograms) : (j + 1) * len(histograms)])
             limits = {} if name == "spread" else {"vmin": low, "vmax": high}
-            axes.imshow(fields[i, 0], cmap="magma" if name == "spread" else "terrain", **limits)
+            axes.imshow(fields[i, 0].numpy(), cmap="magma" if name == "spread" else "terrain", **limits)
             axes.set_axis_off()
             if i == 0:
                 axes.set_title(name, fontsize=9)
     for j, (name, counts) in enumerate(histograms.items()):
         axes = figure.add_subplot(grid[lines, j * len(columns) : (j + 1) * len(columns)])
-        axes.bar(range(len(counts)), counts / counts.sum(), width=1.0)
+        axes.bar(range(len(counts)), (counts / counts.sum()).tolist(), width=1.0)
         axes.axhline(1 / len(counts), color="black", linewidth=0.8)
         axes.set_title(f"rank of the truth, {name}", fontsize=9)
         axes.set_yticks([])
