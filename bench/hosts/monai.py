@@ -68,7 +68,7 @@ def flow(use: str, mean: Mean, noise: Tensor) -> Iterator[Row]:
     trained, schedule = RFlowScheduler(), fd.Schedule.flow()
     model = predictor(mean, schedule, "flow_prediction")
     network = Network(model, 1000.0, -1.0)
-    exact = fd.sample(model, fd.plan("heun2", schedule, CONVERGED // 2), noise.flatten(1)).view_as(noise)
+    exact = fd.sample(model, fd.plan("heun", schedule, CONVERGED // 2), noise.flatten(1)).view_as(noise)
     for n in (*EVALUATIONS, 30):
         same, own = draw(ours.RFlowScheduler(), network, noise, n), draw(trained, network, noise, n)
         best = draw(ours.PlanScheduler(trained), network, noise, n)
