@@ -2,8 +2,9 @@
 
 import importlib
 
-from . import distributed, guidance, nn, ops, pipelines, posterior, tokens  # noqa: F401
+from . import distributed, guidance, inspection, nn, ops, pipelines, posterior, tokens, training  # noqa: F401
 from .fitting import fit
+from .hosts.torchdiffeq import odeint
 from .inspection.trace import trace
 from .inspection.traced import Trace
 from .ops import backend
@@ -30,6 +31,7 @@ from .sampling.sample import Step, iter_sample, sample
 from .sampling.sharded import Sharded
 from .sampling.statistics import Statistics, estimate_statistics
 from .sampling.step_batch import StepBatch, Ticket
+from .sampling.stepper import Stepper, stepper
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Statistics",
     "Step",
     "StepBatch",
+    "Stepper",
     "Ticket",
     "Trace",
     "accelerate",
@@ -62,6 +65,7 @@ __all__ = [
     "flow_map",
     "iter_sample",
     "nag",
+    "odeint",
     "plan",
     "sample",
     "sample_adaptive",
@@ -69,6 +73,7 @@ __all__ = [
     "solver",
     "solvers",
     "split_batch",
+    "stepper",
     "trace",
 ]
 

@@ -39,9 +39,8 @@ def draw(scheduler: Scheduler, network: Network, noise: Tensor, steps: int) -> T
 def rows() -> Iterator[Row]:
     for shape in SHAPES:
         mean, noise = mean_of(shape), start(shape)[:, None, :, None]
-        name = f"mixture in {shape.size}"
-        yield from diffusion(f"DiffusionInferer, linear betas, {name}", mean, noise)
-        yield from flow(f"DiffusionInferer, rectified flow, {name}", mean, noise)
+        yield from diffusion(f"DiffusionInferer, linear betas, {shape.name}", mean, noise)
+        yield from flow(f"DiffusionInferer, rectified flow, {shape.name}", mean, noise)
 
 
 def diffusion(use: str, mean: Mean, noise: Tensor) -> Iterator[Row]:

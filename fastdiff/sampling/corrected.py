@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ..ops.reference import guided_output, weighted_sum
 from ..plans.plan import Plan
+from .asking import Asker, Asking, answered, recording, within
 from .correction import Correction, Evaluation, Observed
 from .guided import ByRow, GuidedCalls
 from .model import ModelCalls
@@ -39,6 +39,11 @@ class CorrectedCalls:
         self.run_plan = self.plan if changed is plan else changed.given_x0
         scale = None if isinstance(calls.guidance, Tensor) else calls.guidance
         self.making = plan.making_x0 if scale is None else with_guidance(plan.making_x0, scale)
+
+    @property
+    def model(self) -> Callable:
+        """What is called as model(x, t, **kwargs)."""
+        return self.calls.model
 
     @property
     def evaluations(self) -> int:
@@ -72,19 +77,27 @@ class CorrectedCalls:
         assert run is not None
         return CorrectedEvaluator(self, run)
 
+    def asker(self, run: Run) -> Asker:
+        """The same as a generator that yields the calls and is sent the model's outputs."""
+        return self.evaluator(run).ask
+
 
 class CorrectedEvaluator(ByRow):
     """A run's evaluations: (model_input, t) -> (D' [B, ...], None)."""
 
     def __init__(self, calls: CorrectedCalls, run: Run) -> None:
         self._calls, self._run = calls, run
-        self._evaluate: Callable[[Tensor, Tensor], tuple] = calls.calls.evaluator(run)
+        self._ask: Asker = calls.calls.asker(run)
         guidance = calls.calls.guidance
         self._scales = guidance.to(run.x.device, torch.float64) if isinstance(guidance, Tensor) else None
 
     def __call__(self, given: Tensor, t: Tensor) -> tuple[Tensor, None]:
+        return answered(self.ask(given, t), self._calls.model)
+
+    def ask(self, given: Tensor, t: Tensor) -> Asking:
+        """The evaluation as a generator, see `CorrectedCalls.asker`."""
         run, calls = self._run, self._calls
-        at = self._recorded(given, t) if calls.correction.gradients else self._plain(given, t)
+        at = yield from (self._recorded if calls.correction.gradients else self._plain)(given, t)
         if run.i == 0 and calls.observation is not None and not calls.correction.checks and not capturing(run.x):
             calls.observation.check(at.denoised)
         corrected = self._corrected(at)
@@ -97,18 +110,22 @@ class CorrectedEvaluator(ByRow):
         """D' [B, ...]."""
         return self._calls.correction(at)
 
-    def _plain(self, given: Tensor, t: Tensor) -> Evaluation:
+    def _plain(self, given: Tensor, t: Tensor) -> Asking:
         """What the model says at the run's x: D is made in one launch."""
         run, calls = self._run, self._calls
-        denoised = run.converted(calls.making, *self._outputs(given, t), guidance=self._scales)
+        m, m_uncond, weighted = yield from self._outputs(given, t)
+        denoised = run.converted(calls.making, m, m_uncond, weighted, self._scales)
         return Evaluation(run.i, calls.plan, run.x, denoised, _no_gradients)
 
-    def _recorded(self, given: Tensor, t: Tensor) -> Evaluation:
+    def _recorded(self, given: Tensor, t: Tensor) -> Asking:
         """The same with the graph from x to y, the guided output: J^T v = p_x v + p_m (dy/dx)^T v."""
         run, row = self._run, self._calls.making[self._run.i]
         with recording():
             x = run.x.clone().requires_grad_()
-            y = self._guided(x, *self._outputs(self._model_input(x, given), t.clone()))
+            given, t = self._model_input(x, given), t.clone()
+        outputs = yield from within(recording, self._outputs(given, t))
+        with recording():
+            y = self._guided(x, *outputs)
         p_x, p_m = float(row["p_x"]), float(row["p_m"])
 
         def vjp(v: Tensor) -> Tensor:
@@ -123,9 +140,9 @@ class CorrectedEvaluator(ByRow):
             vjp if y.requires_grad else _no_gradients,
         )
 
-    def _outputs(self, given: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None, Weighted | None]:
+    def _outputs(self, given: Tensor, t: Tensor) -> Asking:
         """(m, m_uncond, weighted). Raises ValueError where the history would get another output than the step."""
-        m, m_uncond, *more = self._evaluate(given, t)
+        m, m_uncond, *more = yield from self._ask(given, t)
         weighted = more[1] if more else None
         if weighted is not None and weighted.pushes:
             raise ValueError("guidance: one whose history differs from its step does not go with an observation")
@@ -159,10 +176,3 @@ def _no_gradients(v: Tensor) -> Tensor:
         "correction: it takes gradients through the model, which records none; 'gaussian', 'proximal' and"
         " 'pseudoinverse' do without"
     )
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """Gradients are recorded, also inside of no_grad and inference_mode."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield

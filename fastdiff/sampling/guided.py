@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..plans.plan import Plan
+from .asking import Ask, Asker, Asking, answered
 from .guidance_ranks import OutputRanks, check_group
 from .model import Model, ModelCalls, check_guidance, check_mode, checked_output, joined
 from .network import as_model
@@ -85,10 +86,11 @@ class CallSet(NamedTuple):
 class GuidedCalls:
     """The model calls of each row under a guidance: the interface of `ModelCalls`.
 
-    guidance: [rows] the scales of plain guidance, 1 in rows that have another rule. copies: number of copies of x in
-    the model's input, as many as the largest call reads. arguments: the keyword arguments of each call, and those of
-    each call on several inputs at once. evaluations: how often the last row evaluated the network for each sample. see:
-    what the outputs are shown to. apart: the processes that make the calls, where guidance_mode is "ranks".
+    model: what is called as model(x, t, **kwargs). guidance: [rows] the scales of plain guidance, 1 in rows that have
+    another rule. copies: number of copies of x in the model's input, as many as the largest call reads. arguments: the
+    keyword arguments of each call, and those of each call on several inputs at once. evaluations: how often the last
+    row evaluated the network for each sample. see: what the outputs are shown to. apart: the processes that make the
+    calls, where guidance_mode is "ranks".
     Raises ValueError naming the argument.
     """
 
@@ -111,7 +113,7 @@ class GuidedCalls:
             raise ValueError(f"uncond: {guidance!r} needs the unconditional evaluation's keyword arguments, got None")
         guidance.check(shape)
         self.of = guidance
-        self._model, self._shape = as_model(model), tuple(shape)
+        self.model, self._shape = as_model(model), tuple(shape)
         self.rules = rules_of(plan, guidance)
         called = {call for rule in self.rules for call in rule.calls if call is not None}
         self.apart = OutputRanks(guidance_group, called) if guidance_mode == "ranks" else None
@@ -143,29 +145,39 @@ class GuidedCalls:
         """What evaluates the model for this run."""
         return GuidedEvaluator(self, run)
 
-    def outputs(self, slots: tuple[int | None, ...], given: Tensor, t: Tensor) -> dict[int, Tensor]:
-        """The outputs [B, ...] of a rule's calls. given: the model's input, `copies` times over."""
-        each, several = self.arguments
+    def asker(self, run: Any) -> Asker:
+        """The same as a generator that yields the calls and is sent the model's outputs, see `ModelCalls.asker`."""
+        return GuidedEvaluator(self, run).ask
+
+    def ask(self, slots: tuple[int | None, ...], given: Tensor, t: Tensor) -> Asking:
+        """The outputs [B, ...] of a rule's calls, by their numbers. given: the model's input, `copies` times over."""
+        several = self.arguments[1][slots]
         batch, calls = self._shape[0], self._sets[slots]
         found: dict[int, Tensor] = {}
         if calls.together:
             size = batch * len(calls.together)
-            both = checked_output(self._model(*_first(given, t, size), **several[slots]), (size, *self._shape[1:]))
+            both = checked_output((yield Ask(*_first(given, t, size), several)), (size, *self._shape[1:]))
             for k, call in enumerate(calls.together):
                 found[call] = both[k * batch : (k + 1) * batch]
-
-        def alone(call: int) -> Tensor:
-            other = self.of.extra[call - 2] if call > 1 else None
-            network = as_model(other) if callable(other) else self._model
-            return checked_output(network(*_first(given, t, batch), **each[call]), self._shape)
-
         if self.apart is not None:
-            found = self.apart.outputs(calls.alone, alone, self._shape, given.device)
+            found = self.apart.outputs(
+                calls.alone, lambda call: answered(self._alone(call, given, t), self.model), self._shape, given.device
+            )
         else:
-            # A model may reuse its output's buffer in its next call.
-            found |= {call: alone(call) if call == calls.alone[-1] else alone(call).clone() for call in calls.alone}
+            for call in calls.alone:
+                m = yield from self._alone(call, given, t)
+                # A model may reuse its output's buffer in its next call.
+                found[call] = m if call == calls.alone[-1] else m.clone()
         self.evaluations = len(found)
         return found
+
+    def _alone(self, call: int, given: Tensor, t: Tensor) -> Asking:
+        """The output of a call on one copy of x. Another model than the run's answers at once."""
+        batch, arguments = self._shape[0], self.arguments[0][call]
+        other = self.of.extra[call - 2] if call > 1 else None
+        if callable(other):
+            return checked_output(as_model(other)(*_first(given, t, batch), **arguments), self._shape)
+        return checked_output((yield Ask(*_first(given, t, batch), arguments)), self._shape)
 
     def constants(self, memory: Memory) -> dict[int, Tensor]:
         """The weights of rows whose weights are known, made once: while a graph is captured nothing can be copied."""
@@ -193,9 +205,13 @@ class GuidedEvaluator(ByRow):
         self._known = calls.constants(self._memory)
 
     def __call__(self, given: Tensor, t: Tensor) -> tuple:
+        return answered(self.ask(given, t), self._calls.model)
+
+    def ask(self, given: Tensor, t: Tensor) -> Asking:
+        """The evaluation as a generator, see `GuidedCalls.asker`."""
         run, memory = self._run, self._memory
         rule = PLAIN if memory.stopped else self._calls.rules[run.i]
-        outputs = self._calls.outputs(rule.calls, given, t)
+        outputs = yield from self._calls.ask(rule.calls, given, t)
         slots = memory.slots(rule, outputs)
         weighted = None
         if rule.combine is None and rule.number is None:

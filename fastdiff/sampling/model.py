@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops import checks
+from .asking import Ask, Asker, Asking
 from .guidance_ranks import OutputRanks, check_group
 from .network import as_model
 from .rule import See
@@ -47,16 +48,16 @@ def check_guidance(
 
 
 class ModelCalls:
-    """The model calls of one evaluation; `evaluator()` makes them.
+    """The model calls of one evaluation; `evaluator()` makes them, `asker()` leaves them to someone else.
 
     model, guidance, uncond, guidance_mode, kwargs: as for `fastdiff.sample`. shape: x's, [B, ...]. With guidance the
     model is called once on [unconditional; conditional] inputs ("batch"), or twice ("calls"), or by two processes of
     guidance_group ("ranks").
 
-    guidance: the scale, or None where it is not used. copies: number of copies of x in the model input (2 for guidance
-    in one batch). evaluations: how often a row evaluates the network for each sample. arguments: the keyword arguments
-    of each call, the unconditional one first. see: what evaluators made from now on show the outputs to. apart: the
-    processes that make the calls, where that is the mode.
+    model: what is called as model(x, t, **kwargs). guidance: the scale, or None where it is not used. copies: number of
+    copies of x in the model input (2 for guidance in one batch). evaluations: how often a row evaluates the network for
+    each sample. arguments: the keyword arguments of each call, the unconditional one first. see: what evaluators made
+    from now on show the outputs to. apart: the processes that make the calls, where that is the mode.
     Raises ValueError naming the argument.
     """
 
@@ -74,7 +75,7 @@ class ModelCalls:
     ) -> None:
         check_guidance(guidance, uncond, guidance_mode, shape[0], ranks=True)
         check_group(guidance_mode, guidance_group)
-        self._model, self._shape = as_model(model), tuple(shape)
+        self.model, self._shape = as_model(model), tuple(shape)
         self.guidance = guidance if is_guided(guidance) else None
         count = 1 if self.guidance is None else 2
         self.apart = OutputRanks(guidance_group, range(count)) if guidance_mode == "ranks" else None
@@ -97,7 +98,7 @@ class ModelCalls:
 
         It raises TypeError or ValueError if the model does not return a tensor of x's shape.
         """
-        model, shape, first, last = self._model, self._shape, self.arguments[0], self.arguments[-1]
+        model, shape, first, last = self.model, self._shape, self.arguments[0], self.arguments[-1]
         batch = shape[0]
         doubled = (2 * batch, *shape[1:])
 
@@ -124,12 +125,40 @@ class ModelCalls:
         evaluate = {"plain": plain, "calls": twice, "batch": together, "ranks": apart}[self.mode]
         return evaluate if self.see is None else self._seen(evaluate, self.see)
 
+    def asker(self, run: object = None) -> Asker:
+        """The same function as a generator that yields the calls and is sent the model's outputs.
+
+        Processes that make the calls apart make them still.
+        """
+        shape, batch, evaluate = self._shape, self._shape[0], self.evaluator(run)
+        size = (self.copies * batch, *shape[1:])
+
+        def ask(x: Tensor, t: Tensor) -> Asking:
+            if self.apart is not None:
+                return evaluate(x, t)
+            *earlier, last = self.arguments
+            m_uncond = None
+            for given in earlier:
+                m_uncond = checked_output((yield Ask(x, t, given)), size).clone()
+            m = checked_output((yield Ask(x, t, last)), size)
+            if self.copies > 1:
+                m, m_uncond = m[batch:], m[:batch]
+            if self.see is not None:
+                self.see({0: m} if m_uncond is None else {0: m, 1: m_uncond}, self._scale)
+            return m, m_uncond
+
+        return ask
+
+    @property
+    def _scale(self) -> float | Tensor:
+        return 1.0 if self.guidance is None else self.guidance
+
     def _seen(self, evaluate: Callable, see: See) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
         """The evaluator that shows its outputs."""
 
         def seen(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
             m, m_uncond = evaluate(x, t)
-            see({0: m} if m_uncond is None else {0: m, 1: m_uncond}, 1.0 if self.guidance is None else self.guidance)
+            see({0: m} if m_uncond is None else {0: m, 1: m_uncond}, self._scale)
             return m, m_uncond
 
         return seen

@@ -239,14 +239,20 @@ def _in_turns(model: Model, plan: Plan, noise: Tensor, request: Request) -> Tens
 
 def run_steps(run: Run, calls: Calls, noise: Tensor, request: Request) -> Iterator[Step]:
     """A `Step` after every row, with the masked part of x replaced."""
-    before, plan, evaluate = run.x, run.plan, calls.evaluator(run)
-    image, mask = request.image, request.mask
-    for i in run.steps(evaluate, run.times()):
-        row = plan.rows[i]
-        if mask is not None and image is not None and row.accepts:
-            _keep_known(run, i, noise, image, mask)
-        yield Step(i, plan.nfe, row.t, row.alpha, row.sigma, run.x, row.accepts, calls.evaluations, run, before, calls)
+    before = run.x
+    for i in run.steps(calls.evaluator(run), run.times()):
+        yield step_after(run, calls, i, before, noise, request)
         before = run.x
+
+
+def step_after(run: Run, calls: Calls, i: int, before: Tensor, noise: Tensor, request: Request) -> Step:
+    """The `Step` of row i, which has just been run, with the masked part of x replaced. before: x before the row."""
+    row, image, mask = run.plan.rows[i], request.image, request.mask
+    if mask is not None and image is not None and row.accepts:
+        _keep_known(run, i, noise, image, mask)
+    return Step(
+        i, run.plan.nfe, row.t, row.alpha, row.sigma, run.x, row.accepts, calls.evaluations, run, before, calls
+    )  # fmt: skip
 
 
 def _from_graph(
