@@ -80,7 +80,7 @@ def compare(model: Model, quick: bool = False, out: Path | None = None) -> None:
     truth = videos(count, generator)
     noise = fd.noise.randn(truth.x.shape, range(count))
     with torch.no_grad():
-        fine = fd.sample(model, fd.plan("midpoint", SCHEDULE, 4 if quick else 60, grid="quadratic"), noise)
+        fine = fd.sample(model, fd.plan("midpoint", SCHEDULE, 4 if quick else 40, grid="quadratic"), noise)
         shown: dict[str, Tensor] = {"true": truth.x, "converged": fine}
 
         def made() -> Iterator[str]:
