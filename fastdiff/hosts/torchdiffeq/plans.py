@@ -15,9 +15,7 @@ from ...plans.schedule import Schedule
 
 PATH = Schedule.flow(t_min=1e-12)
 DEFAULT = "fastdiff"
-LIKE_THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
-    "heun2": ("heun", {"clean_end": "heun"})
-}  # ours takes the last step by the midpoint rule
+LIKE_THEIRS: dict[str, tuple[str, dict[str, Any]]] = {"heun2": ("heun", {"clean_end": "heun"})}  # ours takes the last step by the midpoint rule
 
 
 def default_between(first: float, last: float, evaluations: int, options: dict[str, Any]) -> Plan:
