@@ -24,6 +24,9 @@ class Noise(torch.nn.Module):
         super().__init__()
         self.mean = mean
 
+    def rand_input(self, batchsize: int) -> Tensor:
+        return torch.zeros(())  # steps without noise ask for it too
+
     def predict_eps_cfg(self, x: Tensor, sigma: Tensor, cond: object, cfg_scale: float) -> Tensor:
         return (x - self.mean(x, torch.ones_like(sigma), sigma)) / sigma
 
