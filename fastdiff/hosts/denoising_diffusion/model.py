@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...plans.build import plan as make_plan
 from ...plans.plan import Plan
 from ...plans.prediction import convert
 from ...plans.schedule import Schedule
+from ..placed import Levels, placed
 
 PREDICTIONS = {"pred_noise": "epsilon", "pred_x0": "sample", "pred_v": "v_prediction"}
 
@@ -27,6 +29,18 @@ class Diffusion(NamedTuple):
     one_d: bool
     shape: tuple[int, ...]
     device: torch.device
+
+    def default(self, evaluations: int) -> Plan:
+        """For images: EDM's, placed on the whole times' levels and on fractions between them."""
+        schedule = self.schedule
+        if self.elucidated:
+            return make_plan(None, schedule, evaluations, prediction="sample")
+        levels = Levels(lambda t: schedule.at(t)[1:], schedule.t_max, schedule.t_min)
+        return placed(make_plan(None, levels.as_edm(), evaluations), levels)[0]
+
+    def enter(self, plan: Plan) -> float:
+        """The plan's first state over the library's: over unit noise, or EDM's of sigma_max."""
+        return plan.init_scale if self.elucidated else 1 / plan.rows[0].c_in
 
 
 def read(diffusion: Any, last: int | None = None) -> Diffusion:
@@ -58,21 +72,27 @@ def own_times(count: int, evaluations: int) -> np.ndarray:
 
 
 class Calls:
-    """model(x, t) -> the prediction, with the latest x0 as the self-condition of models that were trained with it."""
+    """model(x, t) -> the prediction, or x0 for plans that take it.
+
+    Models that were trained with their own x0 as a condition are given the latest one.
+    """
 
     def __init__(self, diffusion: Any, found: Diffusion, plan: Plan, clip: bool, given: dict[str, Any]) -> None:
         self._diffusion, self._found, self._clip, self._given = diffusion, found, clip, given
-        self._rows, self._x0 = iter(plan.rows), None
+        self._times, self._x0 = iter([row.t for row in plan.rows]), None
+        self._makes_x0 = plan.prediction == "sample"
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         own = self._diffusion
         if self._found.elucidated:
             x0 = m = own.preconditioned_network_forward(x, t, self._x0, clamp=self._clip)
         else:
-            m = self._call(x, t)
-            row = next(self._rows)
-            p_x, p_m = convert(self._found.prediction, "data", row.alpha, row.sigma)
-            x0 = p_x * x + p_m * m if own.self_condition else None
+            m = x0 = self._call(x, t)
+            if own.self_condition or self._makes_x0:
+                at = self._found.schedule.at(next(self._times))
+                p_x, p_m = convert(self._found.prediction, "data", float(at.alpha), float(at.sigma))
+                x0 = p_x * x + p_m * m
+            m = x0 if self._makes_x0 else m
         if own.self_condition:
             self._x0 = x0.clamp(-1, 1) if self._clip else x0
         return m

@@ -38,7 +38,7 @@ def sample(
     return_all_timesteps: [B, K, ...] the start and all states, instead. return_noise: the noise too. Both, and
         model_forward_kwargs, are the library's.
     evaluations: of the network. solver: None for the default, found by measurement; a name of `fastdiff.solvers()`, at
-        the library's own times ("ddim" is its `ddim_sample`, "heun" on EDM); or a `fastdiff.Plan`.
+        the library's own times ("ddim" is its `ddim_sample`, "heun" on EDM); or a `fastdiff.Plan` on its schedule.
     clip: of x0 to [-1, 1] at every step, and of EDM's result.
     noise: [B, ...] unit Gaussian; from torch's generator, as in the library, if None. seeds: for plans that draw noise.
     options: of `fastdiff.plan`, with a name as solver.
@@ -81,8 +81,7 @@ def interpolate(
     at = torch.full((len(x1),), last, device=x1.device)
     mixed = torch.lerp(diffusion.q_sample(x1, t=at), diffusion.q_sample(x2, t=at), lam)
     found = read(diffusion, last)
-    plan = make_plan(None, found.schedule, evaluations, prediction=found.prediction)
-    return _draw(diffusion, found, plan, mixed / plan.init_scale, clip, {}, False, {})
+    return _draw(diffusion, found, _plan(found, evaluations, None, {}), mixed, clip, {}, False, {})
 
 
 def _plan(found: Diffusion, evaluations: int, solver: str | Plan | None, options: dict[str, Any]) -> Plan:
@@ -91,7 +90,7 @@ def _plan(found: Diffusion, evaluations: int, solver: str | Plan | None, options
     if solver is None:
         for name in options:
             raise ValueError(f"{name}: is an option of a named solver, got solver=None")
-        return make_plan(None, found.schedule, evaluations, prediction=found.prediction)
+        return found.default(evaluations)
     if "grid" not in options and "sigmas" not in options:
         count = found.schedule.num_train_timesteps
         grid = "karras" if count is None else own_times(count, evaluations)
@@ -113,7 +112,10 @@ def _draw(
     """[B, ...] in the network's range; [B, K, ...] with every state."""
     calls = Calls(diffusion, found, plan, clip, kwargs)
     limit = 1.0 if clip and not found.elucidated else None
-    out = run(calls, plan, noise, clamp=limit, return_trajectory=every, **given)
-    x = out[1].transpose(0, 1) if every else out
-    assert isinstance(x, Tensor)
-    return x.clamp(-1, 1) if clip and found.elucidated and not every else x
+    out = run(calls, plan, noise * (found.enter(plan) / plan.init_scale), clamp=limit, return_trajectory=every, **given)
+    if every:
+        after = [*(row.c_in for row in plan.rows[1:]), 1.0]
+        scales = [plan.rows[0].c_in, *(c for c, row in zip(after, plan.rows, strict=True) if row.accepts)]
+        return torch.stack([c * x for c, x in zip(scales, out[1], strict=True)], dim=1)
+    assert isinstance(out, Tensor)
+    return out.clamp(-1, 1) if clip and found.elucidated else out
