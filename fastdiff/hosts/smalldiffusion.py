@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..plans.build import plan as make_plan
@@ -97,7 +98,7 @@ def _own(levels: list[float], gam: float, mu: float, flow: bool, prediction: str
         update = LinearUpdate(
             x=1.0, history=tuple((down - s) * w for w in shares), noise=((i + 1, noise),) if noise else ()
         )
-        point = Points(s, 1 - s if flow else 1.0, s)
+        point = Points(*np.array([s, 1 - s if flow else 1.0, s]))
         rows.append(Row.at(point, "flow" if flow else "noise", prediction, update))
     end = levels[-1]
     return Plan(tuple(rows), (1 - end if flow else 1.0, end), prediction, "smalldiffusion", "explicit")

@@ -20,7 +20,7 @@ PREDICTIONS = {"pred_noise": "epsilon", "pred_x0": "sample", "pred_v": "v_predic
 class Diffusion(NamedTuple):
     """schedule, prediction: for `fastdiff.plan`. elucidated: whether it is EDM's. one_d: whether of sequences.
 
-    shape: of one sample. last: the last time index, None of EDM's.
+    shape: of one sample.
     """
 
     schedule: Schedule
