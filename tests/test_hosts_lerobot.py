@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from robot_stand_ins import ACTIONS, HORIZON, SCHEDULE, DiffusionPolicy, FlowModel, LowdimPolicy, velocity
+from robot_stand_ins import ACTIONS, HORIZON, DiffusionPolicy, FlowModel, LowdimPolicy, velocity
 from torch import Tensor
 
 import fastdiff as fd

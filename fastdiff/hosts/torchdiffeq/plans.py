@@ -20,7 +20,6 @@ Options = tuple[tuple[str, Any], ...]  # names with values
 LIKE_THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "heun2": ("heun", {"clean_end": "heun"})
 }  # ours takes the last step by the midpoint rule
-LIKE_THEIRS: dict[str, tuple[str, dict[str, Any]]] = {"heun2": ("heun", {"clean_end": "heun"})}  # ours takes the last step by the midpoint rule
 
 
 def _kept(make: Callable[..., Plan]) -> Callable[..., Plan]:
