@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     net = demo.token_network("text")
     assert isinstance(net, demo.TextNetwork)
-    count, budgets = (6, (8,)) if options.quick else (48, (8, 16, 32, 64))
+    count, budgets = (6, (4,)) if options.quick else (48, (8, 16, 32, 64))
     critic, rows, texts = judge(net), [], []
     for calls in budgets:
         for name, (tokens, styles) in written(net, calls, count).items():
