@@ -104,6 +104,10 @@ def test_bad_arguments_are_named(seed: int) -> None:
         FastdiffPredictor(potential, plan=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ts: the plan has times"):
         FastdiffPredictor(potential, plan=fd.plan(None, fd.Schedule.flow(), 4), ts=torch.ones(2))
+    several = problem(stand_in.VP, seed)[0]
+    several.x_is_iid, several.iid_method = True, "fnpe"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"iid_method: .fnpe. has no probability flow"):
+        run(FastdiffPredictor(several), theta, torch.linspace(1, 1e-3, 4))
     with pytest.raises(ValueError, match="ts: expected sbi's own times"):
         run(FastdiffPredictor(potential), theta, torch.tensor([1.0, 0.99997, 0.5]))
 

@@ -46,8 +46,9 @@ class FastdiffPredictor(Predictor):
 
     The first call of a run tells how many will follow, by the length of its step on sbi's own time grid. All calls but
     the last return states at the plan's times, not at sbi's. No noise is drawn but the start, which is sbi's.
-    Observations that are independent and identically distributed, and sbi's guidance, change the score inside sbi and
-    are left alone: the plan is then of low order.
+    Several observations of one theta, and sbi's guidance, change the score inside sbi and are left alone: the plan is
+    then of low order. What sbi composes of several observations is no exact score of noised data, and without noise
+    the samples are then too narrow (docs/hosts/sbi.md); of iid_method "fnpe" they would be a point: a ValueError.
 
     potential_fn: sbi's VectorFieldBasedPotential, of a score estimator with marginals (VP, sub-VP, VE) or a flow.
     plan: None for the default of `fastdiff.plan`; the name of a solver of `fastdiff.solvers()`, which takes its steps
@@ -81,14 +82,18 @@ class FastdiffPredictor(Predictor):
 
     def _begin(self, theta: Tensor, t1: float, t0: float) -> Iterator[Step]:
         adapted = self._adapted()
+        if self._several() and getattr(self.potential_fn, "iid_method", None) == "fnpe":
+            raise ValueError('iid_method: "fnpe" has no probability flow; draw it by "euler_maruyama" and a corrector')
         path = path_of(self.potential_fn, adapted)
         plan = self._plan_of(path, self._times(t1, t0), adapted)
         return iter_sample(path.model, plan, theta / plan.init_scale)
 
     def _adapted(self) -> bool:
         """Whether sbi makes the score of several observations or guides it."""
-        many = self.potential_fn.x_is_iid and len(self.potential_fn.x_o) > 1
-        return many or getattr(self.potential_fn, "guidance_method", None) is not None
+        return self._several() or getattr(self.potential_fn, "guidance_method", None) is not None
+
+    def _several(self) -> bool:
+        return self.potential_fn.x_is_iid and len(self.potential_fn.x_o) > 1
 
     def _times(self, t1: float, t0: float) -> Tensor:
         """sbi's times from t1 on: those given, or its own grid whose first step is this one."""
