@@ -60,7 +60,7 @@ def spectrogram(wave: Tensor) -> Tensor:
     return ((mel_filters() @ magnitude).clamp(min=1e-3).log() + 1) / 2.5
 
 
-def sound(mel: Tensor, rounds: int = 60) -> Tensor:
+def sound(mel: Tensor, rounds: int = 32) -> Tensor:
     """[samples]: magnitudes from the filters' pseudo-inverse, phases by Griffin & Lim 1984."""
     magnitude = (torch.linalg.pinv(mel_filters()) @ (2.5 * mel - 1).exp()).clamp(min=0)
     window = torch.hann_window(FFT)
