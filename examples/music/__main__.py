@@ -98,7 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     model = train(corpus, 5, 4, 16) if given.quick else train(corpus, given.steps)
     count = 2 if given.quick else 64
     noise = torch.randn(count, *encode(corpus[:1]).shape[1:], generator=torch.Generator().manual_seed(1))
-    lines = table(model, noise, corpus[torch.randperm(len(corpus))[:1000]], 20 if given.quick else 100)
+    some = corpus[torch.randperm(len(corpus))[: 50 if given.quick else 1000]]
+    lines = table(model, noise, some, 20 if given.quick else 100)
     print("\n".join(lines))
     if given.out is None:
         return
