@@ -14,7 +14,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,16 +87,9 @@ def by_steps(contest: Contest, steps: Iterable[int]) -> list[Row]:
     return [contest.run(name, plan(n)) for name, plan in rules.items() for n in steps]
 
 
-def fitted(contest: Contest, steps: Iterable[int], texts: int = 48) -> list[Row]:
-    """Random order with the sizes that dynamic programming finds on the curve of texts that the network learned."""
-    x, y = contest.judge.learnt
-    some = torch.from_numpy(np.random.default_rng(0).permutation(len(x))[:texts])
-    curve = fd.tokens.information_curve(contest.model, x[some], contest.net.mask_id, calls=128, y=y[some])
-    print(
-        f"curve: {curve.values[0]:.2f} to {curve.values[-1]:.2f} nats, {curve.entropy / curve.length:.2f} in the mean"
-    )
-    plans = [fd.tokens.plan("random", sizes=curve.best(n)) for n in steps]
-    return [contest.run("random, fitted sizes", plan) for plan in plans]
+def fitted(contest: Contest, steps: Iterable[int]) -> list[Row]:
+    """Random order with the sizes that were fitted to the network."""
+    return [contest.run("random, fitted sizes", contest.net.plan(n)) for n in steps]
 
 
 def by_bounds(contest: Contest) -> list[Row]:

@@ -2,8 +2,9 @@
 
 import importlib
 
-from . import distributed, guidance, nn, ops, pipelines, posterior, tokens  # noqa: F401
+from . import distributed, guidance, inspection, nn, ops, pipelines, posterior, tokens, training  # noqa: F401
 from .fitting import fit
+from .hosts.torchdiffeq import odeint
 from .inspection.trace import trace
 from .inspection.traced import Trace
 from .ops import backend
@@ -64,6 +65,7 @@ __all__ = [
     "flow_map",
     "iter_sample",
     "nag",
+    "odeint",
     "plan",
     "sample",
     "sample_adaptive",

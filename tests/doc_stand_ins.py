@@ -12,7 +12,9 @@ import comfy_guiders
 import deepinv_stand_ins
 import diffusers
 import hosts
+import monai_stand_ins
 import pytest
+import speech_stand_ins
 import tiny_modular
 import torch
 from tiny_pipelines import STABLE_DIFFUSION, prompt_to_image
@@ -35,6 +37,10 @@ def names() -> dict[str, object]:
         "model": model,
         "denoiser": denoiser,
         "velocity": velocity,
+        "cfm": speech_stand_ins.F5(),
+        "matcha": speech_stand_ins.matcha_tts(),
+        "v_model": speech_stand_ins.unit_v,
+        "velocity_model": speech_stand_ins.unit_velocity,
         "patcher": comfy_guiders.Patcher(comfy_guiders.Model(hosts.EPS(), False)),
         "positive": comfy_guiders.conditioning(0.5),
         "negative": comfy_guiders.conditioning(-0.5),
@@ -80,7 +86,13 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = {"comfy": comfy, "comfy.k_diffusion": package, "comfy.k_diffusion.sampling": sampling}
     for name, module in (modules | {"comfy.samplers": tables}).items():
         monkeypatch.setitem(sys.modules, name, module)
+    for name, module in speech_stand_ins.stable_audio_tools().items():
+        monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "deepinv", types.SimpleNamespace(physics=deepinv_stand_ins))
+    for name, module in monai_stand_ins.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in [name for name in sys.modules if name.startswith("fastdiff.hosts.monai")]:
+        monkeypatch.delitem(sys.modules, name)  # it has been made for another MONAI, or for none
     for mark in installation.MARKS:  # in the folder that the commands of the pages run in
         path = Path("ComfyUI", mark)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,8 @@ import fastdiff as fd
 from fastdiff import demo
 from fastdiff.demo.catalogue import KINDS
 from fastdiff.demo.loading import WEIGHTS
-from fastdiff.demo.losses import noised
 from fastdiff.demo.patches import fold, unfold
+from fastdiff.training import noised, target
 
 # The share of a linear predictor's mean squared error that is left, at most, where log-SNR is between -1 and 1: a third
 # more than each network has.
@@ -133,8 +133,9 @@ def test_the_prediction_of_held_examples_is_far_better_than_a_linear_one(net):
     y = {"y": net.labels.repeat(8)} if net.num_classes else {}
     t = torch.from_numpy(net.schedule.t_of_log_snr(np.random.default_rng(0).uniform(-1, 1, len(x0)))).float()
     torch.manual_seed(0)  # the examples and the weights are the shipped ones: nothing here is left to chance
-    x, target = noised(KINDS[net.name], x0, t)
-    error, trivial = ((said - target).square().mean() for said in (net.model(x, t, **y), linear_prediction(net, x, t)))
+    noise = torch.randn_like(x0)
+    x, wanted = noised(net.schedule, x0, t, noise), target(net.schedule, net.prediction, x0, t, noise)
+    error, trivial = ((said - wanted).square().mean() for said in (net.model(x, t, **y), linear_prediction(net, x, t)))
     assert error < LEFT[net.name] * trivial
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,22 @@ def test_the_command_says_what_is_wrong(options, words, capsys, tmp_path, monkey
     assert fastdiff(*options) == 2
     assert words in capsys.readouterr().err
     assert list(Path().iterdir()) == []
+
+
+def test_the_fitted_sizes_are_the_best_by_the_networks_curve(net):
+    plan = net.plan(8)
+    assert (plan.steps, plan.rule.name, sum(plan.sizes)) == (8, "random", net.length)
+    uniform = [net.length // 8] * 8
+    assert net.curve.excess(plan.sizes) <= net.curve.excess(uniform)
+    with pytest.raises(ValueError, match="steps: expected a whole number from 1"):
+        net.plan(0)
+
+
+@pytest.mark.parametrize("curve", [{}, {"knots": [0, 5], "curve": [1.0]}, {"knots": [1, 5], "curve": [1.0, 0.5]}])
+def test_a_description_without_a_curve_names_its_file(curve, tmp_path):
+    for file in ("digit-tokens.json", "digit-tokens.safetensors"):
+        shutil.copy(WEIGHTS / file, tmp_path)
+    path = tmp_path / "digit-tokens.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"statistics": curve}))
+    with pytest.raises(ValueError, match=r"digit-tokens\.json: truncated or altered: expected statistics"):
+        demo.token_network("digit-tokens", tmp_path)

@@ -23,8 +23,8 @@ FLOORS = (
     ("fastdiff.plans",),
     ("fastdiff.ops",),
     ("fastdiff.sampling",),
-    ("fastdiff.nn", "fastdiff.guidance", "fastdiff.posterior", "fastdiff.distributed"),
-    ("fastdiff.fitting", "fastdiff.inspection", "fastdiff.tokens"),
+    ("fastdiff.nn", "fastdiff.guidance", "fastdiff.posterior", "fastdiff.distributed", "fastdiff.structures"),
+    ("fastdiff.fitting", "fastdiff.inspection", "fastdiff.tokens", "fastdiff.training"),
     (
         "fastdiff.schedulers",
         "fastdiff.token_schedulers",
@@ -48,7 +48,8 @@ NEIGHBOURS = {
     ("fastdiff.guiders", "fastdiff.patch"),  # guiders perturb networks
     ("fastdiff.comfyui", "fastdiff.kdiffusion"),  # nodes run samplers
     ("fastdiff.comfyui", "fastdiff.patch"),  # and accelerate models
-    ("fastdiff.hosts", "fastdiff.patch"),  # policies are changed in place, with undo
+    ("fastdiff.hosts", "fastdiff.kdiffusion"),  # stable-audio-tools runs k-diffusion's samplers
+    ("fastdiff.hosts", "fastdiff.patch"),  # a change in place has a handle that undoes it
 }
 
 # What a kernel knows of a plan: the record that it reads.

@@ -138,6 +138,14 @@ def test_own_texts_of_a_model_give_its_curve():
     assert (np.abs(curve.measured - exact_curve(chain, length)) <= 7 * curve.errors + 1e-12).all()
 
 
+def test_networks_that_are_still_trained_are_fitted_too():
+    net = torch.nn.Sequential(torch.nn.Embedding(9, 8), torch.nn.Linear(8, 9))
+    texts = torch.randint(8, (8, 6))
+    assert np.isfinite(fd.tokens.information_curve(net, texts, 8, calls=6).values).all()
+    assert fd.tokens.fit(net, texts, 3, 8, calls=6, rules=("random", "margin")).steps == 3
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
 def test_a_fitted_plan_is_not_worse_than_uniform_and_cosine_on_held_out_texts():
     chain, trials = chains.sticky(8, 0.1), []
     texts = chain.draw(48, 32)

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw, write, and say in one line what it took."""
     _refuse(arguments)
     net = demo.token_network(arguments.model)
-    plan, seeds = _plan(arguments), list(_seeds(arguments))
+    plan, seeds = _plan(net, arguments), list(_seeds(arguments))
     labels = _labels(net, arguments, seeds)
     start = _start(net, arguments).expand(len(seeds), -1)
     out = Output("--out", arguments.out or _default_path(arguments), binary=_is_picture(arguments))
@@ -93,12 +93,15 @@ def _refuse(arguments: argparse.Namespace) -> None:
         refuse_beside("--plan", arguments, "steps", "rule", why="which has its own steps and rule")
 
 
-def _plan(arguments: argparse.Namespace) -> tokens.Plan:
+def _plan(net: demo.TokenNetwork, arguments: argparse.Namespace) -> tokens.Plan:
+    """The sizes fitted to the network, unless another rule is asked for or more steps than it has tokens."""
     if arguments.plan:
         return tokens.Plan.load(arguments.plan)
     rule = arguments.rule or "random"
     adaptive = rule in RULES and RULES[rule].adaptive
     steps = arguments.steps if arguments.steps or adaptive else STEPS[arguments.model]
+    if rule == "random" and steps <= net.length:
+        return net.plan(steps)
     return tokens.plan(rule, steps, sizes="uniform" if adaptive else "cosine")
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..tokens import Curve, Plan, information_curve
+from ..tokens import plan as make_plan
 from .byte_pairs import BytePairs
 from .catalogue import DIGIT_TOKENS, TEXT
 from .loading import WEIGHTS, read
@@ -25,6 +27,7 @@ CLASSES = {
     DIGIT_TOKENS.name: tuple("0123456789"),
 }
 VOCABULARY = "text.vocabulary.json"
+CALLS, KNOTS = 128, 33  # to measure an information curve, and what is kept of it
 MASK_SIGN = "_"
 MASKS = re.compile(r"\s*(_+)")  # a word's space is part of its first token
 
@@ -35,6 +38,7 @@ class TokenNetwork:
 
     mask_id: the mask, the last of the V tokens. classes: the names of the labels 0, 1, ...; len(classes) is "no label".
     examples, labels: 16 of the data, kept from the training, and their classes.
+    curve: the information curve of the network on the examples, from which `plan` has its sizes.
     """
 
     name: str
@@ -44,6 +48,11 @@ class TokenNetwork:
     classes: tuple[str, ...]
     examples: Tensor
     labels: Tensor
+    curve: Curve
+
+    def plan(self, steps: int) -> Plan:
+        """Random order with the sizes that were fitted to the network. Raises ValueError: 1 <= steps <= length."""
+        return make_plan("random", sizes=self.curve.best(steps))
 
     def blank(self, count: int, length: int | None = None) -> Tensor:
         """Masks [count, length], to be filled."""
@@ -113,9 +122,30 @@ def token_network(name: str, folder: str | Path = WEIGHTS) -> TokenNetwork:
     if name not in KINDS:
         raise ValueError(f"name: expected one of {', '.join(KINDS)}, got {name!r}")
     kind = KINDS[name]
-    model, examples, _ = read(kind, Path(folder))
+    model, examples, description = read(kind, Path(folder))
     x, y = examples["x"].long(), examples["y"].long()
-    parts = (name, model, kind.shape[0], kind.vocabulary - 1, CLASSES[name], x, y)
+    curve = _curve(description["statistics"], kind.shape[0], Path(folder) / f"{name}.json")
+    parts = (name, model, kind.shape[0], kind.vocabulary - 1, CLASSES[name], x, y, curve)
     if name == TEXT.name:
         return TextNetwork(*parts, BytePairs.load(WEIGHTS / VOCABULARY))
     return DigitTokens(*parts)
+
+
+def described(model: nn.Module, examples: Tensor, labels: Tensor) -> dict[str, list]:
+    """What the description of a network keeps of its curve: the places measured, and nats a token there."""
+    mask_id = model.mask_id
+    curve = information_curve(model, examples, mask_id, calls=CALLS, y=labels)
+    knots = np.linspace(0, curve.length - 1, KNOTS).round().astype(int)
+    return {"knots": knots.tolist(), "curve": [round(float(value), 4) for value in curve.values[knots]]}
+
+
+def _curve(saved: dict, length: int, path: Path) -> Curve:
+    """Raises ValueError naming the file."""
+    try:
+        knots, values = np.array(saved["knots"], dtype=np.int64), np.array(saved["curve"], dtype=np.float64)
+        whole = len(knots) == len(values) > 0 and knots[0] == 0 and (np.diff(knots) > 0).all() and knots[-1] < length
+        if whole and np.isfinite(values).all():
+            return Curve(length, knots, values[None])
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ValueError(f"{path}: truncated or altered: expected statistics with knots and the curve there")

@@ -19,17 +19,18 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..arguments import positive, whole
 from ..files import write
+from ..training import averaged, drop_conditions
 from .catalogue import DIGITS, Diffusion, Masked
 from .lessons import LESSONS
 from .loading import EXAMPLES
 from .losses import denoising_loss, masked_loss, reconstruction_loss
 from .network import decoder, statistics
 from .optimizers import Optimizer
+from .tokens import described
 
 PARTS = ("model", "ema", "optimizer")
 
@@ -72,7 +73,7 @@ class Trainer:
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = recipe.dropout
-        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self.ema = averaged(self.model, recipe.ema)
         self.optimizer = self._optimizer()
         self.data = LESSONS[network].data()
 
@@ -111,12 +112,12 @@ class Trainer:
             return reconstruction_loss(self.model, x)
         if isinstance(self.kind, Diffusion) and not self.kind.num_classes:
             return denoising_loss(self.model, self.kind, x)
-        unlabelled = torch.rand(len(picked)) < self.recipe.label_dropout
-        y = torch.where(unlabelled, self.kind.num_classes, self.data.y[picked])
+        nothing = {"y": self.kind.num_classes}
+        told = drop_conditions({"y": self.data.y[picked]}, self.recipe.label_dropout, nothing)
         if isinstance(self.kind, Masked):
             most = 0.5 + 0.5 * min(1.0, self.step / self.recipe.masking)
-            return masked_loss(self.model, self.kind, x, y, shares=(0.05, most))
-        return denoising_loss(self.model, self.kind, x, y=y)
+            return masked_loss(self.model, self.kind, x, **told, shares=(0.05, most))
+        return denoising_loss(self.model, self.kind, x, **told)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; an interruption leaves the previous one whole."""
@@ -148,10 +149,10 @@ class Trainer:
         text = json.dumps(description, indent=2) + "\n"
         write(folder / f"{self.network}.json", lambda partial: partial.write_text(text))
 
-    def _statistics(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation over the data, in natural units, of each of `statistics`; tokens have none."""
+    def _statistics(self) -> dict[str, Any]:
+        """Mean and standard deviation over the data, in natural units, of each of `statistics`; of tokens the curve."""
         if isinstance(self.kind, Masked):
-            return {}
+            return described(self.ema.module.eval(), self.data.held_x, self.data.held_y)
         decode = decoder(self.kind.decoder if isinstance(self.kind, Diffusion) else None)
         values = statistics(torch.cat([decode(x) for x in self.data.x.split(500)]))
         return {name: (float(value.mean()), float(value.std())) for name, value in values.items()}

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..keywords import check_keywords, options_of
 from ..ops import checks
 from ..plans.plan import Plan
-from ..plans.schedule import Schedule, require_schedule
+from ..plans.schedule import Schedule
+from ..plans.schedule_argument import require_schedule
 from ..sampling.gaussian import GaussianStart
 from ..sampling.model import Model, is_guided
 from ..sampling.ranks import Ranks

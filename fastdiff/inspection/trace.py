@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..keywords import check_keywords, options_of
 from ..plans.plan import Plan
-from ..plans.schedule import Schedule, require_schedule
+from ..plans.schedule import Schedule
+from ..plans.schedule_argument import require_schedule
 from ..sampling.correction import Correction, Observed
 from ..sampling.model import Model
 from ..sampling.particles import ParticleCalls

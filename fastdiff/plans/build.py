@@ -16,7 +16,8 @@ from .jumps import with_jumps
 from .options import MEANINGS, check_names, check_order, check_values
 from .plan import Plan
 from .row import Row
-from .schedule import Points, Schedule, require_schedule
+from .schedule import Points, Schedule
+from .schedule_argument import require_schedule
 from .solvers.ancestral import ddim
 from .solvers.dpm_solver_v3 import Statistics
 from .solvers.entry import Solver
@@ -47,6 +48,7 @@ def plan(
     s_tmin: float | None = None,
     s_tmax: float | None = None,
     max_churn: float | None = None,
+    step_scale: float | None = None,
     form: str | None = None,
     correction: str | None = None,
     exact: bool | None = None,
@@ -107,6 +109,7 @@ def plan(
     the options of one, what they mean and what they are by default. Often used:
     order: of the method. eta: fresh noise, 0 for the ODE and 1 for the reverse SDE. s_noise: factor of all fresh noise.
     s_churn, s_tmin, s_tmax, max_churn: noise put back before steps (Karras et al. 2022, algorithm 2).
+    step_scale: of euler; longer steps, as models of structures take them (Abramson et al. 2024, algorithm 18).
     lower_order_final: let the order fall to 1 over the last steps.
     max_ratio: of solvers that extrapolate in lambda; a step so many times longer than the one before is of first order.
         2.5 by default; math.inf is the method as published.

@@ -15,7 +15,8 @@ import numpy as np
 
 from .default_tables import GUIDED as GUIDED_TABLES
 from .default_tables import TABLES
-from .schedule import Schedule, require_schedule
+from .schedule import Schedule
+from .schedule_argument import require_schedule
 from .tabulated import Table
 
 SOLVER = "adams_moulton"

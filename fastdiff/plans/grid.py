@@ -125,21 +125,22 @@ def _times(schedule: Schedule, count: int, grid: str, to_zero: bool) -> np.ndarr
     From t_max to one step short of clean data; to t_min where that would be below it, and always on EDM schedules,
     whose models do not know clean data.
     """
-    clean = schedule.t_clean
+    clean, sign = schedule.t_clean, schedule.direction
+    in_time = grid == "time"
 
     def to(t: float) -> float:
-        return schedule.unshift_time(t) if grid == "time" else (t - clean) ** 0.5
+        return schedule.unshift_time(t) if in_time else (sign * (t - clean)) ** 0.5
 
     first, least = to(schedule.t_max), to(schedule.t_min)
     u = np.linspace(first, to(clean), count + 1)[:-1]
-    if not to_zero or schedule.kind == "ve" or u[-1] < least:
+    if not to_zero or schedule.kind == "ve" or (sign * (u[-1] - least) < 0 if in_time else u[-1] < least):
         u = np.linspace(first, least, count)
-    times = schedule.shift_time(u) if grid == "time" else clean + u**2
-    times = np.maximum(times, schedule.t_min)  # which the root and the shift round
+    times = schedule.shift_time(u) if in_time else clean + sign * u**2
+    times = sign * np.maximum(sign * times, sign * schedule.t_min)  # which the root and the shift round
     if u[-1] == least:
         times[-1] = schedule.t_min
     times[0] = schedule.t_max
-    return schedule.stretch_times(times) if grid == "time" and to_zero else times
+    return schedule.stretch_times(times) if in_time and to_zero else times
 
 
 def _root(level: Any, rho: float) -> Any:
@@ -298,8 +299,9 @@ def _check_range(points: Points, schedule: Schedule, least: float, name: str) ->
     """Raises ValueError where a model would be called with a sigma that its schedule does not have."""
     asked = points.at(slice(-1)) if points.sigma[-1] == 0 else points
     ends = schedule.at(np.array([least, schedule.t_max]))
-    slack = ROUNDING * (schedule.t_max - least)
-    inside = (asked.t >= least - slack) & (asked.t <= schedule.t_max + slack)
+    first, last = sorted((least, schedule.t_max))
+    slack = ROUNDING * (last - first)
+    inside = (asked.t >= first - slack) & (asked.t <= last + slack)
     inside &= (asked.log_snr <= ends.log_snr[0] + ROUNDING) & (asked.log_snr >= ends.log_snr[1] - ROUNDING)
     if not inside.all():
         i = int(np.flatnonzero(~inside)[0])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .functions import LEAST
 from .incomplete_beta import incomplete_beta
 from .schedule import Points, Schedule
 
@@ -125,7 +126,8 @@ def menu_grid(schedule: Schedule, count: int, grid: str, rho: float, high: float
 def _table_size(schedule: Schedule) -> int:
     if schedule.kind == "ve":
         return EDM_TABLE
-    return schedule.num_train_timesteps or round(schedule.t_max / schedule.unshift_time(schedule.t_min))
+    whole, least = schedule.t_max - schedule.t_clean, schedule.unshift_time(schedule.t_min) - schedule.t_clean
+    return schedule.num_train_timesteps or (round(whole / least) if least else round(1 / LEAST))
 
 
 def _table(schedule: Schedule, size: int, places: np.ndarray) -> Points:
@@ -133,11 +135,16 @@ def _table(schedule: Schedule, size: int, places: np.ndarray) -> Points:
     if schedule.num_train_timesteps is not None:
         times = places.astype(np.float64)
     elif schedule.kind == "ve":
-        low, high = np.log([schedule.t_min, schedule.t_max])
-        times = np.exp(low + (high - low) * places / (size - 1))
+        low, high = np.log(schedule.sigma(np.array([schedule.t_min, schedule.t_max])))
+        times = schedule.at_log_snr(-(low + (high - low) * places / (size - 1))).t
     else:
-        times = schedule.shift_time((places + 1) / size * schedule.t_max)
-    return schedule.at(np.clip(times, schedule.t_min, schedule.t_max))
+        times = schedule.shift_time(schedule.t_clean + (places + 1) / size * (schedule.t_max - schedule.t_clean))
+    return schedule.at(_held(times, schedule.t_min, schedule.t_max))
+
+
+def _held(values: np.ndarray, one: float, other: float) -> np.ndarray:
+    """The values, those beyond one of these ends at it."""
+    return np.clip(values, min(one, other), max(one, other))
 
 
 def _of_levels(schedule: Schedule, levels: np.ndarray, low: float, high: float) -> Points:
@@ -155,12 +162,12 @@ def _in_model_time(schedule: Schedule, count: int, grid: str) -> Points:
     short = grid == "sgm_uniform" or least < ALL_BUT_CLEAN
     first, last = schedule.t_max, schedule.t_min
     if schedule.kind == "ve":
-        first, last = math.log(first), math.log(last)
+        first, last = (math.log(float(schedule.sigma(t))) for t in (first, last))
     u = np.linspace(first, last, count + 1)[:-1] if short else np.linspace(first, last, count)
     if schedule.kind == "ve":
-        points = schedule.at(np.clip(np.exp(u), schedule.t_min, schedule.t_max))
+        points = schedule.at_log_snr(-_held(u, first, last))
     elif schedule.num_train_timesteps is None:
-        points = schedule.at(np.maximum(schedule.shift_time(u), schedule.t_min))
+        points = schedule.at(_held(schedule.shift_time(u), schedule.t_min, schedule.t_max))
     else:
         points = _between_indices(schedule, u)
     for values, start in zip(points, schedule.at(schedule.t_max), strict=True):

@@ -41,6 +41,7 @@ class LinearUpdate:
         return LinearUpdate(self.base + self.x * state.base, self.x * state.x, history, tuple(noise.items()))
 
 
+OUTPUT = 0  # in place of a noise's index, where noises are given: the model's output itself, given as the first of them
 CALLS = ("full", "cheap")  # a cheap call takes part of what the latest full one computed instead of computing it
 MAX_UNCOND = 3  # unconditional calls that a row without one may reuse; a step reads the outputs of four calls at most
 BASE_UNCHANGED = LinearUpdate(base=1.0)  # base' = base: x' is a stage inside a step

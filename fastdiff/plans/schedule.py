@@ -6,42 +6,25 @@ it is -inf where alpha is 0 (flow models, zero terminal SNR) and +inf where sigm
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .functions import Function, Functions
+from .points import Points, sigmoid
+from .prediction import PREDICTIONS
 from .scheduler_config import describe
 
 KNOTS = 5
-
-
-class Points(NamedTuple):
-    """Places on a schedule: three floats, or three arrays of one shape."""
-
-    t: np.ndarray
-    alpha: np.ndarray
-    sigma: np.ndarray
-
-    @property
-    def log_snr(self) -> np.ndarray:
-        """lambda = log(alpha / sigma)."""
-        with np.errstate(divide="ignore"):
-            return np.log(self.alpha) - np.log(self.sigma)
-
-    def at(self, i: int | slice | np.ndarray) -> Points:
-        """The i-th point, or those of a slice or of an array of places."""
-        return Points(self.t[i], self.alpha[i], self.sigma[i])
 
 
 class Schedule(ABC):
     """A noise schedule, x_t = alpha(t) x_0 + sigma(t) eps. Times are in the model's own units.
 
     Constructors: `from_betas`, `from_alphas_cumprod`, `linear`, `scaled_linear`, `cosine`, `vp`, `trigflow`, `edm`,
-    `flow`, and `from_scheduler` for the one of a diffusers pipeline.
+    `flow`, `from_functions` for any other, and `from_scheduler` for the one of a diffusers pipeline.
     kind: "vp" (variance preserving), "ve" (variance exploding) or "flow".
     t_min, t_max: the times of least and most noise at which the model can be called. t_clean: the time of sigma = 0.
     num_train_timesteps: number of training indices of a discrete schedule, else None.
@@ -64,6 +47,11 @@ class Schedule(ABC):
     def __repr__(self) -> str:
         low, high = (float(self.coordinate(self.at(t), "sigma")) for t in (self.t_min, self.t_max))
         return f"<Schedule {self._name}: t {self.t_min:g} to {self.t_max:g}, sigma/alpha {low:.4g} to {high:.4g}>"
+
+    @property
+    def direction(self) -> float:
+        """1 where the time rises with the noise, -1 where it falls, as on clocks that run from noise to data."""
+        return 1.0 if self.t_max > self.t_min else -1.0
 
     @property
     def _name(self) -> str:
@@ -227,6 +215,29 @@ class Schedule(ABC):
         return Flow(shift, t_min, terminal)
 
     @staticmethod
+    def from_functions(
+        alpha: Function,
+        sigma: Function,
+        t0: float,
+        t1: float,
+        *,
+        prediction: str | None = None,
+        t_min: float | None = None,
+    ) -> Schedule:
+        """alpha(t) and sigma(t) as a library has them, in its own time, which plans then give the model.
+
+        alpha, sigma: called with float64 arrays, tensors or numbers, whichever they take. alpha / sigma has to fall
+        strictly from t0, the time of least noise, to t1, that of most; t0 > t1 is a clock that runs from noise to data.
+        sigma(t0) may be 0, and alpha(t1). prediction: what the library's models predict, by default the velocity
+        eps - x0 where alpha + sigma = 1 (one of x0 - eps needs its sign changed), else eps. t_min: the time of least
+        noise that a model is asked about; t0 where sigma(t0) > 0, else by default a thousandth of the way to t1.
+
+        >>> Schedule.from_functions(lambda t: t, lambda t: 1 - t, 1.0, 0.0)
+        <Schedule flow: t 0.999 to 0, sigma/alpha 0.001001 to inf>
+        """
+        return ByFunctions(Functions(alpha, sigma, t0, t1, t_min), prediction)
+
+    @staticmethod
     def from_scheduler(scheduler: object, *, mu: float | None = None, tokens: int | None = None) -> Schedule:
         """The schedule of a diffusers scheduler, `pipe.scheduler`, or of its configuration, computed in float64.
 
@@ -251,19 +262,6 @@ class Schedule(ABC):
     def zero_terminal_snr(self) -> Schedule:
         """The schedule rescaled so that alpha is 0 at the last index (Lin et al. 2024, algorithm 1)."""
         raise ValueError("zero_terminal_snr: expected a discrete variance-preserving schedule")
-
-
-CONSTRUCTORS = ("from_betas", "from_alphas_cumprod", "linear", "scaled_linear", "cosine", "vp", "edm", "flow")
-
-
-def require_schedule(schedule: object) -> None:
-    """Raises TypeError naming the constructor to call."""
-    if isinstance(schedule, Schedule):
-        return
-    near = difflib.get_close_matches(schedule, CONSTRUCTORS, n=1) if isinstance(schedule, str) else []
-    near = ["from_scheduler"] if hasattr(schedule, "set_timesteps") else near
-    names = f"{near[0]}(...)" if near else f"<name>(...), of {', '.join(CONSTRUCTORS)}"
-    raise TypeError(f"schedule: expected a fastdiff.Schedule, got {schedule!r}; make one by Schedule.{names}")
 
 
 def _cosine_angle(t: ArrayLike, offset: float) -> np.ndarray:
@@ -465,12 +463,37 @@ class Flow(Schedule):
         return np.asarray(t, dtype=np.float64)
 
     def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:
-        return np.clip(_sigmoid(-np.asarray(log_snr, dtype=np.float64)), self.t_min, self.t_max)
+        return np.clip(sigmoid(-np.asarray(log_snr, dtype=np.float64)), self.t_min, self.t_max)
 
     def at_log_snr(self, log_snr: ArrayLike) -> Points:
         log_snr = np.asarray(log_snr, dtype=np.float64)
-        return Points(_sigmoid(-log_snr), _sigmoid(log_snr), _sigmoid(-log_snr))
+        return Points(sigmoid(-log_snr), sigmoid(log_snr), sigmoid(-log_snr))
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -x))
+class ByFunctions(Schedule):
+    """alpha and sigma of the caller."""
+
+    def __init__(self, functions: Functions, prediction: str | None) -> None:
+        if prediction not in (None, *PREDICTIONS):
+            raise ValueError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+        self._functions, self.kind = functions, functions.kind
+        self.t_clean, self.t_min, self.t_max = functions.t0, functions.t_min, functions.t1
+        self.default_prediction = prediction or ("flow_prediction" if self.kind == "flow" else "epsilon")
+
+    def least_time(self, prediction: str | None) -> float:
+        return self.t_clean if self.kind == "flow" and prediction == "flow_prediction" else self.t_min
+
+    def alpha(self, t: ArrayLike) -> np.ndarray:
+        return self.at(t).alpha
+
+    def sigma(self, t: ArrayLike) -> np.ndarray:
+        return self.at(t).sigma
+
+    def at(self, t: ArrayLike) -> Points:
+        return self._functions.at(np.asarray(t, dtype=np.float64))
+
+    def t_of_log_snr(self, log_snr: ArrayLike) -> np.ndarray:
+        return self._functions.time_of(np.asarray(log_snr, dtype=np.float64))
+
+    def at_log_snr(self, log_snr: ArrayLike) -> Points:
+        return self._functions.at_log_snr(np.asarray(log_snr, dtype=np.float64))

@@ -51,19 +51,32 @@ class Ensemble:
         maps = found.movedim(2, 0).reshape(-1, *self.mean.shape).to(self.mean.dtype)
         return maps if levels.ndim else maps[0]
 
+    def below(self, truth: Tensor) -> Tensor:
+        """[G, ...] the share of the kept members that lie below the truth [G, ...]; half of those equal to it count.
+
+        Over the elements of a calibrated ensemble it is uniform: near 0 or 1 too often, and the spread is too small.
+        Raises TypeError or ValueError naming the argument.
+        """
+        self._check(truth)
+        found = over(self._marginals, lambda points, y: points.below(y), truth.to(self.mean.device))
+        return found.view(truth.shape).to(self.mean.dtype)
+
     def scores(self, truth: Tensor, levels: Sequence[float] = (0.5, 0.9)) -> Scores:
         """CRPS, ranks, spread-skill ratio, and coverage of central intervals at these levels.
 
         truth: [G, ...]. CRPS and ranks are those of the kept members. Needs scoringrules, which
         `pip install 'fastdiff[ensemble]'` brings. Raises TypeError or ValueError naming the argument.
         """
-        checks.require_float("truth", truth)
-        checks.require_shape("truth", truth, tuple(self.mean.shape))
-        if not truth.isfinite().all():
-            raise ValueError("truth: expected finite numbers")
+        self._check(truth)
         if self.seeds.shape[1] < 2 or self._marginals.count < 2:
             raise ValueError(f"members: scores need two at least, {self._marginals.count} are kept")
         for level in levels:
             if not 0 < level < 1:
                 raise ValueError(f"levels: expected numbers in (0, 1), got {level}")
         return scores(self._marginals, self._running, truth.to(self.mean.device), levels)
+
+    def _check(self, truth: Tensor) -> None:
+        checks.require_float("truth", truth)
+        checks.require_shape("truth", truth, tuple(self.mean.shape))
+        if not truth.isfinite().all():
+            raise ValueError("truth: expected finite numbers")

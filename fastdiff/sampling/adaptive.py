@@ -16,7 +16,8 @@ from ..ops.reference import compute_dtype
 from ..plans.grid import LOG_SNR_CUT
 from ..plans.plan import Plan
 from ..plans.row import LinearUpdate, Row
-from ..plans.schedule import Points, Schedule, require_schedule
+from ..plans.schedule import Points, Schedule
+from ..plans.schedule_argument import require_schedule
 from ..plans.solvers.embedded import ORDERS, embedded_step
 from ..plans.solvers.exponential import first_order
 from .model import Model, ModelCalls

@@ -9,11 +9,11 @@ from diffusers.schedulers.scheduling_ddim_inverse import DDIMSchedulerOutput as 
 
 from ..plans.row import Row
 from ..plans.schedule import Points
-from ..plans.solvers.ancestral import ddim_row, step_down
+from ..plans.solvers.ancestral import ddim_clipped_row, ddim_row, step_down
 from .base import FusedScheduler
 from .noise import output_noise
 from .recipe import Recipe, Rows
-from .rows import attempt, ddim_clipped_row, with_noise
+from .rows import attempt, with_noise
 from .run_state import Generators, Key, RunState, Scheduler
 from .spaces import TRAINING_TIME
 from .step import fused_step

@@ -13,12 +13,11 @@ from diffusers.schedulers.deprecated.scheduling_karras_ve import KarrasVeOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..plans.row import LinearUpdate, Row
+from ..plans.row import OUTPUT, LinearUpdate, Row
 from .base import FusedScheduler
 from .direct import direct_step, place_in
 from .opaque import opaque
 from .recipe import Recipe
-from .rows import OUTPUT
 from .run_state import Generators, RunAttribute, RunState, new_run
 from .space import Space
 

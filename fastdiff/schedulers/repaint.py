@@ -13,13 +13,12 @@ from torch import Tensor
 from ..ops.reference import compute_dtype
 from ..plans.row import LinearUpdate, Row
 from ..plans.schedule import Points
-from ..plans.solvers.ancestral import step_down
+from ..plans.solvers.ancestral import ddim_clipped_row, step_down
 from .base import FusedScheduler
 from .direct import direct_step, told
 from .noise import output_noise, sample_noise
 from .opaque import opaque
 from .recipe import Recipe
-from .rows import ddim_clipped_row
 from .run_state import Generators
 from .spaces import TrainingTime
 

@@ -11,14 +11,12 @@ import numpy as np
 
 from ..plans.limits import with_x0_input, x0_row
 from ..plans.plan import Plan
-from ..plans.prediction import convert
-from ..plans.row import LinearUpdate, Row
+from ..plans.row import OUTPUT, LinearUpdate, Row
 from ..plans.schedule import Points
 from ..plans.table import MAX_HISTORY
 from ..sampling.registers import Moves, moves_of, noise_as_history
 
 FAINT = 1e-20  # an alpha near 0 whose quotients are finite in float32
-OUTPUT = 0  # in place of a noise's index in a row: the model's output itself, as the row's first extra operand
 
 
 class RowReads(NamedTuple):
@@ -118,18 +116,6 @@ def _reads(row: Row, moves: Moves, keeps: bool) -> RowReads:
 def with_noise(row: Row, index: int = 1) -> Row:
     """The row with a noise, of weight 0 where it has none: diffusers draws it all the same."""
     return row if row.x.noise else replace(row, x=replace(row.x, noise=((index, 0.0),)))
-
-
-def ddim_clipped_row(s: Points, t: Points, prediction: str, share: float = 1.0, noise: float = 0.0) -> Row:
-    """alpha_t x0 + share sigma_t eps + noise sigma_t xi, where a bound on x0 leaves eps as the model predicted it.
-
-    Clean data have no noise that a model of x0 could tell: there it is 0.
-    """
-    untold = prediction == "sample" and float(s.sigma) == 0
-    q_x, q_m = (0.0, 0.0) if untold else convert(prediction, "noise", float(s.alpha), float(s.sigma))
-    weight, spread = share * float(t.sigma), noise * float(t.sigma)
-    extra = ((OUTPUT, weight * q_m), (1, spread)) if noise else ((OUTPUT, weight * q_m),)
-    return Row.at(s, "data", prediction, LinearUpdate(x=weight * q_x, history=(float(t.alpha),), noise=extra))
 
 
 def bounded_starts(points: Points) -> Points:

@@ -13,13 +13,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..plans.row import LinearUpdate, Row
+from ..plans.row import OUTPUT, LinearUpdate, Row
 from .base import FusedScheduler
 from .direct import direct_step, told
 from .noise import sample_noise
 from .opaque import opaque
 from .recipe import Recipe
-from .rows import OUTPUT
 from .run_state import Generators, RunAttribute, new_run
 from .space import Space
 

@@ -1,8 +1,9 @@
-"""A posterior sampler with deepinv's call, `sampler(y, physics)`, on fastdiff's plans.
+"""deepinv's calls on fastdiff's plans: a posterior sampler, `sampler(y, physics)`, and a solver of its diffusion SDEs.
 
-deepinv itself is imported here alone, for its base class, where it is installed.
+deepinv itself is imported here alone, for its base classes, where it is installed.
 """
 
 from .sampler import PosteriorSampler
+from .solver import SDESolver
 
-__all__ = ["PosteriorSampler"]
+__all__ = ["PosteriorSampler", "SDESolver"]

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 
-from ..row import LinearUpdate, Row
+from ..prediction import convert
+from ..row import OUTPUT, LinearUpdate, Row
 from ..schedule import Points, Schedule
 
 
@@ -45,6 +46,18 @@ def ddim_row(s: Points, t: Points, prediction: str, noise_index: int, eta: float
     noise = ((noise_index, s_noise * up),) if up else ()
     line = LinearUpdate(x=x_weight, history=(float(t.alpha) - float(s.alpha) * x_weight,), noise=noise)
     return Row.at(s, "data", prediction, line)
+
+
+def ddim_clipped_row(s: Points, t: Points, prediction: str, share: float = 1.0, noise: float = 0.0) -> Row:
+    """alpha_t x0 + share sigma_t eps + noise sigma_t xi, where a bound on x0 leaves eps as the model predicted it.
+
+    Clean data have no noise that a model of x0 could tell: there it is 0.
+    """
+    untold = prediction == "sample" and float(s.sigma) == 0
+    q_x, q_m = (0.0, 0.0) if untold else convert(prediction, "noise", float(s.alpha), float(s.sigma))
+    weight, spread = share * float(t.sigma), noise * float(t.sigma)
+    extra = ((OUTPUT, weight * q_m), (1, spread)) if noise else ((OUTPUT, weight * q_m),)
+    return Row.at(s, "data", prediction, LinearUpdate(x=weight * q_x, history=(float(t.alpha),), noise=extra))
 
 
 def ddim(schedule: Schedule, points: Points, prediction: str, *, eta: float = 0.0, s_noise: float = 1.0) -> list[Row]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..row import BASE_UNCHANGED, LinearUpdate, Row
@@ -41,14 +42,31 @@ def euler(
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
     max_churn: float = MAX_CHURN,
+    step_scale: float = 1.0,
 ) -> list[Row]:
-    """Euler's step, the same in every noise level. s_churn, s_tmin, s_tmax, s_noise, max_churn: see `Churn`."""
+    """Euler's step, the same in every noise level. s_churn, s_tmin, s_tmax, s_noise, max_churn: see `Churn`.
+
+    step_scale: z_s + step_scale (z_t - z_s) instead of z_t, the last step too, which then goes past D (AlphaFold 3's
+    eta, Abramson et al. 2024, algorithm 18; with max_churn=0.8 and s_noise=1.003 there). z = x / alpha, or
+    x / (alpha + sigma) on flow schedules.
+    """
 
     def step(i: int, s: Points, t: Points) -> list[Row]:
         # Euler's step in sigma / alpha is DDIM's, and so it is in every other coordinate.
-        return [ddim_row(s, t, prediction, i + 1)]
+        row = ddim_row(s, t, prediction, i + 1)
+        return [row if step_scale == 1 else _longer(row, schedule, s, t, step_scale)]
 
     return churned(schedule, points, step, Churn(s_churn, s_tmin, s_tmax, s_noise, max_churn))
+
+
+def _longer(row: Row, schedule: Schedule, s: Points, t: Points, factor: float) -> Row:
+    form = form_of(schedule, None)
+    k_s, k_t = scale_of(s, form), scale_of(t, form)
+    if k_s == 0:
+        raise ValueError("step_scale: expected data in x at the start of every step, got alpha = 0")
+    stay = (1 - factor) * k_t / k_s
+    line = LinearUpdate(x=stay + factor * row.x.x, history=tuple(factor * a for a in row.x.history))
+    return replace(row, x=line)
 
 
 def heun(
@@ -173,7 +191,7 @@ def _over(a: float, b: float) -> float:
 
 def finite_at_zero(schedule: Schedule, prediction: str) -> bool:
     """Whether the model can be asked at sigma = 0."""
-    return schedule.least_time(prediction) == schedule.t_clean
+    return float(schedule.sigma(schedule.least_time(prediction))) == 0
 
 
 def two_stage(schedule: Schedule, prediction: str, rules: Rules, coordinate: str | None) -> Step:

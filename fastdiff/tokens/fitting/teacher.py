@@ -59,6 +59,7 @@ class Teacher(NamedTuple):
         first = self.first + (rows.start or 0)
         return self._replace(texts=self.texts[rows], open=self.open[rows], request=request, kwargs=kwargs, first=first)
 
+    @torch.no_grad()
     def lesson(self, plan: Plan, orders: int = 1) -> Lesson:
         """Run the plan on all texts, in as many orders where the order is random."""
         random = isinstance(plan.rule, RandomOrder)
@@ -70,6 +71,7 @@ class Teacher(NamedTuple):
             blocks = runs[0][1]
         return Lesson(torch.cat(nll).cpu(), torch.cat(passes).cpu(), blocks)
 
+    @torch.no_grad()
     def curve(self, sizes: tuple[int, ...], block: int | None, orders: int) -> Curve:
         """The information curve at the numbers of tokens that random order reaches with these sizes, of all blocks."""
         plan = Plan(RandomOrder(), sizes, block)

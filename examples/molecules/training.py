@@ -1,0 +1,38 @@
+"""A few minutes of denoising."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+import fastdiff as fd
+from fastdiff import structures, training
+
+from .data import Molecules
+from .network import Atoms, Denoiser
+
+SCHEDULE = fd.Schedule.edm(0.002, 40.0)
+
+
+def trained(known: Molecules, steps: int, batch: int = 32, seed: int = 0) -> nn.Module:
+    """D after so many steps of Adam, averaged."""
+    torch.manual_seed(seed)
+    model = Denoiser(Atoms())
+    average = training.power_averaged(model, 0.1)
+    adam = torch.optim.Adam(model.parameters(), 2e-3, betas=(0.9, 0.99))
+    decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: min(1, i / 50) * 0.5 * (1 + math.cos(math.pi * i / steps)))
+    for step in range(steps):
+        seen = known.at(torch.randint(len(known.x), (batch,)))
+        noise = structures.centred_noise(seen.x.shape, seen.mask)
+        loss = training.edm_loss(model, SCHEDULE, seen.x, noise=noise, atoms=seen.atoms)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        decay.step()
+        average.update_parameters(model)
+        if step % max(1, steps // 10) == 0:
+            print(f"step {step}: loss {loss.item():.3f}", flush=True)
+    return average.module.eval().requires_grad_(False)
