@@ -47,8 +47,8 @@ class Trajectories:
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        config, weight = self.owner.config, next(self.owner.parameters())
         if noise is None:
+            config, weight = self.owner.config, next(self.owner.parameters())
             shape = (batch_size, config.horizon, config.action_feature.shape[0])
             noise = torch.randn(shape, dtype=weight.dtype, device=weight.device, generator=generator)
         return self._run(self.owner.unet, noise, generator, global_cond=global_cond)
