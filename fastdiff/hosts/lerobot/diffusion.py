@@ -67,8 +67,8 @@ class Trajectories:
         def told(x: Tensor, t: Tensor, **kwargs: Any) -> Tensor:
             return network(torch.where(condition_mask, condition_data, x), t, **kwargs)
 
-        shape, like = condition_data.shape, {"dtype": condition_data.dtype, "device": condition_data.device}
-        noise = torch.randn(shape, generator=generator, **like)
+        data = condition_data
+        noise = torch.randn(data.shape, dtype=data.dtype, device=data.device, generator=generator)
         x0 = self._run(told, noise, generator, **conditions)
         return torch.where(condition_mask, condition_data, x0)
 
