@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 import torch
@@ -23,6 +24,7 @@ from fastdiff import demo
 
 PROMPT, BLOCK, TEMPERATURE = "In those days", 32, 0.8
 GAPS = 0.4  # the share of held-out tokens that is masked
+SHOWN = 230  # signs of an example
 
 
 class Logits(nn.Module):
@@ -84,7 +86,7 @@ def recovered(net: demo.TextNetwork, rule: str, calls: int) -> float:
     return float((filled == net.examples)[gaps].float().mean())
 
 
-def judge(net: demo.TextNetwork) -> object | None:
+def judge(net: demo.TextNetwork) -> Any:
     """Perplexity by n-grams, where the text that the network learned is installed."""
     try:
         from bench.text_judge import TextJudge
@@ -114,7 +116,11 @@ def main(arguments: list[str] | None = None) -> None:
             scores = critic.measure(tokens, styles) if critic else {}
             perplexity = f"{scores['perplexity']:.1f}" if scores else ""
             rows.append((calls, name, perplexity, f"{distinct(tokens):.2f}"))
-            texts.append(f"- {name}, {calls} calls: {net.write(tokens[4:5])[0]}")
+            if calls in (budgets[0], budgets[-1]):
+                texts.append(f"- {name}, {calls} calls: {net.write(tokens[4:5])[0][:SHOWN]}")
+    if critic:
+        real = critic.held_out(net.length, count)
+        rows.append(("", "held-out text", f"{real['perplexity']:.1f}", f"{real['distinct_2']:.2f}"))
     filling = [
         (calls, *(f"{recovered(net, rule, calls):.3f}" for rule in ("random", "confidence", "margin")))
         for calls in (1, *budgets)

@@ -2,7 +2,7 @@
 
 import importlib
 
-from . import distributed, guidance, inspection, nn, ops, pipelines, posterior, tokens, training  # noqa: F401
+from . import distributed, guidance, inspection, nn, ops, pipelines, posterior, structures, tokens, training  # noqa: F401
 from .fitting import fit
 from .hosts.torchdiffeq import odeint
 from .inspection.trace import trace

@@ -182,6 +182,7 @@ def test_examples_in_docstrings_print_what_they_say():
         ("fastdiff.distributed", "distributed"),
         ("fastdiff.structures", "structures"),
         ("fastdiff.tokens", "tokens"),
+        ("fastdiff.inspection", "index"),
         ("fastdiff.training", "training"),
         ("fastdiff.patch.perturb", "perturb"),
         ("fastdiff.schedulers", "schedulers"),

@@ -84,7 +84,7 @@ def test_one_sample_that_ends_elsewhere_does_not_rule_the_regression():
     b = np.array([0.5, -1.0])
     moments = moments_of(b, samples=12, spoilt=1)
     (solution,) = fitted(moments, np.arange(12) % 4, choose(moments, np.arange(12) % 4))
-    np.testing.assert_allclose(solution.b, b, atol=1e-3)
+    np.testing.assert_allclose(solution.b, b, atol=2e-3)
 
 
 def test_a_sample_is_carried_by_weights_that_were_fitted_without_it():

@@ -20,7 +20,7 @@ OWN = {
 }
 CASES = [("unipc", "time"), ("dpmpp_2m", "logsnr"), ("deis", "quadratic"), ("heun", "karras"), ("midpoint", "time"),
          ("exp_heun", "power"), ("lms", "logistic"), ("sa_solver", "exponential"), ("euler_ancestral", "simple"),
-         ("dpmpp_2s", "sgm_uniform")]  # fmt: skip
+         ("dpmpp_2s", "sgm_uniform"), ("tcd", "time")]  # fmt: skip
 
 
 def twins(name: str, mirrored: bool) -> tuple[fd.Schedule, fd.Schedule, float, float]:
@@ -46,7 +46,7 @@ def test_the_plans_are_those_of_the_built_in_schedule(name, mirrored):
     own, schedule, offset, sign = twins(name, mirrored)
     assert schedule.kind == own.kind
     for solver, grid in CASES:
-        if name == "discrete" and (solver == "deis" or grid in ("simple", "sgm_uniform")):
+        if name == "discrete" and (solver in ("deis", "tcd") or grid in ("simple", "sgm_uniform")):
             continue  # which know of whole training indices
         for steps in (5, 12):
             options = {"prediction": schedule.default_prediction, "grid": grid}
@@ -85,12 +85,13 @@ def test_the_inverse_is_exact_to_rounding():
     assert np.abs(points.log_snr - np.linspace(-8, 8, 33)).max() < 1e-12
 
 
-@pytest.mark.parametrize("way", ["array", "tensor", "number"])
+@pytest.mark.parametrize("way", ["array", "tensor", "tensor of more dimensions", "number"])
 def test_functions_take_arrays_tensors_or_numbers(way):
     half = math.pi / 2
     alpha, sigma = {
         "array": (lambda t: np.cos(half * t), lambda t: np.sin(half * t)),
         "tensor": (lambda t: torch.cos(half * t), lambda t: torch.sin(half * t)),
+        "tensor of more dimensions": (lambda t: (half * t[:, None]).cos(), lambda t: (half * t[:, None, None]).sin()),
         "number": (lambda t: math.cos(half * t), lambda t: math.sin(half * t)),
     }[way]
     schedule = fd.Schedule.from_functions(alpha, sigma, 0, 1)
@@ -122,6 +123,18 @@ def test_a_model_of_the_other_clock_draws_the_same_samples():
     expected = fd.sample(velocity, fd.plan(None, own, 8), noise)
     found = fd.sample(lambda x, t: velocity(x, 1 - t), fd.plan(None, schedule, 8), noise)
     assert torch.allclose(found, expected, atol=1e-9)
+
+
+def test_adaptive_steps_are_those_of_the_built_in_schedule():
+    own, schedule, *_ = twins("flow", True)
+
+    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x + t[:, None])
+
+    noise = torch.randn(4, 3, dtype=torch.float64)
+    x, used = fd.sample_adaptive(velocity, own, noise, return_plan=True)
+    y, same = fd.sample_adaptive(lambda x, t: velocity(x, 1 - t), schedule, noise, return_plan=True)
+    assert (used.nfe, torch.allclose(x, y, atol=1e-6)) == (same.nfe, True)
 
 
 def test_wrong_functions_are_named():

@@ -14,7 +14,7 @@ from fastdiff.hosts import monai as ours
 from ..mixtures import Mean, predictor
 from .row import EVALUATIONS, SHAPES, Row, error, mean_of, parity, start, version
 
-CONVERGED = 400  # steps of Heun's method
+CONVERGED = 1000  # evaluations
 
 
 class Network(nn.Module):
@@ -39,9 +39,8 @@ def draw(scheduler: Scheduler, network: Network, noise: Tensor, steps: int) -> T
 def rows() -> Iterator[Row]:
     for shape in SHAPES:
         mean, noise = mean_of(shape), start(shape)[:, None, :, None]
-        name = f"mixture in {shape.size}"
-        yield from diffusion(f"DiffusionInferer, linear betas, {name}", mean, noise)
-        yield from flow(f"DiffusionInferer, rectified flow, {name}", mean, noise)
+        yield from diffusion(f"DiffusionInferer, linear betas, {shape.name}", mean, noise)
+        yield from flow(f"DiffusionInferer, rectified flow, {shape.name}", mean, noise)
 
 
 def diffusion(use: str, mean: Mean, noise: Tensor) -> Iterator[Row]:
@@ -49,10 +48,10 @@ def diffusion(use: str, mean: Mean, noise: Tensor) -> Iterator[Row]:
     schedule = fd.Schedule.from_alphas_cumprod(trained.alphas_cumprod.double().numpy())
     model = predictor(mean, schedule, "epsilon")
     network = Network(model)
-    plan = fd.plan("dpm_solver_2m", schedule, 2000, grid="quadratic")
+    plan = fd.plan("dpm_solver_2m", schedule, CONVERGED, grid="quadratic")
     exact = fd.sample(model, plan, noise.flatten(1)).view_as(noise)
     pndm = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=True)
-    for n in (*EVALUATIONS, 50, 1000):
+    for n in (*EVALUATIONS, 1000):
         same = draw(ours.DDIMScheduler(clip_sample=False, compat=True), network, noise, n)
         ddim, best = draw(trained, network, noise, n), draw(ours.PlanScheduler(trained), network, noise, n)
         calls = network.calls
@@ -68,7 +67,7 @@ def flow(use: str, mean: Mean, noise: Tensor) -> Iterator[Row]:
     trained, schedule = RFlowScheduler(), fd.Schedule.flow()
     model = predictor(mean, schedule, "flow_prediction")
     network = Network(model, 1000.0, -1.0)
-    exact = fd.sample(model, fd.plan("heun2", schedule, CONVERGED), noise.flatten(1)).view_as(noise)
+    exact = fd.sample(model, fd.plan("heun", schedule, CONVERGED // 2), noise.flatten(1)).view_as(noise)
     for n in (*EVALUATIONS, 30):
         same, own = draw(ours.RFlowScheduler(), network, noise, n), draw(trained, network, noise, n)
         best = draw(ours.PlanScheduler(trained), network, noise, n)

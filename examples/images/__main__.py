@@ -21,12 +21,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few pictures and steps")
     parser.add_argument("--out", type=Path, help="folder for a picture")
     asked = parser.parse_args(argv)
-    count, counts, fine = (16, (4,), 16) if asked.quick else (200, (4, 6, 8, 10), 64)
-    judge = Judge(100, 20) if asked.quick else Judge(2500, 100)
+    count, counts, fine = (16, (4,), 12) if asked.quick else (100, (4, 6, 8, 10), 48)
+    judge = Judge(100, 20) if asked.quick else Judge(1500, 100)
     tasks = digits.Digits(count)
     for name, (y, methods) in tasks.tasks().items():
         print(f"\n### {name}\n\n{table(digits.HEAD, digits.rows(judge, y, methods, counts, fine))}", flush=True)
-    styles, passes = style.Style(1 if asked.quick else 4), 10 if asked.quick else 60
+    styles, passes = style.Style(1 if asked.quick else 2), 10 if asked.quick else 60
     strengths = (0.1,) if asked.quick else (0.1, 0.3, 1.0, 3.0)
     print(f"\n### style by reference\n\n{table(style.HEAD, styles.rows(passes, strengths))}", flush=True)
     if asked.out is not None:

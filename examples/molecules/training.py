@@ -22,7 +22,9 @@ def trained(known: Molecules, steps: int, batch: int = 32, seed: int = 0) -> nn.
     model = Denoiser(Atoms())
     average = training.power_averaged(model, 0.1)
     adam = torch.optim.Adam(model.parameters(), 2e-3, betas=(0.9, 0.99))
-    decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: min(1, i / 50) * 0.5 * (1 + math.cos(math.pi * i / steps)))
+    decay = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda i: min(1, i / 50) * 0.5 * (1 + math.cos(math.pi * i / steps))
+    )
     for step in range(steps):
         seen = known.at(torch.randint(len(known.x), (batch,)))
         noise = structures.centred_noise(seen.x.shape, seen.mask)

@@ -34,7 +34,7 @@ class Block(nn.Module):
 class Mover(nn.Module):
     """v(x [B, 1, T, H, W], t [B]) = E[eps - x0 | x], with PATCH x PATCH pixels in a place."""
 
-    def __init__(self, width: int = 48, depth: int = 6) -> None:
+    def __init__(self, width: int = 32, depth: int = 6) -> None:
         super().__init__()
         self.width = width
         places = SIZE // PATCH

@@ -22,7 +22,9 @@ def trained(steps: int, batch: int = 16, seed: int = 0) -> nn.Module:
     model = Mover()
     average = training.power_averaged(model, 0.1)
     adam = torch.optim.Adam(model.parameters(), 3e-3, betas=(0.9, 0.99))
-    decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: min(1, i / 50) * 0.5 * (1 + math.cos(math.pi * i / steps)))
+    decay = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda i: min(1, i / 50) * 0.5 * (1 + math.cos(math.pi * i / steps))
+    )
     for step in range(steps):
         loss = training.flow_loss(model, SCHEDULE, videos(batch).x, t=training.logit_normal)
         adam.zero_grad(set_to_none=True)

@@ -20,6 +20,7 @@ from ..tokens import plan as make_plan
 from .byte_pairs import BytePairs
 from .catalogue import DIGIT_TOKENS, TEXT
 from .loading import WEIGHTS, read
+from .masked import MaskedTransformer
 
 KINDS = {kind.name: kind for kind in (TEXT, DIGIT_TOKENS)}
 CLASSES = {
@@ -131,10 +132,9 @@ def token_network(name: str, folder: str | Path = WEIGHTS) -> TokenNetwork:
     return DigitTokens(*parts)
 
 
-def described(model: nn.Module, examples: Tensor, labels: Tensor) -> dict[str, list]:
+def described(model: MaskedTransformer, examples: Tensor, labels: Tensor) -> dict[str, list]:
     """What the description of a network keeps of its curve: the places measured, and nats a token there."""
-    mask_id = model.mask_id
-    curve = information_curve(model, examples, mask_id, calls=CALLS, y=labels)
+    curve = information_curve(model, examples, model.mask_id, calls=CALLS, y=labels)
     knots = np.linspace(0, curve.length - 1, KNOTS).round().astype(int)
     return {"knots": knots.tolist(), "curve": [round(float(value), 4) for value in curve.values[knots]]}
 

@@ -103,7 +103,7 @@ class Sampler:
     def _levels(self, start: float, stop: float) -> Levels:
         def scales(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             alpha, sigma = self.denoiser.schedule(torch.from_numpy(t))
-            return alpha.numpy(), sigma.numpy()
+            return alpha.detach().cpu().numpy(), sigma.detach().cpu().numpy()
 
         return Levels(scales, start, stop)
 

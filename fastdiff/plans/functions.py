@@ -109,7 +109,10 @@ class Functions:
 
 
 def _of_arrays(name: str, function: Function, ends: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The function on float64 arrays, called in the first way that it can be. Raises TypeError."""
+    """The function on float64 arrays, called with one of one dimension in the first way that it can be.
+
+    Raises TypeError.
+    """
 
     def by_array(t: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -121,14 +124,16 @@ def _of_arrays(name: str, function: Function, ends: np.ndarray) -> Callable[[np.
         return value.detach().cpu().double().numpy() if hasattr(value, "detach") else np.asarray(value, np.float64)
 
     def by_number(t: np.ndarray) -> np.ndarray:
-        return np.array([float(function(float(value))) for value in t.flat]).reshape(t.shape)
+        return np.array([float(function(float(value))) for value in t])
 
     found: Exception | None = None
     for way in (by_array, by_tensor, by_number):
 
         def called(t: np.ndarray, way: Callable = way) -> np.ndarray:
             t = np.asarray(t, dtype=np.float64)
-            return np.broadcast_to(way(t), t.shape)
+            values = way(t.reshape(-1))
+            # Libraries add dimensions for x to t, and constants have none.
+            return values.reshape(t.shape) if values.size == t.size else np.broadcast_to(values, t.shape)
 
         try:
             called(ends)

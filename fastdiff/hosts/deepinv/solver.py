@@ -16,7 +16,8 @@ from ...sampling.sample import iter_sample
 from ..placed import Levels, placed
 
 if TYPE_CHECKING:
-    AncestralSolver, SDEOutput = nn.Module, SimpleNamespace
+    AncestralSolver = nn.Module
+    SDEOutput = SimpleNamespace
 else:
     try:
         from deepinv.sampling import AncestralSolver, SDEOutput

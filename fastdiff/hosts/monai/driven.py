@@ -54,7 +54,8 @@ class Driven:
         state = x.to(compute_dtype(x.dtype), copy=True)
         seeds = None
         if self.plan.stochastic:
-            drawn = torch.randint(2**62, (len(x),), generator=generator, device=generator and generator.device)
+            device = "cpu" if generator is None else generator.device
+            drawn = torch.randint(2**62, (len(x),), generator=generator, device=device)
             seeds = seed_tensor(drawn, len(x), x.device)
         self._run = Run(self.plan, state, model_dtype=state.dtype, seeds=seeds)
         return self._run

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 if TYPE_CHECKING:
-    DDIMScheduler = DDPMScheduler = PNDMScheduler = RFlowScheduler = Scheduler = Any
+
+    class Scheduler(nn.Module):
+        set_timesteps: Any
+        step: Any
+
+        def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    class DDIMScheduler(Scheduler): ...
+
+    class DDPMScheduler(Scheduler): ...
+
+    class PNDMScheduler(Scheduler): ...
+
+    class RFlowScheduler(Scheduler): ...
+
 else:
     try:
         from monai.networks.schedulers import (

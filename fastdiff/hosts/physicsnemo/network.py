@@ -32,7 +32,8 @@ class Network:
         if mean_hr is not None:
             condition = torch.cat((mean_hr.expand(len(img_lr), -1, -1, -1), img_lr), dim=1)
         self._net, self._patching, self._batch = net, patching, len(img_lr)
-        self._labels, self._options = class_labels, {}
+        self._labels = class_labels
+        self._options: dict[str, Any] = {}
         if lead_time_label is not None:
             self._options["lead_time_label"] = lead_time_label
         if patching:

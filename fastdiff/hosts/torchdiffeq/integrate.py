@@ -83,6 +83,7 @@ def _plan(
     method: str | Plan | None, func: Callable, y0: Tensor, t: Tensor, wanted: list[float], data_at: int, given: dict
 ) -> Plan:
     def levels(at: list[float]) -> list[float]:
+        # Sigma of the linear path.
         return [abs(value - data_at) for value in at]
 
     first, last = levels([wanted[0], wanted[-1]])
@@ -93,7 +94,7 @@ def _plan(
         if places or "evaluations" not in given:
             names = ", ".join(places) or "nothing"
             raise ValueError(f"options: the default takes 'evaluations' and chooses its own times, got {names}")
-        return plans.default_between(first, last, given.pop("evaluations"), given)
+        return plans.default_between(first, last, given.pop("evaluations"), tuple(given.items()))
     if isinstance(method, Plan):
         if places or given:
             raise ValueError(f"options: a plan has its own, got {', '.join((*places, *given))}")
@@ -111,7 +112,7 @@ def _plan(
         at = times.explicit(places["grid_constructor"](func, y0, t), t)
     elif "grid" in places:
         at = times.explicit(places["grid"], t)
-    return plans.of_solver(method, levels(at), given)
+    return plans.of_solver(method, tuple(levels(at)), tuple(given.items()))
 
 
 def _run(

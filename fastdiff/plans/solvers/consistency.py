@@ -75,8 +75,9 @@ def _boundary(tau: float) -> tuple[float, float]:
 
 def _below(schedule: Schedule, t: Points, gamma: float) -> Points:
     # A discrete model was distilled on whole indices and knows no time between two of them.
-    time = (1 - gamma) * float(t.t)
-    return schedule.at(np.float64(math.floor(time) if schedule.num_train_timesteps is not None else time))
+    if schedule.num_train_timesteps is not None:
+        return schedule.at(np.float64(math.floor((1 - gamma) * float(t.t))))
+    return schedule.at(np.float64(schedule.t_clean + (1 - gamma) * (float(t.t) - schedule.t_clean)))
 
 
 def _rest(sigma: float, kept: float) -> float:
