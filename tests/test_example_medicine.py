@@ -15,11 +15,11 @@ for package in ("monai", "einops", "skimage", "matplotlib"):
 @pytest.fixture
 def medicine(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    return importlib.import_module("examples.medicine")
+    return importlib.import_module("examples.medicine.__main__")
 
 
 def phantom() -> torch.Tensor:
-    """Ellipses in a head, [189, 1, 192, 192]: as `brain`, without the package that has it."""
+    """Ellipses in a head, [189, 1, 192, 192]: as `volume`, without the package that has it."""
     v = torch.linspace(-1, 1, 192)
     r = (v[:, None] / 0.9).square() + (v / 0.75).square()
     inner = ((v[:, None] - 0.2) / 0.3).square() + (v.abs() - 0.2).div(0.1).square()
@@ -30,7 +30,7 @@ def test_the_default_plan_is_nearer_than_monais_ddim_and_reconstructions_meet_th
     medicine, tmp_path, capsys, monkeypatch
 ):
     """Whatever the network has learnt: both are of one ODE, and seeds are fixed. Residuals of 1 are the noise's own."""
-    monkeypatch.setattr(medicine, "brain", phantom)
+    monkeypatch.setattr(medicine.brain, "volume", phantom)
     medicine.main(["--quick", "--out", str(tmp_path)])
     out = capsys.readouterr().out
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines()]
@@ -44,14 +44,14 @@ def test_the_default_plan_is_nearer_than_monais_ddim_and_reconstructions_meet_th
 
 def test_what_is_trained_on_is_farther_from_what_is_kept_than_the_margin(medicine):
     heights = torch.arange(189) / 200
-    seen = 200 * medicine.trained_on(heights.view(-1, 1, 1, 1).expand(-1, 1, 8, 8))[:, 0, 0, 0]
-    assert len(seen) == 189 - len(medicine.KEPT) * (2 * medicine.MARGIN + 1)
-    assert (seen[:, None] - torch.tensor(medicine.KEPT)).abs().min() > medicine.MARGIN
+    seen = 200 * medicine.brain.trained_on(heights.view(-1, 1, 1, 1).expand(-1, 1, 8, 8))[:, 0, 0, 0]
+    assert len(seen) == 189 - len(medicine.brain.KEPT) * (2 * medicine.brain.MARGIN + 1)
+    assert (seen[:, None] - torch.tensor(medicine.brain.KEPT)).abs().min() > medicine.brain.MARGIN
 
 
 def test_moved_slices_stay_in_the_field_and_differ(medicine):
     torch.manual_seed(0)
-    x = medicine.moved(phantom()[:1], 6)
+    x = medicine.brain.moved(phantom()[:1], 6)
     assert x.shape == (6, 1, 48, 48)
     assert x.flatten(1).std(1).min() > 0.2
     assert (x[0] - x[1]).abs().max() > 0.1
@@ -61,7 +61,7 @@ def test_moved_slices_stay_in_the_field_and_differ(medicine):
 def test_the_brain_of_the_package_is_one(medicine):
     pytest.importorskip("nilearn")
     pytest.importorskip("nibabel")
-    slices = medicine.brain()
+    slices = medicine.brain.volume()
     assert slices.shape == (189, 1, 192, 192)
     assert (float(slices.min()), float(slices.max())) == (-1.0, 1.0)
     right = slices[..., 1:]  # the middle is the point 96
