@@ -45,10 +45,10 @@ def draw_picture(lines: dict[str, Tensor], path: Path) -> None:
     for axis, (name, x) in zip(axes.flat, lines.items(), strict=False):
         axis.imshow(torch.cat(list(x[:4, 0]), 1).numpy(), cmap="gray", vmin=-1, vmax=1)
         axis.set_title(name, fontsize=8)
-    figure.set_dpi(75)
+    figure.set_dpi(72)
     figure.canvas.draw()
     grey = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]).convert("L")
-    grey.quantize(32).save(path, optimize=True)
+    grey.quantize(16).save(path, optimize=True)
     plt.close(figure)
 
 
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few steps of training, draws and members")
     parser.add_argument("--out", type=Path, help="folder for a picture")
     asked = parser.parse_args(argv)
-    steps, draws, counts, many, members, passes = (
-        (2, 2, (4,), 16, 2, 6) if asked.quick else (1000, 16, (4, 6, 8, 10), 100, 19, 60)
+    steps, draws, counts, many, members, budgets = (
+        (2, 2, (4,), 16, 2, (6,)) if asked.quick else (2000, 16, (4, 6, 8, 10), 100, 19, (20, 60))
     )
     slices = brain.volume()
     seen, truth = brain.trained_on(slices), brain.coarse(slices[list(brain.KEPT[: 1 if asked.quick else None])])
@@ -73,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"| {name} | {evaluations} | {distance(x, converged):.4f} |", flush=True)
     problem = replace(resonance(net, truth, NOISE, FREQUENCIES), where=truth > -0.9)
     prior = fd.GaussianStart.estimate(brain.moved(seen, 20 * members), net.schedule, 2 * members)
-    found = [best(name, tried, problem, members, passes) for name, tried in reconstructions(prior).items()]
-    print(f"\n### {problem.name}\n\n{table(problem, found)}")
+    for passes in budgets:
+        found = [best(name, tried, problem, members, passes) for name, tried in reconstructions(prior).items()]
+        print(f"\n### {problem.name}, {passes} passes\n\n{table(problem, found)}", flush=True)
     if asked.out is not None:
         shown = {name: x for name, x in lines.items() if name.endswith(f", {counts[0]} evaluations")}
         shown |= {f"converged, {many}": converged, "kept from the training": truth, problem.start_name: problem.start}

@@ -53,7 +53,7 @@ def reconstructions(prior: fd.GaussianStart) -> dict[str, dict[str, Draw]]:
     """{method: {strength: draw}}; of DPS and of "gradient" the strength is chosen by the truth."""
     return {
         "Gaussian data, no network": {"": without_network(prior)},
-        "DPS, MONAI's DDIM": {f"{v}": dps(v) for v in (0.1, 0.3, 1, 3)},
+        "DPS, MONAI's DDIM": {f"{v}": dps(v) for v in (0.3, 1, 3, 10)},
         "fastdiff, gradient": {f"{v}": by(posterior.Gradient(v), 2) for v in (0.1, 0.3, 1)},
         "fastdiff, moment": {"": by("moment", 5)},
         "fastdiff, gaussian": {"": by(posterior.GaussianPrior(prior), 3)},

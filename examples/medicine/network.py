@@ -26,7 +26,7 @@ class Folded(DiffusionModelUNet):
         return pixel_shuffle(super().forward(pixel_unshuffle(x, 2), timesteps, context), 2)
 
 
-def train(slices: Tensor, steps: int, batch: int = 16) -> DemoNetwork:
+def train(slices: Tensor, steps: int, batch: int = 8) -> DemoNetwork:
     torch.manual_seed(0)
     channels = (32, 64, 64)
     network = Folded(
