@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--quick", action="store_true", help="seconds: a network that has learnt next to nothing")
     options.add_argument("--out", type=Path, help="a folder for video.png and video.gif")
     asked = options.parse_args(argv)
-    compare(trained(2 if asked.quick else 1000), asked.quick, asked.out)
+    compare(trained(2 if asked.quick else 5000), asked.quick, asked.out)
 
 
 def compare(model: Model, quick: bool = False, out: Path | None = None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastdiff.files import write
 
-SCALE, LABEL, ROWS = 3, 150, 2  # pixels for one, width of the names, videos of each
+SCALE, LABEL, ROWS = 3, 200, 2  # pixels for one, width of the names, videos of each
 
 
 def draw(shown: Mapping[str, Tensor], folder: Path) -> None:
@@ -34,7 +34,7 @@ def grey(frame: Tensor) -> np.ndarray:
 
 def label(name: str, height: int) -> np.ndarray:
     image = Image.new("L", (LABEL, height), 0)
-    ImageDraw.Draw(image).text((4, height // 2 - 6), name[:26], fill=255)
+    ImageDraw.Draw(image).text((4, height // 2 - 6), name, fill=255)
     return np.asarray(image)
 
 
