@@ -58,6 +58,7 @@ class F5(nn.Module):
             pred, null = both.chunk(2)
             return pred + (pred - null) * cfg_strength
 
+        cond = nn.functional.pad(cond, (0, 0, 0, duration - cond.shape[1]))
         torch.manual_seed(seed)
         y0 = torch.randn(len(cond), duration, cond.shape[-1], dtype=cond.dtype)
         t = torch.linspace(t_start, 1, steps + 1, dtype=cond.dtype)

@@ -12,7 +12,7 @@ from fastdiff import demo
 from fastdiff.demo import data
 
 ROOT = Path(__file__).parents[1]
-for package in ("sklearn", "diffusers", "matplotlib"):
+for package in ("sklearn", "diffusers", "matplotlib", "plotly"):
     pytest.importorskip(package)
 
 
@@ -50,6 +50,7 @@ def test_every_task_is_nearer_to_its_converged_pictures_than_diffusers(tmp_path,
         assert distance.pop("fastdiff") < 0.7 * min(distance.values()), task
     assert {"fastdiff, gradient", "fastdiff, moment"} <= found["style by reference"].keys()
     assert 10_000 < (tmp_path / "images.png").stat().st_size < 150_000
+    assert (tmp_path / "trace.html").read_text().startswith("<!doctype html>")
 
 
 def test_both_edits_begin_at_one_noise_and_leave_the_upper_half():

@@ -59,6 +59,7 @@ def rows() -> Iterator[Row]:
                 drawn = [s.sample(noise, calls / count, method=method, time_grid=unit) for s in solvers]
                 same = parity(drawn[1], drawn[0])
                 yield Row(
-                    PACKAGE, version(PACKAGE), shape.name, count, method, error(drawn[0], exact), "default", default,
+                    PACKAGE, version(PACKAGE), f"ODESolver, {shape.name}", count, method, error(drawn[0], exact),
+                    "default", default,
                     parity=same, default=(count, method) == (NOTEBOOKS, "midpoint"),
                 )  # fmt: skip

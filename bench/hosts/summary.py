@@ -46,7 +46,7 @@ def rendered(rows: list[Row]) -> str:
 
 def use(row: Row) -> str:
     """The loop of the library, without the problem."""
-    return re.sub(r", (\d+ modes in .*|\d+ dimensions.*|problem \d+)$", "", row.use)
+    return re.sub(r"(, | on )(\d+ modes in .*|\d+ dimensions.*)$", "", row.use)
 
 
 def line(host: str, name: str, rows: list[Row]) -> tuple[object, ...]:

@@ -47,7 +47,7 @@ def rows() -> Iterator[Row]:
                 if method != "rk4":
                     same = parity(ours.NeuralODE(field, solver=method).trajectory(noise, t)[-1], own)
                 yield Row(
-                    PACKAGE, version(PACKAGE), shape.name, count, method, error(own, exact), "default",
+                    PACKAGE, version(PACKAGE), f"NeuralODE, {shape.name}", count, method, error(own, exact), "default",
                     error(default[-1], exact), parity=same,
                 )  # fmt: skip
         field.count, ends = 0, torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -55,6 +55,6 @@ def rows() -> Iterator[Row]:
         own, count = adaptive.trajectory(noise, ends)[-1], field.count
         default = ours.NeuralODE(field, evaluations=count).trajectory(noise, ends)
         yield Row(
-            PACKAGE, version(PACKAGE), shape.name, count, "dopri5", error(own, exact), "default",
+            PACKAGE, version(PACKAGE), f"NeuralODE, {shape.name}", count, "dopri5", error(own, exact), "default",
             error(default[-1], exact), default=True,
         )  # fmt: skip

@@ -19,7 +19,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few pictures and steps")
-    parser.add_argument("--out", type=Path, help="folder for a picture")
+    parser.add_argument("--out", type=Path, help="folder for the picture and the page of a run")
     asked = parser.parse_args(argv)
     count, counts, fine = (16, (4,), 12) if asked.quick else (100, (4, 6, 8, 10), 48)
     judge = Judge(100, 20) if asked.quick else Judge(1500, 100)
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from .picture import draw
 
         draw(tasks, styles, passes, asked.out)
+        tasks.traced(8).html(asked.out / "trace.html")
 
 
 if __name__ == "__main__":

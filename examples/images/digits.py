@@ -50,6 +50,11 @@ class Digits:
 
         return {"fastdiff": ours, **{name: own(name) for name in peers.SCHEDULERS}}
 
+    def traced(self, steps: int) -> fd.Trace:
+        """What happens in a run by class: `fastdiff.trace`."""
+        y, plan = self.tasks()["by class"][0], fd.plan(None, self.net.schedule, steps)
+        return fd.trace(self.net.model, plan, self.noise, seeds=self.seeds, y=y)
+
     def edited(self, y: Tensor, mask: Tensor | None) -> dict[str, Draw]:
         """From noise of 2/3 (changing) or 1 (completing) on, the same in both."""
         share = 1 / 2 if mask is None else 0.0

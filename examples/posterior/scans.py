@@ -21,13 +21,15 @@ from .show import run
 SPREAD = 0.57  # of the pixels
 
 
-def resonance(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05) -> Problem:
-    """Complex y = the rows of lowest frequency of fft2(x) and some of the others, noise in both parts.
+def resonance(
+    net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05, frequencies: Sequence[int] = (0, 1, -1, 3, -5)
+) -> Problem:
+    """Complex y = the rows of fft2(x) with these frequencies, the lowest and some of the others, noise in both parts.
 
     A^+ fills the others with zeros: the transform is unitary.
     """
     size = truth.shape[-1]
-    rows = torch.tensor([0, 1, size - 1, 3, size - 5])
+    rows = torch.tensor(frequencies) % size
 
     def transform(x: Tensor) -> Tensor:
         return torch.fft.fft2(x, norm="ortho")[..., rows, :]
@@ -38,7 +40,7 @@ def resonance(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.05) -> Prob
         return torch.fft.ifft2(whole, norm="ortho").real
 
     y = measured(transform(truth), noise)
-    return Problem("Fourier rows, 5 of 14", net, truth, y, transform, noise, zero_filled(y), "zero-fill")
+    return Problem(f"Fourier rows, {len(rows)} of {size}", net, truth, y, transform, noise, zero_filled(y), "zero-fill")
 
 
 def tomography(net: demo.DemoNetwork, truth: Tensor, noise: float = 0.1, views: int = 8) -> Problem:

@@ -20,7 +20,6 @@ from ..tokens import plan as make_plan
 from .byte_pairs import BytePairs
 from .catalogue import DIGIT_TOKENS, TEXT
 from .loading import WEIGHTS, read
-from .masked import MaskedTransformer
 
 KINDS = {kind.name: kind for kind in (TEXT, DIGIT_TOKENS)}
 CLASSES = {
@@ -132,9 +131,9 @@ def token_network(name: str, folder: str | Path = WEIGHTS) -> TokenNetwork:
     return DigitTokens(*parts)
 
 
-def described(model: MaskedTransformer, examples: Tensor, labels: Tensor) -> dict[str, list]:
+def described(model: nn.Module, mask_id: int, examples: Tensor, labels: Tensor) -> dict[str, list]:
     """What the description of a network keeps of its curve: the places measured, and nats a token there."""
-    curve = information_curve(model, examples, model.mask_id, calls=CALLS, y=labels)
+    curve = information_curve(model, examples, mask_id, calls=CALLS, y=labels)
     knots = np.linspace(0, curve.length - 1, KNOTS).round().astype(int)
     return {"knots": knots.tolist(), "curve": [round(float(value), 4) for value in curve.values[knots]]}
 

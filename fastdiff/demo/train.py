@@ -152,7 +152,8 @@ class Trainer:
     def _statistics(self) -> dict[str, Any]:
         """Mean and standard deviation over the data, in natural units, of each of `statistics`; of tokens the curve."""
         if isinstance(self.kind, Masked):
-            return described(self.ema.module.eval(), self.data.held_x, self.data.held_y)
+            mask_id = self.kind.vocabulary - 1
+            return described(self.ema.module.eval(), mask_id, self.data.held_x, self.data.held_y)
         decode = decoder(self.kind.decoder if isinstance(self.kind, Diffusion) else None)
         values = statistics(torch.cat([decode(x) for x in self.data.x.split(500)]))
         return {name: (float(value.mean()), float(value.std())) for name, value in values.items()}

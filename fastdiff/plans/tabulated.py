@@ -54,11 +54,15 @@ def scaled_levels(levels: Any, first: float, spread: float) -> Any:
     return times_odds(levels * times_odds(first, 1 / spread), spread)
 
 
-def points_of(table: Table, schedule: Schedule) -> Points | None:
-    """The points of a run from t_max to clean data; None where the schedule ends above the last level."""
+def points_of(table: Table, schedule: Schedule, spread: float | None = None) -> Points | None:
+    """The points of a run from t_max to clean data; None where the schedule ends above the last level.
+
+    spread: of the data, in the schedule's units; by default the one that the schedule is made for.
+    """
+    spread = spread_of(schedule) if spread is None else spread
     ends = schedule.at(np.array([schedule.t_max, schedule.t_min]))
     first, least = schedule.coordinate(ends, "flow")
-    levels = schedule.stretch_times(scaled_levels(np.array(table.levels), first, spread_of(schedule)))
+    levels = schedule.stretch_times(scaled_levels(np.array(table.levels), first, spread))
     if levels[-1] <= least:
         return None
     inner = schedule.at_coordinate(levels, "flow")

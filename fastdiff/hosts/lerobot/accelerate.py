@@ -8,6 +8,7 @@ from ...patch.handle import Handle
 from ...plans.build import plan as make_plan
 from ...plans.plan import Plan
 from ...plans.schedule import Schedule
+from .default import default_for_actions
 from .diffusion import Trajectories, clip_range
 from .flow import Actions, counts_in
 
@@ -52,11 +53,15 @@ def accelerate_policy(policy: Any, plan: Plan | int = 8) -> Handle:
 def plan_for(policy: Any, evaluations: int, solver: str | None = None, **options: Any) -> Plan:
     """A plan on the policy's own schedule, for its prediction.
 
-    evaluations: of the network. solver: None for the default found by measurement (`fastdiff.plan(None, ...)`); or a
-    name of `fastdiff.solvers()`, of which `evaluations` is then the number of steps. options: those of `fastdiff.plan`.
+    evaluations: of the network. solver: a name of `fastdiff.solvers()`, of which `evaluations` is then the number of
+        steps; None for the default, found by measurement: `fastdiff.plan(None, ...)` for flow policies, and for
+        diffusion policies one for actions in [-1, 1]. options: those of `fastdiff.plan`.
     Raises TypeError for what is no policy, and the errors of `fastdiff.plan`.
     """
-    schedule, prediction = _trained_on(_owner(policy))
+    owner = _owner(policy)
+    schedule, prediction = _trained_on(owner)
+    if solver is None and not options and not _is_flow(owner):
+        return default_for_actions(schedule, evaluations, prediction)
     return make_plan(solver, schedule, evaluations, **{"prediction": prediction, **options})
 
 

@@ -47,8 +47,8 @@ class Trajectories:
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        config, weight = self.owner.config, next(self.owner.parameters())
         if noise is None:
+            config, weight = self.owner.config, next(self.owner.parameters())
             shape = (batch_size, config.horizon, config.action_feature.shape[0])
             noise = torch.randn(shape, dtype=weight.dtype, device=weight.device, generator=generator)
         return self._run(self.owner.unet, noise, generator, global_cond=global_cond)
@@ -67,8 +67,8 @@ class Trajectories:
         def told(x: Tensor, t: Tensor, **kwargs: Any) -> Tensor:
             return network(torch.where(condition_mask, condition_data, x), t, **kwargs)
 
-        shape, like = condition_data.shape, {"dtype": condition_data.dtype, "device": condition_data.device}
-        noise = torch.randn(shape, generator=generator, **like)
+        data = condition_data
+        noise = torch.randn(data.shape, dtype=data.dtype, device=data.device, generator=generator)
         x0 = self._run(told, noise, generator, **conditions)
         return torch.where(condition_mask, condition_data, x0)
 

@@ -1,0 +1,1 @@
+"""Bach's chorales: four voices drawn at once, or the lower three to a given soprano."""
