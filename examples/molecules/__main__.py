@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--out", type=Path, help="a folder for molecules.png")
     asked = options.parse_args(argv)
     known = molecules()
-    compare(trained(known, 2, batch=4) if asked.quick else trained(known, 3000), known, asked.quick, asked.out)
+    compare(trained(known, 2, batch=4) if asked.quick else trained(known, 8000), known, asked.quick, asked.out)
 
 
 def compare(model: torch.nn.Module, known: Molecules, quick: bool = False, out: Path | None = None) -> None:
@@ -55,7 +55,7 @@ def compare(model: torch.nn.Module, known: Molecules, quick: bool = False, out: 
     for n in EVALUATIONS[:1] if quick else EVALUATIONS:
         for name, plan in plans(n):
             found = drawn(model, plan, wanted)
-            shown[name, n] = found
+            shown[name, plan.nfe] = found
             share, apart = float(scores.valid(found).float().mean()), scores.distances_apart(found, known)
             near = float(scores.nearest_known(found, known).median())
             print(f"| {plan.nfe} | {name} | {share:.3f} | {apart:.3f} | {near:.3f} |", flush=True)

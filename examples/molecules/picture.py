@@ -22,12 +22,13 @@ COLUMNS = 6
 
 
 def draw(known: Molecules, drawn: Mapping[tuple[str, int], Molecules], path: Path) -> None:
-    """A row for the known molecules and one for each sampler at the most of its evaluations up to 10."""
-    most = max(n for _, n in drawn if n <= 10)
-    rows = [("known", known), *((f"{name},\n{n} calls", found) for (name, n), found in drawn.items() if n == most)]
+    """A row for the known molecules and one for each sampler, keys (name, evaluations), at its most of up to 10."""
+    most = {name: n for name, n in sorted(drawn, key=lambda key: key[1]) if n <= 10}
+    order = dict.fromkeys(name for name, _ in drawn)
+    rows = [("known", known), *((f"{name},\n{most[name]} calls", drawn[name, most[name]]) for name in order)]
     by_size = (known.atoms[: len(rows[1][1].x)] > 0).sum(1).argsort()
     chosen = by_size[torch.linspace(0, len(by_size) - 1, min(COLUMNS, len(by_size))).long()].tolist()
-    figure = plt.figure(figsize=(1.6 * COLUMNS, 1.6 * len(rows)), dpi=70)
+    figure = plt.figure(figsize=(1.6 * COLUMNS, 2 * len(rows)), dpi=70)
     for r, (name, molecules) in enumerate(rows):
         for c, i in enumerate(chosen):
             axes = figure.add_subplot(len(rows), COLUMNS, r * COLUMNS + c + 1, projection="3d")
@@ -51,6 +52,6 @@ def one(axes: plt.Axes, molecule: Molecules, like: Molecules) -> None:
             size = 900 * float(RADII[z]) ** 1.2 / 4
             axes.scatter(*place, s=size, color=COLOURS[z], edgecolors="black", linewidths=0.5, depthshade=False)
     axes.set_axis_off()
-    axes.set_box_aspect((1, 1, 1), zoom=1.4)
+    axes.set_box_aspect((1, 1, 1), zoom=1.3)
     for limit in (axes.set_xlim, axes.set_ylim, axes.set_zlim):
         limit(-2.6, 2.6)
