@@ -36,13 +36,19 @@ def measured(name: str) -> list[Row] | None:
         return None
 
 
+def by_lines(stored: dict[str, list[dict]]) -> str:
+    """JSON with a line for each row."""
+    hosts = (f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]" for name, rows in sorted(stored.items()))
+    return "{\n" + ",\n".join(hosts) + "\n}\n"
+
+
 def main(asked: list[str]) -> None:
     stored: dict[str, list[dict]] = json.loads(STORED.read_text()) if STORED.exists() else {}
     for name in [name for name in asked if name != "-"] if asked else names():
         rows = measured(name)
         if rows is not None:
             stored[name] = [asdict(row) for row in rows]
-    write(STORED, lambda partial: partial.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n"))
+    write(STORED, lambda partial: partial.write_text(by_lines(stored)))
     every = [Row(**row) for rows in stored.values() for row in rows]
     write(RESULTS / "hosts.md", lambda partial: partial.write_text(rendered(every)))
 
