@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import sys
 import types
 import zlib
 from collections import Counter
@@ -16,6 +17,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# examples/ and bench/ are not installed. Last, since the checkout's fastdiff may not be built.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # A module with `OP = "<name>"` has each test that takes `backend` run over these, or over its own `BACKENDS`.
 BACKENDS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ for package in ("monai", "einops", "skimage", "matplotlib"):
 
 
 @pytest.fixture
-def medicine(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+def medicine():
     return importlib.import_module("examples.medicine.__main__")
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from fastdiff import structures
 
-sys.path.append(str(Path(__file__).parents[1]))
 data, network, scores = (
     importlib.import_module(f"examples.molecules.{name}") for name in ("data", "network", "scores")
 )

@@ -9,13 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def examples_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-
 
 def cadences() -> torch.Tensor:
     from examples.music.corpus import cadences, windows

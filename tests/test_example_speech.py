@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(autouse=True)
-def examples_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def test_the_table_has_both_samplers_and_everything_is_written(

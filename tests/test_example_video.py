@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 
 import torch
 
 import fastdiff as fd
 
-sys.path.append(str(Path(__file__).parents[1]))
 data, network, scores = (importlib.import_module(f"examples.video.{name}") for name in ("data", "network", "scores"))
 video = importlib.import_module("examples.video.__main__")
 

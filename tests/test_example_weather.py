@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ pytest.importorskip("skimage")
 
 
 @pytest.fixture
-def weather(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+def weather():
     return importlib.import_module("examples.weather")
 
 

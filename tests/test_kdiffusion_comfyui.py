@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from fastdiff import kdiffusion
-
-sys.path.append(str(Path(__file__).parents[1]))  # bench/ is not installed; last, since the checkout may not be built
 from bench.comfy_host import DEVIATIONS, FORMS, LOSSY, NO_ALPHA, ROUNDING, Host, Model, differs, in_double, worst
+from fastdiff import kdiffusion
 
 # ComfyUI 0.3.64's; the last test holds them to the one at hand.
 NAMES = (
