@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, (y, methods) in tasks.tasks().items():
         print(f"\n### {name}\n\n{table(digits.HEAD, digits.rows(judge, y, methods, counts, fine))}", flush=True)
     styles, passes = style.Style(1 if asked.quick else 2), 10 if asked.quick else 60
-    strengths = (0.1,) if asked.quick else (0.1, 0.3, 1.0, 3.0)
+    strengths = (0.1,) if asked.quick else (0.3, 1.0, 3.0, 10.0, 30.0)
     print(f"\n### style by reference\n\n{table(style.HEAD, styles.rows(passes, strengths))}", flush=True)
     if asked.out is not None:
         from .picture import draw
