@@ -20,7 +20,7 @@ HEAD = (
     "| sampler | evaluations | success | greatest coverage | pixels from the converged chunk | ms a chunk |\n"
     "|---|---|---|---|---|---|"
 )
-SHOWN, STEPS, EPISODES = 600, 9000, 128  # episodes of the expert, of training, of each sampler
+SHOWN, STEPS, EPISODES = 600, 9000, 256  # episodes of the expert, of training, of each sampler
 
 
 def line(name: str, evaluations: int, result: Result, apart: float, ms: float) -> str:
