@@ -27,7 +27,7 @@ STABLE_DIFFUSION = {
 
 
 def same_weights(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Built once, from its own seed; each caller has a copy, which it may patch."""
+    """Built once, from its own seed."""
 
     @functools.cache
     def built(*arguments: object, **options: object) -> nn.Module:
@@ -35,7 +35,7 @@ def same_weights(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
             torch.manual_seed(0)
             return build(*arguments, **options).eval()
 
-    return functools.wraps(build)(lambda *arguments, **options: copy.deepcopy(built(*arguments, **options)))
+    return built
 
 
 def copied(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
