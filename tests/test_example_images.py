@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,15 +10,13 @@ import torch
 from fastdiff import demo
 from fastdiff.demo import data
 
-ROOT = Path(__file__).parents[1]
 for package in ("sklearn", "diffusers", "matplotlib", "plotly"):
     pytest.importorskip(package)
 
 
 @pytest.fixture(autouse=True)
-def examples_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With few digits, which ship: the real ones take seconds to read."""
-    monkeypatch.syspath_prepend(str(ROOT))
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that ship: the real ones take seconds to read."""
     few = demo.network("mnist")
     x, y = few.examples.repeat(4, 1, 1, 1), few.labels.repeat(4)
     monkeypatch.setattr(data, "mnist", lambda: data.Data(x, y, x, y))

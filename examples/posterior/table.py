@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from bench import markdown
+
 from . import scores
 from .methods import Members
 from .problem import Problem
@@ -17,8 +19,7 @@ ALL = ("CRPS", "in 90 %", "misfit", "passes", "seconds")
 def table(problem: Problem, found: Sequence[Members]) -> str:
     head = ("method", *(IMAGES if problem.images else ()), *ALL)
     start = Members(problem.start_name, problem.start[None], 0, 0.0)
-    lines = [head, ["---"] * len(head), *(row(problem, members) for members in (start, *found))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(head, (row(problem, members) for members in (start, *found)))
 
 
 def row(problem: Problem, found: Members) -> list[str]:
