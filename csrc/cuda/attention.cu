@@ -11,7 +11,7 @@ const char* attention(const Attention& a, void* on) {
   if (a.dtype == DType::f32) return attention_f32(a, stream);
   Device device{};
   const cudaError_t error = query_current(device);
-  if (error != cudaSuccess) return cudaGetErrorString(error);
+  if (error != cudaSuccess) return message(error);
   return a.dtype == DType::f16 ? attention_f16(a, device, stream) : attention_bf16(a, device, stream);
 }
 

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "attention_launch.h"
+#include "launch.h"
 
 namespace fastdiff::cuda {
 
@@ -33,7 +34,7 @@ struct OnStream {
       kernel<<<blocks, Kernel::kThreads, Kernel::kShared, stream>>>(p);
       error = cudaGetLastError();
     }
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    return message(error);
   }
 };
 

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "gram_kernels.h"
+#include "launch.h"
 
 namespace fastdiff::cuda {
 namespace {
@@ -18,11 +19,6 @@ __global__ void __launch_bounds__(kGramThreads) gram_sum_kernel(const __grid_con
   sum_thread(partials, blockIdx.x, threadIdx.x);
 }
 
-const char* last_error() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
 struct OnStream {
   cudaStream_t stream;
 
@@ -32,7 +28,7 @@ struct OnStream {
     if (blocks == 0) return nullptr;
     if (blocks > 0x7fffffff) return "gram: more parts than a grid has blocks";
     gram_part_kernel<T, N, kDense><<<static_cast<unsigned>(blocks), kGramThreads, 0, stream>>>(p);
-    return last_error();
+    return message(cudaGetLastError());
   }
 };
 
@@ -47,7 +43,7 @@ const char* gram(const Gram& g, void* workspace, void* stream) {
   double* const partial = static_cast<double*>(workspace);
   if (const char* error = dispatch(g, partial, OnStream{on})) return error;
   gram_sum_kernel<<<static_cast<unsigned>(g.size[0]), kGramThreads, 0, on>>>(partials_of(g, partial));
-  return last_error();
+  return message(cudaGetLastError());
 }
 
 }  // namespace fastdiff::cuda

@@ -4,6 +4,7 @@
 #include "device_query.h"
 #include "group_norm_kernels.h"
 #include "group_norm_plan.h"
+#include "launch.h"
 
 namespace fastdiff::cuda {
 namespace {
@@ -41,7 +42,7 @@ struct OnStream {
       if (p.form == Form::together) error = cudaMemsetAsync(p.slabs.records, 0, workspace_bytes(p), stream);
       if (error == cudaSuccess) error = launch(resident_kernel<E, kLast>, p);
     }
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    return message(error);
   }
 
  private:
@@ -82,7 +83,7 @@ int64_t group_norm_workspace(const GroupNorm& norm, int device_number) {
 const char* group_norm(const GroupNorm& norm, void* workspace, int64_t workspace_size, void* stream) {
   Device device{};
   const cudaError_t error = query_current(device);
-  if (error != cudaSuccess) return cudaGetErrorString(error);
+  if (error != cudaSuccess) return message(error);
   Plan p = plan(norm, device);
   if (workspace_bytes(p) > workspace_size) return "group_norm: the workspace is too small";
   p.slabs.records = static_cast<Record*>(workspace);

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#include "launch.h"
 #include "solver_step_launch.h"
 
 namespace fastdiff::cuda {
@@ -27,21 +28,12 @@ struct OnStream {
 
   template <class T, int W>
   const char* run(const Step<T>& s, Grid grid) const {
-    return launch<W>(solver_step_kernel<T, W>, s, grid);
+    return launch(solver_step_kernel<T, W>, s, blocks_of(grid.x, grid.y), kThreads<W>, stream);
   }
 
   template <class T, int W>
   const char* run(const WeightedStep<T>& s, Grid grid) const {
-    return launch<W>(weighted_kernel<T, W>, s, grid);
-  }
-
- private:
-  template <int W, class S>
-  const char* launch(void (*kernel)(S), const S& s, Grid grid) const {
-    void* arguments[] = {const_cast<S*>(&s)};
-    const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
-    const cudaError_t error = cudaLaunchKernel(kernel, blocks, dim3(kThreads<W>), arguments, 0, stream);
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    return launch(weighted_kernel<T, W>, s, blocks_of(grid.x, grid.y), kThreads<W>, stream);
   }
 };
 

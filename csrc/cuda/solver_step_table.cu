@@ -1,6 +1,7 @@
 // Row *counter of a table of packed steps, then the counter and the model's time moved on to the next.
 #include <cuda_runtime.h>
 
+#include "launch.h"
 #include "solver_step_table.h"
 
 namespace fastdiff::cuda {
@@ -41,7 +42,7 @@ __global__ void advance_kernel(StepTable table) {
 
 template <class T, int W>
 cudaError_t launch(const StepTable& table, cudaStream_t stream) {
-  const dim3 blocks(static_cast<unsigned>(table.grid.x), static_cast<unsigned>(table.grid.y));
+  const dim3 blocks = blocks_of(table.grid.x, table.grid.y);
   if constexpr (W < 8) {
     if (table.weighted) {
       const auto* steps = static_cast<const MixedStep<T>*>(table.steps);
@@ -70,7 +71,7 @@ const char* solver_step_table(const StepTable& table, void* on) {
     advance_kernel<<<1, kAdvanceThreads, 0, stream>>>(table);
     error = cudaGetLastError();
   }
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return message(error);
 }
 
 }  // namespace fastdiff::cuda

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "launch.h"
 #include "token_cut_kernel.h"
 #include "token_stats_kernels.h"
 
@@ -24,11 +25,6 @@ __global__ void __launch_bounds__(kTokenThreads, 1) token_row_kernel(const __gri
   token_row_thread(call, blockIdx.x, threadIdx.x, &shared);
 }
 
-const char* last_error() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
 }  // namespace
 
 int64_t token_stats_workspace(const TokenStats& stats) { return workspace_of(stats); }
@@ -41,7 +37,7 @@ const char* token_stats(const TokenStats& stats, void* workspace, void* stream) 
   if (call.cut) token_cut_kernel<<<rows, kCutThreads, 0, on>>>(call);
   token_part_kernel<<<parts, kTokenThreads, 0, on>>>(call);
   token_row_kernel<<<rows, kTokenThreads, 0, on>>>(call);
-  return last_error();
+  return message(cudaGetLastError());
 }
 
 }  // namespace fastdiff::cuda
