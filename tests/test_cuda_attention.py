@@ -204,7 +204,8 @@ def check(twin: Path, cases: list[Case]) -> list[np.void]:
         what = f"{report['kernel'].decode()} {tuple(case.q.shape)} keys {case.k.shape[2]} {case.q.dtype}"
         assert all(torch.equal(flat(t).view(torch.uint8), was) for t, was in zip(case[:3], old, strict=True)), what
         result = case.out.clone()
-        assert error(result, formula(case.q, case.k, case.v, case.scale)) <= TOLERANCE[case.q.dtype], what
+        logits = max(1, abs(case.scale) * case.q.shape[-1] ** 0.5)  # whose rounding grows with them
+        assert error(result, formula(case.q, case.k, case.v, case.scale)) <= logits * TOLERANCE[case.q.dtype], what
         outside.as_strided(case.out.shape, case.out.stride(), case.out.storage_offset()).copy_(result)
         assert torch.equal(flat(case.out), outside), what
     return reports
@@ -344,7 +345,7 @@ def test_infinity_and_nan_go_where_the_formula_sends_them(
         for case in cases:
             right = formula(case.q, case.k, case.v, case.scale)
             assert torch.equal(case.out.isnan(), right.isnan())
-            assert right.isnan().all() or error(case.out, right) < TOLERANCE[dtype]
+            assert right.isnan().all() or error(case.out, right) < 2 * TOLERANCE[dtype]  # logits are twice as large
 
 
 def test_equal_keys_average_the_values(twin: Path) -> None:
