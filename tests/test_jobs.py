@@ -190,6 +190,19 @@ def test_a_shard_has_one_drawer(tmp_path):
     assert folder.take(1)
 
 
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    def drawing(seeds):
+        with pytest.raises(BlockingIOError, match="^folder: another run draws into"):
+            job(tmp_path, Counted())
+        return Counted()(seeds)
+
+    assert job(tmp_path, drawing).drawn == 40
+    assert job(tmp_path, Counted()).drawn == 0
+    with pytest.raises(ValueError, match="^seeds: "):
+        job(tmp_path, Counted(), range(8))
+    assert job(tmp_path, Counted()).drawn == 0  # one that was refused holds nothing
+
+
 def test_a_shard_whose_drawing_failed_is_drawn_by_the_next_call(tmp_path):
     def failing(seeds):
         raise OSError("no more memory")
@@ -241,7 +254,7 @@ def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path):
     (tmp_path / ".4567.partial").mkdir()
     job(tmp_path, Counted())
     assert files_of(tmp_path) == before
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
 
 
 OTHERS = {

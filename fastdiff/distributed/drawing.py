@@ -83,38 +83,40 @@ def sample_to(
     progress: show a bar over all processes, in the first one. report: called there with lines of text, such as `print`.
     group: the processes, all if None.
     Raises TypeError or ValueError naming the argument, also for a folder that was begun with another model, plan,
-    option or version; ImportError for a format without its package; RuntimeError where other processes are gone.
+    option or version; ImportError for a format without its package; BlockingIOError where another run draws into the
+    folder; RuntimeError where other processes are gone.
     """
     job, ranks = Job(draw, seeds, format, shard, micro_batch, batch, threads, images, told), Ranks(group)
     where = JobFolder(Path(folder), FORMATS[format])
     say = report if report is not None and ranks.is_first else lambda text: None
     if ranks.count > 1:
         say(f"{ranks.count} processes share the job; the first one reports")
-    _begin(job.manifest(), where, ranks)
-    every = job.seeds.shards(shard)
-    whole, damaged = _looked_over(where, ranks)
-    for number in damaged:
-        say(f"{where.shard(number).name} is not as it was written: it is drawn again")
-    left = [number for number in every if number not in whole]
-    say(f"{len(job.seeds):,} samples in {len(every):,} shards, of which {len(whole):,} are there")
-    bar = Progress(where.journal, lambda n: len(job.wanted(n)), len(job.seeds), progress and ranks.is_first)
-    drawn = 0
-    with closing(bar):
-        if measure is not None:
-            for number in part_of(sorted(whole), rank=ranks.rank, ranks=ranks.count):
-                measure.add(where.load(number), job.place(number))
-        for number in filter(where.take, _turns(left, ranks)):
-            content = _made(job, number, where, bar)
-            drawn += len(content)
+    with where:
+        _begin(job.manifest(), where, ranks)
+        every = job.seeds.shards(shard)
+        whole, damaged = _looked_over(where, ranks)
+        for number in damaged:
+            say(f"{where.shard(number).name} is not as it was written: it is drawn again")
+        left = [number for number in every if number not in whole]
+        say(f"{len(job.seeds):,} samples in {len(every):,} shards, of which {len(whole):,} are there")
+        bar = Progress(where.journal, lambda n: len(job.wanted(n)), len(job.seeds), progress and ranks.is_first)
+        drawn = 0
+        with closing(bar):
             if measure is not None:
-                measure.add(content, job.place(number))
-        if ranks.is_first:
-            bar.wait_for(len(every), patience)
-    scores = None if measure is None else measure.scores(len(job.seeds), ranks)
-    if scores is not None and ranks.is_first:
-        text = json.dumps(scores, indent=1) + "\n"
-        files.write(where.path / SCORES, lambda partial: partial.write_text(text))
-    return Drawn(where.path, len(job.seeds), drawn, scores)
+                for number in part_of(sorted(whole), rank=ranks.rank, ranks=ranks.count):
+                    measure.add(where.load(number), job.place(number))
+            for number in filter(where.take, _turns(left, ranks)):
+                content = _made(job, number, where, bar)
+                drawn += len(content)
+                if measure is not None:
+                    measure.add(content, job.place(number))
+            if ranks.is_first:
+                bar.wait_for(len(every), patience)
+        scores = None if measure is None else measure.scores(len(job.seeds), ranks)
+        if scores is not None and ranks.is_first:
+            text = json.dumps(scores, indent=1) + "\n"
+            files.write(where.path / SCORES, lambda partial: partial.write_text(text))
+        return Drawn(where.path, len(job.seeds), drawn, scores)
 
 
 def _begin(manifest: dict[str, Any], where: JobFolder, ranks: Ranks) -> None:

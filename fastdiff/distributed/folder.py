@@ -1,7 +1,7 @@
 """A job's folder: manifest.json says what is drawn, journal/ which shards are whole, beside them the shards.
 
 A shard is shard-000000.tar or another format's, and journal/000000.json, written after it, has its seeds, bytes and
-sha256. While a process draws it there is journal/000000.taken.
+sha256. While a process draws it there is journal/000000.taken. A run that draws into the folder holds .lock.
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout  # torch depends on it, too
 from torch import Tensor
 
 from .. import files
 from .formats import Format
 from .seeds import Seeds
 
-MANIFEST, JOURNAL, TAKEN = "manifest.json", "journal", ".taken"
+MANIFEST, JOURNAL, TAKEN, LOCK = "manifest.json", "journal", ".taken", ".lock"
 SHOWN = 80  # letters of a value in an error
 
 
 class JobFolder:
-    """The files of one job. Every process reads and writes it; each shard has one writer."""
+    """The files of one job, left with `with`. Every process reads and writes it; each shard has one writer."""
 
     def __init__(self, path: Path, format: Format) -> None:
         self.path, self.format = path, format
+        self._lock = FileLock(path / LOCK, timeout=0)
 
     def claim(self, manifest: dict[str, Any]) -> None:
-        """Make the folder this job's.
+        """Make the folder this job's, and this run's until it is left or the process ends.
 
-        Raises ValueError naming what is different where it is another's, and OSError where it cannot be written.
+        Raises ValueError naming what is different where it is another's, BlockingIOError where another run draws into it,
+        and OSError where it cannot be written.
         """
         files.check_writable(self.path, folder=True)
         path = self.path / MANIFEST
@@ -43,8 +46,18 @@ class JobFolder:
             text = json.dumps(manifest, indent=1)
             files.write(path, lambda partial: partial.write_text(text + "\n"))
         (self.path / JOURNAL).mkdir(exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise BlockingIOError(f"folder: another run draws into {self.path}; wait until it is done") from None
         for left in (*self.path.glob(".*.partial*"), *(self.path / JOURNAL).glob(f"*{TAKEN}")):  # of who was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def __enter__(self) -> JobFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
     def begun(self) -> str | None:
         """The sha256 of the manifest as this process sees it, None where it sees none."""
