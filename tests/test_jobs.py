@@ -192,13 +192,13 @@ def test_a_shard_has_one_drawer(tmp_path):
 
 def test_a_folder_has_one_run_at_a_time(tmp_path):
     def drawing(seeds):
-        with pytest.raises(BlockingIOError, match="^folder: another run draws into"):
+        with pytest.raises(BlockingIOError, match=r"^folder: another run draws into"):
             job(tmp_path, Counted())
         return Counted()(seeds)
 
     assert job(tmp_path, drawing).drawn == 40
     assert job(tmp_path, Counted()).drawn == 0
-    with pytest.raises(ValueError, match="^seeds: "):
+    with pytest.raises(ValueError, match=r"^seeds: "):
         job(tmp_path, Counted(), range(8))
     assert job(tmp_path, Counted()).drawn == 0  # one that was refused holds nothing
 

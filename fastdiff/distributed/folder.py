@@ -33,8 +33,8 @@ class JobFolder:
     def claim(self, manifest: dict[str, Any]) -> None:
         """Make the folder this job's, and this run's until it is left or the process ends.
 
-        Raises ValueError naming what is different where it is another's, BlockingIOError where another run draws into it,
-        and OSError where it cannot be written.
+        Raises ValueError naming what is different where it is another's, BlockingIOError where another run draws into
+        it, and OSError where it cannot be written.
         """
         files.check_writable(self.path, folder=True)
         path = self.path / MANIFEST
