@@ -69,19 +69,25 @@ def test_fitted_plan_makes_the_evaluations_asked_for(fitted):
 
 def test_stages_are_reported_in_rising_cost(fitted):
     stages = list(dict.fromkeys(trial.stage for trial in judged(fitted[1])))
-    assert stages == ["forward", "catalogue", "differences", "start 1", "start 2", "start 3", "descent"]
+    starts, descents = [f"start {i + 1}" for i in range(4)], ["descent 1", "descent 2"]
+    assert stages == ["forward", "catalogue", "differences", *starts, *descents]
 
 
 def test_starts_are_compared_after_a_fifth_of_the_iterations(monkeypatch):
     taken: dict[str, int] = {}
+    grids: dict[str, str] = {}
 
-    def by_descent(fit, stage, found, iterations, p):
+    def by_descent(fit, stage, found, iterations, p, share=1.0):
         taken[stage] = iterations
+        grids[stage] = found.candidate.grid
         return fit.judge_held_out(stage, found.plan), p
 
     monkeypatch.setattr(stages, "by_descent", by_descent)
     fit(iterations=100)
-    assert taken == {"start 1": 20, "start 2": 20, "start 3": 20, "descent": 100}
+    assert taken == {f"start {i + 1}": 20 for i in range(4)} | {"descent 1": 100, "descent 2": 100}
+    assert grids["start 1"] == grids["start 2"]
+    assert len(set(grids.values())) == 3
+    assert grids["descent 1"] != grids["descent 2"]
 
 
 def test_the_plan_that_comes_back_is_the_best_on_the_held_out_samples(fitted):
@@ -237,7 +243,7 @@ def test_interrupted_fit_ends_where_an_uninterrupted_one_does(tmp_path, monkeypa
 
     def interrupting(self: Descent, rate: float) -> float:
         taken.append(rate)
-        if len(taken) == 25:
+        if len(taken) == 45:  # in the last descent
             raise KeyboardInterrupt
         return advance(self, rate)
 
@@ -246,7 +252,7 @@ def test_interrupted_fit_ends_where_an_uninterrupted_one_does(tmp_path, monkeypa
         fit(folder=tmp_path / "cut")
     assert fit(folder=tmp_path / "cut") == whole
     # What was complete is not done again.
-    assert len(taken) <= 25 + 12
+    assert len(taken) <= 45 + 20
 
 
 def test_fits_of_other_numbers_of_steps_share_the_converged_samples(tmp_path, counted):
@@ -279,7 +285,7 @@ def test_best_plan_so_far_comes_back_at_every_budget():
 def test_progress_is_shown_where_it_is_asked_for(capsys):
     fit(iterations=1, progress=True)
     shown = capsys.readouterr().err
-    assert all(word in shown for word in ("teacher", "start 1", "descent"))
+    assert all(word in shown for word in ("teacher", "start 1", "descent 2"))
 
 
 def test_trial_is_a_line_of_the_table():

@@ -145,7 +145,7 @@ def test_damaged_file_is_refused_by_name_or_the_fit_is_as_it_was(data, complete,
 def test_every_damaged_or_foreign_file_is_named_before_anything_is_drawn(complete, others, tmp_path):
     folder = tmp_path / "fits"
     shutil.copytree(complete[0], folder)
-    damaged = ["trajectory-3.safetensors", "teacher.safetensors", "3/forward.json", "3/descent.safetensors"]
+    damaged = ["trajectory-3.safetensors", "teacher.safetensors", "3/forward.json", "3/descent 1.safetensors"]
     for name in damaged[:3]:
         (folder / name).write_bytes((folder / name).read_bytes()[:-9])
     shutil.copy(others[0] / damaged[3], folder / damaged[3])

@@ -76,7 +76,8 @@ def of_full(
     """Of the references beyond the `known` ones, and of the descents on `fitted` samples, if there are any."""
     drawn = (len(target.noise) - known) * converged.nfe * target.evaluations
     short = max(1, iterations // stages.SHORT_SHARE)
-    descents = 3 * steps * min(target.batch, fitted) * (3 * short + iterations) * target.evaluations
+    taken = stages.STARTS * short + stages.LONG * iterations
+    descents = 3 * steps * min(target.batch, fitted) * taken * target.evaluations
     return (
         f"{drawn:,} evaluations, {_duration(pace * drawn)} for references, then about {descents:,},"
         f" {_duration(pace * descents)} for descents where the model has gradients"

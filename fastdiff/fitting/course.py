@@ -19,7 +19,7 @@ from .journal import Journal
 from .parallel import parallel_candidates
 from .references import ReferenceSampler, check_model
 from .search import Candidate, candidates, first_plan
-from .stages import run_forward, run_full
+from .stages import OTHERS, run_forward, run_full
 from .target import FitTarget
 from .tracing import Tracer
 
@@ -153,7 +153,9 @@ class Course:
             self.journal.note("budget", f"has room for {room} of {self.traced} trajectories")
             tracer.count = room
 
-    def _forward(self, tracer: Tracer, plans: list[Candidate], starts: list[Candidate] | None) -> tuple[Fit, Found]:
+    def _forward(
+        self, tracer: Tracer, plans: list[Candidate], starts: list[Candidate] | None
+    ) -> tuple[Fit, list[Found]]:
         trajectory, head = tracer.draw(), self.head
         if isinstance(head, int):
             head = GaussianStart.estimate(trajectory.end, self.schedule, head)
@@ -163,7 +165,7 @@ class Course:
             seed=self.seed, head=head, save_memory=self.save_memory, progress=self.progress,
             reuse_uncond=self.reuse_uncond,
         )  # fmt: skip
-        return task, run_forward(task, plans, starts)
+        return task, run_forward(task, plans, starts, OTHERS if self.full else 0)
 
 
 def digest(x: Tensor) -> str:

@@ -27,7 +27,7 @@ from .sources import Ask, Kept, Source
 from .space import PlanSpace
 from .trajectory import Trajectory, distances
 
-MAX_ELEMENTS = 2**18  # of all samples in all settings that run together; each keeps some forty such tensors
+MAX_ELEMENTS = 2**16  # of all samples in all settings that run together; each keeps some forty such tensors
 
 Starts = Callable[[Plan], Tensor]  # the samples' first states [S, ...]
 

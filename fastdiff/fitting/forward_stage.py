@@ -25,20 +25,26 @@ SHAPES = (
 )
 
 
-def forward(fit: Fit, found: list[Candidate]) -> Found:
-    """The best plan that regression finds; the best so far is in the journal at any time."""
+def forward(fit: Fit, found: list[Candidate], others: int = 0) -> list[Found]:
+    """The best plan that regression finds, then the best ones on so many other grids, which have not been moved.
+
+    The best so far is in the journal at any time.
+    """
     if record := fit.journal.finished("forward"):
-        return Found.restored(record["place"], fit.schedule, fit.prediction)
+        return [Found.restored(r, fit.schedule, fit.prediction) for r in (record["place"], *record.get("others", ()))]
     search = Search(fit)
     starts = starts_of(found)
     try:
-        best = search.complete(search.moved(search.ranked(starts)[: grid_moves.MOVED]))
+        ranked = search.ranked(starts)
+        best = search.complete(search.moved(ranked[: grid_moves.MOVED]))
     except Exhausted:
         search.keep_linear(starts)
         raise
     trial = fit.trial("forward", best.name, best.each)
-    fit.journal.finish("forward", [(trial, best.plan)], {"place": best.record()})
-    return best
+    elsewhere = [f for f in ranked if f.candidate.grid != best.candidate.grid]
+    rest = [search.complete(f) for f in elsewhere[:others]]
+    fit.journal.finish("forward", [(trial, best.plan)], {"place": best.record(), "others": [f.record() for f in rest]})
+    return [best, *rest]
 
 
 def starts_of(found: list[Candidate]) -> list[Found]:

@@ -16,7 +16,7 @@ from .folder import Folder
 SHOWN_INTERVAL = 1.0  # seconds from one report of a stage that goes on to the next
 STAGE_FILES = (
     "cheap.json", "forward.json", "catalogue.json", "reuse.json", "cheap rows.json", "differences.json",
-    "start *.safetensors", "descent.safetensors",
+    "start *.safetensors", "descent *.safetensors",
 )  # fmt: skip
 HEADER = (
     f"{'stage':10s} {'plan':44s} {'NFE':>4s} {'mean':>9s} {'median':>9s} {'RMSE':>9s} {'seconds':>8s} {'calls':>9s}"

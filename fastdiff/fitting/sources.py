@@ -46,8 +46,8 @@ class Source(Protocol):
 
 
 # A fit should take little more memory than drawing does.
-MAX_ANSWERED = 2**23  # elements of the questions that came up last, whose answers are kept
-MAX_KNOWN, MAX_LEVELS = 2**21, 256  # elements of states, and levels, that are kept from one setting for the next
+MAX_ANSWERED = 2**21  # elements of the questions that came up last, whose answers are kept
+MAX_KNOWN, MAX_LEVELS = 2**19, 256  # elements of states, and levels, that are kept from one setting for the next
 
 
 class _Answer:

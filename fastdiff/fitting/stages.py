@@ -25,44 +25,53 @@ from .trajectory import distances
 EVALUATION_INTERVAL = 10  # iterations of the descent from one evaluation on the held-out samples to the next
 NEWTON_SAMPLES = 24  # that Gauss-Newton steps are computed from
 LEAST_GAIN = 0.005  # on the held-out samples, that counts
-SHORT_SHARE = 5  # of the iterations: one in so many is spent on each start of the descent, before one goes on
+OTHERS = 2  # grids beside the best one, on which descents begin
+STARTS, LONG = 2 + OTHERS, 2  # of descents, and how many of them go on to their end
+SHORT_SHARE = 5  # of the iterations: one in so many is spent on each start before that
 MISTAKEN = 4.0  # times its distance, that a linear model gives a plan at most; 3.9 was the most of 1,000 measured
 PATIENCE = 2  # iterations without a gain on the held-out samples, after which they end
 
 
 @torch.no_grad()
-def run_forward(fit: Fit, plans: list[Candidate], starts: list[Candidate] | None = None) -> Found:
+def run_forward(fit: Fit, plans: list[Candidate], starts: list[Candidate] | None, others: int) -> list[Found]:
     """The forward fit, and the catalogue beside it; then plans with cheap rows, where the model has such calls.
 
-    plans: those of the catalogue. starts: of the fit, if others.
+    plans: those of the catalogue. starts: of the fit, if others. others: as `forward` has it.
     """
     all_plans = [*plans, *after_head(fit, fit.steps)]
-    found = forward(fit, starts or all_plans)
-    from_catalogue(fit, all_plans, torch.from_numpy(found.each))
+    found = forward(fit, starts or all_plans, others)
+    from_catalogue(fit, all_plans, torch.from_numpy(found[0].each))
     if fit.reuse_uncond:
         reuse(fit)
     if fit.target.cheap < 1:
-        cheap_rows(fit, found)
+        cheap_rows(fit, found[0])
     return found
 
 
-def run_full(fit: Fit, found: Found, iterations: int) -> None:
-    """From what the forward fit found: all numbers together, by differences, then by gradients where there are any."""
+def run_full(fit: Fit, found: list[Found], iterations: int) -> None:
+    """From what the forward fit found: all numbers together, by differences, then by gradients where there are any.
+
+    Which grid is best after a long descent a short one does not say: the best starts of several grids go on.
+    """
     assert fit.journal.best is not None  # as the forward fit leaves it, judged on other samples
     (_, first), fit.journal.best = fit.journal.best, None
     fit.journal.keep(fit.judge_held_out("forward", first), first)
-    best = by_differences(fit, found)
+    best = by_differences(fit, found[0])
     if not fit.target.differentiable(best.plan):
         fit.journal.note("descent", "not run: no gradient comes back through the model")
         return
     # Far from the theory's weights the forward fit is good for most samples and may be bad for a few, which only
-    # many samples show; its grid with the theory's weights, and the solver where it began, are tried too.
+    # many samples show; its grid with the theory's weights is tried too, and so are forward fits on other grids.
     theory = replace(best, p=np.where(best.space.kinds == "weight", 0.0, best.p))
-    starts = [best, theory, Found.at(best.candidate)]
+    starts = [best, theory, *found[1:]]
     short = max(1, iterations // SHORT_SHARE)
     ends = [by_descent(fit, f"start {i + 1}", start, short, start.p) for i, start in enumerate(starts)]
-    (_, p), start = min(zip(ends, starts, strict=True), key=lambda pair: pair[0][0].mean)
-    by_descent(fit, "descent", start, iterations, p)
+    every: dict[str, tuple[Found, np.ndarray]] = {}
+    for start, (_, p) in sorted(zip(starts, ends, strict=True), key=lambda pair: pair[1][0].mean):
+        every.setdefault(start.candidate.grid, (start, p))
+    going_on = list(every.values())[:LONG]
+    for i, (start, p) in enumerate(going_on):
+        by_descent(fit, f"descent {i + 1}", start, iterations, p, 1 / (len(going_on) - i))
 
 
 def from_catalogue(fit: Fit, found: list[Candidate], rival: Tensor) -> None:
@@ -124,10 +133,13 @@ def by_differences(fit: Fit, found: Found) -> Found:
     return done
 
 
-def by_descent(fit: Fit, stage: str, found: Found, iterations: int, p: np.ndarray) -> tuple[Trial, np.ndarray]:
+def by_descent(
+    fit: Fit, stage: str, found: Found, iterations: int, p: np.ndarray, share: float = 1.0
+) -> tuple[Trial, np.ndarray]:
     """All numbers together, by Gauss-Newton steps whose slopes are gradients, from random batches of all samples.
 
-    p: where they begin; the prior holds them to those of `found`. Returns the best trial and its numbers.
+    p: where they begin; the prior holds them to those of `found`. share: of what is left of the budget, that they may
+    spend. Returns the best trial and its numbers.
     """
     assert fit.references is not None
     space, target, journal = found.space, fit.target, fit.journal
@@ -146,11 +158,14 @@ def by_descent(fit: Fit, stage: str, found: Found, iterations: int, p: np.ndarra
     else:
         best = evaluate_held_out()
     before = target.budget.share
+    room = share * (1 - before)
     bar = tqdm(total=iterations, initial=run.state.i, unit="step", desc=stage, disable=not fit.progress)
     try:
         while run.state.i < iterations:
             target.budget.check()
-            done = max(run.state.i / iterations, (target.budget.share - before) / (1 - before))
+            done = max(run.state.i / iterations, (target.budget.share - before) / room)
+            if done >= 1:
+                break  # the others have the rest of the budget
             run.advance(0.5 * (1 + np.cos(np.pi * min(done, 1.0))))
             bar.update()
             if run.state.i % EVALUATION_INTERVAL == 0 or run.state.i == iterations:
