@@ -21,7 +21,7 @@ OFFERED = {
 FITS: dict[str, dict[str, object]] = {  # options of `bench.quality.fits`
     "forward, 8": {"samples": 8},
     "forward, 32": {"samples": 32},
-    "full": {"samples": 256, "method": "full", "evaluations": 200_000},
+    "full": {"samples": 256, "method": "full"},
 }
 COUNTS = (4, 5, 6, 8, 10, 15)
 CROSSED = ((6, 10), (10, 20))
