@@ -1,7 +1,8 @@
 """The numbers of the default plan at few evaluations: levels and shares of `fastdiff.plans.tabulated`.
 
-    python -m bench.defaults_search --use vp             # prints them as default_tables.py has them
+    python -m bench.defaults_search --use vp             # prints them as default_tables*.py have them
     python -m bench.defaults_search --use vp --without terrain series --evaluations 6
+    python -m bench.defaults_search --use vp --again     # from the shipped ones, of each number and its neighbours
 
 Adam on one table for all problems of a use, from the table of the nearest number of evaluations. The loss is the mean
 over mixtures and that over networks, of log(geometric mean over samples) and log(root mean square) of the distance from
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastdiff.plans.default_tables import GUIDED, TABLES
 from fastdiff.plans.tabulated import Table
 
 from .defaults import is_exact
@@ -39,10 +41,11 @@ ALLOWED = 1.15  # times the error of the best simple rule; 1.3 is what other pro
 # Each begins at the nearest that has been found.
 EVALUATIONS = {
     "flow": (6, 5, 4, 7, 8, 9, 10),
-    "vp": (6, 4, 10, 12, 8, 11, 13, 5, 9, 7),
+    "vp": (6, 4, 10, 12, 8, 11, 13, 5, 9, 7, 14, 15, 16, 17, 18, 19),
     "ve": (6, 5, 4, 7, 8, 9),
     "guided": (5, 4),
 }
+AGAIN = (10, 11, 9, 8, 12, 13, 14, 15, 16, 17, 18, 19, 7, 6, 5, 4)  # the order then, of those that a use has
 SAMPLES, NETWORK_SAMPLES, FIRST_SEED = 32, 8, 1000  # other seeds of the networks than those that judge
 
 
@@ -132,20 +135,31 @@ def searched(groups: Sequence[list[Tuned]], begin: Table, iterations: int, rate:
     return Table(tuple(round(v, 4) for v in levels.tolist()), rows), best
 
 
+def beginnings(use: str, evaluations: int, tables: dict[int, Table], again: bool) -> list[Table]:
+    """Where to search from: the nearest of the tables, or all that are at most one evaluation away."""
+    if not tables:
+        return [beginning(evaluations, USES[use][2])]
+    near = sorted(tables, key=lambda m: abs(m - evaluations))
+    return [neighbour(tables[m], evaluations) for m in near if m == near[0] or (again and abs(m - evaluations) <= 1)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--use", choices=USES, default="flow")
     parser.add_argument("--without", nargs="+", default=(), help="networks that are held out")
     parser.add_argument("--evaluations", nargs="+", type=int, help="default: those of the use that have a table")
+    parser.add_argument("--again", action="store_true", help="improve the shipped tables")
     parser.add_argument("--iterations", type=int, default=60)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    groups = [[tuned(p) for p in found] for found in problems(arguments.use, arguments.without)]
-    tables: dict[int, Table] = {}
-    for n in arguments.evaluations or EVALUATIONS[arguments.use]:
-        near = tables[min(tables, key=lambda m: abs(m - n))] if tables else None
-        begin = neighbour(near, n) if near else beginning(n, USES[arguments.use][2])
-        tables[n], value = searched(groups, begin, arguments.iterations if near else 2 * arguments.iterations)
+    use, again = arguments.use, arguments.again
+    groups = [[tuned(p) for p in found] for found in problems(use, arguments.without)]
+    tables = dict(GUIDED if use == "guided" else TABLES[use]) if again else {}
+    order = [n for n in AGAIN if n in tables] if again else EVALUATIONS[use]
+    for n in arguments.evaluations or order:
+        iterations = arguments.iterations if tables else 2 * arguments.iterations
+        found = [searched(groups, begin, iterations) for begin in beginnings(use, n, tables, again)]
+        tables[n], value = min(found, key=lambda each: each[1])
         print(f"    {n}: {tables[n]},  # {value:.3f}", flush=True)
 
 

@@ -1,6 +1,7 @@
 """What keeps a fitted plan of few evaluations from the converged samples: its weights, or what the model was asked?
 
     python -m bench.fit_limits                       # into bench/results/fit_limits.md
+    python -m bench.fit_limits --fits build/quality  # the full fits of bench.quality too, of every network
 
 The last row of a shipped plan makes x0 of the first state and of all outputs D_j of the model. Here its weights are
 fitted anew, by iteratively reweighted least squares on one half of the samples, and judged on the other: as one number
@@ -10,6 +11,7 @@ which nobody could know. What even those leave is not in the outputs: only other
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +23,13 @@ import fastdiff as fd
 from fastdiff import demo
 
 from .machine import processor
-from .problems import Problem, digits
+from .problems import Problem, digits, network_problems
 from .quality import Study, measured
+from .quality_summary import best_unfitted
+from .store import Store
 
 RESULTS = Path(__file__).parent / "results" / "fit_limits.md"
+QUALITY = RESULTS.with_name("quality.json")
 SAMPLES = 480
 FIRST_SEED = 2 * 10**6  # the shipped plans were fitted to seeds from 10^6
 ROUNDS = 10
@@ -84,7 +89,30 @@ def families(x: Tensor, inputs: Tensor, exact: Tensor, labels: Tensor) -> Iterat
     yield "every sample's own best weights (from the answer)", (inputs[judged] @ own)[..., 0]
 
 
+def of_full_fits(folder: Path) -> str:
+    """The median over the best of peers': of the full fits, and of last rows that are each sample's own best."""
+    store, rows = Store(QUALITY), []
+    seeds = list(range(128))  # those that bench.quality judges, or half of them
+    for problem in (digits(), *network_problems()):
+        paths = sorted((folder / f"{problem.name}-full").glob("*.json"), key=lambda path: int(path.stem))
+        exact = Study(problem, len(seeds), 0).converged(seeds).flatten(1).double() if paths else None
+        for path in paths:
+            x, inputs = outputs(problem, fd.Plan.load(path), seeds)
+            own = (inputs @ torch.linalg.lstsq(inputs, exact[..., None]).solution)[..., 0]
+            peers = best_unfitted(store, problem.name, int(path.stem), "median", offered=True)["median"]
+            fitted, bound = (measured(each, exact)["median"] for each in (x, own))
+            rows.append(
+                f"| {problem.name} | {path.stem} | {peers:.4f} | {fitted:.4f} | {bound:.4f} |"
+                f" {fitted / peers:.2f} | {bound / peers:.2f} |"
+            )
+    head = "| network | NFE | best of peers | full fit | own best last row | ratio | ratio of the own best |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fits", type=Path, help="where bench.quality has left its fits")
+    folder = parser.parse_args().fits
     problem, seeds = digits(), list(range(FIRST_SEED, FIRST_SEED + SAMPLES))
     exact = Study(problem, SAMPLES, 0).converged(seeds).flatten(1).double()
     lines = [
@@ -100,6 +128,13 @@ def main() -> None:
             sizes = measured(drawn, exact[len(x) // 2 :])
             numbers = " | ".join(f"{sizes[size]:.4f}" for size in ("median", "mean", "rmse"))
             lines[-1] += f"\n| {nfe} | {name} | {numbers} |"
+    if folder is not None:
+        lines += [
+            "## The full fits of bench.quality",
+            "Medians over 128 of the samples that judge there, and what each sample's own best last row, found with its"
+            " answer, would have made of the same evaluations.",
+            of_full_fits(folder),
+        ]
     RESULTS.write_text("\n\n".join(lines) + "\n")
 
 

@@ -41,7 +41,7 @@ def write(store: Store, out: Path) -> None:
         " networks after the digits those within twice the best solver's. Behind an error stand the first letters of"
         " its grid. Converged are 400 steps of float64 and of the terrain network, 100 of the others.",
         "## Fitted plans against the best unfitted one, chosen in hindsight for each number of evaluations",
-        "Forward fits from 8 and from 32 samples, and full fits from 256 within 200,000 evaluations. Behind a fit's"
+        "Forward fits from 8 and from 32 samples, and full fits from 256. Behind a fit's"
         " error stand its ratios to the least error of unfitted plans with as many evaluations: bold, to that of"
         " what peers offer; then to that of all. Of peers: the solvers and grids of diffusers, k-diffusion, ComfyUI and"
         " the official code of DPM-Solver, UniPC and DEIS. Of all: the whole catalogue on all of its grids too, with"
