@@ -22,7 +22,7 @@ WIDTH = 0.3
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_the_default_spends_as_many_evaluations_as_asked_on_every_schedule(schedule):
-    for evaluations in (*range(1, 13), 15, 16, 60):  # each line of the table, and both sides of every border
+    for evaluations in (*range(1, 13), 15, 16, 19, 20, 60):  # each line of the table, and both sides of every border
         for guided in (False, True):
             plan = fd.plan(None, schedule, evaluations, guided=guided, prediction="sample")
             assert plan.nfe == evaluations
@@ -96,7 +96,7 @@ def middle_of(schedule):
     return float(point.sigma / point.alpha)
 
 
-@pytest.mark.parametrize("evaluations", range(4, 14))
+@pytest.mark.parametrize("evaluations", range(4, 20))
 def test_a_schedule_that_begins_at_a_lower_level_has_all_of_the_tables_levels_lower_in_proportion(evaluations):
     """Scaled linear begins at 0.936, with zero terminal SNR at 1; half of what their middles say counts."""
     levels = []
@@ -107,7 +107,7 @@ def test_a_schedule_that_begins_at_a_lower_level_has_all_of_the_tables_levels_lo
     torch.testing.assert_close(levels[0], levels[0][0] * levels[1], rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("evaluations", [16, 32])
+@pytest.mark.parametrize("evaluations", [20, 32])
 @pytest.mark.parametrize("kind", ["vp", "zero SNR", "continuous"])
 def test_the_grid_of_long_runs_is_dense_around_the_root_of_the_schedules_middle(kind, evaluations):
     schedule = SCHEDULES[kind]
@@ -122,7 +122,7 @@ def test_the_grid_of_long_runs_is_dense_around_the_root_of_the_schedules_middle(
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_constant_data_are_drawn_exactly_by_every_table(schedule, guided):
-    for evaluations in range(4, 14):
+    for evaluations in range(4, 20):
         plan = fd.plan(None, schedule, evaluations, prediction="sample", guided=guided)
         x = fd.sample(lambda x, t: torch.full_like(x, 0.7), plan, torch.randn(3, 2, dtype=torch.float64))
         torch.testing.assert_close(x, torch.full_like(x, 0.7), rtol=0, atol=1e-10)
