@@ -49,10 +49,10 @@ def preamble() -> str:
         " is largest. The last ratio is that of root mean square errors to the best contestant's, which a few samples"
         " in another mode rule. The tables of variance-preserving schedules were found by `python -m"
         " bench.defaults_search --use vp`, and from 8 evaluations on with `--again`, on other mixtures and on these"
-        " networks from other noise; those of flows, EDM's schedules and guided runs are of former searches with fewer mixtures. The orders and grids for"
-        " more evaluations were chosen after a look at the problems below. Of 6 evaluations a table found without the"
-        " networks terrain and series has a median error of 0.1621 and 0.1207 there, where the best of Euler, midpoint"
-        " and Heun has 0.1947 and 0.1112."
+        " networks from other noise; those of flows, EDM's schedules and guided runs are of former searches with fewer"
+        " mixtures. The orders and grids for more evaluations were chosen after a look at the problems below. Of 6"
+        " evaluations a table found without the networks terrain and series has a median error of 0.1621 and 0.1207"
+        " there, where the best of Euler, midpoint and Heun has 0.1947 and 0.1112."
     )
 
 
