@@ -203,6 +203,14 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
     assert job(tmp_path, Counted()).drawn == 0  # one that was refused holds nothing
 
 
+def test_a_file_system_without_locks_is_drawn_into(tmp_path, monkeypatch):
+    def acquire(self):
+        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    assert job(tmp_path, Counted()).drawn == 40
+
+
 def test_a_shard_whose_drawing_failed_is_drawn_by_the_next_call(tmp_path):
     def failing(seeds):
         raise OSError("no more memory")

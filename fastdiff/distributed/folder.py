@@ -50,6 +50,8 @@ class JobFolder:
             self._lock.acquire()
         except Timeout:
             raise BlockingIOError(f"folder: another run draws into {self.path}; wait until it is done") from None
+        except NotImplementedError:
+            pass  # a file system without locks
         for left in (*self.path.glob(".*.partial*"), *(self.path / JOURNAL).glob(f"*{TAKEN}")):  # of who was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
