@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 import fastdiff as fd
 from fastdiff import structures, training
 
+from ..descent import descended
 from .data import Molecules
 from .network import Atoms, Denoiser
 
@@ -27,19 +26,10 @@ def trained(known: Molecules, steps: int, batch: int = 32, seed: int = 0) -> nn.
     model = Denoiser(Atoms())
     average = training.power_averaged(model, 0.1)
     adam = torch.optim.Adam(model.parameters(), 2e-3, betas=(0.9, 0.99))
-    decay = torch.optim.lr_scheduler.LambdaLR(
-        adam, lambda i: min(1, i / 50) * 0.5 * (1 + math.cos(math.pi * i / steps))
-    )
-    for step in range(steps):
+
+    def loss() -> Tensor:
         seen = known.at(torch.randint(len(known.x), (batch,)))
         noise = structures.centred_noise(seen.x.shape, seen.mask)
-        loss = training.edm_loss(model, SCHEDULE, seen.x, t=noises, noise=noise, atoms=seen.atoms)
-        adam.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-        decay.step()
-        average.update_parameters(model)
-        if step % max(1, steps // 10) == 0:
-            print(f"step {step}: loss {loss.item():.3f}", flush=True)
-    return average.module.eval().requires_grad_(False)
+        return training.edm_loss(model, SCHEDULE, seen.x, t=noises, noise=noise, atoms=seen.atoms)
+
+    return descended(loss, adam, average, model, steps=steps)

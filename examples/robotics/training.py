@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 import fastdiff as fd
 from fastdiff import training
 
+from ..descent import descended
 from .network import LEAST, MOST, SPREAD, Denoiser
 
 SCHEDULE = fd.Schedule.edm(LEAST, MOST)
@@ -26,18 +25,9 @@ def trained(told: Tensor, chunks: Tensor, steps: int, width: int = 192, batch: i
     denoiser = Denoiser(told.mean(0), told.std(0).clamp(min=1e-3), width)
     average = training.averaged(denoiser, 0.999, warmup=9)
     adam = torch.optim.AdamW(denoiser.parameters(), 2e-3, weight_decay=1e-3)
-    rates = torch.optim.lr_scheduler.LambdaLR(
-        adam, lambda i: min(1, i / 100) * 0.5 * (1 + math.cos(math.pi * i / steps))
-    )
-    for step in range(steps):
+
+    def loss() -> Tensor:
         rows = torch.randint(len(chunks), (batch,))
-        loss = training.edm_loss(denoiser, SCHEDULE, chunks[rows], sigma_data=SPREAD, t=noises, global_cond=told[rows])
-        adam.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        adam.step()
-        rates.step()
-        average.update_parameters(denoiser)
-        if step % max(1, steps // 10) == 0:
-            print(f"step {step}: loss {loss.item():.3f}", flush=True)
-    return average.module.eval().requires_grad_(False)
+        return training.edm_loss(denoiser, SCHEDULE, chunks[rows], sigma_data=SPREAD, t=noises, global_cond=told[rows])
+
+    return descended(loss, adam, average, denoiser, steps=steps, warmup=100)
