@@ -23,8 +23,9 @@ import fastdiff as fd
 from fastdiff import demo
 
 from .machine import processor
+from .markdown import table
 from .problems import Problem, digits, network_problems
-from .quality import Study, measured
+from .quality import FITTED, Study, measured, plan_file
 from .quality_summary import best_unfitted
 from .store import Store
 
@@ -85,8 +86,13 @@ def families(x: Tensor, inputs: Tensor, exact: Tensor, labels: Tensor) -> Iterat
     feature = (feature - feature[seen].mean(0)) / feature[seen].std(0)
     adaptive = torch.cat([inputs, *(inputs * feature[:, None, j, None] for j in range(feature.shape[1]))], 2)
     yield "weights that follow the size of the changes", adaptive[judged] @ fit(adaptive[seen], exact[seen])
-    own = torch.linalg.lstsq(inputs[judged], exact[judged][..., None]).solution
+    own = own_best(inputs[judged], exact[judged])
     yield "every sample's own best weights (from the answer)", (inputs[judged] @ own)[..., 0]
+
+
+def own_best(inputs: Tensor, exact: Tensor) -> Tensor:
+    """[N, k, 1] the weights that bring each sample nearest to its answer."""
+    return torch.linalg.lstsq(inputs, exact[..., None]).solution
 
 
 def of_full_fits(folder: Path) -> str:
@@ -94,19 +100,20 @@ def of_full_fits(folder: Path) -> str:
     store, rows = Store(QUALITY), []
     seeds = list(range(128))  # those that bench.quality judges, or half of them
     for problem in (digits(), *network_problems()):
-        paths = sorted((folder / f"{problem.name}-full").glob("*.json"), key=lambda path: int(path.stem))
-        exact = Study(problem, len(seeds), 0).converged(seeds).flatten(1).double() if paths else None
-        for path in paths:
+        paths = {nfe: plan_file(folder, problem, "full", nfe) for nfe in sorted(FITTED)}
+        paths = {nfe: path for nfe, path in paths.items() if path.exists()}
+        if not paths:
+            continue
+        exact = Study(problem, len(seeds), 0).converged(seeds).flatten(1).double()
+        for nfe, path in paths.items():
             x, inputs = outputs(problem, fd.Plan.load(path), seeds)
-            own = (inputs @ torch.linalg.lstsq(inputs, exact[..., None]).solution)[..., 0]
-            peers = best_unfitted(store, problem.name, int(path.stem), "median", offered=True)["median"]
-            fitted, bound = (measured(each, exact)["median"] for each in (x, own))
-            rows.append(
-                f"| {problem.name} | {path.stem} | {peers:.4f} | {fitted:.4f} | {bound:.4f} |"
-                f" {fitted / peers:.2f} | {bound / peers:.2f} |"
-            )
-    head = "| network | NFE | best of peers | full fit | own best last row | ratio | ratio of the own best |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+            drawn = x, (inputs @ own_best(inputs, exact))[..., 0]
+            peers = best_unfitted(store, problem.name, nfe, "median", offered=True)["median"]
+            medians = [measured(each, exact)["median"] for each in drawn]
+            ratios = [f"{median / peers:.2f}" for median in medians]
+            rows.append([problem.name, nfe, *(f"{error:.4f}" for error in (peers, *medians)), *ratios])
+    head = ("network", "NFE", "best of peers", "full fit", "own best last row", "ratio", "ratio of the own best")
+    return table(head, rows)
 
 
 def main() -> None:

@@ -157,7 +157,7 @@ def fits(study: Study, store: Store, exact: Tensor, work: Path, names: list[str]
         plan = _fit(problem, nfe, report=trials.append, **options)
         seconds, calls = time.process_time() - began, max(trial.evaluations for trial in trials)
         row = {"grid": plan.solver, "spent": plan.nfe, "seconds": seconds, "calls": calls}
-        path = _file(work, problem, name, nfe)
+        path = plan_file(work, problem, name, nfe)
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.save(path)
         store.add(key, [{**row, **measured(problem.draw(plan, seeds), exact)}])
@@ -172,7 +172,8 @@ def _fit(problem: Problem, nfe: int, samples: int, **options: object) -> fd.Plan
     )  # fmt: skip
 
 
-def _file(work: Path, problem: Problem, name: str, nfe: int) -> Path:
+def plan_file(work: Path, problem: Problem, name: str, nfe: int) -> Path:
+    """Where a fitted plan is kept."""
     return work / f"{problem.name} {name}".replace(", ", "-").replace(" ", "-") / f"{nfe}.json"
 
 
@@ -198,7 +199,7 @@ def frechet(study: Study, store: Store, work: Path) -> None:
             continue
         name, grid = best["solver"], best["grid"]
         plans = {f"{name}, {grid}": plan_within(problem, contestants()[name], nfe, grid)}
-        paths = {name: _file(work, problem, name, nfe) for name in FITS}
+        paths = {name: plan_file(work, problem, name, nfe) for name in FITS}
         plans |= {name: fd.Plan.load(path) for name, path in paths.items() if path.exists()}
         for name, plan in plans.items():
             judged(name, nfe, lambda plan=plan: _in_parts(problem, plan, seeds))
